@@ -1,0 +1,74 @@
+"""The pruning curve: the metric at every sparsity, from one trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from hf_td.anatomy import read_anatomy
+from hf_td.config import TargetedDropoutConfig
+from hf_td.pruning import count_sparsity, kept_weights, remove_lowest, sites_to_prune
+from hf_td.pruning.prune import check_sparsity
+
+Metrics = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """The metrics at one sparsity.
+
+    Attributes:
+        sparsity: the fraction that was asked for in each layer.
+        removed_prunable: the fraction of the prunable weights that is zero.
+        removed_of_all: the fraction of all parameters.
+        metrics: what `evaluate` returned.
+    """
+
+    sparsity: float
+    removed_prunable: float
+    removed_of_all: float
+    metrics: dict[str, float]
+
+
+def pruning_curve(
+    model: nn.Module,
+    sparsities: Iterable[float],
+    evaluate: Callable[[nn.Module], float | Metrics],
+    config: TargetedDropoutConfig | None = None,
+    *,
+    example_inputs: Mapping[str, Any] | None = None,
+    **overrides: Any,
+) -> list[CurvePoint]:
+    """Prune to each sparsity in turn, evaluate, and restore the weights exactly.
+
+    Args:
+        model: as for `prune_model`; left as it was, also after an error.
+        sparsities: fractions in [0, 1].
+        evaluate: called once for each sparsity with the pruned model; a number, or a mapping.
+        config: as for `prune_model`.
+        example_inputs: as for `prune_model`.
+        **overrides: as for `prune_model`.
+
+    Raises:
+        ValueError: as `prune_model`; raised before the first evaluation.
+    """
+    sparsities = list(sparsities)
+    for sparsity in sparsities:
+        check_sparsity(sparsity)
+    sites = sites_to_prune(model, config, example_inputs=example_inputs, **overrides)
+    blocks = read_anatomy(model, example_inputs).blocks
+    points = []
+    for sparsity in sparsities:
+        with kept_weights(sites):
+            remove_lowest(sites, sparsity)
+            report = count_sparsity(model, blocks)
+            metrics = _as_metrics(evaluate(model))
+        points.append(CurvePoint(sparsity, report.sparsity, report.share_of_parameters, metrics))
+    return points
+
+
+def _as_metrics(value: float | Metrics) -> dict[str, float]:
+    return dict(value) if isinstance(value, Mapping) else {"metric": float(value)}

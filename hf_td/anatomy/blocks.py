@@ -1,0 +1,111 @@
+"""What a reading of a model consists of: blocks, their projections, and their units."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from hf_td.anatomy.layouts import layout_of
+
+Part = Literal["attention", "feed_forward"]
+Role = Literal["q", "k", "v", "o", "gate", "up", "down"]
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """The features of one linear layer that belong to the units of a block.
+
+    A fused layer occurs once for each of its roles, with different features.
+
+    Attributes:
+        module: dotted name of the linear layer.
+        role: what the features are for.
+        features: `(units, per_unit)` indices, of output features for a producer and of input
+            features for a consumer.
+    """
+
+    module: str
+    role: Role
+    features: Tensor
+
+    @property
+    def reads(self) -> bool:
+        """Whether the projection consumes the units (its features are inputs)."""
+        return self.role in ("o", "down")
+
+    def feature_dim(self, model: nn.Module) -> int:
+        """The dimension of the layer's weight that `features` index."""
+        layout = layout_of(model.get_submodule(self.module))
+        assert layout is not None
+        return layout.fan_in_dim if self.reads else layout.unit_dim
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """An attention or feed-forward block whose units can be taken out whole.
+
+    Attributes:
+        name: dotted path that its projections share.
+        part: `attention` or `feed_forward`.
+        units: number of heads (KV groups under grouped queries) or of neurons.
+        producers: q, k and v, or gate and up.
+        consumer: o or down.
+        obstacle: why the units cannot be dropped although their weights can; None if they can.
+    """
+
+    name: str
+    part: Part
+    units: int
+    producers: tuple[Projection, ...]
+    consumer: Projection
+    obstacle: str | None = None
+
+    @property
+    def projections(self) -> tuple[Projection, ...]:
+        """Producers, then the consumer."""
+        return (*self.producers, self.consumer)
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Dotted names of the linear layers, each once."""
+        return tuple(dict.fromkeys(p.module for p in self.projections))
+
+    @property
+    def layer(self) -> int | None:
+        """Index of the layer that the block is in: the first number in its name."""
+        return layer_index(self.name)
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """A reading of a model.
+
+    Attributes:
+        blocks: in the order in which the model runs them.
+        unclaimed: linear layers that are in no block (embedding projections, heads, routers, ...).
+        uncalled: linear layers of the base model that a forward never calls; patching them would do
+            nothing.
+    """
+
+    blocks: tuple[Block, ...]
+    unclaimed: tuple[str, ...] = field(default=())
+    uncalled: tuple[str, ...] = field(default=())
+
+
+def layer_index(name: str) -> int | None:
+    """The first number among the components of a dotted name, or None."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), None)
+
+
+def pattern_of(name: str) -> str:
+    """A dotted name with every index replaced, equal for the same place in every layer."""
+    return re.sub(r"(?<=\.)\d+(?=\.|$)", "#", name)
+
+
+def spans(features: Tensor) -> bool:
+    """Whether the features are 0, 1, 2, ... in order: a unit is then a slice, not an index."""
+    return bool((features.flatten() == torch.arange(features.numel())).all())

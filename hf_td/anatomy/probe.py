@@ -1,0 +1,197 @@
+"""Proves on the model which features of its projections belong to which unit.
+
+A random gradient is sent back through chosen channels of a consumer's input, and the rows of the
+producers that receive some are those that feed these channels. A unit is a run of channels whose
+rows feed no channel outside of it; the smallest such run is the unit. Units are then numbered in
+binary: two backward passes for each bit number every row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hf_td.anatomy.blocks import Block, Part, Projection, Role
+from hf_td.anatomy.trace import Call
+
+# Which channels of a consumer's input to send a gradient through, given their indices.
+Choice = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """Sends gradients from the input of one consumer back to the leaves of its feeders."""
+
+    consumer: Call
+    feeders: Sequence[Call]
+
+    @property
+    def channels(self) -> Tensor:
+        """Indices of the consumer's input features."""
+        return torch.arange(self.consumer.input.shape[-1])
+
+    def gradients(self, choice: Tensor, *, one_token: bool = False) -> list[Tensor]:
+        """For each feeder, `(tokens, rows)`: whether that row got a gradient at that token."""
+        hidden = self.consumer.input
+        noise = torch.rand(hidden.shape, generator=torch.Generator().manual_seed(1)) + 0.5
+        upstream = (noise * choice).flatten(0, -2)
+        if one_token:
+            upstream[:-1] = 0
+        upstream = upstream.view(hidden.shape).to(hidden.device, hidden.dtype)
+        leaves = [f.leaf for f in self.feeders]
+        grads = torch.autograd.grad(
+            hidden, leaves, upstream, retain_graph=True, materialize_grads=True
+        )
+        return [(g != 0).flatten(0, -2).cpu() for g in grads]
+
+    def reached(self, choice: Tensor) -> list[Tensor]:
+        """For each feeder, `(rows,)`: whether a gradient through the chosen channels reaches it."""
+        return [hit.any(0) for hit in self.gradients(choice)]
+
+
+def prove_block(consumer: Call, feeders: Sequence[Call]) -> Block | None:
+    """The block that `consumer` closes, or None where no split into units can be proven."""
+    probe = Probe(consumer, feeders)
+    units = _count_units(probe)
+    if units is None:
+        return None
+    part, strands = _strands(probe, _number_rows(probe, units), units)
+    if part is None or any(s.features is None for s in strands):
+        return None
+    producers = [
+        Projection(s.module, s.role, s.features) for s in strands if s.features is not None
+    ]
+    producers.sort(key=lambda p: _ORDER.index(p.role))
+    reader: Role = "o" if part == "attention" else "down"
+    channels = Projection(consumer.name, reader, probe.channels.view(units, -1))
+    return Block(_shared_path(consumer, feeders), part, units, tuple(producers), channels)
+
+
+_ORDER: tuple[Role, ...] = ("q", "k", "v", "gate", "up")
+
+
+def _count_units(probe: Probe) -> int | None:
+    """The finest split of the channels into equal runs whose rows do not overlap."""
+    channels = probe.channels
+    width = len(channels)
+    if all(bool(hit.all()) for hit in probe.reached(channels == 0)):
+        return None  # everything is mixed, as behind a norm: the common case, refused at once
+    for units in (n for n in range(width, 1, -1) if width % n == 0):
+        size = width // units
+        first = probe.reached(channels < size)
+        rest = probe.reached(channels >= size)
+        if all(f.any() and not (f & r).any() for f, r in zip(first, rest, strict=True)):
+            return units
+    return None
+
+
+def _number_rows(probe: Probe, units: int) -> list[Tensor]:
+    """For each feeder, `(rows,)`: the unit of each row, or -1 where it has none or several."""
+    unit = probe.channels // (len(probe.channels) // units)
+    numbers = [torch.zeros(f.leaf.shape[-1], dtype=torch.long) for f in probe.feeders]
+    for bit in range((units - 1).bit_length()):
+        ones = probe.reached((unit >> bit) & 1 == 1)
+        zeros = probe.reached((unit >> bit) & 1 == 0)
+        for number, one, zero in zip(numbers, ones, zeros, strict=True):
+            number |= one.long() << bit
+            number[one == zero] = -1
+    return numbers
+
+
+@dataclass(frozen=True, eq=False)
+class _Strand:
+    """The rows of one feeder that play one role, `(units, per_unit)`, if they are spread evenly."""
+
+    module: str
+    role: Role
+    features: Tensor | None
+
+
+def _strands(
+    probe: Probe, numbers: Sequence[Tensor], units: int
+) -> tuple[Part | None, list[_Strand]]:
+    """The part, and every role that a feeder plays; no part where neither kind is proven."""
+    hits = probe.gradients(torch.ones_like(probe.channels), one_token=True)
+    tokens = [hit.sum(0) for hit in hits]
+    if any(bool((t > 1).any()) for t in tokens):
+        strands = _attention_strands(probe, numbers, tokens, units)
+        complete = {"q", "k", "v"} <= {s.role for s in strands}
+        return ("attention" if complete else None), strands
+    if units == len(probe.channels):
+        return "feed_forward", _feed_forward_strands(probe, numbers, units)
+    return None, []
+
+
+def _features(number: Tensor, rows: Tensor, units: int) -> Tensor | None:
+    """The chosen rows by unit, `(units, per_unit)`; None if the units differ in their number."""
+    counts = torch.bincount(number[rows], minlength=units)
+    if len(counts) != units or not bool((counts == counts[0]).all()) or int(counts[0]) == 0:
+        return None
+    chosen = rows.nonzero().flatten()
+    return chosen[number[chosen].argsort(stable=True)].view(units, -1)
+
+
+def _attention_strands(
+    probe: Probe, numbers: Sequence[Tensor], tokens: Sequence[Tensor], units: int
+) -> list[_Strand]:
+    """Queries feel one token; a key row feels every channel of its head, a value row its own."""
+    offset = probe.channels % (len(probe.channels) // units)
+    first, second = probe.reached(offset == 0), probe.reached(offset == 1)
+    strands = []
+    for i, feeder in enumerate(probe.feeders):
+        owned, many = numbers[i] >= 0, tokens[i] > 1
+        key = many & first[i] & second[i]
+        rows: dict[Role, Tensor] = {"q": tokens[i] == 1, "k": key, "v": many & ~key}
+        for role, chosen in rows.items():
+            if (chosen & owned).any():
+                strands.append(
+                    _Strand(feeder.name, role, _features(numbers[i], chosen & owned, units))
+                )
+    return strands
+
+
+def _feed_forward_strands(probe: Probe, numbers: Sequence[Tensor], units: int) -> list[_Strand]:
+    """One strand for each row that a neuron has: gate and up apart, fused or not."""
+    slots = []
+    for i, feeder in enumerate(probe.feeders):
+        features = _features(numbers[i], numbers[i] >= 0, units)
+        columns = [None] if features is None else features.unbind(1)
+        slots += [(i, feeder.name, column) for column in columns]
+    alone = len(slots) == 1
+    return [
+        _Strand(
+            name,
+            "gate" if not alone and column is not None and _bends(probe, i, column) else "up",
+            None if column is None else column[:, None],
+        )
+        for i, name, column in slots
+    ]
+
+
+def _bends(probe: Probe, feeder: int, rows: Tensor) -> bool:
+    """Whether the consumer's input is nonlinear in these rows: a gate is, what it gates is not."""
+    leaf = probe.feeders[feeder].leaf
+    hidden = probe.consumer.input
+    (slope,) = torch.autograd.grad(
+        hidden, leaf, torch.ones_like(hidden), create_graph=True, retain_graph=True
+    )
+    if not slope.requires_grad:
+        return False
+    (bend,) = torch.autograd.grad(
+        slope[..., rows.to(leaf.device)].sum(), leaf, retain_graph=True, materialize_grads=True
+    )
+    return bool((bend[..., rows.to(leaf.device)] != 0).any())
+
+
+def _shared_path(consumer: Call, feeders: Sequence[Call]) -> str:
+    """The dotted path that all the projections of a block have in common."""
+    paths = [call.name.split(".") for call in (consumer, *feeders)]
+    shared = []
+    for parts in zip(*paths, strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    return ".".join(shared)

@@ -1,0 +1,124 @@
+"""Reads a model: which linear layers form attention and feed-forward blocks, proven by a probe."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from hf_td.anatomy.blocks import Anatomy, Block, Projection, layer_index, pattern_of
+from hf_td.anatomy.inputs import probe_inputs
+from hf_td.anatomy.layouts import linear_layers
+from hf_td.anatomy.probe import prove_block
+from hf_td.anatomy.trace import Call, Trace, trace
+
+# Readings of models seen before, by class and by the shapes of their linear layers.
+_READINGS: dict[tuple[Any, ...], Anatomy] = {}
+_MOST_READINGS = 64
+
+
+def read_anatomy(model: nn.Module, example_inputs: Mapping[str, Any] | None = None) -> Anatomy:
+    """Find the attention and feed-forward blocks of a model.
+
+    The model is run once on a few tokens, without its matrix products and in eval mode; weights,
+    training flags and random states are untouched. Heads and embeddings are not read.
+
+    Args:
+        model: a `PreTrainedModel`, or any module together with `example_inputs`.
+        example_inputs: keyword arguments for a forward of `model.base_model`, for a model whose
+            input is of no known kind.
+
+    Raises:
+        ValueError: no example input can be made for this model.
+    """
+    key = _fingerprint(model)
+    if key not in _READINGS:
+        if len(_READINGS) >= _MOST_READINGS:
+            _READINGS.clear()
+        _READINGS[key] = _read(model, example_inputs)
+    return _READINGS[key]
+
+
+def _fingerprint(model: nn.Module) -> tuple[Any, ...]:
+    layers = linear_layers(model)
+    shapes = tuple((name, tuple(m.weight.shape)) for name, m in layers.items())  # pyright: ignore
+    config = getattr(model, "config", None)
+    heads = getattr(config, "num_attention_heads", None)
+    return (type(model), shapes, str(heads), getattr(config, "_attn_implementation", None))
+
+
+def _read(model: nn.Module, example_inputs: Mapping[str, Any] | None) -> Anatomy:
+    base: nn.Module = getattr(model, "base_model", model)
+    seen = trace(base, example_inputs or probe_inputs(base))
+    prefix = _prefix_of(base, model)
+    blocks = [_with_prefix(block, prefix) for block in _prove_all(seen)]
+    claimed = {name for block in blocks for name in block.modules}
+    called = {call.name for call in seen.calls}
+    return Anatomy(
+        blocks=tuple(blocks),
+        unclaimed=tuple(n for n in linear_layers(model) if n not in claimed),
+        uncalled=tuple(prefix + n for n in linear_layers(base) if n not in called),
+    )
+
+
+def _prove_all(seen: Trace) -> list[Block]:
+    """Every block of the model; the same place in another layer is proven once."""
+    proven: dict[tuple[Any, ...], Block | None] = {}
+    found: dict[Call, tuple[list[Call], Block]] = {}
+    for call in seen.calls:
+        sources = seen.feeders(call)
+        if not sources:
+            continue
+        key = tuple((pattern_of(c.name), c.leaf.shape[-1]) for c in (call, *sources))
+        if key not in proven:
+            proven[key] = prove_block(call, sources)
+        like = proven[key]
+        if like is not None:
+            found[call] = sources, _renamed(like, call, sources)
+    return _in_layers(seen, found)
+
+
+def _in_layers(seen: Trace, found: dict[Call, tuple[list[Call], Block]]) -> list[Block]:
+    """Keep what lies inside one layer, and note the units that something else reads as well."""
+    inside = {c: v for c, v in found.items() if layer_index(v[1].name) is not None}
+    readers = Counter(source for sources, _ in inside.values() for source in sources)
+    shared = seen.feeders_outside(inside) | {c for c, times in readers.items() if times > 1}
+    return [
+        replace(block, obstacle=_obstacle(shared.intersection(sources)))
+        for sources, block in inside.values()
+    ]
+
+
+def _obstacle(shared: set[Call]) -> str | None:
+    names = ", ".join(sorted(call.name for call in shared))
+    return f"the output of {names} is also read elsewhere in the model" if shared else None
+
+
+def _renamed(like: Block, consumer: Call, sources: list[Call]) -> Block:
+    """The block of `consumer`, which has the place of `like` in another layer."""
+    names = {pattern_of(call.name): call.name for call in (consumer, *sources)}
+
+    def move(projection: Projection) -> Projection:
+        return replace(projection, module=names[pattern_of(projection.module)])
+
+    path = consumer.name.split(".")[: len(like.name.split("."))]
+    producers = tuple(move(p) for p in like.producers)
+    return replace(like, name=".".join(path), producers=producers, consumer=move(like.consumer))
+
+
+def _prefix_of(base: nn.Module, model: nn.Module) -> str:
+    name = next(name for name, module in model.named_modules() if module is base)
+    return f"{name}." if name else ""
+
+
+def _with_prefix(block: Block, prefix: str) -> Block:
+    def move(projection: Projection) -> Projection:
+        return replace(projection, module=prefix + projection.module)
+
+    producers = tuple(move(p) for p in block.producers)
+    return replace(
+        block, name=prefix + block.name, producers=producers, consumer=move(block.consumer)
+    )

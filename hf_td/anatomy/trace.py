@@ -1,0 +1,129 @@
+"""Runs a model once with every linear layer cut open, to see which layer feeds which.
+
+Every linear layer is replaced, for one forward, by a stub that returns fresh random numbers as
+leaves of the autograd graph. So the input of a layer depends on just those layers that feed it
+directly; nothing is multiplied, and a large model is traced as fast as a small one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_td.anatomy.layouts import linear_layers, out_features
+
+# A layer that reads the residual stream is fed by every layer before it. No block has so many
+# producers, so the search for feeders stops there.
+MOST_FEEDERS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of a linear layer: the tensor that went in, and the leaf that came out."""
+
+    name: str
+    input: Tensor
+    leaf: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What one forward showed.
+
+    Attributes:
+        calls: one call for each linear layer, in order. A layer that is shared is called again
+            and again, always in the same role.
+        outputs: the tensors that the forward returned.
+    """
+
+    calls: tuple[Call, ...]
+    outputs: tuple[Tensor, ...]
+
+    def feeders(self, call: Call) -> list[Call]:
+        """The calls whose leaves reach the input of `call`; empty if there are too many."""
+        found = list(self._search([call.input], MOST_FEEDERS))
+        return found if len(found) <= MOST_FEEDERS else []
+
+    def feeders_outside(self, consumers: Iterable[Call]) -> set[Call]:
+        """The calls whose leaves reach anything else than the inputs of `consumers`."""
+        excepted = set(consumers)
+        inputs = [call.input for call in self.calls if call not in excepted]
+        return set(self._search([*inputs, *self.outputs]))
+
+    def _search(self, starts: Sequence[Tensor], limit: int | None = None) -> Iterator[Call]:
+        """Walk the autograd graph back to leaves, and stop after `limit` + 1 of them."""
+        by_leaf = {id(call.leaf): call for call in self.calls}
+        seen: set[Any] = set()
+        stack: list[Any] = [tensor.grad_fn for tensor in starts]
+        found = 0
+        while stack and (limit is None or found <= limit):
+            node = stack.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            call = by_leaf.get(id(getattr(node, "variable", None)))
+            if call is not None:
+                found += 1
+                yield call
+            stack.extend(following for following, _ in node.next_functions)
+
+
+def trace(model: nn.Module, inputs: Mapping[str, Any]) -> Trace:
+    """Run one forward of `model` with its linear layers cut open. The model is left as it was."""
+    calls: list[Call] = []
+    with _evaluating(model), _stubbed(model, calls), torch.enable_grad():
+        outputs = model(**inputs)
+    first = {call.name: call for call in reversed(calls)}
+    return Trace(tuple(reversed(first.values())), tuple(_tensors(outputs)))
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (t for v in value.values() for t in _tensors(v))
+    elif isinstance(value, (list, tuple)):
+        yield from (t for v in value for t in _tensors(v))
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = {m: m.training for m in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+@contextmanager
+def _stubbed(model: nn.Module, calls: list[Call]) -> Iterator[None]:
+    generator = torch.Generator().manual_seed(0)
+    layers = linear_layers(model)
+    before = {m: m.__dict__["forward"] for m in layers.values() if "forward" in m.__dict__}
+    try:
+        for name, module in layers.items():
+            module.forward = _stub(name, out_features(module), calls, generator)
+        yield
+    finally:
+        for module in layers.values():
+            del module.__dict__["forward"]
+        for module, forward in before.items():
+            module.forward = forward
+
+
+def _stub(name: str, width: int, calls: list[Call], generator: torch.Generator) -> Any:
+    def forward(hidden: Tensor, *_: Any, **__: Any) -> Tensor:
+        # Positive numbers keep rectified activations alive, so that no neuron looks dead.
+        noise = torch.rand(*hidden.shape[:-1], width, generator=generator) + 0.5
+        leaf = noise.to(hidden.device, hidden.dtype).requires_grad_()
+        calls.append(Call(name, hidden, leaf))
+        return leaf.clone()  # a model may write into it
+
+    return forward

@@ -1,0 +1,158 @@
+"""The settings of targeted dropout: frozen, validated once, JSON both ways."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from fnmatch import fnmatchcase
+from typing import Any, Literal, get_args
+
+from hf_td.schedules import Schedule
+
+# The key under which a model's config keeps how it was trained.
+CONFIG_KEY = "targeted_dropout"
+
+Level = Literal["weight", "unit"]
+PartLevel = Literal["weight", "unit", "none"]
+Candidates = Literal["magnitude", "random"]
+Draw = Literal["unit", "element"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetedDropoutConfig:
+    """What is targeted, how much of it, and how the rates grow over the run.
+
+    Attributes:
+        level: `weight` ranks the weights inside each output unit; `unit` ranks heads and neurons.
+        attention_level: the level of attention blocks where it differs; `none` leaves them alone.
+        feed_forward_level: the same for feed-forward blocks.
+        targeting: gamma, the final fraction of weights or units that are candidates, in [0, 1).
+            It should be at least the sparsity that will be shipped.
+        drop_rate: alpha, the final probability that a candidate is dropped in an update, in [0, 1].
+        targeting_schedule: how the targeting grows; a `Schedule`, its JSON form, or a shape's name.
+        drop_rate_schedule: how the drop rate grows.
+        include: patterns (`fnmatch`) on the dotted names of the layers to patch. At the unit level
+            the name of a block's consumer (its last layer) decides.
+        exclude: patterns that take layers out again.
+        layers: indices of the layers to patch; None means all.
+        candidates: `magnitude` ranks by importance; `random` fixes a random set for the whole run.
+        draw: at the unit level, drop whole units (the paper's text) or single elements of a
+            targeted unit's weights (the authors' code).
+        rescale: scale surviving candidates by `1 / (1 - drop_rate)`, as the authors' second
+            release does.
+        seed: of the draws; a mask is a function of (seed, update, layer).
+    """
+
+    level: Level = "weight"
+    attention_level: PartLevel | None = None
+    feed_forward_level: PartLevel | None = None
+    targeting: float = 0.9
+    drop_rate: float = 1.0
+    targeting_schedule: Schedule = field(default_factory=lambda: Schedule(shape="cubic", end=0.7))
+    drop_rate_schedule: Schedule = field(
+        default_factory=lambda: Schedule(shape="linear", initial=0.5)
+    )
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    layers: tuple[int, ...] | None = None
+    candidates: Candidates = "magnitude"
+    draw: Draw = "unit"
+    rescale: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._normalise()
+        _check_choice("level", self.level, get_args(Level))
+        _check_choice("attention_level", self.attention_level, (*get_args(PartLevel), None))
+        _check_choice("feed_forward_level", self.feed_forward_level, (*get_args(PartLevel), None))
+        _check_choice("candidates", self.candidates, get_args(Candidates))
+        _check_choice("draw", self.draw, get_args(Draw))
+        if not 0 <= self.targeting < 1:
+            raise ValueError(f"targeting is a fraction in [0, 1), got {self.targeting}")
+        if not 0 <= self.drop_rate <= 1:
+            raise ValueError(f"drop_rate is a probability in [0, 1], got {self.drop_rate}")
+
+    def _normalise(self) -> None:
+        for name in ("targeting_schedule", "drop_rate_schedule"):
+            object.__setattr__(self, name, Schedule.parse(getattr(self, name)))
+        for name in ("include", "exclude"):
+            object.__setattr__(self, name, _as_patterns(name, getattr(self, name)))
+        if self.layers is not None:
+            object.__setattr__(self, "layers", tuple(self.layers))
+
+    def level_of(self, part: str) -> PartLevel:
+        """The level of a part, `attention` or `feed_forward`."""
+        return getattr(self, f"{part}_level") or self.level
+
+    def selects(self, name: str, layer: int | None) -> bool:
+        """Whether the projection of this dotted name, in this layer, is to be patched."""
+        if self.layers is not None and layer not in self.layers:
+            return False
+        return matches(name, self.include) and not matches(name, self.exclude)
+
+    def rates(self, progress: float) -> tuple[float, float]:
+        """(targeting, drop rate) at a progress in [0, 1]."""
+        targeting = self.targeting * self.targeting_schedule(progress)
+        return targeting, self.drop_rate * self.drop_rate_schedule(progress)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form, with tuples as lists."""
+        return json.loads(json.dumps(asdict(self)))
+
+    def to_json(self) -> str:
+        """The JSON text."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TargetedDropoutConfig:
+        """A configuration from its JSON form; unknown keys are refused."""
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"unknown settings {unknown}; known are {sorted(known)}")
+        return cls(**values)
+
+    @classmethod
+    def from_json(cls, text: str) -> TargetedDropoutConfig:
+        """A configuration from its JSON text."""
+        return cls.from_dict(json.loads(text))
+
+
+def configure(
+    config: TargetedDropoutConfig | None, overrides: Mapping[str, Any]
+) -> TargetedDropoutConfig:
+    """`config` (or the defaults) with some settings replaced.
+
+    Raises:
+        TypeError: an override is no setting.
+    """
+    known = {f.name for f in fields(TargetedDropoutConfig)}
+    unknown = sorted(set(overrides) - known)
+    if unknown:
+        raise TypeError(f"unknown settings {unknown}; known are {sorted(known)}")
+    return replace(config or TargetedDropoutConfig(), **overrides)
+
+
+def trained_with(model: Any) -> TargetedDropoutConfig | None:
+    """The settings that a model's own config records, or None if it was never patched."""
+    recorded = getattr(getattr(model, "config", None), CONFIG_KEY, None)
+    return None if recorded is None else TargetedDropoutConfig.from_dict(recorded)
+
+
+def matches(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a dotted name matches one of the patterns."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _as_patterns(name: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not all(isinstance(p, str) for p in value):
+        raise TypeError(
+            f"{name} is a sequence of patterns such as ['*.attention.*'], got {value!r}"
+        )
+    return tuple(value)
+
+
+def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {list(choices)}, got {value!r}")

@@ -1,0 +1,54 @@
+"""How important weights and units are, read off a model.
+
+One place for training and for pruning, so that the network learns to live without just those
+parts that will be taken out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from hf_td import functional
+from hf_td.anatomy import Block, Projection, layout_of
+
+# A linear layer, and those of its features that belong to the units of a block.
+Member = tuple[Any, Projection]
+
+
+def members_of(model: nn.Module, block: Block) -> tuple[Member, ...]:
+    """The producers of a block with their layers."""
+    return tuple((model.get_submodule(p.module), p) for p in block.producers)
+
+
+def fan_in_dim(layer: nn.Module) -> int:
+    """The dimension of a linear layer's weight that runs over its inputs."""
+    layout = layout_of(layer)
+    assert layout is not None, f"{type(layer).__name__} is no linear layer"
+    return layout.fan_in_dim
+
+
+def weight_scores(layer: nn.Module) -> Tensor:
+    """Magnitudes, of the shape of the weight; ranked along `fan_in_dim`."""
+    return _weight(layer).abs()
+
+
+def unit_scores(members: Sequence[Member]) -> Tensor:
+    """`(units,)`: L2 norm of the weights that produce each head or neuron."""
+    return functional.unit_norms([_row_norms(layer)[_index(p, layer)] for layer, p in members])
+
+
+def _row_norms(layer: nn.Module) -> Tensor:
+    return functional.row_norms(_weight(layer), fan_in_dim(layer))
+
+
+def _index(projection: Projection, layer: nn.Module) -> Tensor:
+    return projection.features.to(_weight(layer).device)
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight.detach()

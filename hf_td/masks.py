@@ -1,0 +1,42 @@
+"""Draws the masks of an update.
+
+A mask is a pure function of (seed, update, site) and of the weights, so gradient accumulation,
+activation checkpointing, other ranks and a resumed run see the same one with nothing saved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from hf_td import functional
+from hf_td.config import TargetedDropoutConfig
+from hf_td.sites import Site
+
+
+def draw(
+    site: Site, config: TargetedDropoutConfig, targeting: float, drop_rate: float, update: int
+) -> None:
+    """Draw the mask of one site for one update, and give it to its layer."""
+    candidates = _candidates(site, config, targeting)
+    if config.draw == "element":
+        candidates = site.spread(candidates).expand_as(site.layer.weight)
+    generator = _generator(candidates.device, config.seed, update, site.index)
+    keep = functional.keep_mask(candidates, drop_rate, generator, rescale=config.rescale)
+    site.layer.keep = keep if config.draw == "element" else site.spread(keep)
+
+
+def _candidates(site: Site, config: TargetedDropoutConfig, targeting: float) -> Tensor:
+    scores = site.scores()
+    if config.candidates == "random":
+        # A fixed set: the same scores at every update.
+        generator = _generator(scores.device, config.seed, -1, site.index)
+        scores = torch.rand(scores.shape, generator=generator, device=scores.device)
+    return functional.candidate_mask(scores, targeting, site.dim)
+
+
+def _generator(device: torch.device, *key: int) -> torch.Generator:
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest, "big", signed=True))

@@ -1,0 +1,171 @@
+"""Patch a model for targeted dropout, anneal it, and give the stock model back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from hf_td.anatomy import Anatomy, read_anatomy
+from hf_td.config import CONFIG_KEY, TargetedDropoutConfig, configure
+from hf_td.layers import check_targetable, restore, target
+from hf_td.masks import draw
+from hf_td.sites import Site, plan_sites
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+_STATE = "_hf_td_patch"
+
+
+@dataclass
+class Patch:
+    """What is known of a patched model.
+
+    Attributes:
+        config: how it was patched.
+        anatomy: the reading that it rests on.
+        sites: where masks are drawn, in order.
+        rates: (targeting, drop rate) of the current update.
+        updates: masks drawn so far; numbers the updates where nobody says which one it is.
+        self_counting: the hook that draws a mask before each training forward; None once
+            `anneal` was called.
+    """
+
+    config: TargetedDropoutConfig
+    anatomy: Anatomy
+    sites: tuple[Site, ...]
+    rates: tuple[float, float] = (0.0, 0.0)
+    updates: int = 0
+    self_counting: RemovableHandle | None = None
+
+    @torch.no_grad()
+    def advance(self, progress: float, update: int | None) -> None:
+        """Set the rates for `progress` and draw the masks of one update."""
+        number = self.updates if update is None else update
+        self.rates = self.config.rates(progress)
+        for site in self.sites:
+            draw(site, self.config, *self.rates, number)
+        self.updates = number + 1
+
+    def dropped_share(self) -> float:
+        """The fraction of the targeted weights that the current update drops."""
+        kept = total = 0.0
+        for site in self.sites:
+            size = site.layer.weight.numel()
+            kept += float((site.layer.keep != 0).float().mean()) * size
+            total += size
+        return 1 - kept / total
+
+
+def patch_model(
+    model: ModelT,
+    config: TargetedDropoutConfig | None = None,
+    *,
+    example_inputs: Mapping[str, Any] | None = None,
+    **overrides: Any,
+) -> ModelT:
+    """Replace the attention and feed-forward projections by targeted-dropout variants, in place.
+
+    The parameters stay the same objects under the same names; in eval mode the model computes
+    what it computed before. Train it with `TargetedDropoutTrainer`, or with any loop that calls
+    `anneal` before each update; where nobody does, each training forward counts as an update at
+    the final rates.
+
+    Args:
+        model: a `PreTrainedModel` (or any module, with `example_inputs`).
+        config: the settings; the defaults where it is None.
+        example_inputs: keyword arguments for one forward of `model.base_model`, needed only
+            where the kind of its main input is not known.
+        **overrides: settings that replace those of `config`.
+
+    Returns:
+        `model` itself.
+
+    Raises:
+        TypeError: an override is no setting, or a layer is of a class that cannot be targeted.
+        ValueError: the model is patched already, nothing (or not everything that was named)
+            matches, or its units cannot be dropped.
+    """
+    if find_patch(model) is not None:
+        raise ValueError("the model is patched already; call unpatch_model(model) first")
+    config = configure(config, overrides)
+    anatomy = read_anatomy(model, example_inputs)
+    patch = Patch(config, anatomy, plan_sites(model, anatomy, config))
+    for site in patch.sites:
+        check_targetable(site.name, site.layer)
+    for site in patch.sites:
+        target(site.layer, site.everything())
+    setattr(model, _STATE, patch)
+    patch.self_counting = model.register_forward_pre_hook(_count_forward)
+    if hasattr(model, "config"):
+        setattr(model.config, CONFIG_KEY, config.to_dict())
+    return model
+
+
+def unpatch_model(model: ModelT) -> ModelT:
+    """Give the stock model back, in place: the same classes, parameters and outputs.
+
+    Raises:
+        ValueError: the model is not patched.
+    """
+    patch = _require_patch(model)
+    for site in patch.sites:
+        restore(site.layer)
+    _stop_counting(patch)
+    for module in model.modules():
+        module.__dict__.pop(_STATE, None)
+        if hasattr(getattr(module, "config", None), CONFIG_KEY):
+            delattr(module.config, CONFIG_KEY)
+    return model
+
+
+def anneal(model: nn.Module, progress: float, update: int | None = None) -> tuple[float, float]:
+    """Set the rates and draw the masks for the update that comes; call it before each one.
+
+    Args:
+        model: a patched model, or a wrapper around one.
+        progress: completed updates over all updates, in [0, 1].
+        update: the number of the update, which keys the draws. Give it (for instance the number
+            of completed updates) so that a resumed run draws as an uninterrupted one; without
+            it calls are counted.
+
+    Returns:
+        (targeting, drop rate) of this update.
+
+    Raises:
+        ValueError: the model is not patched, or progress is outside [0, 1].
+    """
+    if not 0 <= progress <= 1:
+        raise ValueError(f"progress is completed over all updates, in [0, 1]; got {progress}")
+    patch = _require_patch(model)
+    _stop_counting(patch)
+    patch.advance(progress, update)
+    return patch.rates
+
+
+def find_patch(model: nn.Module) -> Patch | None:
+    """What is known of a patched model, also through wrappers; None if it is not patched."""
+    states = (module.__dict__.get(_STATE) for module in model.modules())
+    return next((state for state in states if state is not None), None)
+
+
+def _require_patch(model: nn.Module) -> Patch:
+    patch = find_patch(model)
+    if patch is None:
+        raise ValueError(f"{type(model).__name__} is not patched; call patch_model(model) first")
+    return patch
+
+
+def _stop_counting(patch: Patch) -> None:
+    if patch.self_counting is not None:
+        patch.self_counting.remove()
+        patch.self_counting = None
+
+
+def _count_forward(model: nn.Module, args: Any) -> None:
+    if model.training:
+        _require_patch(model).advance(progress=1.0, update=None)

@@ -1,0 +1,15 @@
+"""Takes the least important weights or units of a model out, and says what is gone."""
+
+from hf_td.pruning.prune import kept_weights, prune_model, remove_lowest, sites_to_prune
+from hf_td.pruning.report import BlockSparsity, LayerSparsity, PruningReport, count_sparsity
+
+__all__ = [
+    "BlockSparsity",
+    "LayerSparsity",
+    "PruningReport",
+    "count_sparsity",
+    "kept_weights",
+    "prune_model",
+    "remove_lowest",
+    "sites_to_prune",
+]

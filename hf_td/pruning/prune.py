@@ -1,0 +1,91 @@
+"""One-shot magnitude pruning: uniform per layer, as in the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_td import functional
+from hf_td.anatomy import read_anatomy
+from hf_td.config import TargetedDropoutConfig, configure, trained_with
+from hf_td.pruning.report import PruningReport, count_sparsity
+from hf_td.sites import Site, plan_sites
+
+
+def prune_model(
+    model: nn.Module,
+    sparsity: float,
+    config: TargetedDropoutConfig | None = None,
+    *,
+    example_inputs: Mapping[str, Any] | None = None,
+    **overrides: Any,
+) -> PruningReport:
+    """Set the least important weights or units to zero, in place and in one shot.
+
+    At the weight level the lowest magnitudes of each output unit go, at the unit level the heads
+    and neurons of lowest norm of each layer (paper, section 4.1), the same fraction everywhere.
+
+    Args:
+        model: any model that can be patched; patched or not, trained with targeted dropout or not.
+        sparsity: the fraction to remove in each layer, in [0, 1].
+        config: which layers, and at which level; None means as the model was trained (which its
+            own config records), or the defaults.
+        example_inputs: as in `patch_model`.
+        **overrides: settings that replace those of `config`, such as `level="unit"`.
+
+    Returns:
+        What is gone, by layer and in total, counted in the weights.
+
+    Raises:
+        ValueError: sparsity is out of range, or nothing is there to be pruned.
+    """
+    check_sparsity(sparsity)
+    sites = sites_to_prune(model, config, example_inputs=example_inputs, **overrides)
+    remove_lowest(sites, sparsity)
+    return count_sparsity(model, read_anatomy(model, example_inputs).blocks)
+
+
+def check_sparsity(sparsity: float) -> None:
+    """Raise ValueError unless `sparsity` is a fraction in [0, 1]."""
+    if not 0 <= sparsity <= 1:
+        raise ValueError(f"sparsity is the fraction to remove, in [0, 1]; got {sparsity}")
+
+
+def sites_to_prune(
+    model: nn.Module,
+    config: TargetedDropoutConfig | None = None,
+    *,
+    example_inputs: Mapping[str, Any] | None = None,
+    **overrides: Any,
+) -> tuple[Site, ...]:
+    """What `prune_model` ranks, with the same arguments."""
+    config = configure(config or trained_with(model), overrides)
+    return plan_sites(model, read_anatomy(model, example_inputs), config)
+
+
+@torch.no_grad()
+def remove_lowest(sites: tuple[Site, ...], sparsity: float) -> None:
+    """Set the lowest fraction of each site to zero."""
+    for site in sites:
+        site.remove(functional.candidate_mask(site.scores(), sparsity, site.dim, break_ties=True))
+
+
+@contextmanager
+def kept_weights(sites: tuple[Site, ...]) -> Iterator[None]:
+    """Restore, on leaving, every weight and bias that pruning can change, bit for bit."""
+    tensors = _distinct(sites)
+    copies = [tensor.clone() for tensor in tensors]
+    try:
+        yield
+    finally:
+        for tensor, copy in zip(tensors, copies, strict=True):
+            tensor.copy_(copy)
+
+
+def _distinct(sites: tuple[Site, ...]) -> list[Tensor]:
+    tensors = (tensor for site in sites for tensor in site.parameters())
+    return list({tensor.data_ptr(): tensor for tensor in tensors}.values())

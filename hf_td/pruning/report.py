@@ -1,0 +1,152 @@
+"""How much of a model is gone: counted in its weights, not taken from anybody's word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from hf_td.anatomy import Block
+from hf_td.importance import fan_in_dim
+
+
+@dataclass(frozen=True)
+class LayerSparsity:
+    """The weights of one projection.
+
+    Attributes:
+        name: dotted name.
+        removed: weights that are zero.
+        total: all weights of the layer.
+    """
+
+    name: str
+    removed: int
+    total: int
+
+    @property
+    def kept(self) -> int:
+        """Weights that are not zero."""
+        return self.total - self.removed
+
+    @property
+    def sparsity(self) -> float:
+        """The removed fraction."""
+        return self.removed / self.total
+
+
+@dataclass(frozen=True)
+class BlockSparsity:
+    """The units of one block.
+
+    Attributes:
+        name: dotted name.
+        part: `attention` (heads, or KV groups) or `feed_forward` (neurons).
+        removed: units of which the consumer reads nothing.
+        total: all units.
+    """
+
+    name: str
+    part: str
+    removed: int
+    total: int
+
+
+@dataclass(frozen=True)
+class PruningReport:
+    """What is gone from a model.
+
+    Attributes:
+        layers: one entry for each prunable projection.
+        blocks: one entry for each block.
+        parameters: number of all parameters of the model, embeddings and biases included.
+    """
+
+    layers: tuple[LayerSparsity, ...]
+    blocks: tuple[BlockSparsity, ...]
+    parameters: int
+
+    @property
+    def removed(self) -> int:
+        """Prunable weights that are zero."""
+        return sum(layer.removed for layer in self.layers)
+
+    @property
+    def prunable(self) -> int:
+        """All prunable weights."""
+        return sum(layer.total for layer in self.layers)
+
+    @property
+    def sparsity(self) -> float:
+        """The removed fraction of the prunable weights."""
+        return self.removed / self.prunable
+
+    @property
+    def share_of_parameters(self) -> float:
+        """The removed fraction of all parameters."""
+        return self.removed / self.parameters
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form, with the totals."""
+        totals = {
+            "removed": self.removed,
+            "prunable": self.prunable,
+            "sparsity": self.sparsity,
+            "share_of_parameters": self.share_of_parameters,
+        }
+        return {**asdict(self), **totals}
+
+    def __str__(self) -> str:
+        """A table, a line for each projection, and the totals."""
+        console = Console(width=100, no_color=True)
+        with console.capture() as text:
+            console.print(self.table())
+        return text.get().rstrip()
+
+    def table(self) -> Table:
+        """For `rich.print`."""
+        caption = (
+            f"{self.sparsity:.1%} of {self.prunable:,} prunable weights removed, "
+            f"{self.share_of_parameters:.1%} of all {self.parameters:,} parameters"
+        )
+        table = Table("projection", caption=caption)
+        for head in ("removed", "kept", "sparsity"):
+            table.add_column(head, justify="right")
+        for layer in self.layers:
+            table.add_row(
+                layer.name, f"{layer.removed:,}", f"{layer.kept:,}", f"{layer.sparsity:.1%}"
+            )
+        return table
+
+
+def count_sparsity(model: nn.Module, blocks: Iterable[Block]) -> PruningReport:
+    """Count what is zero in the projections of these blocks."""
+    blocks = tuple(blocks)
+    names = dict.fromkeys(name for block in blocks for name in block.modules)
+    return PruningReport(
+        layers=tuple(_count_layer(model, name) for name in names),
+        blocks=tuple(_count_block(model, block) for block in blocks),
+        parameters=sum(p.numel() for p in model.parameters()),
+    )
+
+
+def _weight(model: nn.Module, name: str) -> Tensor:
+    weight = model.get_submodule(name).weight
+    assert isinstance(weight, Tensor)
+    return weight.detach()
+
+
+def _count_layer(model: nn.Module, name: str) -> LayerSparsity:
+    weight = _weight(model, name)
+    return LayerSparsity(name, weight.numel() - int(weight.count_nonzero()), weight.numel())
+
+
+def _count_block(model: nn.Module, block: Block) -> BlockSparsity:
+    name = block.consumer.module
+    columns = _weight(model, name).movedim(fan_in_dim(model.get_submodule(name)), 0)
+    read = columns.flatten(1).any(1)[block.consumer.features.to(columns.device)].any(1)
+    return BlockSparsity(block.name, block.part, block.units - int(read.sum()), block.units)

@@ -1,0 +1,96 @@
+"""Schedules: pure functions from progress in [0, 1] to a fraction of the final rate.
+
+Progress is completed updates over all updates. A schedule has no state, so a resumed run
+follows the same path as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+Shape = Callable[[float], float]
+
+
+def _piecewise(t: float) -> float:
+    """The paper's ramp of the targeting: 95 % of the way in the first half, the rest after."""
+    return 0.95 * min(1.0, 2 * t) + 0.05 * max(0.0, 2 * t - 1)
+
+
+# How far the ramp has come after the fraction t in [0, 1] of its length. A new shape is a new row.
+SHAPES: dict[str, Shape] = {
+    "constant": lambda t: 1.0,
+    "linear": lambda t: t,
+    "cosine": lambda t: (1 - math.cos(math.pi * t)) / 2,
+    "cubic": lambda t: 1 - (1 - t) ** 3,
+    "piecewise": _piecewise,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How a rate approaches its final value.
+
+    Attributes:
+        shape: one of `SHAPES`.
+        initial: fraction of the final rate at the start of the ramp, in [0, 1].
+        begin: progress at which the ramp starts, in [0, 1).
+        end: progress at which the ramp ends, in (begin, 1].
+        sampled: draw the rate afresh from [0, ramp] at every update, so that one run trains the
+            network for every rate up to the final one.
+    """
+
+    shape: str = "constant"
+    initial: float = 0.0
+    begin: float = 0.0
+    end: float = 1.0
+    sampled: bool = False
+
+    def __post_init__(self) -> None:
+        if self.shape not in SHAPES:
+            raise ValueError(f"schedule shape must be one of {sorted(SHAPES)}, got {self.shape!r}")
+        if not 0 <= self.initial <= 1:
+            raise ValueError(
+                f"schedule initial is a fraction of the final rate in [0, 1], got {self.initial}"
+            )
+        if not 0 <= self.begin < self.end <= 1:
+            raise ValueError(
+                "a schedule ramps from begin to end, fractions of the run with 0 <= begin < end "
+                f"<= 1, got begin={self.begin}, end={self.end}; a ramp that ends after 1 would "
+                "outlast the run and never reach its final rate"
+            )
+
+    def __call__(self, progress: float) -> float:
+        """The fraction of the final rate at `progress`, which is clamped to [0, 1]."""
+        progress = min(1.0, max(0.0, progress))
+        ramped = self.initial + (1 - self.initial) * SHAPES[self.shape](self._ramp_time(progress))
+        return ramped * _uniform(progress) if self.sampled else ramped
+
+    def _ramp_time(self, progress: float) -> float:
+        return min(1.0, max(0.0, (progress - self.begin) / (self.end - self.begin)))
+
+    @classmethod
+    def parse(cls, value: Schedule | str | dict[str, Any]) -> Schedule:
+        """A schedule from itself, from the name of a shape, or from its JSON form."""
+        if isinstance(value, Schedule):
+            return value
+        if isinstance(value, str):
+            return cls(shape=value)
+        unknown = sorted(set(value) - set(cls.__dataclass_fields__))
+        if unknown:
+            raise ValueError(
+                f"unknown schedule keys {unknown}; known are {sorted(cls.__dataclass_fields__)}"
+            )
+        return cls(**value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return asdict(self)
+
+
+def _uniform(progress: float) -> float:
+    """A number in [0, 1) that is a function of `progress` alone: the draw of a sampled rate."""
+    return random.Random(progress.hex()).random()

@@ -1,0 +1,203 @@
+"""What is ranked together: a site is a set of weights or units of which the lowest may go.
+
+Training draws one mask for each site, pruning takes the lowest of each site out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_td import importance
+from hf_td.anatomy import Anatomy, Block
+from hf_td.config import TargetedDropoutConfig, matches
+from hf_td.importance import Member, members_of
+
+
+@dataclass(frozen=True, eq=False)
+class WeightSite:
+    """Ranks the weights of a layer inside each of its output units (paper, section 4.1).
+
+    Attributes:
+        name: dotted name of the layer.
+        layer: the linear layer.
+        index: the number of the site in its model, which keys its draws.
+    """
+
+    name: str
+    layer: Any
+    index: int
+
+    @property
+    def dim(self) -> int:
+        """The dimension of `scores` along which candidates are ranked."""
+        return importance.fan_in_dim(self.layer)
+
+    def everything(self) -> Tensor:
+        """The mask that drops nothing."""
+        return torch.ones_like(self.layer.weight, dtype=torch.bool)
+
+    def scores(self) -> Tensor:
+        """Of the shape of the weight."""
+        return importance.weight_scores(self.layer)
+
+    def spread(self, mask: Tensor) -> Tensor:
+        """From what was ranked to what broadcasts to the weight: here the same."""
+        return mask
+
+    def parameters(self) -> Iterator[Tensor]:
+        """What `remove` writes to."""
+        yield self.layer.weight.data
+
+    def remove(self, chosen: Tensor) -> None:
+        """Set the chosen weights to zero."""
+        self.layer.weight.data.masked_fill_(chosen, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class UnitSite:
+    """Ranks the heads or neurons of a block, which go at their consumer's input.
+
+    Attributes:
+        name: dotted name of the consumer.
+        layer: the consumer, a linear layer.
+        index: the number of the site in its model, which keys its draws.
+        block: what the units belong to.
+        members: the producers of the units.
+    """
+
+    name: str
+    layer: Any
+    index: int
+    block: Block
+    members: tuple[Member, ...]
+
+    @property
+    def dim(self) -> int:
+        """The dimension of `scores` along which candidates are ranked."""
+        return 0
+
+    def everything(self) -> Tensor:
+        """The mask that drops nothing."""
+        return self.spread(torch.ones(self.block.units, dtype=torch.bool)).to(
+            self.layer.weight.device
+        )
+
+    def scores(self) -> Tensor:
+        """`(units,)`."""
+        return importance.unit_scores(self.members)
+
+    def spread(self, mask: Tensor) -> Tensor:
+        """From `(units,)` to the consumer's input features, broadcastable to its weight."""
+        features = self.block.consumer.features
+        by_feature = torch.empty(features.numel(), dtype=mask.dtype, device=mask.device)
+        by_feature[features.flatten().to(mask.device)] = mask.repeat_interleave(features.shape[1])
+        return by_feature.unsqueeze(1 - importance.fan_in_dim(self.layer))
+
+    def parameters(self) -> Iterator[Tensor]:
+        """What `remove` writes to; a fused producer occurs once."""
+        layers = {id(layer): layer for layer, _ in self.members}
+        for layer in (*layers.values(), self.layer):
+            yield layer.weight.data
+        yield from (layer.bias.data for layer in layers.values() if layer.bias is not None)
+
+    def remove(self, chosen: Tensor) -> None:
+        """Set all that belongs to the chosen units to zero: no output of the model keeps a trace.
+
+        The consumer's columns alone decide the outputs; the producers' rows and biases follow.
+        """
+        self.layer.weight.data.masked_fill_(self.spread(chosen), 0)
+        for layer, projection in self.members:
+            rows = projection.features.to(chosen.device)[chosen].flatten()
+            layer.weight.data.index_fill_(1 - importance.fan_in_dim(layer), rows, 0)
+            if layer.bias is not None:
+                layer.bias.data.index_fill_(0, rows, 0)
+
+
+Site = WeightSite | UnitSite
+
+
+def plan_sites(
+    model: nn.Module, anatomy: Anatomy, config: TargetedDropoutConfig
+) -> tuple[Site, ...]:
+    """What a configuration selects of a model, in the order in which the model runs it.
+
+    Raises:
+        ValueError: nothing, or not everything that is named, is there; or units that are
+            selected cannot be dropped.
+    """
+    _check_patterns(anatomy, config)
+    makers: dict[str, Callable[..., Iterator[Site]]] = {
+        "weight": _weight_sites,
+        "unit": _unit_sites,
+    }
+    sites: dict[str, Site] = {}
+    for block in anatomy.blocks:
+        make = makers.get(config.level_of(block.part))
+        for site in make(model, block, config) if make else ():
+            sites.setdefault(site.name, site)
+    if not sites:
+        raise ValueError(_nothing_to_patch(model, anatomy, config))
+    return tuple(replace(site, index=i) for i, site in enumerate(sites.values()))
+
+
+def _weight_sites(
+    model: nn.Module, block: Block, config: TargetedDropoutConfig
+) -> Iterator[WeightSite]:
+    for name in block.modules:
+        if config.selects(name, block.layer):
+            yield WeightSite(name, model.get_submodule(name), index=0)
+
+
+def _unit_sites(
+    model: nn.Module, block: Block, config: TargetedDropoutConfig
+) -> Iterator[UnitSite]:
+    name = block.consumer.module
+    if not config.selects(name, block.layer):
+        return
+    if block.obstacle:
+        raise ValueError(
+            f"the units of {block.name} cannot be dropped: {block.obstacle}; "
+            f"use level='weight', or exclude=[{name!r}]"
+        )
+    yield UnitSite(name, model.get_submodule(name), 0, block, members_of(model, block))
+
+
+def _check_patterns(anatomy: Anatomy, config: TargetedDropoutConfig) -> None:
+    names = [name for block in anatomy.blocks for name in block.modules]
+    patterns = [p for p in (*config.include, *config.exclude) if p != "*"]
+    idle = [p for p in patterns if not any(matches(name, (p,)) for name in names)]
+    if names and idle:
+        raise ValueError(f"the patterns {idle} match none of the projections: {_listed(names)}")
+    layers = {block.layer for block in anatomy.blocks}
+    missing = sorted(set(config.layers or ()) - layers)
+    if names and missing:
+        raise ValueError(f"there are no layers {missing}; there are {sorted(layers, key=str)}")
+
+
+def _nothing_to_patch(model: nn.Module, anatomy: Anatomy, config: TargetedDropoutConfig) -> str:
+    name = type(model).__name__
+    if anatomy.blocks:
+        found = _listed([n for block in anatomy.blocks for n in block.modules])
+        return (
+            f"nothing to target in {name}: include={list(config.include)}, "
+            f"exclude={list(config.exclude)} and the levels select none of {found}"
+        )
+    return (
+        f"nothing to target in {name}: found no attention or feed-forward block; its linear layers "
+        f"are {_listed(anatomy.unclaimed) or 'none'}, of which a forward never calls "
+        f"{_listed(anatomy.uncalled) or 'none'}"
+    )
+
+
+def _listed(names: Sequence[str], most: int = 12) -> str:
+    """Names with the layer number as `*`, each once, cut after `most`."""
+    patterns = dict.fromkeys(
+        ".".join("*" if part.isdigit() else part for part in name.split(".")) for name in names
+    )
+    shown = ", ".join(list(patterns)[:most])
+    return f"{shown}, ..." if len(patterns) > most else shown

@@ -1,0 +1,13 @@
+"""Fine-tunes with annealed targeted dropout."""
+
+from hf_td.training.arguments import TargetedDropoutArguments, TargetedDropoutSeq2SeqArguments
+from hf_td.training.callback import TargetedDropoutCallback
+from hf_td.training.trainer import TargetedDropoutSeq2SeqTrainer, TargetedDropoutTrainer
+
+__all__ = [
+    "TargetedDropoutArguments",
+    "TargetedDropoutCallback",
+    "TargetedDropoutSeq2SeqArguments",
+    "TargetedDropoutSeq2SeqTrainer",
+    "TargetedDropoutTrainer",
+]
