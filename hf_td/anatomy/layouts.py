@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 
@@ -45,7 +45,9 @@ def out_features(module: nn.Module) -> int:
     layout = layout_of(module)
     if layout is None:
         raise TypeError(f"expected a linear layer, one of {_known()}, got {type(module).__name__}")
-    return module.weight.shape[layout.unit_dim]  # pyright: ignore[reportIndexIssue]
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight.shape[layout.unit_dim]
 
 
 def _known() -> list[str]:

@@ -1,0 +1,75 @@
+"""Tiny random models, one for each family that is tested by name. Nothing is downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import transformers as hf
+from transformers import PreTrainedModel
+
+VOCABULARY = 64
+_TEXT = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+_SPECIAL = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+_IMAGE = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "image_size": 16,
+    "patch_size": 4,
+}
+_T5 = {"vocab_size": VOCABULARY, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2}
+
+# Family to (model class, config). Another family is another row.
+FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
+    "bert": lambda: hf.BertForSequenceClassification(hf.BertConfig(**_TEXT)),
+    "roberta": lambda: hf.RobertaForSequenceClassification(hf.RobertaConfig(**_TEXT)),
+    "distilbert": lambda: hf.DistilBertForSequenceClassification(
+        hf.DistilBertConfig(vocab_size=VOCABULARY, dim=32, n_layers=2, n_heads=4, hidden_dim=64)
+    ),
+    "gpt2": lambda: hf.GPT2LMHeadModel(
+        hf.GPT2Config(
+            vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=64, **_SPECIAL
+        )
+    ),
+    "llama": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**_TEXT, num_key_value_heads=2)),
+    "t5": lambda: hf.T5ForConditionalGeneration(
+        hf.T5Config(**_T5, num_heads=4, decoder_start_token_id=0)
+    ),
+    "t5_gated": lambda: hf.T5ForConditionalGeneration(
+        hf.T5Config(**_T5, num_heads=4, decoder_start_token_id=0, feed_forward_proj="gated-gelu")
+    ),
+    "vit": lambda: hf.ViTForImageClassification(hf.ViTConfig(**_IMAGE)),
+}
+
+
+def tiny_model(family: str, seed: int = 0) -> PreTrainedModel:
+    """A tiny random model in eval mode, with biases that are not zero."""
+    torch.manual_seed(seed)
+    model = FAMILIES[family]()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model.eval()
+
+
+def tiny_inputs(model: PreTrainedModel, batch: int = 2, length: int = 7) -> dict[str, Any]:
+    """Random inputs for a forward of a tiny model."""
+    generator = torch.Generator().manual_seed(0)
+    if model.main_input_name == "pixel_values":
+        size = model.config.image_size
+        return {"pixel_values": torch.rand(batch, 3, size, size, generator=generator)}
+    ids = torch.randint(3, VOCABULARY, (batch, length), generator=generator)
+    decoder = {"decoder_input_ids": ids[:, :5]} if model.config.is_encoder_decoder else {}
+    return {"input_ids": ids, **decoder}
