@@ -45,6 +45,23 @@ class Projection:
 
 
 @dataclass(frozen=True, eq=False)
+class Companion:
+    """Slices of a parameter outside of the projections that belong to the units of a block.
+
+    T5's position bias, for instance, has one column for each head.
+
+    Attributes:
+        parameter: dotted name.
+        dim: the dimension that runs over the units.
+        features: `(units, per_unit)` indices along `dim`.
+    """
+
+    parameter: str
+    dim: int
+    features: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Block:
     """An attention or feed-forward block whose units can be taken out whole.
 
@@ -54,6 +71,7 @@ class Block:
         units: number of heads (KV groups under grouped queries) or of neurons.
         producers: q, k and v, or gate and up.
         consumer: o or down.
+        companions: what else has a slice for each unit.
         obstacle: why the units cannot be dropped although their weights can; None if they can.
     """
 
@@ -62,6 +80,7 @@ class Block:
     units: int
     producers: tuple[Projection, ...]
     consumer: Projection
+    companions: tuple[Companion, ...] = ()
     obstacle: str | None = None
 
     @property

@@ -8,17 +8,14 @@ binary: two backward passes for each bit number every row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from hf_td.anatomy.blocks import Block, Part, Projection, Role
-from hf_td.anatomy.trace import Call
-
-# Which channels of a consumer's input to send a gradient through, given their indices.
-Choice = Callable[[Tensor], Tensor]
+from hf_td.anatomy.blocks import Block, Companion, Part, Projection, Role
+from hf_td.anatomy.trace import Call, Given
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,30 +32,52 @@ class Probe:
 
     def gradients(self, choice: Tensor, *, one_token: bool = False) -> list[Tensor]:
         """For each feeder, `(tokens, rows)`: whether that row got a gradient at that token."""
+        leaves = [f.leaf for f in self.feeders]
+        return [(g != 0).flatten(0, -2).cpu() for g in self._send_back(choice, leaves, one_token)]
+
+    def _send_back(
+        self, choice: Tensor, leaves: Sequence[Tensor], one_token: bool = False
+    ) -> Sequence[Tensor]:
         hidden = self.consumer.input
         noise = torch.rand(hidden.shape, generator=torch.Generator().manual_seed(1)) + 0.5
         upstream = (noise * choice).flatten(0, -2)
         if one_token:
             upstream[:-1] = 0
         upstream = upstream.view(hidden.shape).to(hidden.device, hidden.dtype)
-        leaves = [f.leaf for f in self.feeders]
-        grads = torch.autograd.grad(
+        return torch.autograd.grad(
             hidden, leaves, upstream, retain_graph=True, materialize_grads=True
         )
-        return [(g != 0).flatten(0, -2).cpu() for g in grads]
 
     def reached(self, choice: Tensor) -> list[Tensor]:
         """For each feeder, `(rows,)`: whether a gradient through the chosen channels reaches it."""
         return [hit.any(0) for hit in self.gradients(choice)]
 
+    def reached_slices(self, leaf: Tensor, dim: int) -> Callable[[Tensor], list[Tensor]]:
+        """As `reached`, for the slices of one parameter along one dimension."""
 
-def prove_block(consumer: Call, feeders: Sequence[Call]) -> Block | None:
-    """The block that `consumer` closes, or None where no split into units can be proven."""
+        def reached(choice: Tensor) -> list[Tensor]:
+            (grad,) = self._send_back(choice, [leaf])
+            return [(grad != 0).movedim(dim, -1).reshape(-1, leaf.shape[dim]).any(0).cpu()]
+
+        return reached
+
+
+def prove_block(
+    consumer: Call, feeders: Sequence[Call], given: Callable[[], Iterable[Given]] = tuple
+) -> Block | None:
+    """The block that `consumer` closes, or None where no split into units can be proven.
+
+    Args:
+        consumer: the call whose input channels are to be split into units.
+        feeders: the calls that feed it.
+        given: finds the parameters outside of linear layers that reach it.
+    """
     probe = Probe(consumer, feeders)
     units = _count_units(probe)
     if units is None:
         return None
-    part, strands = _strands(probe, _number_rows(probe, units), units)
+    numbers = _number_rows(probe, probe.reached, [f.leaf.shape[-1] for f in feeders], units)
+    part, strands = _strands(probe, numbers, units)
     if part is None or any(s.features is None for s in strands):
         return None
     producers = [
@@ -67,7 +86,9 @@ def prove_block(consumer: Call, feeders: Sequence[Call]) -> Block | None:
     producers.sort(key=lambda p: _ORDER.index(p.role))
     reader: Role = "o" if part == "attention" else "down"
     channels = Projection(consumer.name, reader, probe.channels.view(units, -1))
-    return Block(_shared_path(consumer, feeders), part, units, tuple(producers), channels)
+    companions = tuple(c for g in given() for c in _companions(probe, g, units))
+    path = _shared_path(consumer, feeders)
+    return Block(path, part, units, tuple(producers), channels, companions)
 
 
 _ORDER: tuple[Role, ...] = ("q", "k", "v", "gate", "up")
@@ -88,17 +109,30 @@ def _count_units(probe: Probe) -> int | None:
     return None
 
 
-def _number_rows(probe: Probe, units: int) -> list[Tensor]:
-    """For each feeder, `(rows,)`: the unit of each row, or -1 where it has none or several."""
+def _number_rows(
+    probe: Probe, reached: Callable[[Tensor], list[Tensor]], sizes: Sequence[int], units: int
+) -> list[Tensor]:
+    """For each source, `(rows,)`: the unit of each row, or -1 where it has none or several."""
     unit = probe.channels // (len(probe.channels) // units)
-    numbers = [torch.zeros(f.leaf.shape[-1], dtype=torch.long) for f in probe.feeders]
+    numbers = [torch.zeros(size, dtype=torch.long) for size in sizes]
     for bit in range((units - 1).bit_length()):
-        ones = probe.reached((unit >> bit) & 1 == 1)
-        zeros = probe.reached((unit >> bit) & 1 == 0)
+        ones = reached((unit >> bit) & 1 == 1)
+        zeros = reached((unit >> bit) & 1 == 0)
         for number, one, zero in zip(numbers, ones, zeros, strict=True):
             number |= one.long() << bit
             number[one == zero] = -1
     return numbers
+
+
+def _companions(probe: Probe, given: Given, units: int) -> Iterator[Companion]:
+    """The dimension of a parameter, if any, that has slices for each unit."""
+    for dim, size in enumerate(given.leaf.shape):
+        if size % units == 0:
+            reached = probe.reached_slices(given.leaf, dim)
+            (number,) = _number_rows(probe, reached, [size], units)
+            features = _features(number, number >= 0, units)
+            if features is not None:
+                yield Companion(given.name, dim, features)
 
 
 @dataclass(frozen=True, eq=False)

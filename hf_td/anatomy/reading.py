@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -74,10 +75,13 @@ def _prove_all(seen: Trace) -> list[Block]:
             continue
         key = tuple((pattern_of(c.name), c.leaf.shape[-1]) for c in (call, *sources))
         if key not in proven:
-            proven[key] = prove_block(call, sources)
+            proven[key] = prove_block(call, sources, partial(seen.given_to, call))
         like = proven[key]
         if like is not None:
-            found[call] = sources, _renamed(like, call, sources)
+            names = [source.name for source in (call, *sources)]
+            if like.companions:
+                names += [given.name for given in seen.given_to(call)]
+            found[call] = sources, _moved(like, names)
     return _in_layers(seen, found)
 
 
@@ -97,16 +101,25 @@ def _obstacle(shared: set[Call]) -> str | None:
     return f"the output of {names} is also read elsewhere in the model" if shared else None
 
 
-def _renamed(like: Block, consumer: Call, sources: list[Call]) -> Block:
-    """The block of `consumer`, which has the place of `like` in another layer."""
-    names = {pattern_of(call.name): call.name for call in (consumer, *sources)}
+def _moved(like: Block, names: list[str]) -> Block:
+    """The same block in the layer that has these names."""
+    by_pattern = {pattern_of(name): name for name in names}
+    depth = len(like.name.split("."))
+    path = ".".join(names[0].split(".")[:depth])
+    return _rename(like, path, lambda name: by_pattern[pattern_of(name)])
 
+
+def _rename(block: Block, path: str, rename: Callable[[str], str]) -> Block:
     def move(projection: Projection) -> Projection:
-        return replace(projection, module=names[pattern_of(projection.module)])
+        return replace(projection, module=rename(projection.module))
 
-    path = consumer.name.split(".")[: len(like.name.split("."))]
-    producers = tuple(move(p) for p in like.producers)
-    return replace(like, name=".".join(path), producers=producers, consumer=move(like.consumer))
+    return replace(
+        block,
+        name=path,
+        producers=tuple(move(p) for p in block.producers),
+        consumer=move(block.consumer),
+        companions=tuple(replace(c, parameter=rename(c.parameter)) for c in block.companions),
+    )
 
 
 def _prefix_of(base: nn.Module, model: nn.Module) -> str:
@@ -115,10 +128,4 @@ def _prefix_of(base: nn.Module, model: nn.Module) -> str:
 
 
 def _with_prefix(block: Block, prefix: str) -> Block:
-    def move(projection: Projection) -> Projection:
-        return replace(projection, module=prefix + projection.module)
-
-    producers = tuple(move(p) for p in block.producers)
-    return replace(
-        block, name=prefix + block.name, producers=producers, consumer=move(block.consumer)
-    )
+    return _rename(block, prefix + block.name, lambda name: prefix + name)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -32,32 +33,47 @@ class Call:
 
 
 @dataclass(frozen=True, eq=False)
+class Given:
+    """A parameter that a forward uses outside of linear layers."""
+
+    name: str
+    leaf: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Trace:
     """What one forward showed.
 
     Attributes:
         calls: one call for each linear layer, in order. A layer that is shared is called again
             and again, always in the same role.
+        given: the parameters of everything that is not a linear layer.
         outputs: the tensors that the forward returned.
     """
 
     calls: tuple[Call, ...]
+    given: tuple[Given, ...]
     outputs: tuple[Tensor, ...]
 
     def feeders(self, call: Call) -> list[Call]:
         """The calls whose leaves reach the input of `call`; empty if there are too many."""
-        found = list(self._search([call.input], MOST_FEEDERS))
+        found = [s for s in self._search([call.input], MOST_FEEDERS) if isinstance(s, Call)]
         return found if len(found) <= MOST_FEEDERS else []
+
+    def given_to(self, call: Call) -> list[Given]:
+        """The parameters that reach the input of `call`."""
+        return [source for source in self._search([call.input]) if isinstance(source, Given)]
 
     def feeders_outside(self, consumers: Iterable[Call]) -> set[Call]:
         """The calls whose leaves reach anything else than the inputs of `consumers`."""
         excepted = set(consumers)
         inputs = [call.input for call in self.calls if call not in excepted]
-        return set(self._search([*inputs, *self.outputs]))
+        found = self._search([*inputs, *self.outputs])
+        return {source for source in found if isinstance(source, Call)}
 
-    def _search(self, starts: Sequence[Tensor], limit: int | None = None) -> Iterator[Call]:
-        """Walk the autograd graph back to leaves, and stop after `limit` + 1 of them."""
-        by_leaf = {id(call.leaf): call for call in self.calls}
+    def _search(self, starts: Sequence[Tensor], limit: int | None = None) -> Iterator[Call | Given]:
+        """Walk the autograd graph back to leaves, and stop after `limit` + 1 calls."""
+        by_leaf = self._by_leaf
         seen: set[Any] = set()
         stack: list[Any] = [tensor.grad_fn for tensor in starts]
         found = 0
@@ -66,20 +82,25 @@ class Trace:
             if node is None or node in seen:
                 continue
             seen.add(node)
-            call = by_leaf.get(id(getattr(node, "variable", None)))
-            if call is not None:
-                found += 1
-                yield call
+            source = by_leaf.get(id(getattr(node, "variable", None)))
+            if source is not None:
+                found += isinstance(source, Call)
+                yield source
             stack.extend(following for following, _ in node.next_functions)
+
+    @cached_property
+    def _by_leaf(self) -> dict[int, Call | Given]:
+        return {id(source.leaf): source for source in (*self.calls, *self.given)}
 
 
 def trace(model: nn.Module, inputs: Mapping[str, Any]) -> Trace:
     """Run one forward of `model` with its linear layers cut open. The model is left as it was."""
     calls: list[Call] = []
-    with _evaluating(model), _stubbed(model, calls), torch.enable_grad():
+    with _evaluating(model), _thawed(model), _stubbed(model, calls), torch.enable_grad():
         outputs = model(**inputs)
     first = {call.name: call for call in reversed(calls)}
-    return Trace(tuple(reversed(first.values())), tuple(_tensors(outputs)))
+    given = tuple(Given(name, parameter) for name, parameter in model.named_parameters())
+    return Trace(tuple(reversed(first.values())), given, tuple(_tensors(outputs)))
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
@@ -100,6 +121,19 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in training.items():
             module.training = mode
+
+
+@contextmanager
+def _thawed(model: nn.Module) -> Iterator[None]:
+    """Let gradients reach frozen parameters too."""
+    frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
 
 
 @contextmanager
