@@ -6,7 +6,7 @@ Training draws one mask for each site, pruning takes the lowest of each site out
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -65,9 +65,10 @@ class UnitSite:
     Attributes:
         name: dotted name of the consumer.
         layer: the consumer, a linear layer.
-        index: the number of the site in its model, which keys its draws.
+        index: the number of the site in its model, which keys its draws; tied blocks share it.
         block: what the units belong to.
-        members: the producers of the units.
+        members: the producers of the units; those of all tied blocks, so that the same units are
+            chosen in each.
     """
 
     name: str
@@ -100,10 +101,14 @@ class UnitSite:
 
     def parameters(self) -> Iterator[Tensor]:
         """What `remove` writes to; a fused producer occurs once."""
-        layers = {id(layer): layer for layer, _ in self.members}
+        layers = {id(layer): layer for layer, _ in self._own_members}
         for layer in (*layers.values(), self.layer):
             yield layer.weight.data
         yield from (layer.bias.data for layer in layers.values() if layer.bias is not None)
+
+    @property
+    def _own_members(self) -> tuple[Member, ...]:
+        return tuple(member for member in self.members if member[1] in self.block.producers)
 
     def remove(self, chosen: Tensor) -> None:
         """Set all that belongs to the chosen units to zero: no output of the model keeps a trace.
@@ -111,7 +116,7 @@ class UnitSite:
         The consumer's columns alone decide the outputs; the producers' rows and biases follow.
         """
         self.layer.weight.data.masked_fill_(self.spread(chosen), 0)
-        for layer, projection in self.members:
+        for layer, projection in self._own_members:
             rows = projection.features.to(chosen.device)[chosen].flatten()
             layer.weight.data.index_fill_(1 - importance.fan_in_dim(layer), rows, 0)
             if layer.bias is not None:
@@ -138,23 +143,23 @@ def plan_sites(
     sites: dict[str, Site] = {}
     for block in anatomy.blocks:
         make = makers.get(config.level_of(block.part))
-        for site in make(model, block, config) if make else ():
+        for site in make(model, anatomy, block, config) if make else ():
             sites.setdefault(site.name, site)
     if not sites:
         raise ValueError(_nothing_to_patch(model, anatomy, config))
-    return tuple(replace(site, index=i) for i, site in enumerate(sites.values()))
+    return tuple(sites.values())
 
 
 def _weight_sites(
-    model: nn.Module, block: Block, config: TargetedDropoutConfig
+    model: nn.Module, anatomy: Anatomy, block: Block, config: TargetedDropoutConfig
 ) -> Iterator[WeightSite]:
     for name in block.modules:
         if config.selects(name, block.layer):
-            yield WeightSite(name, model.get_submodule(name), index=0)
+            yield WeightSite(name, model.get_submodule(name), _index(anatomy, name))
 
 
 def _unit_sites(
-    model: nn.Module, block: Block, config: TargetedDropoutConfig
+    model: nn.Module, anatomy: Anatomy, block: Block, config: TargetedDropoutConfig
 ) -> Iterator[UnitSite]:
     name = block.consumer.module
     if not config.selects(name, block.layer):
@@ -164,7 +169,15 @@ def _unit_sites(
             f"the units of {block.name} cannot be dropped: {block.obstacle}; "
             f"use level='weight', or exclude=[{name!r}]"
         )
-    yield UnitSite(name, model.get_submodule(name), 0, block, members_of(model, block))
+    tied = anatomy.tied(block)
+    members = tuple(member for other in tied for member in members_of(model, other))
+    index = _index(anatomy, tied[0].consumer.module)
+    yield UnitSite(name, model.get_submodule(name), index, block, members)
+
+
+def _index(anatomy: Anatomy, name: str) -> int:
+    """The number of a projection in its model, which does not depend on what is selected."""
+    return list(dict.fromkeys(n for b in anatomy.blocks for n in b.modules)).index(name)
 
 
 def _check_patterns(anatomy: Anatomy, config: TargetedDropoutConfig) -> None:

@@ -114,6 +114,19 @@ class Anatomy:
     unclaimed: tuple[str, ...] = field(default=())
     uncalled: tuple[str, ...] = field(default=())
 
+    def tied(self, block: Block) -> tuple[Block, ...]:
+        """The blocks that share a companion with `block`, itself included.
+
+        The heads of all layers of a T5 stack read one position bias, so the same heads have to
+        go in all of them.
+        """
+        shared = {companion.parameter for companion in block.companions}
+        return tuple(
+            other
+            for other in self.blocks
+            if other is block or shared & {c.parameter for c in other.companions}
+        )
+
 
 def layer_index(name: str) -> int | None:
     """The first number among the components of a dotted name, or None."""
