@@ -96,24 +96,26 @@ class Trace:
 def trace(model: nn.Module, inputs: Mapping[str, Any]) -> Trace:
     """Run one forward of `model` with its linear layers cut open. The model is left as it was."""
     calls: list[Call] = []
-    with _evaluating(model), _thawed(model), _stubbed(model, calls), torch.enable_grad():
+    with evaluating(model), _thawed(model), _stubbed(model, calls), torch.enable_grad():
         outputs = model(**inputs)
     first = {call.name: call for call in reversed(calls)}
     given = tuple(Given(name, parameter) for name, parameter in model.named_parameters())
-    return Trace(tuple(reversed(first.values())), given, tuple(_tensors(outputs)))
+    return Trace(tuple(reversed(first.values())), given, tuple(tensors_in(outputs)))
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors of a nested output, in order."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
-        yield from (t for v in value.values() for t in _tensors(v))
+        yield from (t for v in value.values() for t in tensors_in(v))
     elif isinstance(value, (list, tuple)):
-        yield from (t for v in value for t in _tensors(v))
+        yield from (t for v in value for t in tensors_in(v))
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode, and each module's own mode again on leaving."""
     training = {m: m.training for m in model.modules()}
     model.eval()
     try:

@@ -1,0 +1,114 @@
+"""Plots of pruning curves, without any global state of matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# One seed's curve: sparsity in [0, 1] to the metric.
+Curve = Mapping[float, float]
+
+# Okabe and Ito's colours, which people with any colour vision can tell apart; the markers help
+# in print. Blue and vermilion, the most different, come first.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_GREY = "#666666"
+# The salt makes the ids in an SVG, and so the file, the same every time.
+_STYLE = {
+    "svg.hashsalt": "hf_td",
+    "font.size": 11,
+    "axes.edgecolor": _GREY,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+def plot_curves(
+    curves: Mapping[str, Sequence[Curve]],
+    path_stem: str | Path,
+    *,
+    metric: str,
+    title: str,
+) -> tuple[Path, Path]:
+    """Plot a metric against the sparsity, a line for each method, as PNG and SVG.
+
+    A method with several seeds gets the line of its means and a band from the lowest seed to the
+    highest. The same input gives the same files.
+
+    Args:
+        curves: for each method, in the order of the legend, the curves of its seeds.
+        path_stem: where to write, without a suffix; missing folders are made.
+        metric: name of the metric, for the axis.
+        title: of the plot.
+
+    Returns:
+        The paths of the PNG and of the SVG.
+
+    Raises:
+        ValueError: there is no curve, or a method has none.
+    """
+    import matplotlib  # only who plots pays for the import
+
+    _check(curves)
+    stem = Path(path_stem)
+    paths = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context(_STYLE):
+        figure = _draw(curves, metric, title)
+        figure.savefig(paths[0], dpi=160)
+        figure.savefig(paths[1], metadata={"Date": None})
+    return paths
+
+
+def _check(curves: Mapping[str, Sequence[Curve]]) -> None:
+    empty = [name for name, seeds in curves.items() if not any(seeds)]
+    if empty or not curves:
+        raise ValueError(f"no points to plot for {empty or 'any method'}")
+
+
+def _draw(curves: Mapping[str, Sequence[Curve]], metric: str, title: str) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for place, (name, seeds) in enumerate(curves.items()):
+        _add_method(axes, place, name, [seed for seed in seeds if seed])
+    axes.set_title(title, loc="left", fontsize=12)
+    axes.set_xlabel("sparsity: removed share of the prunable weights (%)")
+    axes.set_ylabel(metric.replace("_", " "))
+    axes.set_xticks(_ticks(curves))
+    axes.tick_params(color=_GREY)
+    axes.grid(color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False, loc="best")
+    return figure
+
+
+def _add_method(axes: Axes, place: int, name: str, seeds: Sequence[Curve]) -> None:
+    sparsities = sorted({sparsity for seed in seeds for sparsity in seed})
+    values = [[seed[sparsity] for seed in seeds if sparsity in seed] for sparsity in sparsities]
+    percent = [100 * sparsity for sparsity in sparsities]
+    look: dict[str, Any] = {"color": _COLOURS[place % len(_COLOURS)]}
+    label = f"{name} ({len(seeds)} seeds: mean, range)" if len(seeds) > 1 else name
+    if len(seeds) > 1:
+        lowest, highest = [min(v) for v in values], [max(v) for v in values]
+        axes.fill_between(percent, lowest, highest, alpha=0.18, linewidth=0, **look)
+    marker = _MARKERS[place % len(_MARKERS)]
+    means = [fmean(v) for v in values]
+    axes.plot(percent, means, marker=marker, markersize=6, linewidth=2, label=label, **look)
+
+
+def _ticks(curves: Mapping[str, Sequence[Curve]], closest: float = 4.0) -> list[float]:
+    """The measured sparsities in percent, without those that would print over each other."""
+    measured = {100 * sparsity for seeds in curves.values() for seed in seeds for sparsity in seed}
+    ticks: list[float] = []
+    for percent in sorted(measured):
+        if not ticks or percent - ticks[-1] >= closest:
+            ticks.append(round(percent, 1))
+    return [int(tick) if tick == int(tick) else tick for tick in ticks]

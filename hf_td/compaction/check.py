@@ -1,0 +1,99 @@
+"""Proves that a compact model computes what the masked model computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_td.anatomy import evaluating, tensors_in
+
+# Largest relative difference that rounding explains, by the type that was computed in.
+TOLERANCE = {
+    torch.float64: 1e-9,
+    torch.float32: 1e-4,
+    torch.float16: 2e-2,
+    torch.bfloat16: 1e-1,
+}
+# Up to this many parameters the comparison is made in float64.
+MOST_DOUBLES = 500_000_000
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a model computed: the output of each consumer in order, and its own outputs."""
+
+    values: dict[str, Tensor]
+
+
+def footprint(model: nn.Module, inputs: Mapping[str, Any], consumers: list[str]) -> Footprint:
+    """Run one forward in eval mode and keep what each consumer gives."""
+    values: dict[str, Tensor] = {}
+    hooks = [
+        model.get_submodule(name).register_forward_hook(_keeper(values, name)) for name in consumers
+    ]
+    try:
+        with torch.no_grad(), evaluating(model), _widened(model):
+            outputs = model(**_cast(inputs, model))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    floating = (t for t in tensors_in(outputs) if t.is_floating_point())
+    values.update({f"output {i}": tensor for i, tensor in enumerate(floating)})
+    return Footprint(values)
+
+
+def compare(masked: Footprint, compact: Footprint) -> None:
+    """Raise unless both models computed the same.
+
+    Raises:
+        ValueError: names the first layer that differs.
+    """
+    for name, expected in masked.values.items():
+        got = compact.values[name]
+        if got.shape != expected.shape:
+            raise ValueError(
+                f"the compact model differs from the masked one, first in {name}: expected shape "
+                f"{tuple(expected.shape)}, got {tuple(got.shape)}"
+            )
+        scale = float(expected.abs().max().clamp(min=1))
+        difference = float((got - expected).abs().max()) / scale
+        allowed = TOLERANCE[expected.dtype]
+        if not difference <= allowed:
+            raise ValueError(
+                f"the compact model differs from the masked one, first in {name}: by "
+                f"{difference:.1e} of its largest value, where {allowed:.0e} is allowed"
+            )
+
+
+def _keeper(values: dict[str, Tensor], name: str) -> Any:
+    def keep(module: nn.Module, args: Any, output: Tensor) -> None:
+        values.setdefault(name, output)
+
+    return keep
+
+
+@contextmanager
+def _widened(model: nn.Module) -> Iterator[None]:
+    """Compute in float64 where the model is small enough; the tensors come back bit for bit."""
+    narrow = {t: t.data for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()}
+    try:
+        if sum(t.numel() for t in narrow) <= MOST_DOUBLES:
+            for tensor in narrow:
+                tensor.data = tensor.data.double()
+        yield
+    finally:
+        for tensor, data in narrow.items():
+            tensor.data = data
+
+
+def _cast(inputs: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+    return {
+        name: value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+        for name, value in inputs.items()
+    }

@@ -1,0 +1,141 @@
+"""Takes pruned heads and neurons out of a model for real."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from hf_td.anatomy import Anatomy, Block, probe_inputs, read_anatomy
+from hf_td.compaction.check import Footprint, compare, footprint
+from hf_td.compaction.kept import kept_units
+from hf_td.compaction.layout import CompactLayout, set_counts, set_parameter
+from hf_td.compaction.surgery import cut_parameters, new_counts
+from hf_td.patching import find_patch, unpatch_model
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+# The key under which a compact model's config keeps its layout.
+LAYOUT_KEY = "compact_layout"
+
+
+def compact_model(
+    model: ModelT,
+    *,
+    multiple_of: int = 8,
+    check: bool = True,
+    example_inputs: Mapping[str, Any] | None = None,
+) -> ModelT:
+    """Take the heads and neurons that pruning left without effect out of a model, in place.
+
+    A unit goes when its consumer reads nothing of it (all its columns are zero). Every layer
+    keeps at least one unit, which then contributes nothing. The layout is recorded in
+    `model.config`, so that what `save_pretrained` writes loads again after `import hf_td`.
+
+    Args:
+        model: a model that was pruned at the unit level; patched models are unpatched.
+        multiple_of: feed-forward widths are rounded up to a multiple of it, by keeping dead
+            neurons; 1 for the narrowest.
+        check: compare the outputs of the masked and the compact model on a small input.
+        example_inputs: as in `patch_model`.
+
+    Returns:
+        `model` itself.
+
+    Raises:
+        ValueError: no unit can be taken out, or the compact model differs from the masked one
+            (the message names the first layer that does; the model is left as it was).
+    """
+    if multiple_of < 1:
+        raise ValueError(f"multiple_of is a positive number of neurons, got {multiple_of}")
+    if find_patch(model) is not None:
+        unpatch_model(model)
+    anatomy = read_anatomy(model, example_inputs)
+    kept = kept_units(model, anatomy, multiple_of)
+    if all(len(units) == block.units for block, units in kept.items()):
+        raise ValueError(_nothing_dead(model, anatomy, multiple_of))
+    before = _footprint(model, anatomy, example_inputs) if check else None
+    undo = _cut(model, kept)
+    if before is not None:
+        _compare_or_undo(model, anatomy, before, undo, example_inputs)
+    _record(model, undo)
+    return model
+
+
+# What a cut replaced: parameters by name, and counts by module name.
+Undo = tuple[dict[str, Tensor], dict[str, dict[str, int]]]
+
+
+def _cut(model: nn.Module, kept: Mapping[Block, Tensor]) -> Undo:
+    smaller = cut_parameters(model, kept)
+    counts = new_counts(model, kept)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    undo = (
+        {name: parameters[name].data for name in smaller},
+        {m: {a: getattr(model.get_submodule(m), a) for a in c} for m, c in counts.items()},
+    )
+    _set(model, (smaller, counts))
+    return undo
+
+
+def _set(model: nn.Module, state: Undo) -> None:
+    parameters, counts = state
+    for name, tensor in parameters.items():
+        set_parameter(model, name, tensor)
+    set_counts(model, counts)
+
+
+def _footprint(
+    model: nn.Module, anatomy: Anatomy, example_inputs: Mapping[str, Any] | None
+) -> Footprint:
+    inputs = example_inputs or probe_inputs(getattr(model, "base_model", model))
+    return footprint(model, inputs, [block.consumer.module for block in anatomy.blocks])
+
+
+def _compare_or_undo(
+    model: nn.Module,
+    anatomy: Anatomy,
+    before: Footprint,
+    undo: Undo,
+    example_inputs: Mapping[str, Any] | None,
+) -> None:
+    try:
+        compare(before, _footprint(model, anatomy, example_inputs))
+    except Exception as error:
+        _set(model, undo)
+        raise ValueError(
+            f"{type(model).__name__} cannot be made compact, and was left as it was: {error}"
+        ) from error
+
+
+def _record(model: nn.Module, undo: Undo) -> None:
+    """Add what was cut to the layout in the config, if there is one."""
+    config: Any = getattr(model, "config", None)
+    if config is None:
+        return
+    replaced, counts = undo
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    layout = layout_of_model(model) or CompactLayout(shapes={}, attributes={})
+    shapes = {name: tuple(parameters[name].shape) for name in replaced}
+    attributes = {m: {a: getattr(model.get_submodule(m), a) for a in c} for m, c in counts.items()}
+    merged = CompactLayout(
+        shapes={**layout.shapes, **shapes}, attributes={**layout.attributes, **attributes}
+    )
+    setattr(config, LAYOUT_KEY, merged.to_dict())
+
+
+def layout_of_model(model: nn.Module) -> CompactLayout | None:
+    """The layout that a model's config records, or None for a model that is not compact."""
+    recorded = getattr(getattr(model, "config", None), LAYOUT_KEY, None)
+    return None if recorded is None else CompactLayout.from_dict(recorded)
+
+
+def _nothing_dead(model: nn.Module, anatomy: Anatomy, multiple_of: int) -> str:
+    obstacles = [f"{b.name}: {b.obstacle}" for b in anatomy.blocks if b.obstacle]
+    return (
+        f"no unit of {type(model).__name__} can be taken out: every head and every group of "
+        f"{multiple_of} neurons is still read by its consumer; prune it first with "
+        "prune_model(model, sparsity, level='unit')"
+        + (f". Not looked at: {obstacles}" if obstacles else "")
+    )

@@ -1,0 +1,160 @@
+"""The record of a compact model: which tensors and which attributes differ from the stock model.
+
+It is kept in config.json and read from files that anybody may have written. So it is data: it is
+checked against the stock model before anything is allocated, it can only make tensors smaller,
+and it names nothing but parameters and a fixed set of counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+VERSION = 1
+
+# Counts that attention modules keep and their forwards read. Another spelling is another row.
+QUERY_HEADS = frozenset(
+    {"num_heads", "num_attention_heads", "n_heads", "n_head", "num_query_heads", "nhead"}
+)
+KEY_VALUE_HEADS = frozenset(
+    {"num_key_value_heads", "num_kv_heads", "n_kv_heads", "kv_heads", "num_key_value_head"}
+)
+WIDTHS = frozenset({"all_head_size", "embed_dim", "inner_dim", "split_size"})
+COUNTS = QUERY_HEADS | KEY_VALUE_HEADS | WIDTHS
+
+# The sizes that classes of layers keep beside their weight: attribute to dimension of `weight`.
+_SIZES: dict[str, dict[str, int]] = {
+    "Linear": {"out_features": 0, "in_features": 1},
+    "Conv1D": {"nx": 0, "nf": 1},
+    "Embedding": {"num_embeddings": 0, "embedding_dim": 1},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompactLayout:
+    """How a compact model differs from the stock model of its config.
+
+    Attributes:
+        shapes: parameter name to its shape.
+        attributes: module name to the counts that its forward reads.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    attributes: Mapping[str, Mapping[str, int]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "version": VERSION,
+            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+            "attributes": {name: dict(counts) for name, counts in self.attributes.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, values: Any) -> CompactLayout:
+        """A layout from its JSON form.
+
+        Raises:
+            ValueError: anything is not of the form that `to_dict` writes; the field is named.
+        """
+        _expect(isinstance(values, Mapping), "layout", "a mapping", values)
+        known = {"version", "shapes", "attributes"}
+        _expect(
+            set(values) == known, "layout", f"the keys {sorted(known)}", sorted(map(str, values))
+        )
+        _expect(values["version"] == VERSION, "layout.version", str(VERSION), values["version"])
+        for field in ("shapes", "attributes"):
+            _expect(
+                isinstance(values[field], Mapping), f"layout.{field}", "a mapping", values[field]
+            )
+        return cls(
+            shapes={name: _shape(name, dims) for name, dims in values["shapes"].items()},
+            attributes={name: _counts(name, c) for name, c in values["attributes"].items()},
+        )
+
+    def check(self, stock: nn.Module) -> None:
+        """Refuse what does not fit the stock model (which may be on the meta device).
+
+        Raises:
+            ValueError: a parameter, module or count is unknown, or larger than in the stock model.
+        """
+        parameters = dict(stock.named_parameters(remove_duplicate=False))
+        for name, shape in self.shapes.items():
+            _expect(
+                name in parameters, f"layout.shapes[{name!r}]", "a parameter of the model", name
+            )
+            most = tuple(parameters[name].shape)
+            fits = len(shape) == len(most) and all(a <= b for a, b in zip(shape, most, strict=True))
+            _expect(fits, f"layout.shapes[{name!r}]", f"a shape of at most {list(most)}", shape)
+        modules = dict(stock.named_modules())
+        for name, counts in self.attributes.items():
+            _expect(name in modules, f"layout.attributes[{name!r}]", "a module of the model", name)
+            for attribute, count in counts.items():
+                most = getattr(modules[name], attribute, None)
+                known = isinstance(most, int) and count <= most
+                where = f"layout.attributes[{name!r}][{attribute!r}]"
+                _expect(known, where, f"a count of at most {most}", count)
+
+
+def _expect(holds: bool, field: str, expected: str, got: Any) -> None:
+    if not holds:
+        raise ValueError(f"malformed compact layout: {field} should be {expected}, got {got!r}")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _shape(name: str, dims: Any) -> tuple[int, ...]:
+    fine = isinstance(dims, (list, tuple)) and len(dims) > 0 and all(_is_count(d) for d in dims)
+    _expect(fine, f"layout.shapes[{name!r}]", "a list of positive integers", dims)
+    return tuple(dims)
+
+
+def _counts(name: str, counts: Any) -> dict[str, int]:
+    where = f"layout.attributes[{name!r}]"
+    _expect(isinstance(counts, Mapping), where, "a mapping", counts)
+    for attribute, count in counts.items():
+        _expect(attribute in COUNTS, where, f"of the counts {sorted(COUNTS)}", attribute)
+        _expect(_is_count(count), f"{where}[{attribute!r}]", "a positive integer", count)
+    return dict(counts)
+
+
+def apply_layout(model: nn.Module, layout: CompactLayout) -> None:
+    """Make a stock model compact, in place, with empty tensors where shapes change.
+
+    Raises:
+        ValueError: the layout does not fit the model; nothing was changed.
+    """
+    layout.check(model)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, shape in layout.shapes.items():
+        set_parameter(model, name, parameters[name].detach().new_empty(shape))
+    set_counts(model, layout.attributes)
+
+
+def set_parameter(model: nn.Module, name: str, value: torch.Tensor) -> None:
+    """Replace a parameter, and the sizes that its layer keeps beside it."""
+    path, _, leaf = name.rpartition(".")
+    module = model.get_submodule(path)
+    before = module.get_parameter(leaf)
+    module.register_parameter(leaf, nn.Parameter(value, requires_grad=before.requires_grad))
+    if leaf == "weight":
+        for attribute, dim in _sizes_of(module).items():
+            setattr(module, attribute, value.shape[dim])
+
+
+def set_counts(model: nn.Module, attributes: Mapping[str, Mapping[str, int]]) -> None:
+    """Set the counts that forwards read."""
+    for name, counts in attributes.items():
+        for attribute, count in counts.items():
+            setattr(model.get_submodule(name), attribute, count)
+
+
+def _sizes_of(module: nn.Module) -> dict[str, int]:
+    classes = [cls.__name__ for cls in type(module).__mro__]
+    return next((_SIZES[name] for name in classes if name in _SIZES), {})

@@ -1,0 +1,92 @@
+"""Takes units out of the tensors and attributes of a model."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from hf_td.anatomy import Block
+from hf_td.compaction.layout import KEY_VALUE_HEADS, QUERY_HEADS, WIDTHS
+
+# Parameter name and dimension to the indices that go.
+Cuts = dict[tuple[str, int], Tensor]
+
+
+def cut_parameters(model: nn.Module, kept: Mapping[Block, Tensor]) -> dict[str, Tensor]:
+    """The smaller tensor of each parameter that loses something, by name."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    smaller: dict[str, Tensor] = {}
+    for (name, dim), gone in _cuts(model, kept).items():
+        tensor = smaller.get(name, parameters[name].detach())
+        stays = torch.ones(tensor.shape[dim], dtype=torch.bool)
+        stays[gone] = False
+        index = stays.nonzero().flatten().to(tensor.device)
+        smaller[name] = tensor.index_select(dim, index)
+    return smaller
+
+
+def _cuts(model: nn.Module, kept: Mapping[Block, Tensor]) -> Cuts:
+    """What goes of each parameter; a fused layer collects it from all its roles."""
+    found: defaultdict[tuple[str, int], list[Tensor]] = defaultdict(list)
+    for block, units in kept.items():
+        gone = torch.ones(block.units, dtype=torch.bool)
+        gone[units] = False
+        if gone.any():
+            for name, dim, features in _slices(model, block):
+                found[name, dim].append(features[gone].flatten())
+    return {key: torch.cat(indices).unique() for key, indices in found.items()}
+
+
+def _slices(model: nn.Module, block: Block) -> Iterator[tuple[str, int, Tensor]]:
+    """Every parameter of a block with the dimension and the features of its units."""
+    for projection in block.producers:
+        layer = model.get_submodule(projection.module)
+        yield f"{projection.module}.weight", projection.feature_dim(model), projection.features
+        if getattr(layer, "bias", None) is not None:
+            yield f"{projection.module}.bias", 0, projection.features
+    consumer = block.consumer
+    yield f"{consumer.module}.weight", consumer.feature_dim(model), consumer.features
+    for companion in block.companions:
+        yield companion.parameter, companion.dim, companion.features
+
+
+def new_counts(model: nn.Module, kept: Mapping[Block, Tensor]) -> dict[str, dict[str, int]]:
+    """The counts that attention modules have to know, by module name."""
+    counts: dict[str, dict[str, int]] = {}
+    for block, units in kept.items():
+        if block.part == "attention" and len(units) < block.units:
+            for name in _owners(block):
+                found = _counts_of(model.get_submodule(name), block, len(units))
+                if found:
+                    counts[name] = found
+    return counts
+
+
+def _owners(block: Block) -> Iterator[str]:
+    """The modules of a block that are no projections: where a forward keeps its counts."""
+    depth = len(block.name.split("."))
+    paths = {block.name}
+    for projection in block.projections:
+        parts = projection.module.split(".")
+        paths |= {".".join(parts[:n]) for n in range(depth, len(parts))}
+    yield from sorted(paths)
+
+
+def _counts_of(module: nn.Module, block: Block, units: int) -> dict[str, int]:
+    width = block.consumer.features.numel()
+    heads = block.units * _queries_per_unit(block)
+    groups = [(QUERY_HEADS, heads), (KEY_VALUE_HEADS, block.units), (WIDTHS, width)]
+    return {
+        name: before * units // block.units
+        for names, before in groups
+        for name in sorted(names)
+        if type(module.__dict__.get(name)) is int and module.__dict__[name] == before
+    }
+
+
+def _queries_per_unit(block: Block) -> int:
+    rows = {p.role: p.features.shape[1] for p in block.producers}
+    return rows["q"] // rows["k"]

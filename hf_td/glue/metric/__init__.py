@@ -1,0 +1,1 @@
+"""Holds the metric module that the `evaluate` library loads by its path."""
