@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from hf_td._register import register_loader
+
 __version__ = "0.1.0"
 
 # Public name to the module that has it; loaded when first asked for, so that importing the
@@ -20,6 +22,7 @@ _HOMES = {
     "TargetedDropoutSeq2SeqTrainer": "training",
     "TargetedDropoutTrainer": "training",
     "anneal": "patching",
+    "compact_model": "compaction",
     "patch_model": "patching",
     "prune_model": "pruning",
     "pruning_curve": "analysis",
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from hf_td.analysis import pruning_curve as pruning_curve
     from hf_td.anatomy import Anatomy as Anatomy
     from hf_td.anatomy import read_anatomy as read_anatomy
+    from hf_td.compaction import compact_model as compact_model
     from hf_td.config import TargetedDropoutConfig as TargetedDropoutConfig
     from hf_td.patching import anneal as anneal
     from hf_td.patching import patch_model as patch_model
@@ -45,6 +49,8 @@ if TYPE_CHECKING:
     from hf_td.training import TargetedDropoutTrainer as TargetedDropoutTrainer
 
 __all__ = [*_HOMES]
+
+register_loader()
 
 
 def __getattr__(name: str) -> Any:

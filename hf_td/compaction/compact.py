@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from hf_td.anatomy import Anatomy, Block, probe_inputs, read_anatomy
 from hf_td.compaction.check import Footprint, compare, footprint
 from hf_td.compaction.kept import kept_units
-from hf_td.compaction.layout import CompactLayout, set_counts, set_parameter
+from hf_td.compaction.layout import QUANT_METHOD, CompactLayout, set_counts, set_parameter
 from hf_td.compaction.surgery import cut_parameters, new_counts
 from hf_td.patching import find_patch, unpatch_model
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
 # The key under which a compact model's config keeps its layout.
-LAYOUT_KEY = "compact_layout"
+LAYOUT_KEY = "quantization_config"
 
 
 def compact_model(
@@ -128,7 +128,8 @@ def _record(model: nn.Module, undo: Undo) -> None:
 def layout_of_model(model: nn.Module) -> CompactLayout | None:
     """The layout that a model's config records, or None for a model that is not compact."""
     recorded = getattr(getattr(model, "config", None), LAYOUT_KEY, None)
-    return None if recorded is None else CompactLayout.from_dict(recorded)
+    ours = isinstance(recorded, dict) and recorded.get("quant_method") == QUANT_METHOD
+    return CompactLayout.from_dict(recorded) if ours else None
 
 
 def _nothing_dead(model: nn.Module, anatomy: Anatomy, multiple_of: int) -> str:

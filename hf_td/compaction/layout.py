@@ -16,6 +16,10 @@ from torch import nn
 
 VERSION = 1
 
+# Transformers builds the model of a checkpoint in the shapes of its quantization method, so a
+# compact model presents itself as one; `hf_td.hub.loading` is what stands behind this name.
+QUANT_METHOD = "hf_td"
+
 # Counts that attention modules keep and their forwards read. Another spelling is another row.
 QUERY_HEADS = frozenset(
     {"num_heads", "num_attention_heads", "n_heads", "n_head", "num_query_heads", "nhead"}
@@ -47,8 +51,9 @@ class CompactLayout:
     attributes: Mapping[str, Mapping[str, int]]
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form."""
+        """The JSON form, as `quantization_config` of a model's config."""
         return {
+            "quant_method": QUANT_METHOD,
             "version": VERSION,
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
             "attributes": {name: dict(counts) for name, counts in self.attributes.items()},
@@ -62,7 +67,7 @@ class CompactLayout:
             ValueError: anything is not of the form that `to_dict` writes; the field is named.
         """
         _expect(isinstance(values, Mapping), "layout", "a mapping", values)
-        known = {"version", "shapes", "attributes"}
+        known = {"quant_method", "version", "shapes", "attributes"}
         _expect(
             set(values) == known, "layout", f"the keys {sorted(known)}", sorted(map(str, values))
         )
@@ -74,6 +79,21 @@ class CompactLayout:
         return cls(
             shapes={name: _shape(name, dims) for name, dims in values["shapes"].items()},
             attributes={name: _counts(name, c) for name, c in values["attributes"].items()},
+        )
+
+    def for_model(self, model: nn.Module) -> CompactLayout:
+        """The layout under the names of this model, a bare base model or one with a head."""
+        prefix = f"{getattr(model, 'base_model_prefix', '')}."
+        names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        names |= {name for name, _ in model.named_modules()}
+
+        def rename(name: str) -> str:
+            spellings = (name, name.removeprefix(prefix), prefix + name)
+            return next((spelling for spelling in spellings if spelling in names), name)
+
+        return CompactLayout(
+            shapes={rename(name): shape for name, shape in self.shapes.items()},
+            attributes={rename(name): counts for name, counts in self.attributes.items()},
         )
 
     def check(self, stock: nn.Module) -> None:
