@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hf_td.anatomy import Anatomy, Block, probe_inputs, read_anatomy
 from hf_td.compaction.check import Footprint, compare, footprint
-from hf_td.compaction.kept import kept_units
+from hf_td.compaction.kept import choose_units, needed_units
 from hf_td.compaction.layout import QUANT_METHOD, CompactLayout, set_counts, set_parameter
 from hf_td.compaction.surgery import cut_parameters, new_counts
 from hf_td.patching import find_patch, unpatch_model
@@ -52,11 +52,27 @@ def compact_model(
     if find_patch(model) is not None:
         unpatch_model(model)
     anatomy = read_anatomy(model, example_inputs)
-    kept = kept_units(model, anatomy, multiple_of)
-    if all(len(units) == block.units for block, units in kept.items()):
+    counts = needed_units(model, anatomy, multiple_of)
+    if all(count == block.units for block, count in counts.items()):
         raise ValueError(_nothing_dead(model, anatomy, multiple_of))
+    return cut_model(model, anatomy, counts, check=check, example_inputs=example_inputs)
+
+
+def cut_model(
+    model: ModelT,
+    anatomy: Anatomy,
+    counts: Mapping[Block, int],
+    *,
+    check: bool = True,
+    example_inputs: Mapping[str, Any] | None = None,
+) -> ModelT:
+    """Take units out until each block has as many as `counts` says, live ones last.
+
+    Raises:
+        ValueError: as `compact_model`.
+    """
     before = _footprint(model, anatomy, example_inputs) if check else None
-    undo = _cut(model, kept)
+    undo = _cut(model, choose_units(model, anatomy, counts))
     if before is not None:
         _compare_or_undo(model, anatomy, before, undo, example_inputs)
     _record(model, undo)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -23,26 +25,34 @@ def live_units(model: nn.Module, block: Block) -> Tensor:
     return read[block.consumer.features.to(read.device)].any(1).cpu()
 
 
-def kept_units(model: nn.Module, anatomy: Anatomy, multiple_of: int) -> dict[Block, Tensor]:
-    """For each block, the sorted indices of the units that stay.
+def needed_units(model: nn.Module, anatomy: Anatomy, multiple_of: int = 1) -> dict[Block, int]:
+    """For each block whose units can go, how many have to stay.
 
-    Dead units stay where a block would have none left, where the width of a feed-forward part is
-    rounded up to `multiple_of`, and where tied blocks have different dead units.
+    At least one, and in a feed-forward part a multiple of `multiple_of` (or all of them).
     """
-    live = {block: live_units(model, block) for block in anatomy.blocks}
+    counts = {}
+    for block in anatomy.blocks:
+        if block.obstacle is None:
+            step = multiple_of if block.part == "feed_forward" else 1
+            live = int(_live_anywhere(model, anatomy, block).sum())
+            counts[block] = min(block.units, max(1, -(-live // step)) * step)
+    return counts
+
+
+def choose_units(
+    model: nn.Module, anatomy: Anatomy, counts: Mapping[Block, int]
+) -> dict[Block, Tensor]:
+    """For each block, the sorted indices of the units that stay: the live ones, then dead ones."""
     return {
-        block: _indices(
-            torch.stack([live[other] for other in anatomy.tied(block)]).any(0),
-            multiple_of if block.part == "feed_forward" else 1,
-        )
-        for block in anatomy.blocks
-        if block.obstacle is None
+        block: _first(_live_anywhere(model, anatomy, block), count)
+        for block, count in counts.items()
     }
 
 
-def _indices(live: Tensor, multiple_of: int) -> Tensor:
-    wanted = max(1, -(-int(live.sum()) // multiple_of)) * multiple_of
-    wanted = min(wanted, len(live))
-    # Live units first, then the first dead ones.
-    order = (~live).long().argsort(stable=True)
-    return order[:wanted].sort().values
+def _live_anywhere(model: nn.Module, anatomy: Anatomy, block: Block) -> Tensor:
+    """The units that are alive in the block or in one that is tied to it."""
+    return torch.stack([live_units(model, other) for other in anatomy.tied(block)]).any(0)
+
+
+def _first(live: Tensor, count: int) -> Tensor:
+    return (~live).long().argsort(stable=True)[:count].sort().values

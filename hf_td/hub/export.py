@@ -1,0 +1,212 @@
+"""Writes a pruned model in the form that loads most widely, and proves that it does."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hf_td.anatomy import Anatomy, Block, probe_inputs, read_anatomy
+from hf_td.compaction import cut_model, layout_of_model, needed_units
+from hf_td.hub.folders import check_free, folder_bytes, whole_folder
+from hf_td.hub.remote_code import auto_classes, write_modeling_file
+from hf_td.hub.stock import express
+from hf_td.hub.verify import verify_export
+from hf_td.patching import find_patch, unpatch_model
+
+Form = Literal["auto", "stock", "compact", "padded"]
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written.
+
+    Attributes:
+        folder: where.
+        form: `stock`, `compact` or `padded`.
+        reason: why this form.
+        parameters: number of parameters of the exported model.
+        bytes: size of all files.
+        ways: the ways in which it was loaded in a fresh process and compared.
+    """
+
+    folder: Path
+    form: str
+    reason: str
+    parameters: int
+    bytes: int
+    ways: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A form that was chosen: how many units each block keeps, and the config of the result."""
+
+    form: str
+    reason: str
+    counts: Mapping[Block, int]
+    config: Any = None
+
+
+def export_model(
+    model: Any,
+    folder: str | Path,
+    *,
+    form: Form = "auto",
+    keep_heads_stock: bool = False,
+    multiple_of: int = 8,
+    processing_class: Any = None,
+    metrics: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    check: bool = True,
+    example_inputs: Mapping[str, Any] | None = None,
+) -> Export:
+    """Write a pruned model as a folder that `from_pretrained` loads.
+
+    Args:
+        model: a `PreTrainedModel`, pruned (masked) or compact already; it is not changed.
+        folder: where to; written as a whole or not at all.
+        form: `stock` needs nothing but transformers: uniform widths in the fields of the stock
+            config. `compact` has uneven widths: it loads after `import hf_td`, or without it by
+            `trust_remote_code=True`. `padded` fills up with zeros to what a stock config can
+            say. `auto` is stock where that loses nothing, else compact.
+        keep_heads_stock: with `stock`, keep all heads (dead ones as zeros) where the stock
+            config cannot express fewer, and take only neurons out.
+        multiple_of: feed-forward widths are rounded up to a multiple of it.
+        processing_class: tokenizer or processor to save along.
+        metrics: written to metrics.json.
+        overwrite: whether a folder that holds something may be replaced.
+        check: load the export in a fresh process, in every way it promises, and compare.
+        example_inputs: keyword arguments for one forward of `model`, where the kind of its main
+            input is not known.
+
+    Raises:
+        FileExistsError: the folder holds something and `overwrite` is False.
+        ValueError: the form cannot hold this model; the message says which can.
+        RuntimeError: the export did not load, or computed something else; nothing was written.
+    """
+    check_free(Path(folder).absolute(), overwrite=overwrite)
+    shell = _shell_of(model)
+    anatomy = read_anatomy(shell, example_inputs)
+    plan = _plan(shell, anatomy, form, keep_heads_stock, multiple_of)
+    _make(shell, anatomy, plan, example_inputs if check else None, check)
+    with whole_folder(folder, overwrite=overwrite) as temporary:
+        _write(shell, plan, temporary, processing_class, metrics)
+        ways = _WAYS[plan.form]
+        inputs = example_inputs or probe_inputs(model)
+        for way in ways if check else ():
+            verify_export(model, temporary, _auto_class(model), way, inputs)
+    return Export(
+        folder=Path(folder),
+        form=plan.form,
+        reason=plan.reason,
+        parameters=shell.num_parameters(),
+        bytes=folder_bytes(folder),
+        ways=ways if check else (),
+    )
+
+
+# In what ways each form has to load.
+_WAYS: dict[str, tuple[str, ...]] = {
+    "stock": ("stock",),
+    "padded": ("stock",),
+    "compact": ("hf_td", "remote_code"),
+}
+
+
+def _shell_of(model: Any) -> Any:
+    """A copy that shares every tensor with the model: cutting it leaves the model alone."""
+    shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    shell = copy.deepcopy(model, shared)
+    return unpatch_model(shell) if find_patch(shell) is not None else shell
+
+
+def _plan(
+    model: Any, anatomy: Anatomy, form: Form, keep_heads_stock: bool, multiple_of: int
+) -> _Plan:
+    needed = needed_units(model, anatomy, multiple_of)
+    if form == "compact":
+        return _Plan("compact", "it was asked for", needed)
+    config, units = express(model, anatomy.blocks, needed)
+    wider = [block for block, count in units.items() if count > needed.get(block, block.units)]
+    padded = _Plan("padded", "it was asked for", units, config)
+    choose: dict[str, Callable[[], _Plan]] = {
+        "auto": lambda: _auto(wider, needed, padded),
+        "padded": lambda: padded,
+        "stock": lambda: _stock(wider, padded, keep_heads_stock),
+    }
+    if form not in choose:
+        raise ValueError(f"form must be one of {[*choose, 'compact']}, got {form!r}")
+    plan = choose[form]()
+    _check_possible(plan)
+    return plan
+
+
+def _auto(wider: list[Block], needed: Mapping[Block, int], padded: _Plan) -> _Plan:
+    if not wider:
+        return _Plan("stock", "a stock config expresses every width", padded.counts, padded.config)
+    reason = f"no stock config expresses the widths of {_named(wider)}"
+    return _Plan("compact", reason, needed)
+
+
+def _stock(wider: list[Block], padded: _Plan, keep_heads_stock: bool) -> _Plan:
+    heads = all(block.part == "attention" for block in wider)
+    if wider and not (heads and keep_heads_stock):
+        hint = "keep_heads_stock=True, " if heads else ""
+        raise ValueError(
+            f"a stock config cannot express the widths of {_named(wider)}; pass {hint}"
+            "form='padded' (zeros up to what it can express) or form='compact'"
+        )
+    reason = "it was asked for" + (", with all heads kept" if wider else "")
+    return _Plan("stock", reason, padded.counts, padded.config)
+
+
+def _check_possible(plan: _Plan) -> None:
+    missing = [block for block, count in plan.counts.items() if count > block.units]
+    if plan.form != "compact" and missing:
+        raise ValueError(
+            f"{_named(missing)} would have to be padded, but their dead units are gone already; "
+            "export the masked model (before compact_model), or use form='compact'"
+        )
+
+
+def _named(blocks: list[Block], most: int = 3) -> str:
+    names = [block.name for block in blocks]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _make(
+    shell: Any,
+    anatomy: Anatomy,
+    plan: _Plan,
+    example_inputs: Mapping[str, Any] | None,
+    check: bool,
+) -> None:
+    """Cut the shell as planned, and give it the config that belongs to it."""
+    counts = {block: count for block, count in plan.counts.items() if block.obstacle is None}
+    if any(count < block.units for block, count in counts.items()):
+        cut_model(shell, anatomy, counts, check=check, example_inputs=example_inputs)
+    if plan.config is not None:
+        shell.config = plan.config
+        shell.config.architectures = [type(shell).__name__]
+
+
+def _write(
+    shell: Any, plan: _Plan, folder: Path, processing_class: Any, metrics: Mapping[str, Any] | None
+) -> None:
+    if plan.form == "compact" and layout_of_model(shell) is not None:
+        write_modeling_file(shell, folder)
+    shell.save_pretrained(folder)
+    if processing_class is not None:
+        processing_class.save_pretrained(folder)
+    if metrics is not None:
+        text = json.dumps(metrics, indent=2, allow_nan=False)
+        (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _auto_class(model: Any) -> str:
+    names = auto_classes(model)
+    return names[0] if names else type(model).__name__

@@ -1,0 +1,60 @@
+"""Writes a folder as a whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_folder(target: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary folder that becomes `target` when the block ends without an error.
+
+    A process that is killed leaves the old folder or none, and a hidden temporary one beside it.
+
+    Raises:
+        FileExistsError: `target` holds something and `overwrite` is False.
+    """
+    target = Path(target).absolute()
+    check_free(target, overwrite=overwrite)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)  # mkdtemp makes it private
+        _replace(target, temporary)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def check_free(target: Path, *, overwrite: bool) -> None:
+    """Raise FileExistsError unless the folder is empty, absent, or may be overwritten."""
+    if target.is_file():
+        raise FileExistsError(f"{target} is a file, not a folder; choose another name")
+    if target.exists() and any(target.iterdir()) and not overwrite:
+        raise FileExistsError(
+            f"{target} holds something already; choose another folder, or pass overwrite=True"
+        )
+
+
+def _replace(target: Path, new: Path) -> None:
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    try:
+        new.rename(target)
+    except BaseException:
+        if old.exists():
+            old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def folder_bytes(folder: str | Path) -> int:
+    """Size of all files of a folder."""
+    return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())

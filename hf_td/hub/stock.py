@@ -1,0 +1,145 @@
+"""Expresses the widths of a compact model in the fields of its stock config, where they can be.
+
+Nothing is believed of a field by its name: a stock model is built from the changed config, without
+memory, and its shapes are looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_td.anatomy import Block
+
+# Fields that may hold a feed-forward width, or (mlp_ratio) its ratio to the hidden size.
+WIDTH_FIELDS = (
+    "intermediate_size",
+    "hidden_dim",
+    "n_inner",
+    "d_ff",
+    "ffn_dim",
+    "encoder_ffn_dim",
+    "decoder_ffn_dim",
+    "ffn_hidden_size",
+    "mlp_ratio",
+)
+# Fields that may hold a number of heads; those of the second row count KV heads.
+HEAD_FIELDS = ("num_attention_heads", "num_heads", "n_heads", "n_head", "num_decoder_heads")
+KV_HEAD_FIELDS = ("num_key_value_heads", "num_kv_heads")
+HEAD_SIZE_FIELDS = ("head_dim", "d_kv")
+
+# Numbers of units by block.
+Units = dict[Block, int]
+
+
+def express(model: Any, blocks: Iterable[Block], wanted: Mapping[Block, int]) -> tuple[Any, Units]:
+    """The stock config that comes closest to the wanted numbers of units from above.
+
+    Args:
+        model: the full model, whose config is not changed.
+        blocks: all blocks of its reading.
+        wanted: the number of units that each block needs.
+
+    Returns:
+        The config, and the number of units that each block has in a stock model built from it:
+        never fewer than wanted, and all of them where no field expresses fewer.
+    """
+    blocks = list(blocks)
+    config = _stock_config(model.config, {})
+    heads = [b for b in blocks if b.part == "attention" and b in wanted]
+    neurons = [b for b in blocks if b.part == "feed_forward" and b in wanted]
+    fields = {**_widths(model, config, neurons, wanted), **_heads(model, config, heads, wanted)}
+    config = _stock_config(config, fields)
+    return config, units_of(build_empty(model, config), blocks)
+
+
+def units_of(stock: nn.Module, blocks: Iterable[Block]) -> Units:
+    """The number of units that each block has in a model of the same class."""
+    return {block: _width(stock, block) // block.consumer.features.shape[1] for block in blocks}
+
+
+def build_empty(model: nn.Module, config: Any) -> nn.Module:
+    """A model of the same class from another config, on the meta device."""
+    with torch.device("meta"):
+        return type(model)(config)
+
+
+def _width(model: nn.Module, block: Block) -> int:
+    weight = model.get_submodule(block.consumer.module).weight
+    assert isinstance(weight, torch.Tensor)
+    return weight.shape[block.consumer.feature_dim(model)]
+
+
+def _stock_config(config: Any, fields: Mapping[str, Any]) -> Any:
+    """The config with some fields changed and its layout taken off; validated anew."""
+    values = {**config.to_dict(), **fields}
+    values.pop("quantization_config", None)
+    return type(config).from_dict(values)
+
+
+def _attempt(model: nn.Module, config: Any, fields: Mapping[str, Any]) -> nn.Module | None:
+    """A stock model with these fields, or None where its family refuses them."""
+    try:
+        return build_empty(model, _stock_config(config, fields))
+    except (ValueError, TypeError, RuntimeError, AssertionError, ZeroDivisionError):
+        return None
+
+
+def _widths(
+    model: nn.Module, config: Any, blocks: list[Block], wanted: Mapping[Block, int]
+) -> dict[str, Any]:
+    """The fields that express feed-forward widths, each wide enough for all that it controls."""
+    fields: dict[str, Any] = {}
+    for name in WIDTH_FIELDS:
+        if not hasattr(config, name):
+            continue
+        controlled = _controlled(model, config, name, blocks)
+        if controlled:
+            width = max(wanted[block] for block in controlled)
+            full = _width(build_empty(model, config), controlled[0])
+            fields[name] = _field_value(config, name, width, full)
+    return fields
+
+
+def _controlled(model: nn.Module, config: Any, name: str, blocks: list[Block]) -> list[Block]:
+    """The blocks whose width follows the field."""
+    if not blocks:
+        return []
+    full = _width(build_empty(model, config), blocks[0])
+    trial = _attempt(model, config, {name: _field_value(config, name, 2 * full, full)})
+    return [] if trial is None else [b for b in blocks if _width(trial, b) == 2 * full]
+
+
+def _field_value(config: Any, name: str, width: int, full: int) -> int | float:
+    before = getattr(config, name)
+    if not isinstance(before, float):
+        return width
+    # int(hidden * ratio) must be the width, whatever rounding does.
+    return (width + 0.5) / (full / before)
+
+
+def _heads(
+    model: nn.Module, config: Any, blocks: list[Block], wanted: Mapping[Block, int]
+) -> dict[str, Any]:
+    """The fields that express the number of heads, if the head size stays as it is."""
+    if not blocks or len({block.units for block in blocks}) > 1:
+        return {}
+    for units in range(max(wanted[block] for block in blocks), blocks[0].units):
+        fields = _head_fields(config, blocks[0], units)
+        trial = _attempt(model, config, fields)
+        per_unit = blocks[0].consumer.features.shape[1]
+        if trial is not None and all(_width(trial, b) == units * per_unit for b in blocks):
+            return fields
+    return {}
+
+
+def _head_fields(config: Any, block: Block, units: int) -> dict[str, int]:
+    rows = {p.role: p.features.shape[1] for p in block.producers}
+    queries = units * rows["q"] // rows["k"]
+    fields = {name: queries for name in HEAD_FIELDS if hasattr(config, name)}
+    fields |= {name: units for name in KV_HEAD_FIELDS if hasattr(config, name)}
+    sizes = [name for name in HEAD_SIZE_FIELDS if hasattr(config, name)] or ["head_dim"]
+    return fields | dict.fromkeys(sizes, rows["k"])
