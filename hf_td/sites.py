@@ -101,13 +101,14 @@ class UnitSite:
 
     def parameters(self) -> Iterator[Tensor]:
         """What `remove` writes to; a fused producer occurs once."""
-        layers = {id(layer): layer for layer, _ in self._own_members}
+        layers = {id(layer): layer for layer, _ in self.own_members}
         for layer in (*layers.values(), self.layer):
             yield layer.weight.data
         yield from (layer.bias.data for layer in layers.values() if layer.bias is not None)
 
     @property
-    def _own_members(self) -> tuple[Member, ...]:
+    def own_members(self) -> tuple[Member, ...]:
+        """The producers of the block itself."""
         return tuple(member for member in self.members if member[1] in self.block.producers)
 
     def remove(self, chosen: Tensor) -> None:
@@ -116,7 +117,7 @@ class UnitSite:
         The consumer's columns alone decide the outputs; the producers' rows and biases follow.
         """
         self.layer.weight.data.masked_fill_(self.spread(chosen), 0)
-        for layer, projection in self._own_members:
+        for layer, projection in self.own_members:
             rows = projection.features.to(chosen.device)[chosen].flatten()
             layer.weight.data.index_fill_(1 - importance.fan_in_dim(layer), rows, 0)
             if layer.bias is not None:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from hf_td.anatomy import read_anatomy
 from hf_td.config import TargetedDropoutConfig
-from hf_td.pruning import count_sparsity, kept_weights, remove_lowest, sites_to_prune
-from hf_td.pruning.prune import check_sparsity
+from hf_td.pruning import (
+    Budget,
+    as_budget,
+    check_sparsity,
+    count_sparsity,
+    kept_weights,
+    remove_lowest,
+    sites_to_prune,
+)
 
 Metrics = Mapping[str, float]
 
@@ -39,6 +46,7 @@ def pruning_curve(
     evaluate: Callable[[nn.Module], float | Metrics],
     config: TargetedDropoutConfig | None = None,
     *,
+    budget: Literal["uniform", "global"] | Budget = "uniform",
     example_inputs: Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> list[CurvePoint]:
@@ -49,6 +57,7 @@ def pruning_curve(
         sparsities: fractions in [0, 1].
         evaluate: called once for each sparsity with the pruned model; a number, or a mapping.
         config: as for `prune_model`.
+        budget: as for `prune_model`.
         example_inputs: as for `prune_model`.
         **overrides: as for `prune_model`.
 
@@ -58,12 +67,13 @@ def pruning_curve(
     sparsities = list(sparsities)
     for sparsity in sparsities:
         check_sparsity(sparsity)
+    budget = as_budget(budget)
     sites = sites_to_prune(model, config, example_inputs=example_inputs, **overrides)
     blocks = read_anatomy(model, example_inputs).blocks
     points = []
     for sparsity in sparsities:
         with kept_weights(sites):
-            remove_lowest(sites, sparsity)
+            remove_lowest(sites, sparsity, budget)
             report = count_sparsity(model, blocks)
             metrics = _as_metrics(evaluate(model))
         points.append(CurvePoint(sparsity, report.sparsity, report.share_of_parameters, metrics))

@@ -1,12 +1,23 @@
 """Takes the least important weights or units of a model out, and says what is gone."""
 
-from hf_td.pruning.prune import kept_weights, prune_model, remove_lowest, sites_to_prune
+from hf_td.pruning.budgets import Budget
+from hf_td.pruning.prune import (
+    as_budget,
+    check_sparsity,
+    kept_weights,
+    prune_model,
+    remove_lowest,
+    sites_to_prune,
+)
 from hf_td.pruning.report import BlockSparsity, LayerSparsity, PruningReport, count_sparsity
 
 __all__ = [
     "BlockSparsity",
+    "Budget",
     "LayerSparsity",
     "PruningReport",
+    "as_budget",
+    "check_sparsity",
     "count_sparsity",
     "kept_weights",
     "prune_model",

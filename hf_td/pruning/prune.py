@@ -1,17 +1,18 @@
-"""One-shot magnitude pruning: uniform per layer, as in the paper."""
+"""One-shot magnitude pruning."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from hf_td import functional
 from hf_td.anatomy import read_anatomy
 from hf_td.config import TargetedDropoutConfig, configure, trained_with
+from hf_td.pruning.budgets import Budget, Of
 from hf_td.pruning.report import PruningReport, count_sparsity
 from hf_td.sites import Site, plan_sites
 
@@ -21,6 +22,8 @@ def prune_model(
     sparsity: float,
     config: TargetedDropoutConfig | None = None,
     *,
+    budget: Literal["uniform", "global"] | Budget = "uniform",
+    of: Of | None = None,
     example_inputs: Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> PruningReport:
@@ -28,12 +31,15 @@ def prune_model(
 
     At the weight level the lowest magnitudes of each output unit go, at the unit level the heads
     and neurons of lowest norm of each layer (paper, section 4.1), the same fraction everywhere.
+    With a global budget one ranking over the whole model decides.
 
     Args:
         model: any model that can be patched; patched or not, trained with targeted dropout or not.
-        sparsity: the fraction to remove in each layer, in [0, 1].
+        sparsity: the fraction to remove, in [0, 1].
         config: which layers, and at which level; None means as the model was trained (which its
             own config records), or the defaults.
+        budget: `uniform`, `global`, or a `Budget` with its details.
+        of: what a global sparsity is a fraction of: `units`, `parameters` or `flops`.
         example_inputs: as in `patch_model`.
         **overrides: settings that replace those of `config`, such as `level="unit"`.
 
@@ -44,8 +50,9 @@ def prune_model(
         ValueError: sparsity is out of range, or nothing is there to be pruned.
     """
     check_sparsity(sparsity)
+    budget = as_budget(budget, of)
     sites = sites_to_prune(model, config, example_inputs=example_inputs, **overrides)
-    remove_lowest(sites, sparsity)
+    remove_lowest(sites, sparsity, budget)
     return count_sparsity(model, read_anatomy(model, example_inputs).blocks)
 
 
@@ -67,11 +74,17 @@ def sites_to_prune(
     return plan_sites(model, read_anatomy(model, example_inputs), config)
 
 
+def as_budget(budget: Literal["uniform", "global"] | Budget, of: Of | None = None) -> Budget:
+    """A budget from its name, or one with another `of`."""
+    budget = budget if isinstance(budget, Budget) else Budget(kind=budget)
+    return budget if of is None else replace(budget, of=of)
+
+
 @torch.no_grad()
-def remove_lowest(sites: tuple[Site, ...], sparsity: float) -> None:
-    """Set the lowest fraction of each site to zero."""
-    for site in sites:
-        site.remove(functional.candidate_mask(site.scores(), sparsity, site.dim, break_ties=True))
+def remove_lowest(sites: tuple[Site, ...], sparsity: float, budget: Budget) -> None:
+    """Set what the budget chooses to zero."""
+    for site, chosen in zip(sites, budget.choose(sites, sparsity), strict=True):
+        site.remove(chosen)
 
 
 @contextmanager

@@ -1,0 +1,128 @@
+"""How much of each layer goes, for a given sparsity of the model.
+
+Uniform: the same fraction of every layer, as in the paper. Global: one ranking over the whole
+model, so that layers which need less keep less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from hf_td import functional
+from hf_td.importance import fan_in_dim
+from hf_td.sites import Site, UnitSite
+
+Kind = Literal["uniform", "global"]
+Of = Literal["units", "parameters", "flops"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """A rule for spending a sparsity.
+
+    Attributes:
+        kind: `uniform` takes the same fraction of every site; `global` ranks all sites together,
+            on scores that are divided by the root mean square of their site.
+        of: what a global sparsity is a fraction of: `units` (weights at the weight level),
+            `parameters`, or estimated `flops` of one token.
+        floor: the fraction of each site that a global budget never takes, in [0, 1].
+        length: the number of tokens that attention is assumed to look at, for `flops`.
+    """
+
+    kind: Kind = "uniform"
+    of: Of = "units"
+    floor: float = 0.05
+    length: int = 128
+
+    def __post_init__(self) -> None:
+        for name, choices in (("kind", get_args(Kind)), ("of", get_args(Of))):
+            if getattr(self, name) not in choices:
+                got = getattr(self, name)
+                raise ValueError(f"budget {name} must be one of {list(choices)}, got {got!r}")
+        if not 0 <= self.floor <= 1:
+            raise ValueError(f"budget floor is a fraction in [0, 1], got {self.floor}")
+
+    def choose(self, sites: Sequence[Site], sparsity: float) -> list[Tensor]:
+        """For each site, what goes: boolean, of the shape of its scores."""
+        if self.kind == "uniform":
+            return [_lowest(site, sparsity) for site in sites]
+        return _choose_globally(sites, sparsity, self)
+
+
+def _lowest(site: Site, sparsity: float) -> Tensor:
+    return functional.candidate_mask(site.scores(), sparsity, site.dim, break_ties=True)
+
+
+def _choose_globally(sites: Sequence[Site], sparsity: float, budget: Budget) -> list[Tensor]:
+    """Take the lowest scores of all sites until their cost is the wanted share of the whole.
+
+    Sites with one index are tied: they have the same scores, and their units go together.
+    """
+    groups: dict[int, list[Site]] = {}
+    for site in sites:
+        groups.setdefault(site.index, []).append(site)
+    scores = [_comparable(tied[0], budget.floor) for tied in groups.values()]
+    costs = [sum(_cost(site, budget) for site in tied) for tied in groups.values()]
+    limit = _limit(scores, costs, sparsity)
+    chosen = dict(zip(groups, (score <= limit for score in scores), strict=True))
+    return [chosen[site.index] for site in sites]
+
+
+def _comparable(site: Site, floor: float) -> Tensor:
+    """Scores over their root mean square; those that the floor protects are infinite."""
+    scores = site.scores().float()
+    scores = scores / scores.square().mean().sqrt().clamp(min=1e-12)
+    flat = scores.flatten()
+    lowest = functional.candidate_mask(flat, 1 - floor, break_ties=True).view_as(scores)
+    return scores.masked_fill(~lowest, torch.inf)
+
+
+def _limit(scores: Sequence[Tensor], costs: Sequence[float], sparsity: float) -> float:
+    """The highest score that goes."""
+    every = torch.cat([score.flatten().cpu() for score in scores])
+    sizes = torch.tensor([score.numel() for score in scores])
+    each = torch.tensor(costs, dtype=torch.float64).repeat_interleave(sizes)
+    ranked, order = every.sort(stable=True)
+    spent = each[order].cumsum(0)
+    affordable = int((spent <= sparsity * spent[-1] * (1 + 1e-9)).sum())
+    possible = min(affordable, int(ranked.isfinite().sum()))
+    return float(ranked[possible - 1]) if possible else -1.0
+
+
+def _cost(site: Site, budget: Budget) -> float:
+    """What one entry of a site costs."""
+    return _COSTS[budget.of](site, budget) if isinstance(site, UnitSite) else 1.0
+
+
+def _unit_parameters(site: UnitSite, budget: Budget) -> float:
+    """Weights and biases of the rows that produce a unit, and of the columns that read it."""
+    rows = sum(
+        projection.features.shape[1] * _per_row(layer) for layer, projection in site.own_members
+    )
+    outputs = site.layer.weight.numel() // site.block.consumer.features.numel()
+    return rows + site.block.consumer.features.shape[1] * outputs
+
+
+def _per_row(layer: Any) -> int:
+    rows = layer.weight.shape[1 - fan_in_dim(layer)]
+    return layer.weight.numel() // rows + (layer.bias is not None)
+
+
+def _unit_flops(site: UnitSite, budget: Budget) -> float:
+    """Two for each weight, and for heads two for each score and each mix of values."""
+    mixing = 0
+    if site.block.part == "attention":
+        mixing = 4 * budget.length * site.block.consumer.features.shape[1]
+    return 2 * _unit_parameters(site, budget) + mixing
+
+
+_COSTS: dict[str, Callable[[UnitSite, Budget], float]] = {
+    "units": lambda site, budget: 1.0,
+    "parameters": _unit_parameters,
+    "flops": _unit_flops,
+}
