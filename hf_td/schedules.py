@@ -39,15 +39,17 @@ class Schedule:
         initial: fraction of the final rate at the start of the ramp, in [0, 1].
         begin: progress at which the ramp starts, in [0, 1).
         end: progress at which the ramp ends, in (begin, 1].
-        sampled: draw the rate afresh from [0, ramp] at every update, so that one run trains the
-            network for every rate up to the final one.
+        sampled: share of the updates at which the rate is drawn afresh from [0, ramp]; with 1 one
+            run trains the network for every rate up to the final one.
+        off: share of the updates at which the rate is 0, so that the whole network stays good too.
     """
 
     shape: str = "constant"
     initial: float = 0.0
     begin: float = 0.0
     end: float = 1.0
-    sampled: bool = False
+    sampled: float = 0.0
+    off: float = 0.0
 
     def __post_init__(self) -> None:
         if self.shape not in SHAPES:
@@ -62,12 +64,26 @@ class Schedule:
                 f"<= 1, got begin={self.begin}, end={self.end}; a ramp that ends after 1 would "
                 "outlast the run and never reach its final rate"
             )
+        if min(self.sampled, self.off) < 0 or self.sampled + self.off > 1:
+            raise ValueError(
+                "schedule sampled and off are shares of the updates, at least 0 and at most 1 in "
+                f"sum, got sampled={self.sampled}, off={self.off}"
+            )
 
     def __call__(self, progress: float) -> float:
         """The fraction of the final rate at `progress`, which is clamped to [0, 1]."""
         progress = min(1.0, max(0.0, progress))
         ramped = self.initial + (1 - self.initial) * SHAPES[self.shape](self._ramp_time(progress))
-        return ramped * _uniform(progress) if self.sampled else ramped
+        return ramped * self._draw(progress)
+
+    def _draw(self, progress: float) -> float:
+        """Which part of the ramp this update has: 0, all of it, or one drawn between them."""
+        if not self.sampled and not self.off:
+            return 1.0
+        place = _uniform(progress)
+        if place < self.off:
+            return 0.0
+        return min(1.0, (place - self.off) / self.sampled) if self.sampled else 1.0
 
     def _ramp_time(self, progress: float) -> float:
         return min(1.0, max(0.0, (progress - self.begin) / (self.end - self.begin)))

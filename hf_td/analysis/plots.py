@@ -20,7 +20,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _GREY = "#666666"
 # The salt makes the ids in an SVG, and so the file, the same every time.
-_STYLE = {
+_STYLE: Any = {
     "svg.hashsalt": "hf_td",
     "font.size": 11,
     "axes.edgecolor": _GREY,

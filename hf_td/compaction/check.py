@@ -31,7 +31,11 @@ class Footprint:
 
 
 def footprint(model: nn.Module, inputs: Mapping[str, Any], consumers: list[str]) -> Footprint:
-    """Run one forward in eval mode and keep what each consumer gives."""
+    """Run one forward in eval mode and keep what each consumer gives.
+
+    Raises:
+        ValueError: the forward fails; names the first consumer that it did not get through.
+    """
     values: dict[str, Tensor] = {}
     hooks = [
         model.get_submodule(name).register_forward_hook(_keeper(values, name)) for name in consumers
@@ -39,6 +43,9 @@ def footprint(model: nn.Module, inputs: Mapping[str, Any], consumers: list[str])
     try:
         with torch.no_grad(), evaluating(model), _widened(model):
             outputs = model(**_cast(inputs, model))
+    except Exception as error:
+        place = next((name for name in consumers if name not in values), "the head")
+        raise ValueError(f"the forward fails, first at {place}: {error}") from error
     finally:
         for hook in hooks:
             hook.remove()

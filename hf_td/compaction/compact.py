@@ -88,7 +88,7 @@ def _cut(model: nn.Module, kept: Mapping[Block, Tensor]) -> Undo:
     counts = new_counts(model, kept)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     undo = (
-        {name: parameters[name].data for name in smaller},
+        {name: parameters[name] for name in smaller},
         {m: {a: getattr(model.get_submodule(m), a) for a in c} for m, c in counts.items()},
     )
     _set(model, (smaller, counts))

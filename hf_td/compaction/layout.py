@@ -71,7 +71,10 @@ class CompactLayout:
         _expect(
             set(values) == known, "layout", f"the keys {sorted(known)}", sorted(map(str, values))
         )
-        _expect(values["version"] == VERSION, "layout.version", str(VERSION), values["version"])
+        for field, wanted in (("quant_method", QUANT_METHOD), ("version", VERSION)):
+            got = values[field]
+            same = type(got) is type(wanted) and got == wanted  # True and 1.0 equal 1
+            _expect(same, f"layout.{field}", repr(wanted), got)
         for field in ("shapes", "attributes"):
             _expect(
                 isinstance(values[field], Mapping), f"layout.{field}", "a mapping", values[field]
@@ -130,6 +133,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _shape(name: str, dims: Any) -> tuple[int, ...]:
+    _expect(isinstance(name, str), f"layout.shapes[{name!r}]", "called by a string", name)
     fine = isinstance(dims, (list, tuple)) and len(dims) > 0 and all(_is_count(d) for d in dims)
     _expect(fine, f"layout.shapes[{name!r}]", "a list of positive integers", dims)
     return tuple(dims)
@@ -137,6 +141,7 @@ def _shape(name: str, dims: Any) -> tuple[int, ...]:
 
 def _counts(name: str, counts: Any) -> dict[str, int]:
     where = f"layout.attributes[{name!r}]"
+    _expect(isinstance(name, str), where, "called by a string", name)
     _expect(isinstance(counts, Mapping), where, "a mapping", counts)
     for attribute, count in counts.items():
         _expect(attribute in COUNTS, where, f"of the counts {sorted(COUNTS)}", attribute)
@@ -158,11 +163,15 @@ def apply_layout(model: nn.Module, layout: CompactLayout) -> None:
 
 
 def set_parameter(model: nn.Module, name: str, value: torch.Tensor) -> None:
-    """Replace a parameter, and the sizes that its layer keeps beside it."""
+    """Replace a parameter, and the sizes that its layer keeps beside it.
+
+    A value that is a parameter itself is put in as that very object.
+    """
     path, _, leaf = name.rpartition(".")
     module = model.get_submodule(path)
-    before = module.get_parameter(leaf)
-    module.register_parameter(leaf, nn.Parameter(value, requires_grad=before.requires_grad))
+    if not isinstance(value, nn.Parameter):
+        value = nn.Parameter(value, requires_grad=module.get_parameter(leaf).requires_grad)
+    module.register_parameter(leaf, value)
     if leaf == "weight":
         for attribute, dim in _sizes_of(module).items():
             setattr(module, attribute, value.shape[dim])

@@ -11,9 +11,12 @@ from typing import Any, Literal
 
 from hf_td.anatomy import Anatomy, Block, probe_inputs, read_anatomy
 from hf_td.compaction import cut_model, layout_of_model, needed_units
+from hf_td.hub.card import ExportFacts, write_card
+from hf_td.hub.card_info import CardInfo
 from hf_td.hub.folders import check_free, folder_bytes, whole_folder
-from hf_td.hub.remote_code import auto_classes, write_modeling_file
-from hf_td.hub.stock import express
+from hf_td.hub.remote_code import auto_classes, make_stock_class, write_modeling_file
+from hf_td.hub.removal import count_removal
+from hf_td.hub.stock import express, unexpressed
 from hf_td.hub.verify import verify_export
 from hf_td.patching import find_patch, unpatch_model
 
@@ -60,6 +63,7 @@ def export_model(
     multiple_of: int = 8,
     processing_class: Any = None,
     metrics: Mapping[str, Any] | None = None,
+    card: CardInfo | None = None,
     overwrite: bool = False,
     check: bool = True,
     example_inputs: Mapping[str, Any] | None = None,
@@ -78,6 +82,7 @@ def export_model(
         multiple_of: feed-forward widths are rounded up to a multiple of it.
         processing_class: tokenizer or processor to save along.
         metrics: written to metrics.json.
+        card: facts for the model card, which tells what the model itself shows in any case.
         overwrite: whether a folder that holds something may be replaced.
         check: load the export in a fresh process, in every way it promises, and compare.
         example_inputs: keyword arguments for one forward of `model`, where the kind of its main
@@ -92,13 +97,21 @@ def export_model(
     shell = _shell_of(model)
     anatomy = read_anatomy(shell, example_inputs)
     plan = _plan(shell, anatomy, form, keep_heads_stock, multiple_of)
+    removal = count_removal(shell, anatomy.blocks)  # before it is cut
     _make(shell, anatomy, plan, example_inputs if check else None, check)
     with whole_folder(folder, overwrite=overwrite) as temporary:
         _write(shell, plan, temporary, processing_class, metrics)
+        facts = ExportFacts(
+            name=Path(folder).absolute().name,
+            form=plan.form,
+            removal=removal,
+            processing_class=processing_class,
+        )
+        write_card(temporary, shell, card, facts)
         ways = _WAYS[plan.form]
         inputs = example_inputs or probe_inputs(model)
         for way in ways if check else ():
-            verify_export(model, temporary, _auto_class(model), way, inputs)
+            verify_export(model, temporary, _auto_class(shell), way, inputs)
     return Export(
         folder=Path(folder),
         form=plan.form,
@@ -121,6 +134,7 @@ def _shell_of(model: Any) -> Any:
     """A copy that shares every tensor with the model: cutting it leaves the model alone."""
     shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
     shell = copy.deepcopy(model, shared)
+    make_stock_class(shell)
     return unpatch_model(shell) if find_patch(shell) is not None else shell
 
 
@@ -132,23 +146,26 @@ def _plan(
         return _Plan("compact", "it was asked for", needed)
     config, units = express(model, anatomy.blocks, needed)
     wider = [block for block, count in units.items() if count > needed.get(block, block.units)]
+    lost = unexpressed(model, anatomy.blocks, config)
     padded = _Plan("padded", "it was asked for", units, config)
     choose: dict[str, Callable[[], _Plan]] = {
-        "auto": lambda: _auto(wider, needed, padded),
+        "auto": lambda: _auto(wider, lost, needed, padded),
         "padded": lambda: padded,
         "stock": lambda: _stock(wider, padded, keep_heads_stock),
     }
     if form not in choose:
         raise ValueError(f"form must be one of {[*choose, 'compact']}, got {form!r}")
     plan = choose[form]()
-    _check_possible(plan)
+    _check_possible(plan, lost)
     return plan
 
 
-def _auto(wider: list[Block], needed: Mapping[Block, int], padded: _Plan) -> _Plan:
-    if not wider:
+def _auto(
+    wider: list[Block], lost: list[str], needed: Mapping[Block, int], padded: _Plan
+) -> _Plan:
+    if not wider and not lost:
         return _Plan("stock", "a stock config expresses every width", padded.counts, padded.config)
-    reason = f"no stock config expresses the widths of {_named(wider)}"
+    reason = f"no stock config expresses the widths of {_listed(_names(wider) + lost)}"
     return _Plan("compact", reason, needed)
 
 
@@ -157,24 +174,27 @@ def _stock(wider: list[Block], padded: _Plan, keep_heads_stock: bool) -> _Plan:
     if wider and not (heads and keep_heads_stock):
         hint = "keep_heads_stock=True, " if heads else ""
         raise ValueError(
-            f"a stock config cannot express the widths of {_named(wider)}; pass {hint}"
+            f"a stock config cannot express the widths of {_listed(_names(wider))}; pass {hint}"
             "form='padded' (zeros up to what it can express) or form='compact'"
         )
     reason = "it was asked for" + (", with all heads kept" if wider else "")
     return _Plan("stock", reason, padded.counts, padded.config)
 
 
-def _check_possible(plan: _Plan) -> None:
-    missing = [block for block, count in plan.counts.items() if count > block.units]
-    if plan.form != "compact" and missing:
+def _check_possible(plan: _Plan, lost: list[str]) -> None:
+    missing = _names([block for block, count in plan.counts.items() if count > block.units])
+    if plan.form != "compact" and missing + lost:
         raise ValueError(
-            f"{_named(missing)} would have to be padded, but their dead units are gone already; "
+            f"{_listed(missing + lost)} would have to be padded, but their dead units are gone already; "
             "export the masked model (before compact_model), or use form='compact'"
         )
 
 
-def _named(blocks: list[Block], most: int = 3) -> str:
-    names = [block.name for block in blocks]
+def _names(blocks: list[Block]) -> list[str]:
+    return [block.name for block in blocks]
+
+
+def _listed(names: list[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 

@@ -16,6 +16,8 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from hf_td.compaction.layout import QUANT_METHOD, CompactLayout, apply_layout
+from hf_td.hub.integrity import check_downloads
+from hf_td.hub.remote_code import MODULE
 
 
 @register_quantization_config(QUANT_METHOD)
@@ -42,6 +44,7 @@ class CompactQuantizer(HfQuantizer):
     quantization_config: Any
 
     def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
+        check_downloads(kwargs.get("checkpoint_files"))
         apply_layout(model, self.quantization_config.layout.for_model(model))
         return model
 
@@ -64,7 +67,15 @@ def make_ordinary(model: Any, layout: CompactLayout) -> None:
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             module.config.__dict__.pop("_is_quantized", None)
+    _drop_auto_map(model.config)
     del model.hf_quantizer
     del model.quantization_method
     model.is_quantized = False
     model.config.quantization_config = layout.to_dict()
+
+
+def _drop_auto_map(config: Any) -> None:
+    """Forget our modeling file: `save_pretrained` of a stock class does not take it along."""
+    named = getattr(config, "auto_map", None) or {}
+    if any(str(place).startswith(f"{MODULE}.") for place in named.values()):
+        del config.auto_map

@@ -26,6 +26,12 @@ def _classes_of(name: str, model: Any) -> tuple[Any, ...]:
     return found if isinstance(found, tuple) else (found,)
 
 
+def make_stock_class(model: Any) -> None:
+    """Give a model that our modeling file has loaded its stock class again."""
+    if type(model).__module__.rpartition(".")[2] == MODULE:
+        model.__class__ = type(model).__base__
+
+
 def write_modeling_file(model: Any, folder: Path) -> None:
     """Write the modeling file, and name it in the `auto_map` of the model's config."""
     classes = {name: type(model).__name__ for name in auto_classes(model)}

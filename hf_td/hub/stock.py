@@ -61,6 +61,22 @@ def units_of(stock: nn.Module, blocks: Iterable[Block]) -> Units:
     return {block: _width(stock, block) // block.consumer.features.shape[1] for block in blocks}
 
 
+def unexpressed(model: nn.Module, blocks: Iterable[Block], config: Any) -> list[str]:
+    """The parameters that have another shape in a stock model, and that no block can change.
+
+    A layer of a compact model that has a single unit left, for instance, is read as no block.
+    """
+    free = [block for block in blocks if block.obstacle is None]
+    readable = {name for block in free for name in block.modules}
+    readable |= {c.parameter.rpartition(".")[0] for block in free for c in block.companions}
+    stock = dict(build_empty(model, config).named_parameters(remove_duplicate=False))
+    return [
+        name
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if name.rpartition(".")[0] not in readable and parameter.shape != stock[name].shape
+    ]
+
+
 def build_empty(model: nn.Module, config: Any) -> nn.Module:
     """A model of the same class from another config, on the meta device."""
     with torch.device("meta"):
@@ -127,10 +143,11 @@ def _heads(
     """The fields that express the number of heads, if the head size stays as it is."""
     if not blocks or len({block.units for block in blocks}) > 1:
         return {}
-    for units in range(max(wanted[block] for block in blocks), blocks[0].units):
+    per_unit = blocks[0].consumer.features.shape[1]
+    full = _width(build_empty(model, config), blocks[0]) // per_unit
+    for units in range(max(wanted[block] for block in blocks), full):
         fields = _head_fields(config, blocks[0], units)
         trial = _attempt(model, config, fields)
-        per_unit = blocks[0].consumer.features.shape[1]
         if trial is not None and all(_width(trial, b) == units * per_unit for b in blocks):
             return fields
     return {}

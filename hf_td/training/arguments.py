@@ -26,8 +26,8 @@ def _setting(default: Any, help: str, **metadata: Any) -> Any:
 class TargetedDropoutFields:
     """The settings of `TargetedDropoutConfig`, one flat field each.
 
-    A schedule becomes four fields: its shape, and the `initial`, `begin`, `end` and `sampled` of
-    `hf_td.Schedule`.
+    A schedule becomes six fields: its shape, and the `initial`, `begin`, `end`, `sampled` and `off`
+    of `hf_td.Schedule`.
     """
 
     level: Literal["weight", "unit"] = _setting(_DEFAULTS.level, "rank weights, or whole units")
@@ -46,9 +46,10 @@ class TargetedDropoutFields:
     )
     targeting_begin: float = _setting(_TARGETING.begin, "progress at which it starts to grow")
     targeting_end: float = _setting(_TARGETING.end, "progress at which it is final, in (0, 1]")
-    targeting_sampled: bool = _setting(
-        _TARGETING.sampled, "draw the targeting from [0, its ramp] at every update"
+    targeting_sampled: float = _setting(
+        _TARGETING.sampled, "share of the updates that draw it from [0, its ramp], in [0, 1]"
     )
+    targeting_off: float = _setting(_TARGETING.off, "share of the updates without it, in [0, 1]")
     drop_rate: float = _setting(
         _DEFAULTS.drop_rate, "final probability that a candidate is dropped, in [0, 1]"
     )
@@ -60,9 +61,10 @@ class TargetedDropoutFields:
     )
     drop_rate_begin: float = _setting(_DROP_RATE.begin, "progress at which it starts to grow")
     drop_rate_end: float = _setting(_DROP_RATE.end, "progress at which it is final, in (0, 1]")
-    drop_rate_sampled: bool = _setting(
-        _DROP_RATE.sampled, "draw the drop rate from [0, its ramp] at every update"
+    drop_rate_sampled: float = _setting(
+        _DROP_RATE.sampled, "share of the updates that draw it from [0, its ramp], in [0, 1]"
     )
+    drop_rate_off: float = _setting(_DROP_RATE.off, "share of the updates without it, in [0, 1]")
     include: list[str] = field(
         default_factory=lambda: ["*"],
         metadata={"help": "patterns on dotted names of the layers to target"},
@@ -82,9 +84,16 @@ class TargetedDropoutFields:
     )
     rescale: bool = _setting(_DEFAULTS.rescale, "scale surviving candidates by 1 / (1 - drop rate)")
 
+    untargeted_lr_scale: float = _setting(
+        1.0,
+        "learning rate of what is never dropped (norms, biases and the head) over that of the rest",
+    )
+
     def __post_init__(self) -> None:
         parent: Any = super()
         parent.__post_init__()
+        if self.untargeted_lr_scale <= 0:
+            raise ValueError(f"untargeted_lr_scale is positive, got {self.untargeted_lr_scale}")
         self.targeted_dropout()  # refuse bad settings at once, not when training starts
 
     def targeted_dropout(self) -> TargetedDropoutConfig:

@@ -18,6 +18,7 @@ from hf_td.training.arguments import (
     TargetedDropoutSeq2SeqArguments,
 )
 from hf_td.training.callback import TargetedDropoutCallback
+from hf_td.training.optimizer import scale_untargeted
 
 
 class TargetedDropoutMixin:
@@ -29,6 +30,7 @@ class TargetedDropoutMixin:
 
     args: Any
     model: Any
+    optimizer: Any
     callback_handler: Any
 
     def __init__(self, model: Any = None, args: Any = None, *rest: Any, **kwargs: Any) -> None:
@@ -49,6 +51,16 @@ class TargetedDropoutMixin:
         """The fresh model of `model_init`, patched."""
         parent: Any = super()
         return _ensure_patched(parent.call_model_init(trial), self.args)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """The optimiser of the parent, with `untargeted_lr_scale` applied to small parameters."""
+        parent: Any = super()
+        fresh = self.optimizer is None
+        optimizer = parent.create_optimizer(*args, **kwargs)
+        scale = getattr(self.args, "untargeted_lr_scale", 1.0)
+        if fresh and scale != 1.0:
+            scale_untargeted(optimizer, self.model, scale)
+        return optimizer
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """One forward and backward.

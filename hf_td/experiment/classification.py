@@ -1,0 +1,86 @@
+"""The GLUE tasks and the built-in one as problems."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import Any
+
+import datasets
+from transformers import (
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    PretrainedConfig,
+)
+
+from hf_td.experiment.arguments import Arguments
+from hf_td.experiment.errors import UsageError, blaming_input
+from hf_td.experiment.models import ModelSource, Tokenizer, find_model
+from hf_td.experiment.problem import Problem
+from hf_td.glue import Task, compute_metrics, get_task, label_names, load_task, tokenize
+
+logger = logging.getLogger(__name__)
+
+
+def glue_problem(arguments: Arguments) -> Problem:
+    """The problem that the arguments name; cheap checks come before anything is loaded.
+
+    Raises:
+        UsageError: the task, the model or the data do not exist or do not fit.
+    """
+    data = arguments.data
+    with blaming_input():
+        task = get_task(data.task_name)
+    source = find_model(arguments.model)
+    with blaming_input():
+        splits = load_task(
+            task,
+            data.dataset_name,
+            max_train_samples=data.max_train_samples,
+            max_eval_samples=data.max_eval_samples,
+        )
+    tokenizer = source.load_tokenizer()
+    config = source.load_config(**_labels(task, splits), pad_token_id=tokenizer.pad_token_id)
+    length = _max_length(data.max_seq_length, tokenizer, config)
+    tokenized = tokenize(splits, task, tokenizer, length)
+    evaluation = _named_evaluation(task, tokenized)
+    mismatched = arguments.model.ignore_mismatched_sizes
+    return Problem(
+        task=task.name,
+        metric=f"{next(iter(evaluation))}_{task.primary}" if len(evaluation) > 1 else task.primary,
+        make_model=partial(_load, source, config, mismatched),
+        processor=tokenizer,
+        train_data=tokenized["train"],
+        eval_data=evaluation if len(evaluation) > 1 else next(iter(evaluation.values())),
+        collator=DataCollatorWithPadding(tokenizer),
+        compute_metrics=compute_metrics(task),
+    )
+
+
+def _load(source: ModelSource, config: PretrainedConfig, mismatched: bool) -> Any:
+    return source.load_model(
+        AutoModelForSequenceClassification, config, ignore_mismatched_sizes=mismatched
+    )
+
+
+def _labels(task: Task, splits: datasets.DatasetDict) -> dict[str, Any]:
+    """The settings of the head."""
+    names = label_names(splits)
+    if task.is_regression or names is None:
+        return {"num_labels": task.num_labels}
+    return {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
+
+
+def _max_length(wanted: int, tokenizer: Tokenizer, config: PretrainedConfig) -> int:
+    if wanted < 1:
+        raise UsageError(f"max_seq_length must be at least 1, got {wanted}")
+    positions = getattr(config, "max_position_embeddings", None) or wanted
+    possible = min(positions, tokenizer.model_max_length)
+    if wanted > possible:
+        logger.warning("max_seq_length %d is more than the model takes; using %d", wanted, possible)
+    return min(wanted, possible)
+
+
+def _named_evaluation(task: Task, splits: datasets.DatasetDict) -> dict[str, datasets.Dataset]:
+    """Validation sets by what sets them apart: matched and mismatched."""
+    return {name.removeprefix("validation_"): splits[name] for name in task.validation_splits}

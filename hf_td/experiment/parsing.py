@@ -1,0 +1,100 @@
+"""Reads the arguments of a script from its command line or from one JSON or YAML file."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser
+
+from hf_td.experiment.arguments import RECIPE, Arguments, CurveArguments, ModelArguments
+from hf_td.experiment.errors import UsageError, blaming_input
+from hf_td.training import TargetedDropoutArguments
+
+_READERS = {".json": json.loads, ".yaml": yaml.safe_load, ".yml": yaml.safe_load}
+
+
+def parse_arguments(
+    argv: Sequence[str] | None,
+    data: type,
+    *,
+    description: str = "",
+    training: type[TargetedDropoutArguments] = TargetedDropoutArguments,
+) -> Arguments:
+    """Parse `argv` (the command line where it is None) into the arguments of an experiment.
+
+    Args:
+        argv: options, or the path of a .json, .yaml or .yml file that holds them all.
+        data: the dataclass of the data arguments.
+        description: what the script does, for `--help`.
+        training: the dataclass of the training arguments.
+
+    Raises:
+        UsageError: the file cannot be read, or an argument is unknown, missing or wrong.
+        SystemExit: from argparse, where an option cannot be parsed or help is asked for.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    kinds = (ModelArguments, data, CurveArguments, training)
+    parser = _parser(kinds, description)
+    with blaming_input():
+        if len(argv) == 1 and Path(argv[0]).suffix in _READERS:
+            values = _read_file(Path(argv[0]))
+            _check_names(values, kinds)
+            return Arguments(*parser.parse_dict({**RECIPE, **values}))
+        *groups, unknown = parser.parse_args_into_dataclasses(
+            argv, return_remaining_strings=True, look_for_args_file=False
+        )
+        _refuse(unknown, parser)
+        return Arguments(*groups)
+
+
+def _parser(kinds: tuple[type, ...], description: str) -> HfArgumentParser:
+    parser = HfArgumentParser(
+        kinds,  # pyright: ignore[reportArgumentType]
+        description=description,
+        usage="%(prog)s [a .json or .yaml file | options]; --help lists the options",
+        allow_abbrev=False,  # a misspelt option is an error, not another option
+    )
+    parser.set_defaults(**RECIPE)
+    return parser
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        values = _READERS[path.suffix](path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"{path} is not valid {path.suffix[1:]}: {error}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} must hold names and values of arguments, got {values!r}")
+    return values
+
+
+def _check_names(values: dict[str, Any], kinds: Sequence[Any]) -> None:
+    known = {f.name: f for kind in kinds for f in fields(kind) if f.init}
+    required = [f.name for f in known.values() if f.default is f.default_factory is MISSING]
+    missing = [name for name in required if name not in values]
+    unknown = [name for name in values if name not in known]
+    if missing or unknown:
+        raise UsageError(
+            f"the file of arguments lacks {missing or 'none'}, and has unknown {unknown or 'none'}."
+            + (_suggestion(unknown[0], list(known)) if unknown else "")
+        )
+
+
+def _suggestion(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def _refuse(unknown: list[str], parser: HfArgumentParser) -> None:
+    if not unknown:
+        return
+    known = [option for action in parser._actions for option in action.option_strings]
+    hint = _suggestion(unknown[0].split("=")[0], known)
+    raise UsageError(f"unknown arguments: {' '.join(unknown)}.{hint}")

@@ -1,0 +1,34 @@
+"""What an experiment must know of its task; the rest of this room knows no more of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A model to be fine-tuned on data, and how well it does.
+
+    Attributes:
+        task: name of the task.
+        metric: the name, among what evaluation returns, of the metric that the curve shows.
+        make_model: loads a fresh model; its new parts depend on the global random state.
+        processor: the tokenizer or image processor, saved beside the model.
+        train_data: the training set, prepared for the model.
+        eval_data: the validation set, or several by name; their metrics are then prefixed.
+        collator: makes batches of it.
+        compute_metrics: as `Trainer` takes it.
+    """
+
+    task: str
+    metric: str
+    make_model: Callable[[], PreTrainedModel]
+    processor: Any
+    train_data: Any
+    eval_data: Any
+    collator: Callable[[Any], Any]
+    compute_metrics: Callable[[Any], dict[str, float]]

@@ -1,0 +1,120 @@
+"""The results of an experiment: one JSON document, its plot and its table."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from rich.table import Table
+
+from hf_td.analysis.plots import plot_curves
+from hf_td.analysis.record import environment, write_json
+from hf_td.experiment.arguments import Arguments
+from hf_td.experiment.methods import METHODS
+from hf_td.experiment.output import RESULTS
+from hf_td.experiment.problem import Problem
+
+Run = dict[str, Any]
+Results = dict[str, Any]
+
+_SECRETS = ("--token", "--hub_token", "--hub-token")
+
+
+def assemble(arguments: Arguments, problem: Problem, runs: Sequence[Run]) -> Results:
+    """The document that becomes results.json."""
+    ordered = sorted(runs, key=lambda run: run["seed"])
+    return {
+        "task": problem.task,
+        "model": arguments.model.model_name_or_path,
+        "method": arguments.curve.method,
+        "metric": problem.metric,
+        "summary": summarise(ordered),
+        "runs": ordered,
+        "seconds": sum(run["train_seconds"] + run["measure_seconds"] for run in ordered),
+        "command": _command(sys.argv),
+        "configuration": arguments.configuration(),
+        "environment": environment(),
+    }
+
+
+def write_results(folder: Path, results: Results) -> None:
+    """Write results.json, and the plot as soon as there is a point."""
+    write_json(folder / RESULTS, results)
+    curves = curves_of(results)
+    if curves:
+        title = f"{results['task']}, {Path(results['model']).name}"
+        label = METHODS[results["method"]].label
+        plot_curves({label: curves}, folder / "curve", metric=results["metric"], title=title)
+
+
+def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """For each sparsity the share of all parameters, and each metric over the seeds."""
+    points = [point for run in runs for point in run["curve"]]
+    sparsities = list(dict.fromkeys(point["sparsity"] for point in points))
+    return [_summarise([p for p in points if p["sparsity"] == s]) for s in sparsities]
+
+
+def _summarise(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    names = points[0]["metrics"]
+    shares = ("sparsity", "removed_prunable", "removed_of_all")
+    return {
+        **{share: points[0][share] for share in shares},
+        "seeds": len(points),
+        "metrics": {name: _spread([p["metrics"][name] for p in points]) for name in names},
+    }
+
+
+def _spread(values: Sequence[float | None]) -> dict[str, float] | None:
+    """Mean and spread; None where a value was not finite."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return None
+    deviation = stdev(known) if len(known) > 1 else 0.0
+    return {"mean": fmean(known), "std": deviation, "min": min(known), "max": max(known)}
+
+
+def curves_of(results: Results) -> list[dict[float, float]]:
+    """For each seed, sparsity to the metric of the experiment."""
+    name = results["metric"]
+    curves = [{p["sparsity"]: p["metrics"][name] for p in run["curve"]} for run in results["runs"]]
+    return [curve for curve in curves if curve]
+
+
+def results_table(results: Results) -> Table:
+    """For `rich.print`: a line for each sparsity."""
+    seeds = len(results["runs"])
+    title = f"{results['task']}: {METHODS[results['method']].label}, {seeds} seed(s)"
+    table = Table(title=title)
+    points = results["summary"]
+    names = [n for n in (points[0]["metrics"] if points else ()) if not n.endswith("loss")]
+    for head in ("sparsity", "of all parameters", *names):
+        table.add_column(head.replace("_", " "), justify="right")
+    for point in points:
+        values = [cell(point["metrics"][name], point["seeds"]) for name in names]
+        table.add_row(f"{point['sparsity']:.1%}", f"{point['removed_of_all']:.1%}", *values)
+    return table
+
+
+def cell(spread: dict[str, float] | None, seeds: int) -> str:
+    """A metric as a table shows it: the mean, and the standard deviation of several seeds."""
+    if spread is None:
+        return "not finite"
+    mean = f"{spread['mean']:.4f}"
+    return f"{mean} ± {spread['std']:.4f}" if seeds > 1 else mean
+
+
+def _command(argv: Sequence[str]) -> str:
+    """The command line, without tokens."""
+    shown = ["python"]
+    for before, word in zip(("", *argv), argv, strict=False):
+        name, equals, _ = word.partition("=")
+        if before in _SECRETS:
+            word = "..."
+        elif name in _SECRETS and equals:
+            word = f"{name}=..."
+        shown.append(word)
+    return shlex.join(shown)

@@ -1,0 +1,36 @@
+"""What goes to and comes from the Hub."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hf_td.hub.card_info import CardInfo as CardInfo
+    from hf_td.hub.export import Export as Export
+    from hf_td.hub.export import export_model as export_model
+    from hf_td.hub.latency import Latency as Latency
+    from hf_td.hub.latency import measure_latency as measure_latency
+    from hf_td.hub.push import push_to_hub as push_to_hub
+
+# Public name to the module that has it; loaded when first asked for.
+_HOMES = {
+    "CardInfo": "card_info",
+    "Export": "export",
+    "Latency": "latency",
+    "export_model": "export",
+    "measure_latency": "latency",
+    "push_to_hub": "push",
+}
+
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

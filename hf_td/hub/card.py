@@ -1,0 +1,188 @@
+"""Writes the model card of an export: only what is known of it, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard
+from transformers import PreTrainedTokenizerBase
+
+from hf_td.analysis.plots import plot_curves
+from hf_td.compaction import layout_of_model
+from hf_td.config import trained_with
+from hf_td.hub.card_info import CardInfo, is_metric
+from hf_td.hub.card_metadata import PIPELINES, hub_id, make_metadata
+from hf_td.hub.card_text import FORMATS, limitations, versions
+from hf_td.hub.remote_code import auto_classes
+from hf_td.hub.removal import Removal
+from hf_td.hub.weights import weight_files
+
+README = "README.md"
+PICTURE = "curve.png"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportFacts:
+    """What an export knows of itself.
+
+    Attributes:
+        name: of the export's folder.
+        form: `stock`, `compact` or `padded`.
+        removal: what pruning took out, counted before the model was cut.
+        processing_class: the tokenizer or processor that was saved along.
+    """
+
+    name: str
+    form: str
+    removal: Removal
+    processing_class: Any = None
+
+
+def write_card(
+    folder: str | Path, model: Any, info: CardInfo | None, facts: ExportFacts
+) -> ModelCard:
+    """Write README.md into a folder, and the curve as a picture beside it.
+
+    Args:
+        folder: that holds the exported weights.
+        model: as it was exported.
+        info: what the caller knows of the model.
+        facts: what the export knows.
+
+    Returns:
+        The card.
+
+    Raises:
+        ValueError: the model is not what `info.sparsity` says.
+    """
+    info = _completed(info or CardInfo(), model)
+    _check_sparsity(info, facts.removal)
+    auto_class = _auto_class(model)
+    pipeline = info.pipeline_tag or PIPELINES.get(auto_class)
+    name = info.name or facts.name
+    data = make_metadata(name, info, facts.removal, pipeline)
+    license = data.get("license")
+    export = _about_model(Path(folder), model, facts)
+    card = ModelCard.from_template(
+        data,
+        template_str=_template(),
+        metadata=data.to_yaml(),
+        name=name,
+        license=license,
+        auto_class=auto_class,
+        picture=_plot(Path(folder), name, info),
+        limitations=limitations(info, export, license),
+        versions=versions(),
+        **export,
+        **_about_training(info),
+        **FORMATS,
+    )
+    card.text = re.sub(r"\n{3,}", "\n\n", card.text)
+    card.save(Path(folder) / README)
+    return card
+
+
+def _template() -> str:
+    return files("hf_td.hub").joinpath("model_card.template").read_text(encoding="utf-8")
+
+
+def _completed(info: CardInfo, model: Any) -> CardInfo:
+    """With the settings that the model itself records, where none are given."""
+    return replace(info, targeted_dropout=info.targeted_dropout or trained_with(model))
+
+
+def _check_sparsity(info: CardInfo, removal: Removal, allowed: float = 0.02) -> None:
+    point = info.exported_point
+    if point is not None and abs(point.removed_prunable - removal.sparsity) > allowed:
+        raise ValueError(
+            f"the card would show the metrics of sparsity {point.sparsity} for this model, but "
+            f"{removal.sparsity:.1%} of its prunable weights are gone, and "
+            f"{point.removed_prunable:.1%} were when these metrics were measured; prune the model "
+            "to that sparsity, or give the card another one"
+        )
+
+
+def _auto_class(model: Any) -> str:
+    """The class to load it with: one whose task the Hub has a name for, if there is one."""
+    names = auto_classes(model) or [type(model).__name__]
+    return next((name for name in names if name in PIPELINES), names[0])
+
+
+def _about_model(folder: Path, model: Any, facts: ExportFacts) -> dict[str, Any]:
+    processor = _processor(facts.processing_class)
+    # A compact model of which nothing could be cut is a stock model.
+    form = facts.form if facts.form != "compact" or layout_of_model(model) else "stock"
+    return {
+        "architecture": type(model).__name__,
+        "removal": facts.removal,
+        "parameters": model.num_parameters(),
+        "bytes": sum(path.stat().st_size for path in weight_files(folder)),
+        "form": form,
+        "loaders": sorted(filter(None, (_auto_class(model), processor))),
+        "processor": processor,
+    }
+
+
+def _processor(processing_class: Any) -> str | None:
+    if processing_class is None:
+        return None
+    text = isinstance(processing_class, PreTrainedTokenizerBase)
+    return "AutoTokenizer" if text else "AutoProcessor"
+
+
+def _about_training(info: CardInfo) -> dict[str, Any]:
+    environment = info.environment or {}
+    return {
+        "info": info,
+        "base": _shown_base(info.base_model),
+        "points": info.points,
+        "metrics": _metric_names(info),
+        "latency": info.latency,
+        "dropout": info.dropout_settings,
+        "trained_on": _trained_on(environment),
+        "commit": info.commit or environment.get("commit"),
+    }
+
+
+def _shown_base(base_model: str | Path | None) -> str | None:
+    """A local folder is shown by its name: where it lies is nobody's concern."""
+    if base_model is None:
+        return None
+    return hub_id(base_model) or Path(base_model).resolve().name
+
+
+def _metric_names(info: CardInfo) -> list[str]:
+    values = [item for point in info.points for item in point.metrics.items()]
+    return list(dict.fromkeys(name for name, value in values if is_metric(name, value)))
+
+
+def _trained_on(environment: Mapping[str, Any]) -> dict[str, str]:
+    hardware = environment.get("hardware") or {}
+    devices = hardware.get("gpus") or [hardware.get("cpu")]
+    versions = environment.get("versions") or {}
+    shown = {
+        "hardware": ", ".join(filter(None, devices)),
+        "versions": ", ".join(f"{name} {v}" for name, v in versions.items() if v is not None),
+    }
+    return {what: text for what, text in shown.items() if text}
+
+
+def _plot(folder: Path, name: str, info: CardInfo) -> str | None:
+    """Plot the curve; the name of the picture, or None where there is nothing to plot."""
+    metric = info.metric
+    if metric is None:
+        return None
+    values = {point.sparsity: point.metrics[metric] for point in info.points}
+    curve = {s: value for s, value in values.items() if is_metric(metric, value)}
+    if not curve:
+        return None
+    title = ", ".join(filter(None, (info.task, _shown_base(info.base_model)))) or name
+    stem = folder / Path(PICTURE).stem
+    _, drawing = plot_curves({name: [curve]}, stem, metric=metric, title=title)
+    drawing.unlink()  # the Hub shows the PNG
+    return PICTURE

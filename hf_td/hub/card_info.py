@@ -1,0 +1,117 @@
+"""What a model card can tell beyond what the export itself shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_td.analysis import CurvePoint
+from hf_td.config import TargetedDropoutConfig
+from hf_td.hub.latency import Latency
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardInfo:
+    """Facts for a model card. All are optional; the card leaves out what is not given.
+
+    Attributes:
+        name: of the model; by default that of the export's folder.
+        repo_id: where it will be on the Hub, for the code that loads it.
+        base_model: what was fine-tuned: an id on the Hub, or a local folder. A local folder's own
+            card gives the licence and the language, where they are not given here.
+        task: what it was trained for, in words or as GLUE calls it.
+        pipeline_tag: the Hub's name of the task, such as `text-classification`; by default that of
+            the model's class.
+        dataset: id on the Hub, or a name.
+        dataset_config: which part of the dataset.
+        dataset_split: on which split the metrics were measured.
+        metric: the metric that matters, a name in the curve's metrics.
+        curve: what `pruning_curve` returned, or the same as mappings.
+        sparsity: the point of the curve that the exported model is.
+        license: identifier such as `apache-2.0`.
+        language: code or codes, such as `en`.
+        targeted_dropout: the settings of the training; by default what the model records.
+        learning_rate: of the training.
+        epochs: of the training.
+        seed: of the training.
+        environment: of the training, as `hf_td.analysis.record.environment` returns it.
+        command: that repeats the training.
+        commit: of the code that ran.
+        latency: what `measure_latency` returned.
+        limitations: sentences to add to what the card says by itself.
+
+    Raises:
+        ValueError: the curve has not the metric, or not the sparsity, that the other fields name.
+    """
+
+    name: str | None = None
+    repo_id: str | None = None
+    base_model: str | Path | None = None
+    task: str | None = None
+    pipeline_tag: str | None = None
+    dataset: str | None = None
+    dataset_config: str | None = None
+    dataset_split: str | None = None
+    metric: str | None = None
+    curve: Sequence[CurvePoint | Mapping[str, Any]] = ()
+    sparsity: float | None = None
+    license: str | None = None
+    language: str | Sequence[str] | None = None
+    targeted_dropout: TargetedDropoutConfig | Mapping[str, Any] | None = None
+    learning_rate: float | None = None
+    epochs: float | None = None
+    seed: int | None = None
+    environment: Mapping[str, Any] | None = None
+    command: str | None = None
+    commit: str | None = None
+    latency: Latency | None = None
+    limitations: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        points = [p if isinstance(p, CurvePoint) else CurvePoint(**p) for p in self.curve]
+        object.__setattr__(self, "curve", tuple(sorted(points, key=lambda p: p.sparsity)))
+        for point in self.points:
+            if self.metric is not None and self.metric not in point.metrics:
+                raise ValueError(
+                    f"metric {self.metric!r} is not in the curve, which has {sorted(point.metrics)}"
+                )
+        if self.points and self.sparsity is not None and self.exported_point is None:
+            raise ValueError(
+                f"sparsity {self.sparsity} is no point of the curve, which has "
+                f"{[point.sparsity for point in self.points]}"
+            )
+
+    @property
+    def points(self) -> tuple[CurvePoint, ...]:
+        """The curve, by rising sparsity."""
+        return tuple(point for point in self.curve if isinstance(point, CurvePoint))
+
+    @property
+    def exported_point(self) -> CurvePoint | None:
+        """The point of the curve that the exported model is, where that is known."""
+        return next((point for point in self.points if point.sparsity == self.sparsity), None)
+
+    @property
+    def dropout_settings(self) -> dict[str, Any] | None:
+        """The settings of the training in their JSON form."""
+        given = self.targeted_dropout
+        if given is None:
+            return None
+        return given.to_dict() if isinstance(given, TargetedDropoutConfig) else dict(given)
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """What is known of the training beside targeted dropout."""
+        names = ("learning_rate", "epochs", "seed")
+        return {name: v for name in names if (v := getattr(self, name)) is not None}
+
+
+def is_metric(name: str, value: Any) -> bool:
+    """Whether a value of a curve is a metric, and finite (a record writes other values as None)."""
+    return isinstance(value, (int, float)) and abs(value) < float("inf") and not _is_loss(name)
+
+
+def _is_loss(name: str) -> bool:
+    return name.endswith("loss")

@@ -1,0 +1,131 @@
+"""When to try again to publish, and what to tell the user when it failed for good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from json import JSONDecodeError
+
+import httpx2
+from huggingface_hub.utils import parse_ratelimit_headers
+
+# What huggingface_hub sends again by itself, five times, after a 429, a 5xx or a broken
+# connection. It does so neither for the commit itself nor for anything around it.
+_REPEATED_ALREADY = ("/preupload/", ".git/info/lfs/")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Something that is asked of the Hub.
+
+    Attributes:
+        repo_id: of which repository.
+        what: is asked, for messages.
+        repeatable: whether asking twice is as good as asking once.
+    """
+
+    repo_id: str
+    what: str
+    repeatable: bool = True
+
+    def wait_after(self, error: Exception, times: int) -> float | None:
+        """Seconds to wait before trying again after so many failures; None for not at all."""
+        status = _status(error)
+        if _was_repeated(error) or isinstance(error, httpx2.ConnectError):
+            return None  # without a network, waiting a little does not help
+        if status == 429 or (self.repeatable and _is_passing(error, status)):
+            return _retry_after(error) or 2.0 ** (times - 1)
+        return None
+
+    def explain(self, error: Exception) -> Exception:
+        """An error that says what happened, what is on the Hub now, and what to do."""
+        if not isinstance(error, (httpx2.HTTPError, RuntimeError, JSONDecodeError)):
+            return error  # such as offline mode or wrong metadata: they speak for themselves
+        kind, reason = self._reason(error)
+        return kind(f"could not {self.what} ({self.repo_id}): {reason}. {self._state(error)}")
+
+    def _reason(self, error: Exception) -> tuple[type[Exception], str]:
+        status = _status(error)
+        if status in _REFUSALS:
+            return PermissionError, f"{_REFUSALS[status]} ({status})"
+        if status is None and isinstance(_http_error(error), httpx2.TransportError):
+            return ConnectionError, f"no connection to the Hub, or it broke off: {_last(error)}"
+        if status in _CLASHES:
+            return RuntimeError, f"somebody else is changing the repository right now ({status})"
+        if status == 429:
+            wait = _retry_after(error)
+            asked = f", for {wait:.0f} s" if wait else ""
+            return RuntimeError, f"the Hub asks to wait{asked} (429, too many requests)"
+        return RuntimeError, str(_last(error)).strip()
+
+    def _state(self, error: Exception) -> str:
+        """What is published: a commit whose answer was lost may have been made."""
+        lost = _is_passing(error, _status(error)) and "/commit/" in _path(error)
+        if not lost:
+            return "Nothing was published"
+        again = "pushing again is safe" if self.repeatable else "look before you push again"
+        return f"Whether the commit was made is not known (all of it, or nothing): {again}"
+
+
+_REFUSALS = {
+    401: "the Hub does not know who you are: log in with `hf auth login`, set HF_TOKEN, or pass "
+    "token=",
+    403: "your token may not do that: it needs write access to the repository, see "
+    "https://huggingface.co/settings/tokens",
+}
+_CLASHES = (409, 412)
+
+
+def _errors(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _http_error(error: Exception) -> httpx2.HTTPError | None:
+    return next((e for e in _errors(error) if isinstance(e, httpx2.HTTPError)), None)
+
+
+def _last(error: Exception) -> BaseException:
+    return _http_error(error) or error
+
+
+def _response(error: Exception) -> httpx2.Response | None:
+    return getattr(_http_error(error), "response", None)
+
+
+def _status(error: Exception) -> int | None:
+    response = _response(error)
+    return None if response is None else response.status_code
+
+
+def _path(error: Exception) -> str:
+    """Path of the URL that was asked for; empty where it is not known."""
+    request = getattr(_http_error(error), "_request", None)
+    return "" if request is None else request.url.path
+
+
+def _was_repeated(error: Exception) -> bool:
+    in_upload = isinstance(error, RuntimeError)  # the PUT of a large file
+    return in_upload or any(part in _path(error) for part in _REPEATED_ALREADY)
+
+
+def _is_passing(error: Exception, status: int | None) -> bool:
+    """Whether the Hub, or the way to it, may be back in a moment."""
+    if status is not None:
+        return status >= 500
+    return isinstance(_http_error(error), httpx2.TransportError) or isinstance(
+        error,
+        JSONDecodeError,  # a proxy's page in place of the Hub's answer
+    )
+
+
+def _retry_after(error: Exception) -> float | None:
+    response = _response(error)
+    if response is None:
+        return None
+    limit = parse_ratelimit_headers(response.headers)
+    if limit is not None and limit.remaining == 0:
+        return float(limit.reset_in_seconds)
+    seconds = response.headers.get("Retry-After", "")
+    return float(seconds) if seconds.isdigit() else None

@@ -1,0 +1,33 @@
+"""A learning rate of their own for the parameters that are never dropped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+
+def scale_untargeted(optimizer: Optimizer, model: Any, scale: float) -> None:
+    """Split norms, biases and the head off each parameter group, with a scaled learning rate.
+
+    They are few and have to make up for all that is dropped; what is sparse cannot move as fast.
+
+    Args:
+        optimizer: one that has made no step yet; its groups are changed in place.
+        model: whose parameters it has; what is outside of `model.base_model` is its head.
+        scale: of the learning rate, positive.
+    """
+    untargeted = _untargeted(model)
+    for group in list(optimizer.param_groups):
+        chosen = [p for p in group["params"] if id(p) in untargeted]
+        if chosen:
+            group["params"] = [p for p in group["params"] if id(p) not in untargeted]
+            optimizer.add_param_group({**group, "params": chosen, "lr": group["lr"] * scale})
+
+
+def _untargeted(model: nn.Module) -> set[int]:
+    base = getattr(model, "base_model", model)
+    assert isinstance(base, nn.Module)
+    body = {id(p) for p in base.parameters() if p.dim() > 1}
+    return {id(p) for p in model.parameters() if id(p) not in body}
