@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from hf_td.schedules import Schedule
 
@@ -17,6 +17,20 @@ Level = Literal["weight", "unit"]
 PartLevel = Literal["weight", "unit", "none"]
 Candidates = Literal["magnitude", "random"]
 Draw = Literal["unit", "element"]
+
+
+class Rates(NamedTuple):
+    """What is applied in one update.
+
+    Attributes:
+        targeting: gamma, the fraction of weights or units that are candidates.
+        drop_rate: alpha, the probability that a candidate is dropped.
+        shrink: the fraction by which each candidate shrinks.
+    """
+
+    targeting: float
+    drop_rate: float
+    shrink: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +46,10 @@ class TargetedDropoutConfig:
         drop_rate: alpha, the final probability that a candidate is dropped in an update, in [0, 1].
         targeting_schedule: how the targeting grows; a `Schedule`, its JSON form, or a shape's name.
         drop_rate_schedule: how the drop rate grows.
+        shrink: the final fraction by which candidates shrink at every update, in [0, 1). With it
+            the trained network itself is small where it will be pruned, so that it is worth the
+            same unpruned and at every sparsity up to the targeting. Not in the paper.
+        shrink_schedule: how the shrinking grows.
         include: patterns (`fnmatch`) on the dotted names of the layers to patch. At the unit level
             the name of a block's consumer (its last layer) decides.
         exclude: patterns that take layers out again.
@@ -53,6 +71,8 @@ class TargetedDropoutConfig:
     drop_rate_schedule: Schedule = field(
         default_factory=lambda: Schedule(shape="linear", initial=0.5)
     )
+    shrink: float = 0.0
+    shrink_schedule: Schedule = field(default_factory=Schedule)
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     layers: tuple[int, ...] | None = None
@@ -72,9 +92,11 @@ class TargetedDropoutConfig:
             raise ValueError(f"targeting is a fraction in [0, 1), got {self.targeting}")
         if not 0 <= self.drop_rate <= 1:
             raise ValueError(f"drop_rate is a probability in [0, 1], got {self.drop_rate}")
+        if not 0 <= self.shrink < 1:
+            raise ValueError(f"shrink is a fraction in [0, 1), got {self.shrink}")
 
     def _normalise(self) -> None:
-        for name in ("targeting_schedule", "drop_rate_schedule"):
+        for name in ("targeting_schedule", "drop_rate_schedule", "shrink_schedule"):
             object.__setattr__(self, name, Schedule.parse(getattr(self, name)))
         for name in ("include", "exclude"):
             object.__setattr__(self, name, _as_patterns(name, getattr(self, name)))
@@ -91,10 +113,13 @@ class TargetedDropoutConfig:
             return False
         return matches(name, self.include) and not matches(name, self.exclude)
 
-    def rates(self, progress: float) -> tuple[float, float]:
-        """(targeting, drop rate) at a progress in [0, 1]."""
-        targeting = self.targeting * self.targeting_schedule(progress)
-        return targeting, self.drop_rate * self.drop_rate_schedule(progress)
+    def rates(self, progress: float) -> Rates:
+        """The rates of the update at a progress in [0, 1]."""
+        return Rates(
+            targeting=self.targeting * self.targeting_schedule(progress),
+            drop_rate=self.drop_rate * self.drop_rate_schedule(progress),
+            shrink=self.shrink * self.shrink_schedule(progress),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, with tuples as lists."""

@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 
 from hf_td import functional
-from hf_td.config import TargetedDropoutConfig
+from hf_td.config import Rates, TargetedDropoutConfig
 from hf_td.sites import Site
 
 
-def draw(
-    site: Site, config: TargetedDropoutConfig, targeting: float, drop_rate: float, update: int
-) -> None:
+def draw(site: Site, config: TargetedDropoutConfig, rates: Rates, update: int) -> None:
     """Draw the mask of one site for one update, and give it to its layer."""
-    candidates = _candidates(site, config, targeting)
+    candidates = _candidates(site, config, rates.targeting)
+    if rates.shrink:
+        site.shrink(candidates, rates.shrink)
     if config.draw == "element":
         candidates = site.spread(candidates).expand_as(site.layer.weight)
     generator = _generator(candidates.device, config.seed, update, site.index)
-    keep = functional.keep_mask(candidates, drop_rate, generator, rescale=config.rescale)
+    keep = functional.keep_mask(candidates, rates.drop_rate, generator, rescale=config.rescale)
     site.layer.keep = keep if config.draw == "element" else site.spread(keep)
 
 

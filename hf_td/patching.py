@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from hf_td.anatomy import Anatomy, read_anatomy
-from hf_td.config import CONFIG_KEY, TargetedDropoutConfig, configure
+from hf_td.config import CONFIG_KEY, Rates, TargetedDropoutConfig, configure
 from hf_td.layers import check_targetable, restore, target
 from hf_td.masks import draw
 from hf_td.sites import Site, plan_sites
@@ -19,6 +19,7 @@ from hf_td.sites import Site, plan_sites
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
 _STATE = "_hf_td_patch"
+NO_RATES = Rates(targeting=0.0, drop_rate=0.0)
 
 
 @dataclass
@@ -29,7 +30,7 @@ class Patch:
         config: how it was patched.
         anatomy: the reading that it rests on.
         sites: where masks are drawn, in order.
-        rates: (targeting, drop rate) of the current update.
+        rates: those of the current update.
         updates: masks drawn so far; numbers the updates where nobody says which one it is.
         self_counting: the hook that draws a mask before each training forward; None once
             `anneal` was called.
@@ -38,7 +39,7 @@ class Patch:
     config: TargetedDropoutConfig
     anatomy: Anatomy
     sites: tuple[Site, ...]
-    rates: tuple[float, float] = (0.0, 0.0)
+    rates: Rates = NO_RATES
     updates: int = 0
     self_counting: RemovableHandle | None = None
 
@@ -48,7 +49,7 @@ class Patch:
         number = self.updates if update is None else update
         self.rates = self.config.rates(progress)
         for site in self.sites:
-            draw(site, self.config, *self.rates, number)
+            draw(site, self.config, self.rates, number)
         self.updates = number + 1
 
     def dropped_share(self) -> float:
@@ -123,7 +124,7 @@ def unpatch_model(model: ModelT) -> ModelT:
     return model
 
 
-def anneal(model: nn.Module, progress: float, update: int | None = None) -> tuple[float, float]:
+def anneal(model: nn.Module, progress: float, update: int | None = None) -> Rates:
     """Set the rates and draw the masks for the update that comes; call it before each one.
 
     Args:
@@ -134,7 +135,7 @@ def anneal(model: nn.Module, progress: float, update: int | None = None) -> tupl
             it calls are counted.
 
     Returns:
-        (targeting, drop rate) of this update.
+        The rates of this update: targeting, drop rate and shrinking.
 
     Raises:
         ValueError: the model is not patched, or progress is outside [0, 1].

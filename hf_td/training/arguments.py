@@ -16,6 +16,7 @@ from hf_td.schedules import SHAPES, Schedule
 _DEFAULTS = TargetedDropoutConfig()
 _TARGETING = _DEFAULTS.targeting_schedule
 _DROP_RATE = _DEFAULTS.drop_rate_schedule
+_SHRINK = _DEFAULTS.shrink_schedule
 
 
 def _setting(default: Any, help: str, **metadata: Any) -> Any:
@@ -26,8 +27,7 @@ def _setting(default: Any, help: str, **metadata: Any) -> Any:
 class TargetedDropoutFields:
     """The settings of `TargetedDropoutConfig`, one flat field each.
 
-    A schedule becomes six fields: its shape, and the `initial`, `begin`, `end`, `sampled` and `off`
-    of `hf_td.Schedule`.
+    A schedule becomes several fields: its shape, and what else `hf_td.Schedule` has.
     """
 
     level: Literal["weight", "unit"] = _setting(_DEFAULTS.level, "rank weights, or whole units")
@@ -65,6 +65,17 @@ class TargetedDropoutFields:
         _DROP_RATE.sampled, "share of the updates that draw it from [0, its ramp], in [0, 1]"
     )
     drop_rate_off: float = _setting(_DROP_RATE.off, "share of the updates without it, in [0, 1]")
+    shrink: float = _setting(
+        _DEFAULTS.shrink, "final fraction by which candidates shrink at every update, in [0, 1)"
+    )
+    shrink_schedule: str = _setting(
+        _SHRINK.shape, "how the shrinking grows", choices=sorted(SHAPES)
+    )
+    shrink_initial: float = _setting(
+        _SHRINK.initial, "fraction of the final shrinking at the start, in [0, 1]"
+    )
+    shrink_begin: float = _setting(_SHRINK.begin, "progress at which it starts to grow")
+    shrink_end: float = _setting(_SHRINK.end, "progress at which it is final, in (0, 1]")
     include: list[str] = field(
         default_factory=lambda: ["*"],
         metadata={"help": "patterns on dotted names of the layers to target"},
@@ -101,16 +112,18 @@ class TargetedDropoutFields:
         same = {f.name for f in fields(TargetedDropoutConfig)} - {
             "targeting_schedule",
             "drop_rate_schedule",
+            "shrink_schedule",
         }
         return TargetedDropoutConfig(
             **{name: getattr(self, name) for name in same},
             targeting_schedule=self._schedule("targeting"),
             drop_rate_schedule=self._schedule("drop_rate"),
+            shrink_schedule=self._schedule("shrink"),
         )
 
     def _schedule(self, rate: str) -> Schedule:
-        names = [f.name for f in fields(Schedule) if f.name != "shape"]
-        rest = {name: getattr(self, f"{rate}_{name}") for name in names}
+        given = {f.name: f"{rate}_{f.name}" for f in fields(Schedule)}
+        rest = {name: getattr(self, flat) for name, flat in given.items() if hasattr(self, flat)}
         return Schedule(shape=getattr(self, f"{rate}_schedule"), **rest)
 
 

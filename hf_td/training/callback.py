@@ -30,8 +30,9 @@ class TargetedDropoutCallback(TrainerCallback):
         patch, logs = find_patch(kwargs["model"]), kwargs.get("logs")
         if patch is None or logs is None or "loss" not in logs:
             return
-        rates = dict(zip(("targeting", "drop_rate"), patch.rates, strict=True))
-        added = {**rates, "dropped_share": patch.dropped_share()}
+        added = {**patch.rates._asdict(), "dropped_share": patch.dropped_share()}
+        if not patch.config.shrink:
+            del added["shrink"]
         logs.update(added)
         # The history holds a copy of the logs, made before the callbacks are asked.
         if state.log_history and state.log_history[-1].get("step") == state.global_step:
