@@ -64,7 +64,7 @@ class Schedule:
                 f"<= 1, got begin={self.begin}, end={self.end}; a ramp that ends after 1 would "
                 "outlast the run and never reach its final rate"
             )
-        if min(self.sampled, self.off) < 0 or self.sampled + self.off > 1:
+        if not (self.sampled >= 0 and self.off >= 0 and self.sampled + self.off <= 1):
             raise ValueError(
                 "schedule sampled and off are shares of the updates, at least 0 and at most 1 in "
                 f"sum, got sampled={self.sampled}, off={self.off}"

@@ -88,14 +88,20 @@ def prove_block(
     channels = Projection(consumer.name, reader, probe.channels.view(units, -1))
     companions = tuple(c for g in given() for c in _companions(probe, g, units))
     path = _shared_path(consumer, feeders)
-    return Block(path, part, units, tuple(producers), channels, companions)
+    obstacle = SHARED_HEADS if units == 1 else None
+    return Block(path, part, units, tuple(producers), channels, companions, obstacle)
 
 
+SHARED_HEADS = "its query heads share one key and value head, so there is one unit"
 _ORDER: tuple[Role, ...] = ("q", "k", "v", "gate", "up")
 
 
 def _count_units(probe: Probe) -> int | None:
-    """The finest split of the channels into equal runs whose rows do not overlap."""
+    """The finest split of the channels into equal runs whose rows do not overlap.
+
+    One where there is no such split, as in attention whose query heads share one key head; None
+    where every channel depends on every row.
+    """
     channels = probe.channels
     width = len(channels)
     if all(bool(hit.all()) for hit in probe.reached(channels == 0)):
@@ -106,7 +112,7 @@ def _count_units(probe: Probe) -> int | None:
         rest = probe.reached(channels >= size)
         if all(f.any() and not (f & r).any() for f, r in zip(first, rest, strict=True)):
             return units
-    return None
+    return 1
 
 
 def _number_rows(
@@ -154,7 +160,7 @@ def _strands(
         strands = _attention_strands(probe, numbers, tokens, units)
         complete = {"q", "k", "v"} <= {s.role for s in strands}
         return ("attention" if complete else None), strands
-    if units == len(probe.channels):
+    if units == len(probe.channels) > 1:
         return "feed_forward", _feed_forward_strands(probe, numbers, units)
     return None, []
 

@@ -8,14 +8,17 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from hf_td.anatomy.blocks import Anatomy, Block, Projection, layer_index, pattern_of
 from hf_td.anatomy.inputs import probe_inputs
 from hf_td.anatomy.layouts import linear_layers
 from hf_td.anatomy.probe import prove_block
-from hf_td.anatomy.trace import Call, Trace, trace
+from hf_td.anatomy.trace import Call, Trace, thawed, trace
 
+# What patching writes into a config; it says nothing of the architecture.
+CONFIG_KEY = "targeted_dropout"
 # Readings of models seen before, by class and by the shapes of their linear layers.
 _READINGS: dict[tuple[Any, ...], Anatomy] = {}
 _MOST_READINGS = 64
@@ -35,6 +38,8 @@ def read_anatomy(model: nn.Module, example_inputs: Mapping[str, Any] | None = No
     Raises:
         ValueError: no example input can be made for this model.
     """
+    if not hasattr(model, "config"):
+        return _read(model, example_inputs)  # nothing says that two such models are alike
     key = _fingerprint(model)
     if key not in _READINGS:
         if len(_READINGS) >= _MOST_READINGS:
@@ -43,19 +48,18 @@ def read_anatomy(model: nn.Module, example_inputs: Mapping[str, Any] | None = No
     return _READINGS[key]
 
 
-def _fingerprint(model: nn.Module) -> tuple[Any, ...]:
-    layers = linear_layers(model)
-    shapes = tuple((name, tuple(m.weight.shape)) for name, m in layers.items())  # pyright: ignore
-    config = getattr(model, "config", None)
-    heads = getattr(config, "num_attention_heads", None)
-    return (type(model), shapes, str(heads), getattr(config, "_attn_implementation", None))
+def _fingerprint(model: Any) -> tuple[Any, ...]:
+    shapes = tuple((name, tuple(p.shape)) for name, p in model.named_parameters())
+    settings = {k: v for k, v in model.config.to_dict().items() if k != CONFIG_KEY}
+    return (type(model), shapes, repr(settings), model.config._attn_implementation)
 
 
 def _read(model: nn.Module, example_inputs: Mapping[str, Any] | None) -> Anatomy:
     base: nn.Module = getattr(model, "base_model", model)
-    seen = trace(base, example_inputs or probe_inputs(base))
     prefix = _prefix_of(base, model)
-    blocks = [_with_prefix(block, prefix) for block in _prove_all(seen)]
+    with torch.inference_mode(False), thawed(base):
+        seen = trace(base, example_inputs or probe_inputs(base))
+        blocks = [_with_prefix(block, prefix) for block in _prove_all(seen)]
     claimed = {name for block in blocks for name in block.modules}
     called = {call.name for call in seen.calls}
     return Anatomy(
@@ -91,7 +95,7 @@ def _in_layers(seen: Trace, found: dict[Call, tuple[list[Call], Block]]) -> list
     readers = Counter(source for sources, _ in inside.values() for source in sources)
     shared = seen.feeders_outside(inside) | {c for c, times in readers.items() if times > 1}
     return [
-        replace(block, obstacle=_obstacle(shared.intersection(sources)))
+        replace(block, obstacle=block.obstacle or _obstacle(shared.intersection(sources)))
         for sources, block in inside.values()
     ]
 

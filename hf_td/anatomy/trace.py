@@ -94,9 +94,12 @@ class Trace:
 
 
 def trace(model: nn.Module, inputs: Mapping[str, Any]) -> Trace:
-    """Run one forward of `model` with its linear layers cut open. The model is left as it was."""
+    """Run one forward of `model` with its linear layers cut open. The model is left as it was.
+
+    To be called, and its result to be used, within `thawed`.
+    """
     calls: list[Call] = []
-    with evaluating(model), _thawed(model), _stubbed(model, calls), torch.enable_grad():
+    with evaluating(model), _stubbed(model, calls), torch.enable_grad():
         outputs = model(**inputs)
     first = {call.name: call for call in reversed(calls)}
     given = tuple(Given(name, parameter) for name, parameter in model.named_parameters())
@@ -126,8 +129,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _thawed(model: nn.Module) -> Iterator[None]:
-    """Let gradients reach frozen parameters too."""
+def thawed(model: nn.Module) -> Iterator[None]:
+    """Let gradients reach frozen parameters too; they are frozen again on leaving."""
     frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
     for parameter in frozen:
         parameter.requires_grad_(True)

@@ -5,21 +5,18 @@ Flat, so that `HfArgumentParser` takes them from the command line, from JSON and
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
-from hf_td.config import TargetedDropoutConfig
+from hf_td.config import RECIPES, TargetedDropoutConfig
 from hf_td.schedules import SHAPES, Schedule
 
-_DEFAULTS = TargetedDropoutConfig()
-_TARGETING = _DEFAULTS.targeting_schedule
-_DROP_RATE = _DEFAULTS.drop_rate_schedule
-_SHRINK = _DEFAULTS.shrink_schedule
+_RATES = ("targeting", "drop_rate", "shrink")
 
 
-def _setting(default: Any, help: str, **metadata: Any) -> Any:
+def _setting(help: str, default: Any = None, **metadata: Any) -> Any:
     return field(default=default, metadata={"help": help, **metadata})
 
 
@@ -27,55 +24,46 @@ def _setting(default: Any, help: str, **metadata: Any) -> Any:
 class TargetedDropoutFields:
     """The settings of `TargetedDropoutConfig`, one flat field each.
 
-    A schedule becomes several fields: its shape, and what else `hf_td.Schedule` has.
+    A schedule becomes several fields: its shape, and what else `hf_td.Schedule` has. What is None
+    is as the recipe of the level says.
     """
 
-    level: Literal["weight", "unit"] = _setting(_DEFAULTS.level, "rank weights, or whole units")
+    level: Literal["weight", "unit"] = _setting("rank weights, or whole units", default="weight")
     attention_level: Literal["weight", "unit", "none"] | None = _setting(
-        None, "level of attention, where it differs; none leaves it alone"
+        "level of attention, where it differs; none leaves it alone"
     )
     feed_forward_level: Literal["weight", "unit", "none"] | None = _setting(
-        None, "level of the feed-forward part, where it differs; none leaves it alone"
+        "level of the feed-forward part, where it differs; none leaves it alone"
     )
-    targeting: float = _setting(_DEFAULTS.targeting, "final fraction of candidates, in [0, 1)")
-    targeting_schedule: str = _setting(
-        _TARGETING.shape, "how the targeting grows", choices=sorted(SHAPES)
+    targeting: float | None = _setting(
+        "final fraction of weights or units that are candidates, in [0, 1)"
     )
-    targeting_initial: float = _setting(
-        _TARGETING.initial, "fraction of the final targeting at the start, in [0, 1]"
+    targeting_schedule: str | None = _setting("how it grows", choices=sorted(SHAPES))
+    targeting_initial: float | None = _setting(
+        "fraction of its final value at the start, in [0, 1]"
     )
-    targeting_begin: float = _setting(_TARGETING.begin, "progress at which it starts to grow")
-    targeting_end: float = _setting(_TARGETING.end, "progress at which it is final, in (0, 1]")
-    targeting_sampled: float = _setting(
-        _TARGETING.sampled, "share of the updates that draw it from [0, its ramp], in [0, 1]"
+    targeting_begin: float | None = _setting("progress at which it starts to grow, in [0, 1)")
+    targeting_end: float | None = _setting("progress at which it is final, in (0, 1]")
+    targeting_sampled: float | None = _setting("share of updates that draw it from [0, its ramp]")
+    targeting_off: float | None = _setting("share of updates without it, in [0, 1]")
+    drop_rate: float | None = _setting("final probability that a candidate is dropped, in [0, 1]")
+    drop_rate_schedule: str | None = _setting("how it grows", choices=sorted(SHAPES))
+    drop_rate_initial: float | None = _setting(
+        "fraction of its final value at the start, in [0, 1]"
     )
-    targeting_off: float = _setting(_TARGETING.off, "share of the updates without it, in [0, 1]")
-    drop_rate: float = _setting(
-        _DEFAULTS.drop_rate, "final probability that a candidate is dropped, in [0, 1]"
+    drop_rate_begin: float | None = _setting("progress at which it starts to grow, in [0, 1)")
+    drop_rate_end: float | None = _setting("progress at which it is final, in (0, 1]")
+    drop_rate_sampled: float | None = _setting("share of updates that draw it from [0, its ramp]")
+    drop_rate_off: float | None = _setting("share of updates without it, in [0, 1]")
+    shrink: float | None = _setting(
+        "final fraction by which candidates shrink at every update, in [0, 1)"
     )
-    drop_rate_schedule: str = _setting(
-        _DROP_RATE.shape, "how the drop rate grows", choices=sorted(SHAPES)
-    )
-    drop_rate_initial: float = _setting(
-        _DROP_RATE.initial, "fraction of the final drop rate at the start, in [0, 1]"
-    )
-    drop_rate_begin: float = _setting(_DROP_RATE.begin, "progress at which it starts to grow")
-    drop_rate_end: float = _setting(_DROP_RATE.end, "progress at which it is final, in (0, 1]")
-    drop_rate_sampled: float = _setting(
-        _DROP_RATE.sampled, "share of the updates that draw it from [0, its ramp], in [0, 1]"
-    )
-    drop_rate_off: float = _setting(_DROP_RATE.off, "share of the updates without it, in [0, 1]")
-    shrink: float = _setting(
-        _DEFAULTS.shrink, "final fraction by which candidates shrink at every update, in [0, 1)"
-    )
-    shrink_schedule: str = _setting(
-        _SHRINK.shape, "how the shrinking grows", choices=sorted(SHAPES)
-    )
-    shrink_initial: float = _setting(
-        _SHRINK.initial, "fraction of the final shrinking at the start, in [0, 1]"
-    )
-    shrink_begin: float = _setting(_SHRINK.begin, "progress at which it starts to grow")
-    shrink_end: float = _setting(_SHRINK.end, "progress at which it is final, in (0, 1]")
+    shrink_schedule: str | None = _setting("how it grows", choices=sorted(SHAPES))
+    shrink_initial: float | None = _setting("fraction of its final value at the start, in [0, 1]")
+    shrink_begin: float | None = _setting("progress at which it starts to grow, in [0, 1)")
+    shrink_end: float | None = _setting("progress at which it is final, in (0, 1]")
+    shrink_sampled: float | None = _setting("share of updates that draw it from [0, its ramp]")
+    shrink_off: float | None = _setting("share of updates without it, in [0, 1]")
     include: list[str] = field(
         default_factory=lambda: ["*"],
         metadata={"help": "patterns on dotted names of the layers to target"},
@@ -87,17 +75,23 @@ class TargetedDropoutFields:
     layers: list[int] | None = field(
         default=None, metadata={"help": "indices of the layers to target; all by default"}
     )
-    candidates: Literal["magnitude", "random"] = _setting(
-        _DEFAULTS.candidates, "candidates by importance, or a fixed random set"
+    candidates: Literal["magnitude", "random"] = field(
+        default="magnitude",
+        metadata={"help": "candidates by importance, or a fixed random set"},
     )
-    draw: Literal["unit", "element"] = _setting(
-        _DEFAULTS.draw, "at the unit level, drop whole units or single elements of them"
+    draw: Literal["unit", "element"] = field(
+        default="unit",
+        metadata={"help": "at the unit level, drop whole units or single elements of them"},
     )
-    rescale: bool = _setting(_DEFAULTS.rescale, "scale surviving candidates by 1 / (1 - drop rate)")
-
-    untargeted_lr_scale: float = _setting(
-        1.0,
-        "learning rate of what is never dropped (norms, biases and the head) over that of the rest",
+    rescale: bool = field(
+        default=False, metadata={"help": "scale surviving candidates by 1 / (1 - drop rate)"}
+    )
+    untargeted_lr_scale: float = field(
+        default=5.0,
+        metadata={
+            "help": "learning rate of what is never dropped (norms, biases and the head), as a "
+            "multiple of the learning rate of all else"
+        },
     )
 
     def __post_init__(self) -> None:
@@ -109,22 +103,17 @@ class TargetedDropoutFields:
 
     def targeted_dropout(self) -> TargetedDropoutConfig:
         """The settings as a configuration; its seed is the run's."""
-        same = {f.name for f in fields(TargetedDropoutConfig)} - {
-            "targeting_schedule",
-            "drop_rate_schedule",
-            "shrink_schedule",
-        }
-        return TargetedDropoutConfig(
-            **{name: getattr(self, name) for name in same},
-            targeting_schedule=self._schedule("targeting"),
-            drop_rate_schedule=self._schedule("drop_rate"),
-            shrink_schedule=self._schedule("shrink"),
-        )
+        schedules: dict[str, Any] = {f"{rate}_schedule": self._schedule(rate) for rate in _RATES}
+        names = {f.name for f in fields(TargetedDropoutConfig)} - set(schedules)
+        return TargetedDropoutConfig(**{n: getattr(self, n) for n in names}, **schedules)
 
     def _schedule(self, rate: str) -> Schedule:
-        given = {f.name: f"{rate}_{f.name}" for f in fields(Schedule)}
-        rest = {name: getattr(self, flat) for name, flat in given.items() if hasattr(self, flat)}
-        return Schedule(shape=getattr(self, f"{rate}_schedule"), **rest)
+        """The schedule of the recipe, with what was given in its place."""
+        recipe = RECIPES[self.level][f"{rate}_schedule"]
+        flat = {f.name: f"{rate}_{f.name}" for f in fields(Schedule)}
+        flat["shape"] = f"{rate}_schedule"
+        given = {name: getattr(self, field) for name, field in flat.items()}
+        return replace(recipe, **{n: value for n, value in given.items() if value is not None})
 
 
 @dataclass

@@ -1,0 +1,81 @@
+import subprocess
+import sys
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from matplotlib.colors import to_hex
+
+from hf_td.analysis import plots
+from hf_td.analysis.plots import plot_curves
+
+CURVES: dict[str, Any] = {
+    "plain": [{0.0: 0.9, 0.5: 0.7}],
+    "targeted": [{0.5: 0.8, 0.0: 0.9}, {0.0: 0.8, 0.5: 0.6, 0.9: 0.5}],
+}
+
+
+def _draw(curves) -> Any:
+    return plots._draw(curves, metric="f1_score", title="mrpc").axes[0]
+
+
+def _line(axes, name) -> Any:
+    return next(line for line in axes.lines if str(line.get_label()).startswith(name))
+
+
+def test_png_and_svg_are_written_into_new_folders(tmp_path):
+    png, svg = plot_curves(CURVES, tmp_path / "new" / "curve.v1", metric="f1", title="mrpc")
+    assert (png.name, svg.name) == ("curve.v1.png", "curve.v1.svg")
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert ElementTree.parse(svg).getroot().tag.endswith("svg")
+
+
+def test_the_same_curves_give_the_same_files(tmp_path):
+    first = plot_curves(CURVES, tmp_path / "a", metric="f1", title="mrpc")
+    again = plot_curves(CURVES, tmp_path / "b", metric="f1", title="mrpc")
+    assert [p.read_bytes() for p in first] == [p.read_bytes() for p in again]
+
+
+def test_a_line_shows_the_mean_of_the_seeds_against_sparsity_in_percent():
+    axes = _draw(CURVES)
+    targeted = _line(axes, "targeted")
+    assert list(targeted.get_xdata()) == [0, 50, 90]
+    assert list(targeted.get_ydata()) == pytest.approx([0.85, 0.7, 0.5])
+    assert axes.get_ylabel() == "f1 score"
+    assert "%" in axes.get_xlabel()
+
+
+def test_only_several_seeds_have_a_band_and_it_spans_their_range():
+    axes = _draw(CURVES)
+    assert len(axes.collections) == 1
+    corners = axes.collections[0].get_paths()[0].vertices
+    at_half = {round(float(y), 6) for x, y in corners if x == 50}
+    assert at_half == {0.6, 0.8}
+
+
+def test_every_method_is_in_the_legend_with_its_own_colour_and_marker():
+    axes = _draw({str(n): [{0.0: 1.0, 0.5: n / 10}] for n in range(7)})
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == list("0123456")
+    assert len({(to_hex(line.get_color()), line.get_marker()) for line in axes.lines}) == 7
+
+
+def test_ticks_are_the_measured_sparsities_that_have_room():
+    axes = _draw({"a": [{0.0: 1, 0.5: 1, 0.9: 1, 0.92: 1, 0.975: 1}]})
+    assert list(axes.get_xticks()) == [0, 50, 90, 97.5]
+
+
+@pytest.mark.parametrize("curves", [{}, {"a": []}, {"a": [{}]}])
+def test_nothing_to_plot_is_an_error(curves, tmp_path):
+    with pytest.raises(ValueError, match="no points to plot"):
+        plot_curves(curves, tmp_path / "curve", metric="f1", title="mrpc")
+
+
+def test_plotting_leaves_no_global_figure_and_never_imports_pyplot(tmp_path):
+    code = (
+        "import sys; from hf_td.analysis.plots import plot_curves; "
+        f"plot_curves({{'a': [{{0.0: 1.0}}]}}, {str(tmp_path / 'c')!r}, metric='m', title='t'); "
+        "sys.exit('matplotlib.pyplot' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,171 @@
+"""The settings: validated once, JSON both ways."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_td import Schedule, TargetedDropoutConfig
+from hf_td.config import CONFIG_KEY, configure, trained_with
+from tests.test_schedules import schedules
+
+part_levels = st.sampled_from([None, "weight", "unit", "none"])
+patterns = st.lists(st.text("abc.*?[]", max_size=6), max_size=3)
+configs = st.builds(
+    TargetedDropoutConfig,
+    level=st.sampled_from(["weight", "unit"]),
+    attention_level=part_levels,
+    feed_forward_level=part_levels,
+    targeting=st.floats(0, 1, exclude_max=True),
+    drop_rate=st.floats(0, 1),
+    targeting_schedule=schedules,
+    drop_rate_schedule=schedules,
+    include=patterns.map(tuple),
+    exclude=patterns.map(tuple),
+    layers=st.none() | st.lists(st.integers(0, 40), max_size=4).map(tuple),
+    candidates=st.sampled_from(["magnitude", "random"]),
+    draw=st.sampled_from(["unit", "element"]),
+    rescale=st.booleans(),
+    seed=st.integers(-(2**63), 2**63),
+)
+
+
+@given(configs)
+def test_the_json_form_goes_both_ways(config):
+    assert TargetedDropoutConfig.from_json(config.to_json()) == config
+    assert TargetedDropoutConfig.from_dict(config.to_dict()) == config
+    assert json.loads(config.to_json()) == config.to_dict()
+
+
+@given(configs)
+def test_equal_settings_have_equal_hashes(config):
+    assert hash(TargetedDropoutConfig.from_dict(config.to_dict())) == hash(config)
+
+
+@given(configs, st.floats(0, 1))
+def test_rates_are_the_final_rates_times_their_schedules(config, progress):
+    targeting, drop_rate = config.rates(progress)[:2]
+    assert targeting == config.targeting * config.targeting_schedule(progress)
+    assert drop_rate == config.drop_rate * config.drop_rate_schedule(progress)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"level": "units"}, "level must be one of ['weight', 'unit'], got 'units'"),
+        ({"level": "none"}, "level must be one of ['weight', 'unit'], got 'none'"),
+        ({"level": None}, "level must be one of"),
+        ({"attention_level": "heads"}, "attention_level must be one of ['weight', 'unit', 'none'"),
+        ({"feed_forward_level": ""}, "feed_forward_level must be one of"),
+        ({"candidates": "lowest"}, "candidates must be one of ['magnitude', 'random']"),
+        ({"draw": "row"}, "draw must be one of ['unit', 'element']"),
+        ({"targeting": 1.0}, "targeting is a fraction in [0, 1), got 1.0"),
+        ({"targeting": -0.1}, "targeting is a fraction"),
+        ({"targeting": math.nan}, "targeting is a fraction"),
+        ({"drop_rate": 1.01}, "drop_rate is a probability in [0, 1], got 1.01"),
+        ({"drop_rate": -1}, "drop_rate is a probability"),
+        ({"drop_rate": math.nan}, "drop_rate is a probability"),
+        ({"targeting_schedule": "cubical"}, "schedule shape must be one of"),
+        ({"drop_rate_schedule": {"ends": 1}}, "unknown schedule keys ['ends']"),
+        ({"drop_rate_schedule": {"end": 2}}, "would outlast the run"),
+    ],
+)
+def test_bad_values_are_refused(settings, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        TargetedDropoutConfig(**settings)
+
+
+@pytest.mark.parametrize("name", ["include", "exclude"])
+@pytest.mark.parametrize("value", ["*.attention.*", ["a", 3]])
+def test_patterns_must_be_a_sequence_of_strings(name, value):
+    with pytest.raises(TypeError, match=f"{name} is a sequence of patterns such as"):
+        TargetedDropoutConfig(**{name: value})
+
+
+def test_unknown_keys_are_refused():
+    with pytest.raises(ValueError, match=r"unknown settings \['gamma'\]; known are \['attention_l"):
+        TargetedDropoutConfig.from_dict({"gamma": 0.5})
+    with pytest.raises(TypeError, match=r"unknown settings \['gamma'\]; known are"):
+        configure(None, {"gamma": 0.5})
+
+
+def test_settings_are_given_by_name_and_stay():
+    config: Any = TargetedDropoutConfig()
+    with pytest.raises(AttributeError, match="cannot assign to field 'targeting'"):
+        config.targeting = 0.5
+    build: Any = TargetedDropoutConfig
+    with pytest.raises(TypeError, match="positional argument"):
+        build("weight")
+
+
+def test_lists_dicts_and_names_are_normalised():
+    build: Any = TargetedDropoutConfig
+    config = build(
+        include=["a"],
+        exclude=["b"],
+        layers=[1, 2],
+        targeting_schedule="linear",
+        drop_rate_schedule={"shape": "cosine", "end": 0.5},
+    )
+    assert (config.include, config.exclude, config.layers) == (("a",), ("b",), (1, 2))
+    assert config.targeting_schedule == Schedule(shape="linear")
+    assert config.drop_rate_schedule == Schedule(shape="cosine", end=0.5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "layer", "selected"),
+    [
+        ({}, "a.0.query", 0, True),
+        ({"include": ["*.query"]}, "a.0.query", 0, True),
+        ({"include": ["*.query"]}, "a.0.key", 0, False),
+        ({"include": ["*.QUERY"]}, "a.0.query", 0, False),
+        ({"include": ["query"]}, "a.0.query", 0, False),
+        ({"include": ["*.key", "*.query"]}, "a.0.query", 0, True),
+        ({"exclude": ["*.query"]}, "a.0.query", 0, False),
+        ({"exclude": ["*.key"]}, "a.0.query", 0, True),
+        ({"include": ["*.query"], "exclude": ["a.0.*"]}, "a.0.query", 0, False),
+        ({"include": []}, "a.0.query", 0, False),
+        ({"layers": [0, 2]}, "a.0.query", 0, True),
+        ({"layers": [0, 2]}, "a.1.query", 1, False),
+        ({"layers": [0]}, "a.query", None, False),
+        ({"layers": []}, "a.0.query", 0, False),
+    ],
+)
+def test_selects_by_pattern_and_layer(settings, name, layer, selected):
+    assert TargetedDropoutConfig(**settings).selects(name, layer) is selected
+
+
+@pytest.mark.parametrize(
+    ("settings", "attention", "feed_forward"),
+    [
+        ({}, "weight", "weight"),
+        ({"level": "unit"}, "unit", "unit"),
+        ({"attention_level": "unit"}, "unit", "weight"),
+        ({"level": "unit", "feed_forward_level": "none"}, "unit", "none"),
+    ],
+)
+def test_a_part_has_the_common_level_or_its_own(settings, attention, feed_forward):
+    config = TargetedDropoutConfig(**settings)
+    assert config.level_of("attention") == attention
+    assert config.level_of("feed_forward") == feed_forward
+
+
+def test_configure_replaces_only_what_is_named():
+    config = TargetedDropoutConfig(targeting=0.3, seed=5)
+    assert configure(config, {"seed": 6}) == TargetedDropoutConfig(targeting=0.3, seed=6)
+    assert configure(None, {}) == TargetedDropoutConfig()
+
+
+def test_trained_with_reads_what_a_model_records():
+    config = TargetedDropoutConfig(level="unit", layers=(1,))
+    model = SimpleNamespace(config=SimpleNamespace(**{CONFIG_KEY: config.to_dict()}))
+    assert trained_with(model) == config
+    assert trained_with(SimpleNamespace(config=SimpleNamespace())) is None
+    assert trained_with(SimpleNamespace()) is None
