@@ -49,7 +49,7 @@ class Rates(NamedTuple):
     Attributes:
         targeting: gamma, the fraction of weights or units that are candidates.
         drop_rate: alpha, the probability that a candidate is dropped.
-        shrink: the fraction by which each candidate shrinks.
+        shrink: the fraction by which what is dropped shrinks.
     """
 
     targeting: float
@@ -72,7 +72,7 @@ class TargetedDropoutConfig:
         drop_rate: alpha, the final probability that a candidate is dropped in an update, in [0, 1].
         targeting_schedule: how the targeting grows; a `Schedule`, its JSON form, or a shape's name.
         drop_rate_schedule: how the drop rate grows.
-        shrink: the final fraction by which candidates shrink at every update, in [0, 1). With it
+        shrink: the final fraction by which what is dropped also shrinks, in [0, 1). With it
             the trained network itself is small where it will be pruned, so that it is worth the
             same unpruned and at every sparsity up to the targeting. Not in the paper.
         shrink_schedule: how the shrinking grows.
@@ -140,12 +140,19 @@ class TargetedDropoutConfig:
             return False
         return matches(name, self.include) and not matches(name, self.exclude)
 
-    def rates(self, progress: float) -> Rates:
-        """The rates of the update at a progress in [0, 1]."""
+    def rates(self, progress: float, update: int | None = None) -> Rates:
+        """The rates of an update.
+
+        Args:
+            progress: completed updates over all updates, in [0, 1].
+            update: the number of the update; sampled rates are drawn from it and the seed, or
+                from the progress where it is None.
+        """
+        draw = None if update is None else (self.seed, update)
         return Rates(
-            targeting=self.targeting * self.targeting_schedule(progress),
-            drop_rate=self.drop_rate * self.drop_rate_schedule(progress),
-            shrink=self.shrink * self.shrink_schedule(progress),
+            targeting=self.targeting * self.targeting_schedule(progress, draw),
+            drop_rate=self.drop_rate * self.drop_rate_schedule(progress, draw),
+            shrink=self.shrink * self.shrink_schedule(progress, draw),
         )
 
     def to_dict(self) -> dict[str, Any]:

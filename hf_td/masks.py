@@ -7,6 +7,7 @@ activation checkpointing, other ranks and a resumed run see the same one with no
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,13 +20,17 @@ from hf_td.sites import Site
 def draw(site: Site, config: TargetedDropoutConfig, rates: Rates, update: int) -> None:
     """Draw the mask of one site for one update, and give it to its layer."""
     candidates = _candidates(site, config, rates.targeting)
-    if rates.shrink:
-        site.shrink(candidates, rates.shrink)
     if config.draw == "element":
         candidates = site.spread(candidates).expand_as(site.layer.weight)
     generator = _generator(candidates.device, config.seed, update, site.index)
     keep = functional.keep_mask(candidates, rates.drop_rate, generator, rescale=config.rescale)
     site.layer.keep = keep if config.draw == "element" else site.spread(keep)
+    if rates.shrink:
+        _shrink_dropped(site.layer, rates.shrink)
+
+
+def _shrink_dropped(layer: Any, fraction: float) -> None:
+    layer.weight.data.mul_(1 - fraction * (layer.keep == 0))
 
 
 def _candidates(site: Site, config: TargetedDropoutConfig, targeting: float) -> Tensor:

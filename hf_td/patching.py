@@ -47,7 +47,7 @@ class Patch:
     def advance(self, progress: float, update: int | None) -> None:
         """Set the rates for `progress` and draw the masks of one update."""
         number = self.updates if update is None else update
-        self.rates = self.config.rates(progress)
+        self.rates = self.config.rates(progress, number)
         for site in self.sites:
             draw(site, self.config, self.rates, number)
         self.updates = number + 1

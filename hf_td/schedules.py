@@ -70,17 +70,20 @@ class Schedule:
                 f"sum, got sampled={self.sampled}, off={self.off}"
             )
 
-    def __call__(self, progress: float) -> float:
-        """The fraction of the final rate at `progress`, which is clamped to [0, 1]."""
+    def __call__(self, progress: float, draw: object = None) -> float:
+        """The fraction of the final rate at `progress`, which is clamped to [0, 1].
+
+        Args:
+            progress: completed updates over all updates.
+            draw: what the draws of `sampled` and `off` are a function of, for instance (seed,
+                update); the progress where it is None.
+        """
         progress = min(1.0, max(0.0, progress))
         ramped = self.initial + (1 - self.initial) * SHAPES[self.shape](self._ramp_time(progress))
-        return ramped * self._draw(progress)
+        return ramped * self._share(_uniform(progress.hex() if draw is None else repr(draw)))
 
-    def _draw(self, progress: float) -> float:
-        """Which part of the ramp this update has: 0, all of it, or one drawn between them."""
-        if not self.sampled and not self.off:
-            return 1.0
-        place = _uniform(progress)
+    def _share(self, place: float) -> float:
+        """Which part of the ramp an update has, given its place in [0, 1): 0, some, or all."""
         if place < self.off:
             return 0.0
         return min(1.0, (place - self.off) / self.sampled) if self.sampled else 1.0
@@ -107,6 +110,6 @@ class Schedule:
         return asdict(self)
 
 
-def _uniform(progress: float) -> float:
-    """A number in [0, 1) that is a function of `progress` alone: the draw of a sampled rate."""
-    return random.Random(progress.hex()).random()
+def _uniform(key: str) -> float:
+    """A number in [0, 1) that is a function of the key alone."""
+    return random.Random(key).random()

@@ -53,10 +53,6 @@ class WeightSite:
         """What `remove` writes to."""
         yield self.layer.weight.data
 
-    def shrink(self, chosen: Tensor, fraction: float) -> None:
-        """Make the chosen weights smaller by a fraction."""
-        self.layer.weight.data.mul_(1 - fraction * chosen)
-
     def remove(self, chosen: Tensor) -> None:
         """Set the chosen weights to zero."""
         self.layer.weight.data.masked_fill_(chosen, 0)
@@ -109,10 +105,6 @@ class UnitSite:
         for layer in (*layers.values(), self.layer):
             yield layer.weight.data
         yield from (layer.bias.data for layer in layers.values() if layer.bias is not None)
-
-    def shrink(self, chosen: Tensor, fraction: float) -> None:
-        """Make what the consumer reads of the chosen units smaller by a fraction."""
-        self.layer.weight.data.mul_(1 - fraction * self.spread(chosen))
 
     @property
     def own_members(self) -> tuple[Member, ...]:

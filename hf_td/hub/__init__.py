@@ -23,7 +23,14 @@ _HOMES = {
     "push_to_hub": "push",
 }
 
-__all__ = [*_HOMES]
+__all__ = [
+    "CardInfo",
+    "Export",
+    "Latency",
+    "export_model",
+    "measure_latency",
+    "push_to_hub",
+]
 
 
 def __getattr__(name: str) -> Any:

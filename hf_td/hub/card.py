@@ -108,7 +108,7 @@ def _check_sparsity(info: CardInfo, removal: Removal, allowed: float = 0.02) -> 
 
 
 def _auto_class(model: Any) -> str:
-    """The class to load it with: one whose task the Hub has a name for, if there is one."""
+    """The class to load it with: the one that its users know, where there are several."""
     names = auto_classes(model) or [type(model).__name__]
     return next((name for name in names if name in PIPELINES), names[0])
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +99,9 @@ class CardInfo:
     def dropout_settings(self) -> dict[str, Any] | None:
         """The settings of the training in their JSON form."""
         given = self.targeted_dropout
-        if given is None:
-            return None
-        return given.to_dict() if isinstance(given, TargetedDropoutConfig) else dict(given)
+        if isinstance(given, Mapping):
+            given = TargetedDropoutConfig.from_dict(given)
+        return None if given is None else given.to_dict()
 
     @property
     def training(self) -> dict[str, Any]:
@@ -110,8 +112,4 @@ class CardInfo:
 
 def is_metric(name: str, value: Any) -> bool:
     """Whether a value of a curve is a metric, and finite (a record writes other values as None)."""
-    return isinstance(value, (int, float)) and abs(value) < float("inf") and not _is_loss(name)
-
-
-def _is_loss(name: str) -> bool:
-    return name.endswith("loss")
+    return isinstance(value, Real) and math.isfinite(value) and not name.endswith("loss")

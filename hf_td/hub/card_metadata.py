@@ -13,14 +13,15 @@ from huggingface_hub.utils import validate_repo_id
 from hf_td.hub.card_info import CardInfo, is_metric
 from hf_td.hub.removal import Removal
 
-# The Hub's name of what models of a class do.
-PIPELINES = {
+# The Hub's name of what models of a class do; None where the class does not tell.
+PIPELINES: dict[str, str | None] = {
     "AutoModelForSequenceClassification": "text-classification",
     "AutoModelForTokenClassification": "token-classification",
     "AutoModelForQuestionAnswering": "question-answering",
     "AutoModelForMultipleChoice": "multiple-choice",
     "AutoModelForMaskedLM": "fill-mask",
     "AutoModelForCausalLM": "text-generation",
+    "AutoModelForSeq2SeqLM": None,
     "AutoModelForImageClassification": "image-classification",
 }
 # What a model inherits from the card of its base model.
@@ -117,7 +118,7 @@ def eval_results(info: CardInfo, pipeline: str | None) -> list[EvalResult]:
             dataset_split=info.dataset_split,
             metric_type=metric,
             metric_name=f"{metric.replace('_', ' ')} at {point.sparsity:.0%} sparsity",
-            metric_value=value,
+            metric_value=float(value),  # numpy's numbers are none to YAML
         )
         for metric, value in point.metrics.items()
         if is_metric(metric, value)

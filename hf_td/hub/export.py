@@ -14,13 +14,14 @@ from hf_td.compaction import cut_model, layout_of_model, needed_units
 from hf_td.hub.card import ExportFacts, write_card
 from hf_td.hub.card_info import CardInfo
 from hf_td.hub.folders import check_free, folder_bytes, whole_folder
+from hf_td.hub.onnx_graph import check_extra, check_graph, write_graph
 from hf_td.hub.remote_code import auto_classes, make_stock_class, write_modeling_file
 from hf_td.hub.removal import count_removal
 from hf_td.hub.stock import express, unexpressed
 from hf_td.hub.verify import verify_export
 from hf_td.patching import find_patch, unpatch_model
 
-Form = Literal["auto", "stock", "compact", "padded"]
+Form = Literal["auto", "stock", "compact", "padded", "onnx"]
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,11 @@ class Export:
 
     Attributes:
         folder: where.
-        form: `stock`, `compact` or `padded`.
+        form: `stock`, `compact`, `padded` or `onnx`.
         reason: why this form.
         parameters: number of parameters of the exported model.
         bytes: size of all files.
-        ways: the ways in which it was loaded in a fresh process and compared.
+        ways: the ways in which it was loaded again and compared.
     """
 
     folder: Path
@@ -76,7 +77,8 @@ def export_model(
         form: `stock` needs nothing but transformers: uniform widths in the fields of the stock
             config. `compact` has uneven widths: it loads after `import hf_td`, or without it by
             `trust_remote_code=True`. `padded` fills up with zeros to what a stock config can
-            say. `auto` is stock where that loses nothing, else compact.
+            say. `auto` is stock where that loses nothing, else compact. `onnx` is the compact
+            graph for engines that read ONNX, without a model card; it needs the extra `onnx`.
         keep_heads_stock: with `stock`, keep all heads (dead ones as zeros) where the stock
             config cannot express fewer, and take only neurons out.
         multiple_of: feed-forward widths are rounded up to a multiple of it.
@@ -90,28 +92,31 @@ def export_model(
 
     Raises:
         FileExistsError: the folder holds something and `overwrite` is False.
+        ImportError: the form is `onnx` and the extra `onnx` is not installed.
         ValueError: the form cannot hold this model; the message says which can.
         RuntimeError: the export did not load, or computed something else; nothing was written.
     """
     check_free(Path(folder).absolute(), overwrite=overwrite)
+    if form == "onnx":
+        check_extra()
     shell = _shell_of(model)
     anatomy = read_anatomy(shell, example_inputs)
     plan = _plan(shell, anatomy, form, keep_heads_stock, multiple_of)
     removal = count_removal(shell, anatomy.blocks)  # before it is cut
     _make(shell, anatomy, plan, example_inputs if check else None, check)
     with whole_folder(folder, overwrite=overwrite) as temporary:
-        _write(shell, plan, temporary, processing_class, metrics)
+        _write(shell, plan, temporary, processing_class, metrics, example_inputs)
         facts = ExportFacts(
             name=Path(folder).absolute().name,
             form=plan.form,
             removal=removal,
             processing_class=processing_class,
         )
-        write_card(temporary, shell, card, facts)
+        if form != "onnx":
+            write_card(temporary, shell, card, facts)
         ways = _WAYS[plan.form]
-        inputs = example_inputs or probe_inputs(model)
         for way in ways if check else ():
-            verify_export(model, temporary, _auto_class(shell), way, inputs)
+            _verify(model, shell, temporary, way, example_inputs)
     return Export(
         folder=Path(folder),
         form=plan.form,
@@ -127,6 +132,7 @@ _WAYS: dict[str, tuple[str, ...]] = {
     "stock": ("stock",),
     "padded": ("stock",),
     "compact": ("hf_td", "remote_code"),
+    "onnx": ("onnxruntime",),
 }
 
 
@@ -142,8 +148,8 @@ def _plan(
     model: Any, anatomy: Anatomy, form: Form, keep_heads_stock: bool, multiple_of: int
 ) -> _Plan:
     needed = needed_units(model, anatomy, multiple_of)
-    if form == "compact":
-        return _Plan("compact", "it was asked for", needed)
+    if form in ("compact", "onnx"):
+        return _Plan(form, "it was asked for", needed)
     config, units = express(model, anatomy.blocks, needed)
     wider = [block for block, count in units.items() if count > needed.get(block, block.units)]
     lost = unexpressed(model, anatomy.blocks, config)
@@ -154,15 +160,13 @@ def _plan(
         "stock": lambda: _stock(wider, padded, keep_heads_stock),
     }
     if form not in choose:
-        raise ValueError(f"form must be one of {[*choose, 'compact']}, got {form!r}")
+        raise ValueError(f"form must be one of {[*choose, 'compact', 'onnx']}, got {form!r}")
     plan = choose[form]()
     _check_possible(plan, lost)
     return plan
 
 
-def _auto(
-    wider: list[Block], lost: list[str], needed: Mapping[Block, int], padded: _Plan
-) -> _Plan:
+def _auto(wider: list[Block], lost: list[str], needed: Mapping[Block, int], padded: _Plan) -> _Plan:
     if not wider and not lost:
         return _Plan("stock", "a stock config expresses every width", padded.counts, padded.config)
     reason = f"no stock config expresses the widths of {_listed(_names(wider) + lost)}"
@@ -185,8 +189,8 @@ def _check_possible(plan: _Plan, lost: list[str]) -> None:
     missing = _names([block for block, count in plan.counts.items() if count > block.units])
     if plan.form != "compact" and missing + lost:
         raise ValueError(
-            f"{_listed(missing + lost)} would have to be padded, but their dead units are gone already; "
-            "export the masked model (before compact_model), or use form='compact'"
+            f"{_listed(missing + lost)} would have to be padded, but their dead units are gone "
+            "already; export the masked model (before compact_model), or use form='compact'"
         )
 
 
@@ -215,16 +219,34 @@ def _make(
 
 
 def _write(
-    shell: Any, plan: _Plan, folder: Path, processing_class: Any, metrics: Mapping[str, Any] | None
+    shell: Any,
+    plan: _Plan,
+    folder: Path,
+    processing_class: Any,
+    metrics: Mapping[str, Any] | None,
+    example_inputs: Mapping[str, Any] | None,
 ) -> None:
     if plan.form == "compact" and layout_of_model(shell) is not None:
         write_modeling_file(shell, folder)
-    shell.save_pretrained(folder)
+    if plan.form == "onnx":
+        write_graph(shell, folder, example_inputs)
+    else:
+        shell.save_pretrained(folder)
     if processing_class is not None:
         processing_class.save_pretrained(folder)
     if metrics is not None:
         text = json.dumps(metrics, indent=2, allow_nan=False)
         (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _verify(
+    model: Any, shell: Any, folder: Path, way: str, example_inputs: Mapping[str, Any] | None
+) -> None:
+    if way == "onnxruntime":
+        check_graph(model, folder, example_inputs)
+    else:
+        inputs = example_inputs or probe_inputs(model)
+        verify_export(model, folder, _auto_class(shell), way, inputs)
 
 
 def _auto_class(model: Any) -> str:

@@ -6,13 +6,15 @@ import time
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 
-from hf_td.hub.export import Export
 from hf_td.hub.push_errors import Attempt
 from hf_td.hub.weights import check_finished
+
+if TYPE_CHECKING:
+    from hf_td.hub.export import Export
 
 T = TypeVar("T")
 
@@ -58,13 +60,15 @@ def push_to_hub(
         The commit.
 
     Raises:
-        ValueError: the folder is not a finished export; nothing was sent.
+        ValueError: the folder is not a finished export, or the arguments are wrong; nothing was
+            sent.
         PermissionError: the Hub does not know who asks, or does not allow it.
         ConnectionError: the Hub cannot be reached, or broke off.
         RuntimeError: the Hub refused for another reason.
     """
-    folder = Path(export.folder if isinstance(export, Export) else export).absolute()
+    folder = Path(export if isinstance(export, (str, Path)) else export.folder).absolute()
     check_finished(folder)
+    _check_branch(revision, create_pr)
     api = HfApi(token=token)
     where = _prepare(api, repo_id, private, revision)
     message = commit_message or f"Export of {folder.name} by hf_td"
@@ -79,6 +83,11 @@ def push_to_hub(
         )
 
     return _attempt(commit, Attempt(repo_id, "commit", repeatable=not create_pr))
+
+
+def _check_branch(revision: str | None, create_pr: bool) -> None:
+    if create_pr and revision not in (None, "main"):
+        raise ValueError(f"a pull request is made for main, so revision={revision!r} cannot be")
 
 
 def _prepare(api: HfApi, repo_id: str, private: bool | None, revision: str | None) -> str:
@@ -130,6 +139,9 @@ def _attempt(act: Callable[[], T], attempt: Attempt) -> T:
         except Exception as error:
             wait = attempt.wait_after(error, ATTEMPTS - left)
             if wait is None or wait > LONGEST_WAIT or not left:
-                raise attempt.explain(error) from error
+                explained = attempt.explain(error)
+                if explained is None:
+                    raise
+                raise explained from error
             time.sleep(wait)
     raise AssertionError("unreachable")

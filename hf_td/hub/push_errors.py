@@ -37,10 +37,13 @@ class Attempt:
             return _retry_after(error) or 2.0 ** (times - 1)
         return None
 
-    def explain(self, error: Exception) -> Exception:
-        """An error that says what happened, what is on the Hub now, and what to do."""
+    def explain(self, error: Exception) -> Exception | None:
+        """An error that says what happened, what is on the Hub now, and what to do.
+
+        None for an error that speaks for itself, such as offline mode or wrong metadata.
+        """
         if not isinstance(error, (httpx2.HTTPError, RuntimeError, JSONDecodeError)):
-            return error  # such as offline mode or wrong metadata: they speak for themselves
+            return None
         kind, reason = self._reason(error)
         return kind(f"could not {self.what} ({self.repo_id}): {reason}. {self._state(error)}")
 
@@ -49,19 +52,22 @@ class Attempt:
         if status in _REFUSALS:
             return PermissionError, f"{_REFUSALS[status]} ({status})"
         if status is None and isinstance(_http_error(error), httpx2.TransportError):
-            return ConnectionError, f"no connection to the Hub, or it broke off: {_last(error)}"
+            return ConnectionError, f"no connection to the Hub, or it broke off: {_text(error)}"
         if status in _CLASHES:
             return RuntimeError, f"somebody else is changing the repository right now ({status})"
         if status == 429:
             wait = _retry_after(error)
             asked = f", for {wait:.0f} s" if wait else ""
             return RuntimeError, f"the Hub asks to wait{asked} (429, too many requests)"
-        return RuntimeError, str(_last(error)).strip()
+        if isinstance(error, JSONDecodeError):
+            return RuntimeError, "what answered does not speak the language of the Hub"
+        return RuntimeError, _text(error)
 
     def _state(self, error: Exception) -> str:
         """What is published: a commit whose answer was lost may have been made."""
-        lost = _is_passing(error, _status(error)) and "/commit/" in _path(error)
-        if not lost:
+        path = _path(error)
+        asked = self.what == "commit" and (not path or "/commit/" in path)
+        if not (asked and _is_passing(error, _status(error))):
             return "Nothing was published"
         again = "pushing again is safe" if self.repeatable else "look before you push again"
         return f"Whether the commit was made is not known (all of it, or nothing): {again}"
@@ -86,8 +92,8 @@ def _http_error(error: Exception) -> httpx2.HTTPError | None:
     return next((e for e in _errors(error) if isinstance(e, httpx2.HTTPError)), None)
 
 
-def _last(error: Exception) -> BaseException:
-    return _http_error(error) or error
+def _text(error: Exception) -> str:
+    return str(_http_error(error) or error).strip(" .\n")
 
 
 def _response(error: Exception) -> httpx2.Response | None:
@@ -101,8 +107,16 @@ def _status(error: Exception) -> int | None:
 
 def _path(error: Exception) -> str:
     """Path of the URL that was asked for; empty where it is not known."""
-    request = getattr(_http_error(error), "_request", None)
+    response = _response(error)  # an HfHubHTTPError loses its own `request` while it is made
+    request = response.request if response is not None else _request(error)
     return "" if request is None else request.url.path
+
+
+def _request(error: Exception) -> httpx2.Request | None:
+    try:
+        return getattr(_http_error(error), "request", None)
+    except RuntimeError:  # that is how httpx says that it has none
+        return None
 
 
 def _was_repeated(error: Exception) -> bool:
@@ -112,12 +126,11 @@ def _was_repeated(error: Exception) -> bool:
 
 def _is_passing(error: Exception, status: int | None) -> bool:
     """Whether the Hub, or the way to it, may be back in a moment."""
+    if isinstance(error, JSONDecodeError):  # a proxy's page in place of the Hub's answer
+        return True
     if status is not None:
         return status >= 500
-    return isinstance(_http_error(error), httpx2.TransportError) or isinstance(
-        error,
-        JSONDecodeError,  # a proxy's page in place of the Hub's answer
-    )
+    return isinstance(_http_error(error), httpx2.TransportError)
 
 
 def _retry_after(error: Exception) -> float | None:

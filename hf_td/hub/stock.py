@@ -7,14 +7,17 @@ memory, and its shapes are looked at.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import ceil
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from hf_td.anatomy import Block
 
-# Fields that may hold a feed-forward width, or (mlp_ratio) its ratio to the hidden size.
+# Fields that may hold a feed-forward width, or its ratio to the hidden size.
+RATIO_FIELDS = ("mlp_ratio",)
 WIDTH_FIELDS = (
     "intermediate_size",
     "hidden_dim",
@@ -24,12 +27,22 @@ WIDTH_FIELDS = (
     "encoder_ffn_dim",
     "decoder_ffn_dim",
     "ffn_hidden_size",
-    "mlp_ratio",
+    *RATIO_FIELDS,
 )
 # Fields that may hold a number of heads; those of the second row count KV heads.
 HEAD_FIELDS = ("num_attention_heads", "num_heads", "n_heads", "n_head", "num_decoder_heads")
 KV_HEAD_FIELDS = ("num_key_value_heads", "num_kv_heads")
 HEAD_SIZE_FIELDS = ("head_dim", "d_kv")
+
+# What configs and models raise for fields that do not go together.
+REFUSALS = (
+    StrictDataclassError,
+    ValueError,
+    TypeError,
+    RuntimeError,
+    AssertionError,
+    ZeroDivisionError,
+)
 
 # Numbers of units by block.
 Units = dict[Block, int]
@@ -100,7 +113,7 @@ def _attempt(model: nn.Module, config: Any, fields: Mapping[str, Any]) -> nn.Mod
     """A stock model with these fields, or None where its family refuses them."""
     try:
         return build_empty(model, _stock_config(config, fields))
-    except (ValueError, TypeError, RuntimeError, AssertionError, ZeroDivisionError):
+    except REFUSALS:
         return None
 
 
@@ -130,11 +143,14 @@ def _controlled(model: nn.Module, config: Any, name: str, blocks: list[Block]) -
 
 
 def _field_value(config: Any, name: str, width: int, full: int) -> int | float:
-    before = getattr(config, name)
-    if not isinstance(before, float):
+    if name not in RATIO_FIELDS:
         return width
+    before = getattr(config, name)
+    hidden = full / before
+    if isinstance(before, int):  # strict configs take no fraction here
+        return ceil(width / hidden)
     # int(hidden * ratio) must be the width, whatever rounding does.
-    return (width + 0.5) / (full / before)
+    return (width + 0.5) / hidden
 
 
 def _heads(

@@ -214,7 +214,7 @@ def stock_trainer(model: PreTrainedModel, folder: Path, **kwargs: Any) -> Traine
 
 @every_level
 def test_the_stock_trainer_with_the_callback_trains_alike(level, tmp_path):
-    args = arguments(tmp_path, level=level)
+    args = arguments(tmp_path, level=level, untargeted_lr_scale=1.0)
     ours = trainer_of(tiny_model("bert"), args)
     ours.train()
     model = patch_model(tiny_model("bert"), args.targeted_dropout())
@@ -227,7 +227,8 @@ def test_the_stock_trainer_with_the_callback_trains_alike(level, tmp_path):
 
 @every_level
 def test_the_stock_trainer_alone_counts_updates_at_the_final_rates(level, tmp_path):
-    model = patch_model(tiny_model("bert"), level=level, targeting=0.75, drop_rate=0.5)
+    rates = {"targeting": 0.75, "targeting_schedule": "constant", "drop_rate": 0.5}
+    model = patch_model(tiny_model("bert"), level=level, **rates)
     before = model.state_dict()["classifier.weight"].clone()
     stock_trainer(model, tmp_path).train()
     assert patch_of(model).updates == STEPS
@@ -239,7 +240,7 @@ def test_the_stock_trainer_alone_counts_updates_at_the_final_rates(level, tmp_pa
 def test_training_with_nothing_dropped_is_stock_training(tmp_path):
     model = tiny_model("bert")
     stock_trainer(model, tmp_path).train()
-    ours = trainer_of(tiny_model("bert"), arguments(tmp_path, drop_rate=0.0))
+    ours = trainer_of(tiny_model("bert"), arguments(tmp_path, drop_rate=0.0, untargeted_lr_scale=1.0))
     ours.train()
     assert_same_weights(unpatch_model(ours.model), model)
 
@@ -422,7 +423,7 @@ EXPECTED = TargetedDropoutConfig(
         shape="cosine", initial=0.1, begin=0.2, end=0.8, sampled=0.25, off=0.5
     ),
     drop_rate=0.7,
-    drop_rate_schedule=Schedule(shape="piecewise", initial=0.5, end=0.4),
+    drop_rate_schedule=Schedule(shape="piecewise", end=0.4),
     include=("*.layer.*", "*.attn.*"),
     exclude=("*.query",),
     layers=(0, 2),

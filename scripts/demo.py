@@ -1,0 +1,82 @@
+"""Compares targeted dropout with plain fine-tuning on the built-in task; see demo.sh."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import rich
+import transformers
+
+from hf_td.analysis.record import write_json
+from hf_td.experiment import (
+    METHODS,
+    RECIPE,
+    Arguments,
+    CurveArguments,
+    DataArguments,
+    ModelArguments,
+    glue_problem,
+    run_experiment,
+    run_program,
+)
+from hf_td.experiment.comparison import comparison_table, plot_comparison, size_on_disk
+from hf_td.experiment.models import BUILTIN_MODEL
+from hf_td.experiment.results import Results
+from hf_td.training import TargetedDropoutArguments
+
+SPARSITIES = [0.0, 0.25, 0.5, 0.75, 0.9]
+# The task takes a few hundred updates to be understood at all: only then targeting begins.
+TRAINING = {
+    **RECIPE,
+    "num_train_epochs": 6,
+    "targeting": 0.75,
+    "targeting_begin": 0.35,
+    "targeting_end": 0.85,
+    "drop_rate_begin": 0.35,
+}
+STAGES = {
+    "none": "1/3 fine-tune MiniLM as usual, then prune it to 25, 50, 75 and 90 %",
+    "targeted_dropout": "2/3 fine-tune MiniLM with targeted dropout, then prune it likewise",
+}
+
+
+def main(folder: Path = Path("runs/demo"), data: DataArguments | None = None) -> None:
+    """Run both experiments in `folder`, in place of earlier ones, and report."""
+    transformers.logging.set_verbosity_error()  # that a new head is new is no news
+    data = data or DataArguments(task_name="acceptability")
+    print("Which of two sentences is good English? 4,000 made-up examples, no download.")
+    experiments = [run_stage(method, folder, data) for method in STAGES]
+    print("\n3/3 compare")
+    compare(experiments, folder)
+
+
+def run_stage(method: str, folder: Path, data: DataArguments) -> Results:
+    """One of the two experiments."""
+    print(f"\n{STAGES[method]}", flush=True)
+    training = TargetedDropoutArguments(
+        **TRAINING, output_dir=str(stage_folder(folder, method)), disable_tqdm=False
+    )
+    curve = CurveArguments(method=method, sparsities=SPARSITIES, overwrite_output=True)
+    model = ModelArguments(model_name_or_path=BUILTIN_MODEL)
+    return run_experiment(Arguments(model, data, curve, training), glue_problem)
+
+
+def stage_folder(folder: Path, method: str) -> Path:
+    """Where the results and the model of one experiment are."""
+    return folder / METHODS[method].label.replace(" ", "-")
+
+
+def compare(experiments: Sequence[Results], folder: Path) -> None:
+    """Write the common results and the plot, and print the table and where everything is."""
+    write_json(folder / "results.json", experiments)
+    plot, _ = plot_comparison(experiments, folder / "curve", "acceptability, MiniLM")
+    model = stage_folder(folder, "targeted_dropout") / experiments[-1]["runs"][0]["model"]
+    caption = f"each model on disk, dense: {size_on_disk(model) / 1e6:.1f} MB"
+    rich.print(comparison_table(experiments, caption))
+    for name, path in {"results": folder / "results.json", "model": model, "plot": plot}.items():
+        print(f"{name:8} {path}")
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,82 @@
+"""Pruned models, and what they compute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+from transformers import PreTrainedModel
+
+from hf_td import compact_model, prune_model, read_anatomy
+from hf_td.anatomy import Block
+from tests.tiny import FAMILIES, tiny_inputs, tiny_model
+
+every_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+def masked_model(family: str, sparsity: float = 0.5) -> PreTrainedModel:
+    """A tiny model of which the same share of the units of every block is zero."""
+    model = tiny_model(family)
+    prune_model(model, sparsity, level="unit")
+    return model
+
+
+def uneven_model(family: str) -> PreTrainedModel:
+    """Three in four units are gone from the first layer, one in two from the second."""
+    model = tiny_model(family)
+    prune_model(model, 0.75, level="unit", layers=[0])
+    prune_model(model, 0.5, level="unit", layers=[1])
+    return model
+
+
+def small_model(family: str, sparsity: float = 0.5) -> PreTrainedModel:
+    """A compact model of the fewest units."""
+    return compact_model(masked_model(family, sparsity), multiple_of=1)
+
+
+def computed(model: PreTrainedModel, inputs: dict[str, Any] | None = None) -> dict[str, Tensor]:
+    """The outputs of a model and, of those that generate, the tokens."""
+    inputs = inputs or tiny_inputs(model)
+    ids = {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
+    with torch.no_grad():
+        found = {"output": model(**inputs)[0]}
+        if model.can_generate():
+            found["generated"] = model.generate(
+                **ids, attention_mask=torch.ones_like(ids["input_ids"]), max_new_tokens=6
+            )
+    return found
+
+
+def assert_same(model: PreTrainedModel, expected: dict[str, Tensor], **tolerance: float) -> None:
+    """Assert that a model computes what another one has computed."""
+    limits = {"atol": 1e-5, "rtol": 1e-5, **tolerance}
+    got = computed(model)
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+        assert_close(got[name], value, **limits)
+
+
+def reloaded(model: PreTrainedModel, folder: Path, like: Any = None) -> PreTrainedModel:
+    """Save a model and load it again, by its own class or by another."""
+    model.save_pretrained(folder)
+    return (like or type(model)).from_pretrained(folder, local_files_only=True)
+
+
+def units_of(model: nn.Module) -> dict[str, int]:
+    """The number of units of each block."""
+    return {block.name: block.units for block in read_anatomy(model).blocks}
+
+
+def block_named(model: nn.Module, name: str) -> Block:
+    """The block of this name."""
+    (found,) = [block for block in read_anatomy(model).blocks if block.name == name]
+    return found
+
+
+def parameters_of(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter under each of its names; the very objects."""
+    return dict(model.named_parameters(remove_duplicate=False))

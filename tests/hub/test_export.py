@@ -1,0 +1,368 @@
+"""Exports load, compute the same, and are written as a whole; the model is left alone."""
+
+from __future__ import annotations
+
+import copy
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from torch.testing import assert_close
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from hf_td import compact_model, patch_model, prune_model
+from hf_td.compaction import layout_of_model
+from hf_td.hub import export
+from hf_td.hub.export import export_model
+from hf_td.patching import find_patch
+from tests.compaction.models import (
+    assert_same,
+    computed,
+    every_family,
+    masked_model,
+    parameters_of,
+    small_model,
+    uneven_model,
+)
+from tests.tiny import tiny_inputs, tiny_model
+
+# The families whose configs have a field for the size of a head.
+STOCK_HEADS = {"llama", "t5", "t5_gated", "vit"}
+
+
+def neurons_pruned(family: str) -> Any:
+    """A model that has lost half of its neurons and no head."""
+    model = tiny_model(family)
+    prune_model(model, 0.5, feed_forward_level="unit", attention_level="none")
+    return model
+
+
+def load(model: Any, folder: Path) -> Any:
+    return type(model).from_pretrained(folder, local_files_only=True)
+
+
+def is_stock(folder: Path) -> bool:
+    return "quantization_config" not in json.loads((folder / "config.json").read_text())
+
+
+@every_family
+def test_auto_is_stock_where_only_neurons_are_gone(family, tmp_path):
+    model = neurons_pruned(family)
+    done = export_model(model, tmp_path / "x", check=False)
+    assert (done.form, done.reason) == ("stock", "a stock config expresses every width")
+    assert is_stock(done.folder)
+    assert done.parameters < model.num_parameters()
+    assert_same(load(model, done.folder), computed(model))
+
+
+@every_family
+def test_auto_is_stock_or_compact_where_heads_are_gone(family, tmp_path):
+    model = tiny_model(family)
+    prune_model(model, 0.5, attention_level="unit", feed_forward_level="none")
+    done = export_model(model, tmp_path / "x", check=False)
+    assert done.form == ("stock" if family in STOCK_HEADS else "compact")
+    if family not in STOCK_HEADS:
+        assert "no stock config expresses the widths of" in done.reason
+    assert is_stock(done.folder) == (done.form == "stock")
+    assert_same(load(model, done.folder), computed(model))
+
+
+@every_family
+def test_auto_is_compact_where_widths_are_uneven(family, tmp_path):
+    model = uneven_model(family)
+    done = export_model(model, tmp_path / "x", check=False)
+    assert done.form == "compact"
+    assert "no stock config expresses the widths of" in done.reason
+    assert_same(load(model, done.folder), computed(model))
+
+
+@every_family
+@pytest.mark.parametrize("form", ["compact", "padded"])
+def test_every_model_has_these_forms(family, form, tmp_path):
+    model = uneven_model(family)
+    done = export_model(model, tmp_path / "x", form=form, check=False)
+    assert (done.form, done.reason) == (form, "it was asked for")
+    assert is_stock(done.folder) == (form == "padded")
+    assert_same(load(model, done.folder), computed(model))
+
+
+@every_family
+def test_a_model_with_nothing_left_is_exported(family, tmp_path):
+    model = masked_model(family, 1)
+    done = export_model(model, tmp_path / "x", check=False)
+    assert_same(load(model, done.folder), computed(model))
+
+
+@every_family
+@pytest.mark.parametrize("sparsity", [0.5, 1])
+def test_a_model_that_is_compact_already_is_exported(family, sparsity, tmp_path):
+    model = small_model(family, sparsity)
+    done = export_model(model, tmp_path / "x", check=False)
+    assert done.parameters == model.num_parameters()
+    assert_same(load(model, done.folder), computed(model))
+
+
+def test_a_compact_model_of_even_widths_is_stock_again(tmp_path):
+    done = export_model(small_model("vit"), tmp_path / "x", check=False)
+    assert done.form == "stock"
+
+
+@pytest.mark.parametrize("form", ["stock", "padded"])
+def test_units_that_are_gone_for_good_cannot_be_padded(form, tmp_path):
+    model = compact_model(uneven_model("bert"))
+    with pytest.raises(ValueError, match=r"use form='compact'|form='compact'"):
+        export_model(model, tmp_path / "x", form=form)
+    model = small_model("vit", 1)
+    with pytest.raises(ValueError, match=r"dead units are gone already; .*form='compact'"):
+        export_model(model, tmp_path / "x", form=form)
+    assert not (tmp_path / "x").exists()
+
+
+def test_stock_says_what_it_cannot_express(tmp_path):
+    message = r"cannot express the widths of bert.encoder.layer.0.attention, .*"
+    with pytest.raises(ValueError, match=f"{message}keep_heads_stock=True.*form='padded'"):
+        export_model(masked_model("bert"), tmp_path / "x", form="stock")
+    with pytest.raises(ValueError, match=f"{message}pass form='padded'"):
+        export_model(uneven_model("bert"), tmp_path / "x", form="stock")
+
+
+def test_stock_may_keep_all_heads(tmp_path):
+    model = masked_model("bert")
+    done = export_model(model, tmp_path / "x", form="stock", keep_heads_stock=True, check=False)
+    assert done.reason == "it was asked for, with all heads kept"
+    found = load(model, done.folder)
+    assert found.config.num_attention_heads == 4
+    assert found.config.intermediate_size == 32
+    assert_same(found, computed(model))
+
+
+def test_an_unknown_form_is_refused(tmp_path):
+    form: Any = "nonsense"
+    with pytest.raises(ValueError, match=r"form must be one of .* got 'nonsense'"):
+        export_model(masked_model("bert"), tmp_path / "x", form=form)
+
+
+def test_widths_are_rounded_up(tmp_path):
+    model = tiny_model("bert")
+    prune_model(model, 0.7, feed_forward_level="unit", attention_level="none")
+    for multiple, width in ((1, 20), (8, 24), (48, 48)):
+        folder = tmp_path / str(multiple)
+        export_model(model, folder, multiple_of=multiple, check=False)
+        assert load(model, folder).config.intermediate_size == width
+
+
+def test_files_get_smaller(tmp_path):
+    model = masked_model("gpt2", 0.75)
+    model.save_pretrained(tmp_path / "masked")
+    done = export_model(model, tmp_path / "x", check=False)
+    weights = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("masked", "x")]
+    assert weights[1] < weights[0] - 4 * (model.num_parameters() - done.parameters) * 0.9
+    assert done.bytes == sum(path.stat().st_size for path in done.folder.rglob("*"))
+
+
+@every_family
+@pytest.mark.parametrize("form", ["auto", "compact", "padded"])
+def test_the_model_is_left_as_it_was(family, form, tmp_path):
+    model = masked_model(family).train()
+    twin, parameters = copy.deepcopy(model), parameters_of(model)
+    export_model(model, tmp_path / "x", form=form, check=False)
+    assert all(p is parameters[name] for name, p in parameters_of(model).items())
+    assert_close(dict(model.state_dict()), dict(twin.state_dict()), rtol=0, atol=0)
+    assert model.config.to_dict() == twin.config.to_dict()
+    assert layout_of_model(model) is None
+    assert model.training
+    assert str(model) == str(twin)
+    assert_same(model.eval(), computed(twin.eval()), atol=0, rtol=0)
+
+
+def test_a_patched_model_stays_patched(tmp_path):
+    model = tiny_model("bert")
+    patch_model(model, level="unit")
+    prune_model(model, 0.5)
+    expected = computed(model)
+    done = export_model(model, tmp_path / "x", check=False)
+    assert find_patch(model) is not None
+    found = load(tiny_model("bert"), done.folder)
+    assert find_patch(found) is None
+    assert_same(found, expected)
+
+
+def test_a_model_in_bfloat16_stays_in_it(tmp_path):
+    model = masked_model("llama").to(torch.bfloat16)
+    done = export_model(model, tmp_path / "x", check=False)
+    assert load(model, done.folder).dtype == torch.bfloat16
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    words = WordLevel({"[PAD]": 0, "[UNK]": 1, "word": 2}, unk_token="[UNK]")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(words), pad_token="[PAD]", unk_token="[UNK]"
+    )
+
+
+def test_tokenizer_and_metrics_lie_beside_the_model(tmp_path):
+    folder, metrics = tmp_path / "x", {"accuracy": 0.5, "sparsity": {"heads": 0.5}}
+    export_model(
+        masked_model("bert"),
+        folder,
+        processing_class=tiny_tokenizer(),
+        metrics=metrics,
+        check=False,
+    )
+    assert json.loads((folder / "metrics.json").read_text()) == metrics
+    found = PreTrainedTokenizerFast.from_pretrained(folder)
+    assert found("word")["input_ids"] == [2]
+
+
+def test_metrics_that_are_no_json_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="JSON compliant"):
+        export_model(
+            masked_model("bert"), tmp_path / "x", metrics={"loss": float("nan")}, check=False
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_holds_something_is_refused_before_any_work(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(export, "read_anatomy", lambda *_: pytest.fail("work was done"))
+    with pytest.raises(FileExistsError, match="holds something already"):
+        export_model(masked_model("bert"), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_old_export_is_replaced_when_asked(tmp_path):
+    model = masked_model("bert")
+    export_model(model, tmp_path / "x", metrics={}, check=False)
+    export_model(model, tmp_path / "x", overwrite=True, check=False)
+    assert not (tmp_path / "x/metrics.json").exists()
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_an_error_while_writing_leaves_the_old_export_or_none(old, tmp_path, monkeypatch):
+    model, folder = masked_model("bert"), tmp_path / "x"
+    if old:
+        export_model(model, folder, metrics={"old": 1}, check=False)
+    write = export._write
+
+    def fail(*arguments: Any) -> None:
+        write(*arguments)
+        raise OSError("disk full")
+
+    monkeypatch.setattr(export, "_write", fail)
+    with pytest.raises(OSError, match="disk full"):
+        export_model(model, folder, overwrite=True, check=False)
+    assert [path.name for path in tmp_path.iterdir()] == (["x"] if old else [])
+    if old:
+        assert json.loads((folder / "metrics.json").read_text()) == {"old": 1}
+        assert_same(load(model, folder), computed(model))
+
+
+def test_a_killed_export_leaves_the_old_one(tmp_path):
+    model, folder = masked_model("bert"), tmp_path / "x"
+    export_model(model, folder, check=False)
+    model.save_pretrained(tmp_path / "masked")
+    code = """
+        import os, signal, sys
+        from transformers import AutoModelForSequenceClassification as A
+        from hf_td.hub import export
+        write = export._write
+        def killed(*arguments):
+            write(*arguments)
+            os.kill(os.getpid(), signal.SIGKILL)
+        export._write = killed
+        export.export_model(A.from_pretrained(sys.argv[1]), sys.argv[2], overwrite=True)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), tmp_path / "masked", folder]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert_same(load(model, folder), computed(model))
+    export_model(model, folder, overwrite=True, check=False)
+
+
+def test_an_uneven_export_loads_with_hf_td_and_as_remote_code(tmp_path):
+    done = export_model(uneven_model("bert"), tmp_path / "x")
+    assert done.ways == ("hf_td", "remote_code")
+    config = json.loads((done.folder / "config.json").read_text())
+    assert config["architectures"] == ["BertForSequenceClassification"]
+    assert set(config["auto_map"]) == {"AutoModel", "AutoModelForSequenceClassification"}
+    assert (done.folder / "modeling_hf_td.py").is_file()
+
+
+def test_an_even_export_loads_without_hf_td_and_generates(tmp_path):
+    model = masked_model("llama")
+    done = export_model(model, tmp_path / "x")
+    assert (done.form, done.ways) == ("stock", ("stock",))
+    assert_same(AutoModelForCausalLM.from_pretrained(done.folder), computed(model))
+
+
+@pytest.mark.slow
+@every_family
+@pytest.mark.parametrize("form", ["auto", "compact", "padded"])
+def test_every_form_of_every_family_loads_in_a_fresh_process(family, form, tmp_path):
+    done = export_model(uneven_model(family), tmp_path / "x", form=form)
+    assert done.ways
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_every_type_is_verified(dtype, tmp_path):
+    assert export_model(uneven_model("llama").to(dtype), tmp_path / "x").ways
+
+
+def test_an_export_that_computes_something_else_is_refused(tmp_path, monkeypatch):
+    def spoilt(shell: Any, plan: Any, folder: Path, *rest: Any) -> None:
+        spoilt_shell = copy.deepcopy(shell)
+        spoilt_shell.classifier.weight.data.mul_(2)
+        spoilt_shell.save_pretrained(folder)
+
+    monkeypatch.setattr(export, "_write", spoilt)
+    with pytest.raises(RuntimeError, match=r"reloaded export \(stock\) differs in its output by"):
+        export_model(neurons_pruned("bert"), tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_an_export_that_does_not_load_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "_write", lambda *_: None)
+    with pytest.raises(RuntimeError, match=r"does not load in a fresh process \(stock, AutoModel"):
+        export_model(neurons_pruned("bert"), tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_what_remote_code_loaded_is_exported_again(tmp_path):
+    model = uneven_model("bert")
+    export_model(model, tmp_path / "first", check=False)
+    code = """
+        import sys
+        from transformers import AutoModelForSequenceClassification as A
+        from hf_td import prune_model
+        from hf_td.hub.export import export_model
+        model = A.from_pretrained(sys.argv[1], trust_remote_code=True)
+        assert type(model).__name__ == "CompactBertForSequenceClassification"
+        print(export_model(model, sys.argv[2]))
+        assert type(model).__name__ == "CompactBertForSequenceClassification"
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), tmp_path / "first", tmp_path / "second"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert_same(load(model, tmp_path / "second"), computed(model))
+
+
+@pytest.mark.slow
+def test_an_input_of_the_callers_own_is_used(tmp_path):
+    model = masked_model("vit")
+    batches: list[int] = []
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: batches.append(len(kwargs["pixel_values"])), with_kwargs=True
+    )
+    export_model(model, tmp_path / "x", example_inputs=tiny_inputs(model, batch=5))
+    assert set(batches) == {5}

