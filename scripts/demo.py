@@ -11,12 +11,12 @@ import transformers
 from hf_td.analysis.record import write_json
 from hf_td.experiment import (
     METHODS,
-    RECIPE,
     Arguments,
     CurveArguments,
     DataArguments,
     ModelArguments,
     glue_problem,
+    recipe,
     run_experiment,
     run_program,
 )
@@ -28,7 +28,7 @@ from hf_td.training import TargetedDropoutArguments
 SPARSITIES = [0.0, 0.25, 0.5, 0.75, 0.9]
 # The task takes a few hundred updates to be understood at all: only then targeting begins.
 TRAINING = {
-    **RECIPE,
+    **recipe(),
     "num_train_epochs": 6,
     "targeting": 0.75,
     "targeting_begin": 0.35,

@@ -23,6 +23,17 @@ RECIPE: dict[str, Any] = {
     "report_to": "none",
 }
 
+# What a method at a level needs besides: a sparse network learns from more and larger updates.
+_LEVEL_RECIPES: dict[tuple[str, str], dict[str, Any]] = {
+    ("targeted_dropout", "weight"): {"per_device_train_batch_size": 16, "learning_rate": 2e-4},
+}
+
+
+def recipe(method: str = "targeted_dropout", level: str = "weight") -> dict[str, Any]:
+    """The defaults of the training arguments for a method at a level."""
+    return {**RECIPE, **_LEVEL_RECIPES.get((method, level), {})}
+
+
 # What may change between two calls of the same experiment, and what is not for the record.
 _NOT_OF_THE_EXPERIMENT = {
     "disable_tqdm",

@@ -24,7 +24,8 @@ def check_arguments(arguments: Arguments) -> None:
 
 
 def _check_sparsities(arguments: Arguments) -> None:
-    sparsities, targeting = arguments.curve.sparsities, arguments.training.targeting
+    sparsities = arguments.curve.sparsities
+    targeting = arguments.training.targeted_dropout().targeting
     wrong = [sparsity for sparsity in sparsities if not 0 <= sparsity <= 1]
     if wrong or not sparsities:
         raise UsageError(f"sparsities are fractions to remove, in [0, 1]; got {wrong or 'none'}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import sys
+from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser
 
-from hf_td.experiment.arguments import RECIPE, Arguments, CurveArguments, ModelArguments
+from hf_td.experiment.arguments import Arguments, CurveArguments, ModelArguments, recipe
 from hf_td.experiment.errors import UsageError, blaming_input
 from hf_td.training import TargetedDropoutArguments
 
@@ -41,12 +42,14 @@ def parse_arguments(
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     kinds = (ModelArguments, data, CurveArguments, training)
-    parser = _parser(kinds, description)
     with blaming_input():
         if len(argv) == 1 and Path(argv[0]).suffix in _READERS:
             values = _read_file(Path(argv[0]))
             _check_names(values, kinds)
-            return Arguments(*parser.parse_dict({**RECIPE, **values}))
+            defaults = recipe(**{n: str(values[n]) for n in _DECIDING if n in values})
+            return Arguments(*_parser(kinds, description).parse_dict({**defaults, **values}))
+        parser = _parser(kinds, description)
+        parser.set_defaults(**recipe(**_deciding(argv)))
         *groups, unknown = parser.parse_args_into_dataclasses(
             argv, return_remaining_strings=True, look_for_args_file=False
         )
@@ -61,8 +64,18 @@ def _parser(kinds: tuple[type, ...], description: str) -> HfArgumentParser:
         usage="%(prog)s [a .json or .yaml file | options]; --help lists the options",
         allow_abbrev=False,  # a misspelt option is an error, not another option
     )
-    parser.set_defaults(**RECIPE)
     return parser
+
+
+# The arguments that decide which recipe the defaults are.
+_DECIDING = ("method", "level")
+
+
+def _deciding(argv: Sequence[str]) -> dict[str, str]:
+    first = ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in _DECIDING:
+        first.add_argument(f"--{name}", default=SUPPRESS)
+    return vars(first.parse_known_args(argv)[0])
 
 
 def _read_file(path: Path) -> dict[str, Any]:

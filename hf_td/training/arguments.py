@@ -56,7 +56,7 @@ class TargetedDropoutFields:
     drop_rate_sampled: float | None = _setting("share of updates that draw it from [0, its ramp]")
     drop_rate_off: float | None = _setting("share of updates without it, in [0, 1]")
     shrink: float | None = _setting(
-        "final fraction by which candidates shrink at every update, in [0, 1)"
+        "final fraction by which what is dropped also shrinks, in [0, 1)"
     )
     shrink_schedule: str | None = _setting("how it grows", choices=sorted(SHAPES))
     shrink_initial: float | None = _setting("fraction of its final value at the start, in [0, 1]")
