@@ -19,6 +19,9 @@ from hf_td.sites import Site
 
 def draw(site: Site, config: TargetedDropoutConfig, rates: Rates, update: int) -> None:
     """Draw the mask of one site for one update, and give it to its layer."""
+    if not rates.targeting or not rates.drop_rate:
+        site.layer.keep = site.everything()
+        return
     candidates = _candidates(site, config, rates.targeting)
     if config.draw == "element":
         candidates = site.spread(candidates).expand_as(site.layer.weight)

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
-from hf_td.analysis.latency import bert_cases, latency_table, measure_cases
 from hf_td.analysis.record import append_json_line, environment, read_json_lines
+from hf_td.experiment.inference import bert_cases, latency_table, measure_cases
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 SEED = 0
@@ -25,8 +25,8 @@ TITLE = """# How fast compact models are
 
 Forwards of random models of the size of BERT-base, and of DistilBERT's. Each model ran in turn with
 the dense one in the same process, in rounds of two forwards each; a ratio is taken in each round.
-Shown are medians, and quartiles in brackets. Made by `python scripts/bench_inference.py --report` from inference.jsonl, where every line says on what
-hardware and with what versions it was measured.
+Shown are medians, and quartiles in brackets. Made by `python scripts/bench_inference.py --report`
+from inference.jsonl, where every line says on what hardware and with what versions it was measured.
 
 """
 
@@ -59,9 +59,8 @@ def main(arguments: list[str]) -> None:
     for record in measure_cases(cases, rounds=options.rounds):
         append_json_line(lines, {**record, **facts})
         size = f"{record['batch']} x {record['length']}"
-        print(
-            f"{record['case']} {record['sparsity']:.0%}, {size}: {record['speedup']['median']:.2f}x"
-        )
+        times = record["speedup"]["median"]
+        print(f"{record['case']} {record['sparsity']:.0%}, {size}: {times:.2f}x", flush=True)
 
 
 if __name__ == "__main__":

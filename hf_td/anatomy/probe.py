@@ -88,7 +88,8 @@ def prove_block(
     channels = Projection(consumer.name, reader, probe.channels.view(units, -1))
     companions = tuple(c for g in given() for c in _companions(probe, g, units))
     path = _shared_path(consumer, feeders)
-    obstacle = SHARED_HEADS if units == 1 else None
+    rows = {p.role: p.features.shape[1] for p in producers}
+    obstacle = SHARED_HEADS if units == 1 and rows["q"] > rows["k"] else None
     return Block(path, part, units, tuple(producers), channels, companions, obstacle)
 
 

@@ -80,7 +80,7 @@ def cut_model(
 
 
 # What a cut replaced: parameters by name, and counts by module name.
-Undo = tuple[dict[str, Tensor], dict[str, dict[str, int]]]
+Undo = tuple[Mapping[str, Tensor], dict[str, dict[str, int]]]
 
 
 def _cut(model: nn.Module, kept: Mapping[Block, Tensor]) -> Undo:

@@ -35,7 +35,7 @@ def needed_units(model: nn.Module, anatomy: Anatomy, multiple_of: int = 1) -> di
         if block.obstacle is None:
             step = multiple_of if block.part == "feed_forward" else 1
             live = int(_live_anywhere(model, anatomy, block).sum())
-            counts[block] = min(block.units, max(1, -(-live // step)) * step)
+            counts[block] = min(block.units, step * max(1, -(-live // step)))
     return counts
 
 

@@ -40,3 +40,40 @@ def size_on_disk(folder: Path) -> int:
 
 def _label(experiment: Results) -> str:
     return METHODS[experiment["method"]].label
+
+
+def comparison_markdown(experiments: Sequence[Results], title: str, stem: str) -> str:
+    """A page with the table, the plot beside it, and where every figure comes from.
+
+    Args:
+        experiments: results on one task, measured at the same sparsities.
+        title: heading of the page.
+        stem: name, without its ending, of the plot beside the page.
+    """
+    heads = ["sparsity", "of all parameters", *map(_label, experiments)]
+    rows = [heads, ["---:"] * len(heads)]
+    for points in zip(*(e["summary"] for e in experiments), strict=True):
+        values = [cell(p["metrics"][experiments[0]["metric"]], p["seeds"]) for p in points]
+        shares = f"{points[0]['sparsity']:.0%}", f"{points[0]['removed_of_all']:.0%}"
+        rows.append([*shares, *values])
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    metric = experiments[0]["metric"].replace("_", " ")
+    sources = "\n".join(_source(experiment) for experiment in experiments)
+    return (
+        f"# {title}\n\n{metric} on the validation set after one-shot pruning, with the standard "
+        f"deviation over seeds where there are several.\n\n{table}\n\n"
+        f"![{title}]({stem}.png)\n\n## Where it comes from\n\n{sources}"
+    )
+
+
+def _source(experiment: Results) -> str:
+    """The command, versions, hardware, seeds and commit of one experiment."""
+    environment = experiment["environment"]
+    hardware = environment["hardware"]
+    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    seeds = ", ".join(str(run["seed"]) for run in experiment["runs"])
+    return (
+        f"{_label(experiment)}: seeds {seeds}; {experiment['seconds'] / 60:.0f} minutes on "
+        f"{hardware['cpu']}, {hardware['torch_threads']} thread(s); {versions}; commit "
+        f"`{environment['commit']}`\n\n```text\n{experiment['command']}\n```\n"
+    )

@@ -6,6 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hf_td.hub.archive import load_archive as load_archive
+    from hf_td.hub.archive import save_archive as save_archive
+    from hf_td.hub.archived import load_archived_model as load_archived_model
     from hf_td.hub.card_info import CardInfo as CardInfo
     from hf_td.hub.export import Export as Export
     from hf_td.hub.export import export_model as export_model
@@ -19,8 +22,11 @@ _HOMES = {
     "Export": "export",
     "Latency": "latency",
     "export_model": "export",
+    "load_archive": "archive",
+    "load_archived_model": "archived",
     "measure_latency": "latency",
     "push_to_hub": "push",
+    "save_archive": "archive",
 }
 
 __all__ = [
@@ -28,8 +34,11 @@ __all__ = [
     "Export",
     "Latency",
     "export_model",
+    "load_archive",
+    "load_archived_model",
     "measure_latency",
     "push_to_hub",
+    "save_archive",
 ]
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from hf_td.anatomy import Anatomy, Block, probe_inputs, read_anatomy
 from hf_td.compaction import cut_model, layout_of_model, needed_units
+from hf_td.hub.archived import write_archived_model
 from hf_td.hub.card import ExportFacts, write_card
 from hf_td.hub.card_info import CardInfo
 from hf_td.hub.folders import check_free, folder_bytes, whole_folder
@@ -21,7 +22,7 @@ from hf_td.hub.stock import express, unexpressed
 from hf_td.hub.verify import verify_export
 from hf_td.patching import find_patch, unpatch_model
 
-Form = Literal["auto", "stock", "compact", "padded", "onnx"]
+Form = Literal["auto", "stock", "compact", "padded", "archive", "onnx"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Export:
 
     Attributes:
         folder: where.
-        form: `stock`, `compact`, `padded` or `onnx`.
+        form: `stock`, `compact`, `padded`, `archive` or `onnx`.
         reason: why this form.
         parameters: number of parameters of the exported model.
         bytes: size of all files.
@@ -77,7 +78,9 @@ def export_model(
         form: `stock` needs nothing but transformers: uniform widths in the fields of the stock
             config. `compact` has uneven widths: it loads after `import hf_td`, or without it by
             `trust_remote_code=True`. `padded` fills up with zeros to what a stock config can
-            say. `auto` is stock where that loses nothing, else compact. `onnx` is the compact
+            say. `auto` is stock where that loses nothing, else compact. `archive` takes nothing
+            out and compresses the weights without loss, for models that were pruned at the
+            weight level; `hf_td.hub.load_archived_model` loads it. `onnx` is the compact
             graph for engines that read ONNX, without a model card; it needs the extra `onnx`.
         keep_heads_stock: with `stock`, keep all heads (dead ones as zeros) where the stock
             config cannot express fewer, and take only neurons out.
@@ -132,6 +135,7 @@ _WAYS: dict[str, tuple[str, ...]] = {
     "stock": ("stock",),
     "padded": ("stock",),
     "compact": ("hf_td", "remote_code"),
+    "archive": ("archive",),
     "onnx": ("onnxruntime",),
 }
 
@@ -150,6 +154,8 @@ def _plan(
     needed = needed_units(model, anatomy, multiple_of)
     if form in ("compact", "onnx"):
         return _Plan(form, "it was asked for", needed)
+    if form == "archive":
+        return _Plan(form, "it was asked for", {})
     config, units = express(model, anatomy.blocks, needed)
     wider = [block for block, count in units.items() if count > needed.get(block, block.units)]
     lost = unexpressed(model, anatomy.blocks, config)
@@ -160,7 +166,9 @@ def _plan(
         "stock": lambda: _stock(wider, padded, keep_heads_stock),
     }
     if form not in choose:
-        raise ValueError(f"form must be one of {[*choose, 'compact', 'onnx']}, got {form!r}")
+        raise ValueError(
+            f"form must be one of {[*choose, 'compact', 'archive', 'onnx']}, got {form!r}"
+        )
     plan = choose[form]()
     _check_possible(plan, lost)
     return plan
@@ -230,6 +238,8 @@ def _write(
         write_modeling_file(shell, folder)
     if plan.form == "onnx":
         write_graph(shell, folder, example_inputs)
+    elif plan.form == "archive":
+        write_archived_model(shell, folder)
     else:
         shell.save_pretrained(folder)
     if processing_class is not None:

@@ -1,8 +1,8 @@
 """Run by path in a fresh process: loads an exported folder and writes what the model computes.
 
-Arguments: the folder, the `AutoModel...` class, the way (`stock`, `hf_td` or `remote_code`), the
-inputs and the place for the outputs, both safetensors files. Except in the way `hf_td`, the package
-hf_td cannot be imported, as on a machine that does not have it.
+Arguments: the folder, the `AutoModel...` class, the way (`stock`, `hf_td`, `remote_code` or
+`archive`), the inputs and the place for the outputs, both safetensors files. In the ways `stock`
+and `remote_code` the package hf_td cannot be imported, as on a machine that does not have it.
 """
 
 from __future__ import annotations
@@ -13,17 +13,14 @@ from typing import Any
 
 def main(folder: str, auto_class: str, way: str, inputs: str, outputs: str) -> None:
     """Load, compute, and write the outputs."""
-    if way == "hf_td":
+    if way in ("hf_td", "archive"):
         import hf_td  # noqa: F401 - registers the loader
     else:
         sys.modules["hf_td"] = None  # type: ignore[assignment]
     import torch
-    import transformers
     from safetensors.torch import load_file, save_file
 
-    model = getattr(transformers, auto_class).from_pretrained(
-        folder, trust_remote_code=way == "remote_code", local_files_only=True
-    )
+    model = _load(folder, auto_class, way)
     arguments: dict[str, Any] = dict(load_file(inputs))
     with torch.no_grad():
         computed = {"output": model.eval()(**arguments)[0]}
@@ -31,6 +28,18 @@ def main(folder: str, auto_class: str, way: str, inputs: str, outputs: str) -> N
             ids = {k: v for k, v in arguments.items() if not k.startswith("decoder_")}
             computed["generated"] = model.generate(**ids, do_sample=False, max_new_tokens=8)
     save_file({name: tensor.contiguous() for name, tensor in computed.items()}, outputs)
+
+
+def _load(folder: str, auto_class: str, way: str) -> Any:
+    if way == "archive":
+        from hf_td.hub import load_archived_model
+
+        return load_archived_model(folder)
+    import transformers
+
+    return getattr(transformers, auto_class).from_pretrained(
+        folder, trust_remote_code=way == "remote_code", local_files_only=True
+    )
 
 
 if __name__ == "__main__":

@@ -7,16 +7,22 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from hf_td.hub.archive import read_archive_header
+
+# No loader takes this for weights: `from_pretrained` says that it finds none.
+ARCHIVE_NAME = "model.hftd"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
 def weight_files(folder: str | Path) -> list[Path]:
-    """The safetensors files from which a folder is loaded; empty where it has none.
+    """The files from which a folder is loaded; empty where it has none.
 
-    As transformers does, a single file is preferred to an index of several.
+    As transformers does, a single safetensors file is preferred to an index of several.
     """
     folder = Path(folder)
+    if (folder / ARCHIVE_NAME).is_file():
+        return [folder / ARCHIVE_NAME]
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     if not (folder / INDEX).is_file():
@@ -26,9 +32,12 @@ def weight_files(folder: str | Path) -> list[Path]:
 
 
 def check_whole(file: Path) -> None:
-    """Raise ValueError unless a safetensors file is there, in full."""
+    """Raise ValueError unless a file of weights is there, in full."""
     if not file.is_file():
         raise ValueError(f"{file} is missing")
+    if file.name == ARCHIVE_NAME:
+        read_archive_header(file)
+        return
     try:
         with safe_open(file, framework="np"):
             return

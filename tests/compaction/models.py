@@ -38,9 +38,9 @@ def small_model(family: str, sparsity: float = 0.5) -> PreTrainedModel:
     return compact_model(masked_model(family, sparsity), multiple_of=1)
 
 
-def computed(model: PreTrainedModel, inputs: dict[str, Any] | None = None) -> dict[str, Tensor]:
+def computed(model: Any) -> dict[str, Tensor]:
     """The outputs of a model and, of those that generate, the tokens."""
-    inputs = inputs or tiny_inputs(model)
+    inputs = tiny_inputs(model)
     ids = {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
     with torch.no_grad():
         found = {"output": model(**inputs)[0]}
@@ -53,7 +53,7 @@ def computed(model: PreTrainedModel, inputs: dict[str, Any] | None = None) -> di
 
 def assert_same(model: PreTrainedModel, expected: dict[str, Tensor], **tolerance: float) -> None:
     """Assert that a model computes what another one has computed."""
-    limits = {"atol": 1e-5, "rtol": 1e-5, **tolerance}
+    limits: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-5, **tolerance}
     got = computed(model)
     assert got.keys() == expected.keys()
     for name, value in expected.items():

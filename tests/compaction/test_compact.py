@@ -81,7 +81,8 @@ def test_a_layer_that_is_cut_later_joins_the_layout(tmp_path):
 @pytest.mark.parametrize("family", ["gpt2", "t5", "t5_gated"])
 def test_tied_embeddings_stay_tied(family, tmp_path):
     model: Any = small_model(family)
-    for found in (model, reloaded(model, tmp_path)):
+    again: Any = reloaded(model, tmp_path)
+    for found in (model, again):
         assert found.get_output_embeddings().weight is found.get_input_embeddings().weight
 
 
@@ -146,7 +147,8 @@ def test_frozen_parameters_and_training_mode_stay():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_every_type_is_made_compact_as_it_is(dtype, tmp_path):
-    model = masked_model("llama").to(dtype)
+    model: Any = masked_model("llama")
+    model.to(dtype)
     expected = computed(model)
     compact_model(model)
     assert {p.dtype for p in model.parameters()} == {dtype}

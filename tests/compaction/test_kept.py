@@ -98,7 +98,17 @@ def test_a_head_that_one_tied_layer_reads_stays_in_all():
 
 @pytest.mark.parametrize(
     ("sparsity", "multiple", "neurons"),
-    [(0.7, 1, 20), (0.7, 8, 24), (0.7, 64, 64), (1, 1, 1), (1, 16, 16), (0, 8, 64)],
+    [
+        (0.7, 1, 20),
+        (0.7, 8, 24),
+        (0.7, 64, 64),
+        (0.7, 1000, 64),
+        (0.7, 40, 40),
+        (0.2, 48, 64),
+        (1, 1, 1),
+        (1, 16, 16),
+        (0, 8, 64),
+    ],
 )
 def test_widths_are_rounded_up_and_at_least_one_unit_stays(sparsity, multiple, neurons):
     model = tiny_model("bert")

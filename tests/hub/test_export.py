@@ -102,7 +102,7 @@ def test_a_model_with_nothing_left_is_exported(family, tmp_path):
 
 
 @every_family
-@pytest.mark.parametrize("sparsity", [0.5, 1])
+@pytest.mark.parametrize("sparsity", [0.5, 0.7, 1])
 def test_a_model_that_is_compact_already_is_exported(family, sparsity, tmp_path):
     model = small_model(family, sparsity)
     done = export_model(model, tmp_path / "x", check=False)
@@ -118,10 +118,10 @@ def test_a_compact_model_of_even_widths_is_stock_again(tmp_path):
 @pytest.mark.parametrize("form", ["stock", "padded"])
 def test_units_that_are_gone_for_good_cannot_be_padded(form, tmp_path):
     model = compact_model(uneven_model("bert"))
-    with pytest.raises(ValueError, match=r"use form='compact'|form='compact'"):
+    with pytest.raises(ValueError, match="form='compact'"):
         export_model(model, tmp_path / "x", form=form)
     model = small_model("vit", 1)
-    with pytest.raises(ValueError, match=r"dead units are gone already; .*form='compact'"):
+    with pytest.raises(ValueError, match="form='compact'"):
         export_model(model, tmp_path / "x", form=form)
     assert not (tmp_path / "x").exists()
 
@@ -196,7 +196,8 @@ def test_a_patched_model_stays_patched(tmp_path):
 
 
 def test_a_model_in_bfloat16_stays_in_it(tmp_path):
-    model = masked_model("llama").to(torch.bfloat16)
+    model: Any = masked_model("llama")
+    model.to(torch.bfloat16)
     done = export_model(model, tmp_path / "x", check=False)
     assert load(model, done.folder).dtype == torch.bfloat16
 
@@ -314,7 +315,8 @@ def test_every_form_of_every_family_loads_in_a_fresh_process(family, form, tmp_p
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_every_type_is_verified(dtype, tmp_path):
-    assert export_model(uneven_model("llama").to(dtype), tmp_path / "x").ways
+    model: Any = uneven_model("llama")
+    assert export_model(model.to(dtype), tmp_path / "x").ways
 
 
 def test_an_export_that_computes_something_else_is_refused(tmp_path, monkeypatch):

@@ -88,7 +88,12 @@ def test_heads_are_not_expressed_where_their_size_follows_their_number(family):
 
 
 def test_what_no_number_of_heads_fits_is_rounded_up():
-    text = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    text: Any = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+    }
     config = hf.LlamaConfig(**text, num_attention_heads=8, num_key_value_heads=8)
     torch.manual_seed(0)
     found, units = expressed(hf.LlamaForCausalLM(config), heads=3)
@@ -96,7 +101,7 @@ def test_what_no_number_of_heads_fits_is_rounded_up():
     assert found.num_attention_heads == 4
 
 
-IMAGE = {"image_size": 16, "patch_size": 4}
+IMAGE: Any = {"image_size": 16, "patch_size": 4}
 
 
 def test_a_ratio_is_expressed_too():
@@ -110,7 +115,7 @@ def test_a_ratio_is_expressed_too():
 
 
 def test_a_ratio_that_is_a_whole_number_is_rounded_up():
-    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    size: Any = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     torch.manual_seed(0)
     model = hf.Dinov2Model(hf.Dinov2Config(**IMAGE, **size))
     for neurons, width in ((1, 32), (32, 32), (33, 64), (127, 128)):

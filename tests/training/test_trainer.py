@@ -240,7 +240,8 @@ def test_the_stock_trainer_alone_counts_updates_at_the_final_rates(level, tmp_pa
 def test_training_with_nothing_dropped_is_stock_training(tmp_path):
     model = tiny_model("bert")
     stock_trainer(model, tmp_path).train()
-    ours = trainer_of(tiny_model("bert"), arguments(tmp_path, drop_rate=0.0, untargeted_lr_scale=1.0))
+    args = arguments(tmp_path, drop_rate=0.0, untargeted_lr_scale=1.0)
+    ours = trainer_of(tiny_model("bert"), args)
     ours.train()
     assert_same_weights(unpatch_model(ours.model), model)
 

@@ -1,0 +1,52 @@
+"""Models whose weights are kept in a lossless archive: for unstructured sparsity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import AutoConfig, PreTrainedModel
+
+from hf_td.hub.archive import load_archive, save_archive
+from hf_td.hub.weights import ARCHIVE_NAME
+
+
+def write_archived_model(model: PreTrainedModel, folder: Path) -> None:
+    """Write the config and the archive of a model."""
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    if model.can_generate() and model.generation_config is not None:
+        model.generation_config.save_pretrained(folder)
+    save_archive(model.state_dict(), folder / ARCHIVE_NAME)
+
+
+def load_archived_model(folder: str | Path) -> Any:
+    """The model of an export in the form `archive`, bit for bit.
+
+    Args:
+        folder: a local folder with a config.json and a model.hftd.
+
+    Raises:
+        FileNotFoundError: the folder has no archive.
+        ValueError: the archive is damaged, or the config names no model class of transformers.
+    """
+    path = Path(folder) / ARCHIVE_NAME
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no {ARCHIVE_NAME} in {folder}; expected an archive export"
+        )
+    config = AutoConfig.from_pretrained(folder)
+    return (
+        _model_class(config)
+        .from_pretrained(None, config=config, state_dict=load_archive(path), dtype=config.dtype)
+        .eval()
+    )
+
+
+def _model_class(config: Any) -> type[PreTrainedModel]:
+    names = config.architectures or [None]
+    found = getattr(transformers, str(names[0]), None)
+    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
+        raise ValueError(f"config.json names {names[0]!r}, which is no model class of transformers")
+    return found

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoModel
+
+from hf_td import prune_model
+from hf_td.hub import export_model, load_archived_model
+from tests.tiny import FAMILIES, tiny_model
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_archived_model_comes_back_bit_for_bit(family, tmp_path):
+    model = tiny_model(family)
+    prune_model(model, 0.9)
+    export = export_model(model, tmp_path / "archive", form="archive", check=False)
+    again = load_archived_model(export.folder)
+    assert type(again) is type(model)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    assert export.parameters == model.num_parameters()
+
+
+def test_an_archive_is_loaded_in_a_fresh_process_before_it_is_kept(tmp_path):
+    model = tiny_model("bert")
+    prune_model(model, 0.5)
+    assert export_model(model, tmp_path / "archive", form="archive").ways == ("archive",)
+    with pytest.raises(OSError, match=r"model\.safetensors"):
+        AutoModel.from_pretrained(tmp_path / "archive")
+
+
+def test_a_folder_without_an_archive_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no model\.hftd"):
+        load_archived_model(tmp_path)
+
+
+def test_a_config_that_names_no_model_of_transformers_is_refused(tmp_path):
+    export = export_model(tiny_model("bert"), tmp_path / "a", form="archive", check=False)
+    config = export.folder / "config.json"
+    config.write_text(config.read_text().replace("BertForSequenceClassification", "os"))
+    with pytest.raises(ValueError, match="names 'os', which is no model class"):
+        load_archived_model(export.folder)
