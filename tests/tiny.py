@@ -10,7 +10,7 @@ import transformers as hf
 from transformers import PreTrainedModel
 
 VOCABULARY = 64
-_TEXT = {
+_TEXT: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -20,8 +20,8 @@ _TEXT = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
-_SPECIAL = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-_IMAGE = {
+_SPECIAL: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+_IMAGE: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
@@ -29,7 +29,7 @@ _IMAGE = {
     "image_size": 16,
     "patch_size": 4,
 }
-_T5 = {"vocab_size": VOCABULARY, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2}
+_T5: dict[str, Any] = {"vocab_size": VOCABULARY, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2}
 
 # Family to (model class, config). Another family is another row.
 FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {

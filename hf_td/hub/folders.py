@@ -19,6 +19,8 @@ def whole_folder(target: str | Path, *, overwrite: bool = False) -> Iterator[Pat
         FileExistsError: `target` holds something and `overwrite` is False.
     """
     target = Path(target).absolute()
+    if _old(target).exists() and not target.exists():
+        _old(target).rename(target)  # an earlier process was killed between the two renames
     check_free(target, overwrite=overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -41,8 +43,12 @@ def check_free(target: Path, *, overwrite: bool) -> None:
         )
 
 
+def _old(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
+
+
 def _replace(target: Path, new: Path) -> None:
-    old = target.with_name(f".{target.name}.old")
+    old = _old(target)
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)
