@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from hf_td.training import TargetedDropoutSeq2SeqTrainer as TargetedDropoutSeq2SeqTrainer
     from hf_td.training import TargetedDropoutTrainer as TargetedDropoutTrainer
 
-__all__ = [*_HOMES]
+__all__ = [*_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 register_loader()
 

@@ -8,6 +8,8 @@ recompiles. In eval mode a layer is its stock class.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -52,11 +54,47 @@ class TargetedConv1D(TargetedMixin, Conv1D):
         return torch.addmm(self.bias, flat, self.effective_weight()).view(*x.shape[:-1], self.nf)
 
 
-# Stock class to targeted class. Another layout is another row here and in anatomy/layouts.py.
+class ShadowedMixin(TargetedMixin):
+    """For subclasses of `nn.Linear` with a forward of their own, which reads `self.weight`.
+
+    While that forward runs in training, the masked weight stands in front of the parameter.
+    """
+
+    training: bool
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """What the stock class computes, with the weight of this update."""
+        parent: Any = super()
+        if not self.training:
+            return parent.forward(*args, **kwargs)
+        self.__dict__["weight"] = self.effective_weight()
+        try:
+            return parent.forward(*args, **kwargs)
+        finally:
+            del self.__dict__["weight"]
+
+
+# Stock class to targeted class. Another layout is another row here and in anatomy/layouts.py;
+# subclasses of nn.Linear get a row when they are met.
 TARGETED: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: TargetedLinear,
     Conv1D: TargetedConv1D,
 }
+
+
+def _targeted_class(stock: type[nn.Module]) -> type[nn.Module]:
+    if stock not in TARGETED:
+        TARGETED[stock] = type(f"Targeted{stock.__name__}", (ShadowedMixin, stock), {})
+    return TARGETED[stock]
+
+
+def _can_be_targeted(module: nn.Module) -> bool:
+    """A known class, or a subclass of `nn.Linear` that keeps an ordinary weight."""
+    if type(module) in (nn.Linear, Conv1D):
+        return True
+    weight = getattr(module, "weight", None)
+    plain = type(weight) is nn.Parameter and weight.is_floating_point()
+    return isinstance(module, nn.Linear) and plain and not is_targeted(module)
 
 
 def check_targetable(name: str, module: nn.Module) -> None:
@@ -67,14 +105,14 @@ def check_targetable(name: str, module: nn.Module) -> None:
         module: a linear layer.
 
     Raises:
-        TypeError: the class has no targeted variant, or its forward was replaced.
+        TypeError: the class has no targeted variant (quantised layers have none), the layer is
+            targeted already, or its forward was replaced.
     """
     stock = type(module)
-    if stock not in TARGETED:
-        known = [cls.__name__ for cls in TARGETED]
+    if not _can_be_targeted(module):
         raise TypeError(
-            f"cannot target {name}: expected a layer of exactly one of the classes {known}, "
-            f"got {stock.__module__}.{stock.__name__}; exclude it by exclude=[{name!r}]"
+            f"cannot target {name}: expected a Linear or Conv1D layer with a floating-point weight "
+            f"of its own, got {stock.__module__}.{stock.__name__}; exclude it by exclude=[{name!r}]"
         )
     if "forward" in module.__dict__:
         raise TypeError(
@@ -90,10 +128,10 @@ def target(module: nn.Module, keep: Tensor) -> None:
     tied weights and modules that occur twice need no attention.
 
     Args:
-        module: of a class in `TARGETED`.
+        module: one that `check_targetable` lets pass.
         keep: the first mask, broadcastable to `module.weight`.
     """
-    module.__class__ = TARGETED[type(module)]
+    module.__class__ = _targeted_class(type(module))
     module.register_buffer("keep", keep, persistent=False)
 
 

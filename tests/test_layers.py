@@ -211,23 +211,52 @@ def test_the_mask_follows_the_module_to_another_device(maker):
     assert targeted_layer(maker).to("meta").keep.device.type == "meta"
 
 
-def test_each_stock_class_has_its_own_targeted_class():
-    assert TARGETED == {nn.Linear: TargetedLinear, Conv1D: TargetedConv1D}
-
-
 class OtherLinear(nn.Linear):
+    """As Falcon's: the same numbers by another route."""
+
+    def forward(self, input):
+        assert isinstance(self.weight, Tensor)
+        return input @ self.weight.T + self.bias
+
+
+class QuantizedWeight(nn.Parameter):
     pass
 
 
-@pytest.mark.parametrize("module", [OtherLinear(2, 2), nn.Embedding(2, 2), nn.Bilinear(2, 2, 2)])
+def test_each_stock_class_has_its_own_targeted_class():
+    assert TARGETED[nn.Linear] is TargetedLinear
+    assert TARGETED[Conv1D] is TargetedConv1D
+
+
+def test_a_subclass_with_a_forward_of_its_own_sees_the_masked_weight():
+    stock, layer = (stock_layer(lambda: OtherLinear(FAN_IN, UNITS)) for _ in range(2))
+    mask, x = some_mask(layer), some_input(3)
+    target(layer, mask)
+    assert_close(layer.train()(x), x @ (stock.weight * mask).T + stock.bias)
+    layer(x).sum().backward()
+    assert torch.equal(layer.weight.grad != 0, mask & (layer.weight.grad != 0))
+    assert "weight" not in layer.__dict__
+    assert torch.equal(layer.eval()(x), stock(x))
+    restore(layer)
+    assert type(layer) is OtherLinear
+
+
+def quantized_linear() -> nn.Module:
+    layer = nn.Linear(2, 2)
+    layer.__class__ = OtherLinear
+    layer.weight = QuantizedWeight(torch.zeros(2, 2))
+    return layer
+
+
+@pytest.mark.parametrize("module", [quantized_linear(), nn.Embedding(2, 2), nn.Bilinear(2, 2, 2)])
 def test_other_classes_are_refused_by_name(module):
-    message = rf"cannot target a\.b: expected .*'Linear', 'Conv1D'.* got .*{type(module).__name__}"
+    message = rf"cannot target a\.b: expected a Linear or Conv1D .* got .*{type(module).__name__}"
     with pytest.raises(TypeError, match=message):
         check_targetable("a.b", module)
 
 
 def test_a_layer_that_is_targeted_already_is_refused():
-    with pytest.raises(TypeError, match=r"cannot target a\.b: expected a layer of exactly one of"):
+    with pytest.raises(TypeError, match=r"cannot target a\.b: expected a Linear or Conv1D"):
         check_targetable("a.b", targeted_layer(MAKERS["linear"]))
 
 

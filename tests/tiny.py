@@ -29,7 +29,13 @@ _IMAGE: dict[str, Any] = {
     "image_size": 16,
     "patch_size": 4,
 }
-_T5: dict[str, Any] = {"vocab_size": VOCABULARY, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2}
+_T5: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 64,
+    "num_layers": 2,
+}
 
 # Family to (model class, config). Another family is another row.
 FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
