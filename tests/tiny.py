@@ -50,11 +50,9 @@ FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
         )
     ),
     "llama": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**_TEXT, num_key_value_heads=2)),
-    "t5": lambda: hf.T5ForConditionalGeneration(
-        hf.T5Config(**_T5, num_heads=4, decoder_start_token_id=0)
-    ),
+    "t5": lambda: hf.T5ForConditionalGeneration(hf.T5Config(**_T5)),
     "t5_gated": lambda: hf.T5ForConditionalGeneration(
-        hf.T5Config(**_T5, num_heads=4, decoder_start_token_id=0, feed_forward_proj="gated-gelu")
+        hf.T5Config(**_T5, feed_forward_proj="gated-gelu")
     ),
     "vit": lambda: hf.ViTForImageClassification(hf.ViTConfig(**_IMAGE)),
 }

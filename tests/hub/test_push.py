@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,29 +23,18 @@ import hf_td
 from hf_td.hub import export_model, push_to_hub
 from hf_td.hub.integrity import check_downloads
 from hf_td.hub.push import ATTEMPTS, LONGEST_WAIT
-from tests.hub.loopback import Fault, LoopbackHub, loopback_hub
+from tests.hub.loopback import Fault, LoopbackHub
 from tests.tiny import tiny_inputs, tiny_model
 
 # huggingface_hub sends large files by a spelling that its own HTTP client calls deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),
+    pytest.mark.usefixtures("hub"),
+]
 
 REPO = "someone/tiny"
 COMMIT = "/commit/"
 WEIGHTS = "resolve/.*/model.safetensors"
-
-
-@pytest.fixture(autouse=True)
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
-    """A fresh Hub, which the client takes for the real one."""
-    blobs = tmp_path / "server"
-    blobs.mkdir()
-    with loopback_hub(blobs) as server:
-        template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        yield server
 
 
 @pytest.fixture
