@@ -33,11 +33,6 @@ def plot_comparison(experiments: Sequence[Results], stem: Path, title: str) -> t
     return plot_curves(curves, stem, metric=experiments[0]["metric"], title=title)
 
 
-def size_on_disk(folder: Path) -> int:
-    """Bytes of all files in a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
 def _label(experiment: Results) -> str:
     return METHODS[experiment["method"]].label
 
