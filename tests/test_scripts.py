@@ -139,8 +139,9 @@ def test_a_run_writes_results_curve_and_models(options, method, capsys):
         _check_run(run, folder)
     assert [point["sparsity"] for point in results["summary"]] == [0, 0.5, 0.9]
     assert {"mean", "std", "min", "max"} == set(results["summary"][0]["metrics"]["accuracy"])
-    assert results["configuration"]["targeted_dropout"]["targeting"] == 0.9
-    assert results["configuration"]["arguments"]["learning_rate"] == 1e-4
+    assert results["configuration"]["targeted_dropout"]["targeting"] == 0.91
+    rate = {"none": 1e-4, "targeted_dropout": 2e-4}[method]
+    assert results["configuration"]["arguments"]["learning_rate"] == rate
     assert results["environment"]["versions"]["torch"]
     assert results["seconds"] > 0
     assert (folder / "curve.png").is_file()
@@ -366,7 +367,7 @@ def test_results_of_another_configuration_are_not_replaced(options, capsys):
     run_glue.main(_argv(options))
     before = _results(options)
     message = _refused({**options, "learning_rate": 0.001, "targeting": 0.8}, capsys)
-    assert "learning_rate: 0.0001 there, 0.001 here; targeting: 0.9 there, 0.8 here" in message
+    assert "learning_rate: 0.0002 there, 0.001 here; targeting: 0.91 there, 0.8 here" in message
     assert _results(options) == before
 
 

@@ -35,6 +35,8 @@ _T5: dict[str, Any] = {
     "d_kv": 8,
     "d_ff": 64,
     "num_layers": 2,
+    "num_heads": 4,
+    "decoder_start_token_id": 0,
 }
 
 # Family to (model class, config). Another family is another row.

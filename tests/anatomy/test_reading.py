@@ -472,7 +472,7 @@ def test_a_plain_module_without_example_inputs_is_refused():
 def test_an_input_of_unknown_kind_is_refused_by_name():
     model: Any = tiny_model("bert")
     model.base_model.main_input_name = "waves"
-    message = r"for BertModel: its main input is 'waves', .*\['decoder_input_ids', 'input_ids',"
+    message = r"for BertModel: its main input is 'waves', .*'decoder_input_ids', .*'input_ids',"
     with pytest.raises(ValueError, match=message):
         read_anatomy(model)
 

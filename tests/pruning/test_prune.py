@@ -195,7 +195,7 @@ def test_settings_that_are_given_replace_those_of_the_training():
 @every_level
 def test_a_patched_model_is_pruned_like_a_stock_one_and_stays_patched(level):
     model, stock = tiny_model("bert"), tiny_model("bert")
-    patch_model(model, level=level)
+    patch_model(model, level=level, shrink=0.0)
     anneal(model, 1.0, 0)
     prune_model(model, 0.5)
     prune_model(stock, 0.5, level=level)

@@ -298,7 +298,9 @@ def test_a_model_from_model_init_is_patched(tmp_path):
     assert trainer.model is made[-1]
     assert patch_of(made[-1]).config == args.targeted_dropout()
     assert patch_of(made[-1]).updates == 2
-    assert [entry["targeting"] for entry in trainer.state.log_history[:2]] == [0, 0.75]
+    config = args.targeted_dropout()
+    expected = [config.rates(0.0, 0).targeting, config.rates(0.5, 1).targeting]
+    assert [entry["targeting"] for entry in trainer.state.log_history[:2]] == expected
 
 
 @every_level
@@ -335,9 +337,9 @@ def test_evaluation_uses_the_full_weights(level, tmp_path):
     seen: list[Any] = []
     data: Any = examples("bert", 8)
     settings: Any = {"eval_dataset": data, "compute_metrics": last_logits}
-    trainer = trainer_of(
-        tiny_model("bert"), arguments(tmp_path, level=level, drop_rate=1.0), **settings
-    )
+    rates = {"drop_rate": 1.0, "targeting_sampled": 0.0, "targeting_off": 0.0}
+    args = arguments(tmp_path, level=level, **rates)
+    trainer = trainer_of(tiny_model("bert"), args, **settings)
     trainer.train()
     assert patch_of(trainer.model).dropped_share() > 0.5
     ours = trainer.evaluate()
