@@ -35,11 +35,10 @@ EXPORTED = 0.75
 TRAINING = {
     **recipe("targeted_dropout", "unit"),
     "level": "unit",
-    "learning_rate": 2e-4,
     "num_train_epochs": 6,
-    "targeting": 0.9,
     "targeting_begin": 0.3,
-    "targeting_end": 0.8,
+    "targeting_end": 0.7,
+    "targeting_off": 0.25,
 }
 STAGES = {
     "none": "1/3 fine-tune MiniLM as usual, then take 25, 50, 75 and 90 % of its heads and neurons",
