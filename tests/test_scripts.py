@@ -447,6 +447,7 @@ def test_the_demo_compares_both_methods_and_can_be_called_again(tmp_path, capsys
         "results.json",
         "curve.png",
         "curve.svg",
+        "compact",
         "plain-fine-tuning",
         "targeted-dropout",
     }

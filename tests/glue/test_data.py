@@ -399,3 +399,16 @@ def test_label_names_outlive_tokenising(tokenizer):
     data = load_task("acceptability", max_train_samples=4, max_eval_samples=4)
     encoded = tokenize(data, "acceptability", tokenizer)
     assert label_names(encoded) == ["unacceptable", "acceptable"]
+
+
+def test_short_training_rows_can_be_left_out():
+    everything = load_task("acceptability")
+    longer = load_task("acceptability", min_train_words=7)
+    expected = [s for s in everything["train"]["sentence"] if len(s.split()) >= 7]
+    assert 0 < len(expected) < len(everything["train"])
+    assert list(longer["train"]["sentence"]) == expected
+    assert len(longer["validation"]) == len(everything["validation"])
+    with pytest.raises(ValueError, match="no training row has 99 words or more"):
+        load_task("acceptability", min_train_words=99)
+    with pytest.raises(ValueError, match="min_train_words must be at least 1"):
+        load_task("acceptability", min_train_words=0)
