@@ -228,12 +228,9 @@ def test_mnli_is_measured_on_both_validation_sets(options, tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["mrpc", "cola", "sst2", "stsb", "wnli"])
-def test_real_tasks_run(options, task):
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data" / "glue"
-    folder = Path(os.environ.get("HF_TD_GLUE", beside))
-    if not (folder / task).is_dir():
-        pytest.skip(f"no GLUE data: set HF_TD_GLUE to a folder with them (looked in {folder})")
-    options |= {"task_name": task, "dataset_name": str(folder), "ignore_mismatched_sizes": True}
+def test_real_tasks_run(options, task, glue_folder):
+    data = {"task_name": task, "dataset_name": str(glue_folder)}
+    options |= {**data, "ignore_mismatched_sizes": True}
     run_glue.main(_argv(options))
     assert _results(options)["metric"] in _results(options)["summary"][0]["metrics"]
 
