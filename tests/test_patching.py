@@ -775,14 +775,23 @@ def test_an_unpatched_model_cannot_be_annealed_or_unpatched():
         unpatch_model(model)
 
 
-class OtherLinear(nn.Linear):
+class PackedLinear(nn.Linear):
+    """As quantised layers are: an `nn.Linear` whose weight is no ordinary parameter."""
+
+
+class PackedWeight(nn.Parameter):
     pass
+
+
+def pack(layer: Any) -> None:
+    layer.__class__ = PackedLinear
+    layer.weight = PackedWeight(layer.weight.data)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda layer: setattr(layer, "__class__", OtherLinear), "got tests.*OtherLinear"),
+        (pack, "got tests.*PackedLinear"),
         (lambda layer: setattr(layer, "forward", layer.forward), "its forward was replaced"),
     ],
 )
