@@ -16,9 +16,8 @@ from hf_td.anatomy.inputs import probe_inputs
 from hf_td.anatomy.layouts import linear_layers
 from hf_td.anatomy.probe import prove_block
 from hf_td.anatomy.trace import Call, Trace, thawed, trace
+from hf_td.config import CONFIG_KEY
 
-# What patching writes into a config; it says nothing of the architecture.
-CONFIG_KEY = "targeted_dropout"
 # Readings of models seen before, by class and by the shapes of their linear layers.
 _READINGS: dict[tuple[Any, ...], Anatomy] = {}
 _MOST_READINGS = 64
@@ -50,6 +49,7 @@ def read_anatomy(model: nn.Module, example_inputs: Mapping[str, Any] | None = No
 
 def _fingerprint(model: Any) -> tuple[Any, ...]:
     shapes = tuple((name, tuple(p.shape)) for name, p in model.named_parameters())
+    # How it was patched says nothing of the architecture.
     settings = {k: v for k, v in model.config.to_dict().items() if k != CONFIG_KEY}
     return (type(model), shapes, repr(settings), model.config._attn_implementation)
 
