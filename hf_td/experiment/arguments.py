@@ -86,8 +86,9 @@ class DataArguments:
     )
     max_seq_length: int = _argument(128, "longer inputs are cut to this number of tokens")
     max_train_samples: int | None = _argument(None, "train on a fixed random subset of this size")
-    min_train_words: int | None = _argument(
-        None, "leave out training rows of fewer words; most rows of SST-2 are phrases"
+    drop_fragments: bool = _argument(
+        False,
+        "leave out training rows whose text is part of another row's, as the phrases in SST-2 are",
     )
     max_eval_samples: int | None = _argument(None, "evaluate on this number of rows, the first")
 

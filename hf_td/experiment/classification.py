@@ -38,7 +38,7 @@ def glue_problem(arguments: Arguments) -> Problem:
             data.dataset_name,
             max_train_samples=data.max_train_samples,
             max_eval_samples=data.max_eval_samples,
-            min_train_words=data.min_train_words,
+            drop_fragments=data.drop_fragments,
         )
     tokenizer = source.load_tokenizer()
     config = source.load_config(**_labels(task, splits), pad_token_id=tokenizer.pad_token_id)

@@ -8,6 +8,7 @@ import datasets
 from . import acceptability
 from .checks import check_columns, check_labels, check_splits
 from .folder import load_from_folder
+from .fragments import whole_texts
 from .hub import load_from_hub
 from .tasks import Task, get_task
 
@@ -26,7 +27,7 @@ def load_task(
     *,
     max_train_samples: int | None = None,
     max_eval_samples: int | None = None,
-    min_train_words: int | None = None,
+    drop_fragments: bool = False,
     seed: int = 0,
 ) -> datasets.DatasetDict:
     """Load the training split and the validation splits of a task, checked against the task.
@@ -39,8 +40,8 @@ def load_task(
         dataset_name: A local folder (see `folder.load_from_folder`), a Hub id, or `builtin`.
         max_train_samples: Keep a random subset of at most this many training rows.
         max_eval_samples: Keep at most this many rows, the first, of each validation split.
-        min_train_words: Leave out training rows of fewer words: most rows of the training set of
-            SST-2 are phrases, while its validation set has whole sentences.
+        drop_fragments: Leave out training rows whose text is part of another row's: most rows of
+            the training set of SST-2 are phrases, while its validation set has whole sentences.
         seed: The seed of the random subset.
 
     Raises:
@@ -52,12 +53,11 @@ def load_task(
     task = get_task(task)
     _check_size("max_train_samples", max_train_samples)
     _check_size("max_eval_samples", max_eval_samples)
-    _check_size("min_train_words", min_train_words)
     found = _load(task, dataset_name)
     splits = _checked_splits(found, task, dataset_name)
     subsets = datasets.DatasetDict()
-    long_enough = _long_enough(splits["train"], task, min_train_words)
-    subsets["train"] = _random_subset(long_enough, max_train_samples, seed)
+    train = _whole_rows(splits["train"], task) if drop_fragments else splits["train"]
+    subsets["train"] = _random_subset(train, max_train_samples, seed)
     for name in task.validation_splits:
         subsets[name] = _first(splits[name], max_eval_samples)
     return subsets
@@ -145,14 +145,10 @@ def _check_size(name: str, size: int | None) -> None:
         raise ValueError(f"{name} must be at least 1, or None for all rows; got {size}.")
 
 
-def _long_enough(split: datasets.Dataset, task: Task, words: int | None) -> datasets.Dataset:
-    if words is None:
-        return split
+def _whole_rows(split: datasets.Dataset, task: Task) -> datasets.Dataset:
     texts = zip(*(split[column] for column in task.sentences), strict=True)
-    chosen = [i for i, row in enumerate(texts) if len(" ".join(row).split()) >= words]
-    if not chosen:
-        raise ValueError(f"no training row has {words} words or more; lower min_train_words.")
-    return split.select(chosen)
+    # The separator is a word of its own, so that a pair is part of another only as a pair.
+    return split.select(whole_texts([" \0 ".join(row) for row in texts]))
 
 
 def _random_subset(split: datasets.Dataset, size: int | None, seed: int) -> datasets.Dataset:

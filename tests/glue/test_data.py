@@ -8,6 +8,8 @@ import datasets
 import pytest
 from datasets import config
 from datasets.arrow_writer import ArrowWriter
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -16,6 +18,7 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast
 
 from hf_td.glue import TASKS, get_task, hub, label_names, load_task, tokenize
 from hf_td.glue.checks import check_columns
+from hf_td.glue.fragments import whole_texts
 
 REAL = ["cola", "mrpc", "sst2", "stsb", "wnli"]
 WRITERS = {
@@ -401,14 +404,35 @@ def test_label_names_outlive_tokenising(tokenizer):
     assert label_names(encoded) == ["unacceptable", "acceptable"]
 
 
-def test_short_training_rows_can_be_left_out():
-    everything = load_task("acceptability")
-    longer = load_task("acceptability", min_train_words=7)
-    expected = [s for s in everything["train"]["sentence"] if len(s.split()) >= 7]
-    assert 0 < len(expected) < len(everything["train"])
-    assert list(longer["train"]["sentence"]) == expected
-    assert len(longer["validation"]) == len(everything["validation"])
-    with pytest.raises(ValueError, match="no training row has 99 words or more"):
-        load_task("acceptability", min_train_words=99)
-    with pytest.raises(ValueError, match="min_train_words must be at least 1"):
-        load_task("acceptability", min_train_words=0)
+def test_fragments_can_be_left_out_of_the_training_rows(tmp_path):
+    sentences = ["a fine film", "this is a fine film", "dull", "this is a  fine film", "so dull"]
+    for split, rows in {"train": sentences, "validation": sentences[:2]}.items():
+        table = datasets.Dataset.from_dict({"sentence": rows, "label": [0] * len(rows)})
+        table.to_parquet(tmp_path / "sst2" / f"{split}.parquet")
+    found = load_task("sst2", str(tmp_path), drop_fragments=True)
+    assert list(found["train"]["sentence"]) == ["this is a fine film", "so dull"]
+    assert list(found["validation"]["sentence"]) == sentences[:2]
+    assert len(load_task("sst2", str(tmp_path))["train"]) == len(sentences)
+
+
+def test_a_pair_is_a_fragment_only_of_a_pair(tmp_path):
+    first, second = ["a b", "a b c", "x a"], ["c d", "c d e", "c d"]
+    for split in ("train", "validation"):
+        columns = {"sentence1": first, "sentence2": second, "label": [0, 1, 0]}
+        datasets.Dataset.from_dict(columns).to_parquet(tmp_path / "mrpc" / f"{split}.parquet")
+    found = load_task("mrpc", str(tmp_path), drop_fragments=True)
+    assert list(found["train"]["sentence1"]) == first
+
+
+@given(st.lists(st.text("ab ", max_size=8), max_size=12))
+def test_whole_texts_are_those_that_no_other_holds(texts):
+    padded = [f" {' '.join(text.split())} " for text in texts]
+
+    def is_fragment(i):
+        return any(
+            padded[i] in padded[j] and (padded[i] != padded[j] or j < i)
+            for j in range(len(texts))
+            if j != i
+        )
+
+    assert whole_texts(texts) == [i for i in range(len(texts)) if not is_fragment(i)]
