@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from huggingface_hub import constants
+from huggingface_hub import ModelCard, constants
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForSequenceClassification,
@@ -30,6 +30,8 @@ from hf_td.experiment import models as experiment_models
 from hf_td.experiment.arguments import DataArguments
 from hf_td.experiment.results import _command
 from hf_td.glue import generate
+from hf_td.hub import load_archived_model
+from tests.hub.loopback import Fault
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
@@ -44,6 +46,9 @@ def _load(name: str) -> Any:
 
 
 run_glue = _load("run_glue")
+
+# huggingface_hub uses its HTTP library in a way that will go.
+CLIENT_IS_DEPRECATED = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +152,51 @@ def test_a_run_writes_results_curve_and_models(options, method, capsys):
     assert (folder / "curve.png").is_file()
     assert (folder / "curve.svg").is_file()
     assert "90.0%" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@CLIENT_IS_DEPRECATED
+def test_an_export_is_published_with_its_card(options, hub, tmp_path, capsys):
+    wanted = {"level": "unit", "sparsities": [0, 0.5], "push_to_hub": True, "seeds": [0, 1]}
+    wanted["hub_model_id"] = "someone/small"
+    run_glue.main(_argv({**options, **wanted}))
+    out = capsys.readouterr().out
+    for seed in (0, 1):
+        assert f"someone/small-seed-{seed}" in out
+        repo = f"someone/small-seed-{seed}"
+        card = ModelCard.load(repo)
+        assert "acceptability" in card.text
+        assert "50.0% (this model)" in card.text
+        assert "times the speed of the dense one" in card.text
+        assert card.data["model_name"] == f"small-seed-{seed}"
+        loaded = AutoModelForSequenceClassification.from_pretrained(repo, cache_dir=tmp_path)
+        assert loaded.bert.encoder.layer[0].intermediate.dense.out_features == 32
+        point = _results(options)["runs"][seed]["curve"][1]
+        exported = Path(options["output_dir"]) / f"seed-{seed}" / "export"
+        assert json.loads((exported / "metrics.json").read_text()) == point["metrics"]
+
+
+@CLIENT_IS_DEPRECATED
+def test_a_push_that_failed_is_repeated_without_training(options, hub, capsys):
+    wanted = {**options, "level": "unit", "sparsities": [0, 0.5], "seed": 0}
+    hub.faults = [Fault("POST", "/commit/", status=401)]
+    message = _refused({**wanted, "push_to_hub": True, "hub_model_id": "someone/small"}, capsys)
+    assert "the same command pushes them again without training" in message
+    run_glue.main(_argv({**wanted, "push_to_hub": True, "hub_model_id": "someone/small"}))
+    out = capsys.readouterr().out
+    assert "kept from an earlier call: seeds [0]" in out
+    assert "published: " in out
+
+
+def test_an_export_has_the_form_that_was_asked_for(options):
+    wanted = {"export_sparsity": 0.9, "export_form": "archive", "sparsities": [0.9]}
+    run_glue.main(_argv({**options, **wanted}))
+    folder = Path(options["output_dir"]) / "seed-42" / "export"
+    assert (folder / "model.hftd").is_file()
+    assert "weights: 0" not in (folder / "README.md").read_text()
+    model = load_archived_model(folder)
+    weight = model.get_parameter("bert.encoder.layer.0.attention.self.query.weight")
+    assert float((weight == 0).float().mean()) == pytest.approx(0.9, abs=0.03)
 
 
 def _check_run(run: dict[str, Any], folder: Path) -> None:
@@ -324,6 +374,8 @@ def test_overwriting_replaces_what_is_ours_and_nothing_else(options):
         ({"sparsitys": 0.5}, "unknown arguments: --sparsitys 0.5. Did you mean --sparsities?"),
         ({"max_train_samples": 0}, "max_train_samples must be at least 1"),
         ({"max_seq_length": 0}, "max_seq_length must be at least 1"),
+        ({"export_sparsity": 0.6}, "--export_sparsity 0.6 is none of the sparsities"),
+        ({"export_sparsity": 0.5, "do_eval": True}, "only what is fine-tuned is exported"),
         ({"resume_from_checkpoint": "./nowhere"}, "is no checkpoint of a Trainer"),
         ({"resume_from_checkpoint": "./nowhere", "seeds": [0, 1]}, "the checkpoint of one seed"),
         ({"learning_rate": 1e38, "max_grad_norm": 0}, "the loss is nan"),

@@ -53,9 +53,20 @@ def compact_model(
         unpatch_model(model)
     anatomy = read_anatomy(model, example_inputs)
     counts = needed_units(model, anatomy, multiple_of)
-    if all(count == block.units for block, count in counts.items()):
+    if not _cuts(counts):
         raise ValueError(_nothing_dead(model, anatomy, multiple_of))
     return cut_model(model, anatomy, counts, check=check, example_inputs=example_inputs)
+
+
+def can_compact(
+    model: nn.Module, *, multiple_of: int = 8, example_inputs: Mapping[str, Any] | None = None
+) -> bool:
+    """Whether there is anything for `compact_model` to take out, given the same arguments."""
+    return _cuts(needed_units(model, read_anatomy(model, example_inputs), multiple_of))
+
+
+def _cuts(counts: Mapping[Block, int]) -> bool:
+    return any(count < block.units for block, count in counts.items())
 
 
 def cut_model(

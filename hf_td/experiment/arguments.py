@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 from hf_td.experiment.methods import METHODS
 from hf_td.glue import GLUE_DATASET
+from hf_td.hub.export import Form
 from hf_td.training import TargetedDropoutArguments
 
 # Defaults of the training arguments, where they differ from those of Transformers.
@@ -37,13 +39,18 @@ def recipe(method: str = "targeted_dropout", level: str = "weight") -> dict[str,
 # What may change between two calls of the same experiment, and what is not for the record.
 _NOT_OF_THE_EXPERIMENT = {
     "disable_tqdm",
+    "export_form",
+    "export_sparsity",
     "do_eval",
     "do_predict",
     "do_train",
+    "hub_model_id",
+    "hub_private_repo",
     "hub_token",
     "local_rank",
     "output_dir",
     "overwrite_output",
+    "push_to_hub",
     "resume_from_checkpoint",
     "seed",
     "seeds",
@@ -109,6 +116,14 @@ class CurveArguments:
     seeds: list[int] | None = field(
         default=None, metadata={"help": "a run for each of these seeds; by default for --seed"}
     )
+    export_sparsity: float | None = _argument(
+        None,
+        "prune to this one of the sparsities and export, to seed-N/export; with --push_to_hub "
+        "by default the largest that the targeting covers",
+    )
+    export_form: str = _argument(
+        "auto", "form of the export, see hf_td.hub.export_model", choices=list(get_args(Form))
+    )
     overwrite_output: bool = _argument(
         False,
         "replace the results that are in output_dir",
@@ -148,6 +163,24 @@ class Arguments:
     def measures(self) -> bool:
         """Whether to measure the curve: unless only `--do_train` was asked for."""
         return self.training.do_eval or not self.training.do_train
+
+    @property
+    def exports(self) -> bool:
+        """Whether the fine-tuned models are to be exported."""
+        return self.curve.export_sparsity is not None or self.training.push_to_hub
+
+    @property
+    def sparsity_to_export(self) -> float:
+        """The sparsity of the exports: by default the largest that the targeting covers."""
+        if self.curve.export_sparsity is not None:
+            return self.curve.export_sparsity
+        targeting = self.training.targeted_dropout().targeting
+        return max((s for s in self.curve.sparsities if s <= targeting), default=0.0)
+
+    def repo_id(self, seed: int) -> str:
+        """Where on the Hub the export of a seed goes; by default it is called as output_dir is."""
+        name = self.training.hub_model_id or Path(str(self.training.output_dir)).resolve().name
+        return f"{name}-seed-{seed}" if len(self.seeds) > 1 else name
 
     def configuration(self) -> dict[str, Any]:
         """What makes the experiment what it is, as JSON values; equal for equal experiments.

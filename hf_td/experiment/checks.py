@@ -6,8 +6,9 @@ import logging
 from pathlib import Path
 
 from hf_td.experiment.arguments import Arguments
-from hf_td.experiment.errors import UsageError
+from hf_td.experiment.errors import UsageError, blaming_input
 from hf_td.experiment.methods import METHODS
+from hf_td.hub.onnx_graph import check_extra
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +20,7 @@ def check_arguments(arguments: Arguments) -> None:
     if arguments.curve.method not in METHODS:
         raise UsageError(f"unknown method {arguments.curve.method!r}; known are {sorted(METHODS)}")
     _check_sparsities(arguments)
+    _check_export(arguments)
     _check_seeds(arguments.seeds)
     _check_checkpoint(arguments)
 
@@ -37,6 +39,20 @@ def _check_sparsities(arguments: Arguments) -> None:
             above,
             targeting,
         )
+
+
+def _check_export(arguments: Arguments) -> None:
+    wanted = arguments.curve.export_sparsity
+    if wanted is not None and arguments.measures and wanted not in arguments.curve.sparsities:
+        raise UsageError(
+            f"--export_sparsity {wanted} is none of the sparsities {arguments.curve.sparsities}, "
+            "so its metrics would not be known"
+        )
+    if arguments.exports and not arguments.trains:
+        raise UsageError("only what is fine-tuned is exported; add --do_train")
+    if arguments.exports and arguments.curve.export_form == "onnx":
+        with blaming_input():
+            check_extra()
 
 
 def _check_seeds(seeds: list[int]) -> None:

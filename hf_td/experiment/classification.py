@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -17,7 +18,15 @@ from hf_td.experiment.arguments import Arguments
 from hf_td.experiment.errors import UsageError, blaming_input
 from hf_td.experiment.models import ModelSource, Tokenizer, find_model
 from hf_td.experiment.problem import Problem
-from hf_td.glue import Task, compute_metrics, get_task, label_names, load_task, tokenize
+from hf_td.glue import (
+    Task,
+    acceptability,
+    compute_metrics,
+    get_task,
+    label_names,
+    load_task,
+    tokenize,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -48,14 +57,26 @@ def glue_problem(arguments: Arguments) -> Problem:
     mismatched = arguments.model.ignore_mismatched_sizes
     return Problem(
         task=task.name,
+        dataset=_dataset_name(data.dataset_name, task),
+        dataset_config=task.name,
+        split=task.validation_splits[0],
         metric=f"{next(iter(evaluation))}_{task.primary}" if len(evaluation) > 1 else task.primary,
         make_model=partial(_load, source, config, mismatched),
+        load_model=AutoModelForSequenceClassification.from_pretrained,
         processor=tokenizer,
         train_data=tokenized["train"],
         eval_data=evaluation if len(evaluation) > 1 else next(iter(evaluation.values())),
         collator=DataCollatorWithPadding(tokenizer),
         compute_metrics=compute_metrics(task),
     )
+
+
+def _dataset_name(given: str, task: Task) -> str:
+    """The id on the Hub; the bare name of a folder, since where it lies is nobody's concern."""
+    if task.name == acceptability.NAME:
+        return "hf_td's built-in acceptability task"
+    folder = Path(given).expanduser()
+    return folder.resolve().name if folder.is_dir() else given
 
 
 def _load(source: ModelSource, config: PretrainedConfig, mismatched: bool) -> Any:

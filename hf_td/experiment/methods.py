@@ -16,13 +16,15 @@ class Method:
     Attributes:
         label: what plots and tables call it.
         trainer: the class of its Trainer.
+        targets: whether it is targeted dropout.
     """
 
     label: str
     trainer: type[Trainer]
+    targets: bool = False
 
 
 METHODS: dict[str, Method] = {
-    "targeted_dropout": Method("targeted dropout", TargetedDropoutTrainer),
+    "targeted_dropout": Method("targeted dropout", TargetedDropoutTrainer, targets=True),
     "none": Method("plain fine-tuning", ReliableTrainer),
 }

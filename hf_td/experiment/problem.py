@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -15,8 +16,12 @@ class Problem:
 
     Attributes:
         task: name of the task.
+        dataset: id on the Hub of its data, or their name.
+        dataset_config: which part of the data.
+        split: on which split it is measured.
         metric: the name, among what evaluation returns, of the metric that the curve shows.
         make_model: loads a fresh model; its new parts depend on the global random state.
+        load_model: loads a model that was fine-tuned on the task, from its folder.
         processor: the tokenizer or image processor, saved beside the model.
         train_data: the training set, prepared for the model.
         eval_data: the validation set, or several by name; their metrics are then prefixed.
@@ -25,8 +30,12 @@ class Problem:
     """
 
     task: str
+    dataset: str
+    dataset_config: str | None
+    split: str
     metric: str
     make_model: Callable[[], PreTrainedModel]
+    load_model: Callable[[Path], PreTrainedModel]
     processor: Any
     train_data: Any
     eval_data: Any

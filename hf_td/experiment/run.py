@@ -56,8 +56,7 @@ def fine_tune_and_measure(problem: Problem, arguments: Arguments, seed: int) -> 
 
 def _training_arguments(arguments: Arguments, seed: int, folder: Path) -> TargetedDropoutArguments:
     training = copy.copy(arguments.training)
-    name = training.hub_model_id or Path(str(training.output_dir)).resolve().name
-    training.hub_model_id = f"{name}-seed-{seed}" if len(arguments.seeds) > 1 else name
+    training.push_to_hub = False  # what is published is the export, not a checkpoint
     training.seed, training.output_dir = seed, str(folder)
     training.dataloader_pin_memory &= torch.accelerator.is_available()  # or torch warns
     return training
@@ -93,8 +92,6 @@ def _save(trainer: Trainer, problem: Problem, folder: Path) -> None:
     if trainer.args.should_save:
         _model(trainer).save_pretrained(folder)
         problem.processor.save_pretrained(folder)
-    if trainer.args.push_to_hub:
-        trainer.push_to_hub()
 
 
 def _measure(trainer: Trainer, problem: Problem, arguments: Arguments) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from hf_td.experiment.errors import blaming_input
 from hf_td.experiment.methods import METHODS
 from hf_td.experiment.output import finished_runs
 from hf_td.experiment.problem import Problem
+from hf_td.experiment.publishing import publish
 from hf_td.experiment.results import (
     Results,
     Run,
@@ -49,7 +50,9 @@ def run_experiment(arguments: Arguments, make_problem: Callable[[Arguments], Pro
         print(f"seed {seed}: {METHODS[arguments.curve.method].label} on {problem.task}", flush=True)
         runs = [*runs, fine_tune_and_measure(problem, arguments, seed)]
         _record(arguments, problem, runs)
-    return assemble(arguments, problem, runs)
+    results = assemble(arguments, problem, runs)
+    publish(arguments, problem, results)
+    return results
 
 
 def report(results: Results, folder: str | Path) -> None:

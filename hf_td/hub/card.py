@@ -32,7 +32,7 @@ class ExportFacts:
 
     Attributes:
         name: of the export's folder.
-        form: `stock`, `compact`, `padded` or `archive`.
+        form: `stock`, `compact`, `padded`, `archive` or `onnx`.
         removal: what pruning took out, counted before the model was cut.
         processing_class: the tokenizer or processor that was saved along.
     """

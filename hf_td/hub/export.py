@@ -81,7 +81,7 @@ def export_model(
             say. `auto` is stock where that loses nothing, else compact. `archive` takes nothing
             out and compresses the weights without loss, for models that were pruned at the
             weight level; `hf_td.hub.load_archived_model` loads it. `onnx` is the compact
-            graph for engines that read ONNX, without a model card; it needs the extra `onnx`.
+            graph for engines that read ONNX; it needs the extra `onnx`.
         keep_heads_stock: with `stock`, keep all heads (dead ones as zeros) where the stock
             config cannot express fewer, and take only neurons out.
         multiple_of: feed-forward widths are rounded up to a multiple of it.
@@ -115,8 +115,7 @@ def export_model(
             removal=removal,
             processing_class=processing_class,
         )
-        if form != "onnx":
-            write_card(temporary, shell, card, facts)
+        write_card(temporary, shell, card, facts)
         ways = _WAYS[plan.form]
         for way in ways if check else ():
             _verify(model, shell, temporary, way, example_inputs)
@@ -238,6 +237,7 @@ def _write(
         write_modeling_file(shell, folder)
     if plan.form == "onnx":
         write_graph(shell, folder, example_inputs)
+        shell.config.save_pretrained(folder)  # with the names of the labels
     elif plan.form == "archive":
         write_archived_model(shell, folder)
     else:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from hf_td.anatomy import evaluating, probe_inputs
+from hf_td.hub.weights import GRAPH
 
-FILE = "model.onnx"
 # Importable names of what the extra `onnx` installs.
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 # The batches and lengths of the proof; the graph is traced with neither.
@@ -58,7 +58,7 @@ def write_graph(
             verbose=False,
         )
         assert program is not None
-        program.save(folder / FILE)
+        program.save(folder / GRAPH)
 
 
 def check_graph(model: Any, folder: Path, example_inputs: Mapping[str, Any] | None) -> None:
@@ -69,7 +69,7 @@ def check_graph(model: Any, folder: Path, example_inputs: Mapping[str, Any] | No
     """
     check_extra()
     runtime: Any = importlib.import_module("onnxruntime")
-    session = runtime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
+    session = runtime.InferenceSession(folder / GRAPH, providers=["CPUExecutionProvider"])
     tensors, constants = _split(model, example_inputs)
     graph = _Graph(model, tuple(tensors), constants)
     for size in SIZES:

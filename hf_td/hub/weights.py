@@ -11,6 +11,9 @@ from hf_td.hub.archive import read_archive_header
 
 # No loader takes this for weights: `from_pretrained` says that it finds none.
 ARCHIVE_NAME = "model.hftd"
+# The graph, in which small models have their weights, and the file beside it of larger ones.
+GRAPH = "model.onnx"
+GRAPH_DATA = "model.onnx.data"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
@@ -25,6 +28,8 @@ def weight_files(folder: str | Path) -> list[Path]:
         return [folder / ARCHIVE_NAME]
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
+    if (folder / GRAPH).is_file():
+        return [path for name in (GRAPH, GRAPH_DATA) if (path := folder / name).is_file()]
     if not (folder / INDEX).is_file():
         return []
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
@@ -37,6 +42,10 @@ def check_whole(file: Path) -> None:
         raise ValueError(f"{file} is missing")
     if file.name == ARCHIVE_NAME:
         read_archive_header(file)
+        return
+    if file.name in (GRAPH, GRAPH_DATA):
+        if not file.stat().st_size:
+            raise ValueError(f"{file} is empty")
         return
     try:
         with safe_open(file, framework="np"):

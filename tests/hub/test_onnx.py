@@ -11,6 +11,7 @@ from hf_td import compact_model
 from hf_td.hub import onnx_graph
 from hf_td.hub.export import export_model
 from hf_td.hub.onnx import export_onnx
+from hf_td.hub.weights import check_finished
 from tests.compaction.models import parameters_of, uneven_model
 from tests.tiny import tiny_inputs, tiny_model
 
@@ -57,7 +58,10 @@ def test_the_form_onnx_takes_dead_units_out_first(tmp_path):
     done = export_model(model, tmp_path / "x", form="onnx", metrics={"accuracy": 0.5})
     assert (done.form, done.ways) == ("onnx", ("onnxruntime",))
     assert done.parameters < model.num_parameters()
-    assert {path.name for path in done.folder.iterdir()} >= {"model.onnx", "metrics.json"}
+    names = {"model.onnx", "config.json", "metrics.json", "README.md"}
+    assert {path.name for path in done.folder.iterdir()} >= names
+    assert "InferenceSession" in (done.folder / "README.md").read_text()
+    check_finished(done.folder)
     assert all(p is before[name] for name, p in parameters_of(model).items())
     dense = export_onnx(tiny_model("bert"), tmp_path / "dense", check=False)
     assert dense.ways == ()
