@@ -15,7 +15,7 @@ CONFIG_KEY = "targeted_dropout"
 
 Level = Literal["weight", "unit"]
 PartLevel = Literal["weight", "unit", "none"]
-Candidates = Literal["magnitude", "random"]
+Importance = Literal["magnitude", "activation", "random"]
 Draw = Literal["unit", "element"]
 
 
@@ -26,19 +26,17 @@ FROM_RECIPE: Any = None
 RECIPES: dict[str, dict[str, Any]] = {
     "weight": {
         "targeting": 0.91,
-        "targeting_schedule": Schedule(shape="cubic", initial=0.5, end=0.6),
+        "targeting_schedule": Schedule(shape="cubic", begin=0.1, end=0.6),
         "drop_rate": 1.0,
         "drop_rate_schedule": Schedule(),
-        "shrink": 0.02,
-        "shrink_schedule": Schedule(shape="linear", begin=0.1, end=0.6),
+        "importance": "activation",
     },
     "unit": {
         "targeting": 0.76,
         "targeting_schedule": Schedule(shape="linear", end=0.6, sampled=0.2, off=0.15),
         "drop_rate": 1.0,
         "drop_rate_schedule": Schedule(),
-        "shrink": 0.0,
-        "shrink_schedule": Schedule(),
+        "importance": "activation",
     },
 }
 
@@ -49,19 +47,17 @@ class Rates(NamedTuple):
     Attributes:
         targeting: gamma, the fraction of weights or units that are candidates.
         drop_rate: alpha, the probability that a candidate is dropped.
-        shrink: the fraction by which what is dropped shrinks.
     """
 
     targeting: float
     drop_rate: float
-    shrink: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class TargetedDropoutConfig:
     """What is targeted, how much of it, and how the rates grow over the run.
 
-    Rates and schedules that are not given are those of `RECIPES[level]`.
+    Rates, schedules and importance that are not given are those of `RECIPES[level]`.
 
     Attributes:
         level: `weight` ranks the weights inside each output unit; `unit` ranks heads and neurons.
@@ -72,15 +68,13 @@ class TargetedDropoutConfig:
         drop_rate: alpha, the final probability that a candidate is dropped in an update, in [0, 1].
         targeting_schedule: how the targeting grows; a `Schedule`, its JSON form, or a shape's name.
         drop_rate_schedule: how the drop rate grows.
-        shrink: the final fraction by which what is dropped also shrinks, in [0, 1). With it
-            the trained network itself is small where it will be pruned, so that it is worth the
-            same unpruned and at every sparsity up to the targeting. Not in the paper.
-        shrink_schedule: how the shrinking grows.
         include: patterns (`fnmatch`) on the dotted names of the layers to patch. At the unit level
             the name of a block's consumer (its last layer) decides.
         exclude: patterns that take layers out again.
         layers: indices of the layers to patch; None means all.
-        candidates: `magnitude` ranks by importance; `random` fixes a random set for the whole run.
+        importance: what ranks: `magnitude` (the paper); `activation`, the magnitude times the root
+            mean square of the activation that belongs to it (a weight's input, a unit's output), as
+            the authors' `targeted_ard` and Wanda do; `random`, a fixed random set.
         draw: at the unit level, drop whole units (the paper's text) or single elements of a
             targeted unit's weights (the authors' code).
         rescale: scale surviving candidates by `1 / (1 - drop_rate)`, as the authors' second
@@ -95,12 +89,10 @@ class TargetedDropoutConfig:
     drop_rate: float = FROM_RECIPE
     targeting_schedule: Schedule = FROM_RECIPE
     drop_rate_schedule: Schedule = FROM_RECIPE
-    shrink: float = FROM_RECIPE
-    shrink_schedule: Schedule = FROM_RECIPE
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     layers: tuple[int, ...] | None = None
-    candidates: Candidates = "magnitude"
+    importance: Importance = FROM_RECIPE
     draw: Draw = "unit"
     rescale: bool = False
     seed: int = 0
@@ -111,11 +103,10 @@ class TargetedDropoutConfig:
         self._normalise()
         _check_choice("attention_level", self.attention_level, (*get_args(PartLevel), None))
         _check_choice("feed_forward_level", self.feed_forward_level, (*get_args(PartLevel), None))
-        _check_choice("candidates", self.candidates, get_args(Candidates))
+        _check_choice("importance", self.importance, get_args(Importance))
         _check_choice("draw", self.draw, get_args(Draw))
         _check_rate("targeting", self.targeting, "a fraction in [0, 1)", below_one=True)
         _check_rate("drop_rate", self.drop_rate, "a probability in [0, 1]")
-        _check_rate("shrink", self.shrink, "a fraction in [0, 1)", below_one=True)
 
     def _fill_in(self) -> None:
         for name, value in RECIPES[self.level].items():
@@ -123,7 +114,7 @@ class TargetedDropoutConfig:
                 object.__setattr__(self, name, value)
 
     def _normalise(self) -> None:
-        for name in ("targeting_schedule", "drop_rate_schedule", "shrink_schedule"):
+        for name in ("targeting_schedule", "drop_rate_schedule"):
             object.__setattr__(self, name, Schedule.parse(getattr(self, name)))
         for name in ("include", "exclude"):
             object.__setattr__(self, name, _as_patterns(name, getattr(self, name)))
@@ -152,7 +143,6 @@ class TargetedDropoutConfig:
         return Rates(
             targeting=self.targeting * self.targeting_schedule(progress, draw),
             drop_rate=self.drop_rate * self.drop_rate_schedule(progress, draw),
-            shrink=self.shrink * self.shrink_schedule(progress, draw),
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -30,14 +30,28 @@ def fan_in_dim(layer: nn.Module) -> int:
     return layout.fan_in_dim
 
 
-def weight_scores(layer: nn.Module) -> Tensor:
-    """Magnitudes, of the shape of the weight; ranked along `fan_in_dim`."""
-    return _weight(layer).abs()
+def weight_scores(layer: nn.Module, activation: Tensor | None = None) -> Tensor:
+    """Magnitudes, of the shape of the weight; ranked along `fan_in_dim`.
+
+    Args:
+        layer: a linear layer.
+        activation: root mean square of each of its inputs, `(fan_in,)`, to scale with.
+    """
+    magnitude = _weight(layer).abs()
+    if activation is None:
+        return magnitude
+    return magnitude * activation.unsqueeze(1 - fan_in_dim(layer))
 
 
-def unit_scores(members: Sequence[Member]) -> Tensor:
-    """`(units,)`: L2 norm of the weights that produce each head or neuron."""
-    return functional.unit_norms([_row_norms(layer)[_index(p, layer)] for layer, p in members])
+def unit_scores(members: Sequence[Member], activation: Tensor | None = None) -> Tensor:
+    """`(units,)`: L2 norm of the weights that produce each head or neuron.
+
+    Args:
+        members: the producers of the units.
+        activation: root mean square of what each unit hands on, `(units,)`, to scale with.
+    """
+    norms = functional.unit_norms([_row_norms(layer)[_index(p, layer)] for layer, p in members])
+    return norms if activation is None else norms * activation
 
 
 def _row_norms(layer: nn.Module) -> Tensor:

@@ -11,11 +11,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from hf_td import functional
+from hf_td.activations import sampled_squares
+from hf_td.anatomy import layout_of
 
 
 class TargetedMixin:
@@ -23,14 +25,40 @@ class TargetedMixin:
 
     Attributes:
         keep: what multiplies `weight` while training; broadcastable to it, not saved.
+        input_squares: sum of the squared inputs since the last update, where importance needs
+            them, else None; not saved.
+        input_rows: how many rows that sum is of.
     """
 
     weight: nn.Parameter
     keep: Tensor
+    input_squares: Tensor | None
+    input_rows: Tensor
 
     def effective_weight(self) -> Tensor:
         """The weight that this update uses."""
         return functional.masked(self.weight, self.keep)
+
+    def measure(self, inputs: Tensor) -> None:
+        """Add a training input, `(..., fan_in)`, to what importance by activation looks at."""
+        if self.input_squares is not None:
+            with torch.no_grad():
+                squares, rows = sampled_squares(inputs)
+                self.input_squares += squares
+                self.input_rows += rows
+
+    def take_mean_square(self) -> Tensor | None:
+        """Mean square of each input feature since the last call, over all processes, or None."""
+        if self.input_squares is None:
+            return None
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.all_reduce(self.input_squares)
+            distributed.all_reduce(self.input_rows)
+        # The comparison waits for the device, once in an update.
+        mean = self.input_squares / self.input_rows if self.input_rows > 0 else None
+        self.input_squares.zero_()
+        self.input_rows.zero_()
+        return mean
 
 
 class TargetedLinear(TargetedMixin, nn.Linear):
@@ -40,6 +68,7 @@ class TargetedLinear(TargetedMixin, nn.Linear):
         """`(..., in)` to `(..., out)`."""
         if not self.training:
             return super().forward(input)
+        self.measure(input)
         return F.linear(input, self.effective_weight(), self.bias)
 
 
@@ -50,6 +79,7 @@ class TargetedConv1D(TargetedMixin, Conv1D):
         """`(..., in)` to `(..., out)`."""
         if not self.training:
             return super().forward(x)
+        self.measure(x)
         flat = x.reshape(-1, x.shape[-1])
         return torch.addmm(self.bias, flat, self.effective_weight()).view(*x.shape[:-1], self.nf)
 
@@ -67,6 +97,7 @@ class ShadowedMixin(TargetedMixin):
         parent: Any = super()
         if not self.training:
             return parent.forward(*args, **kwargs)
+        self.measure(*args, *kwargs.values())
         self.__dict__["weight"] = self.effective_weight()
         try:
             return parent.forward(*args, **kwargs)
@@ -121,7 +152,7 @@ def check_targetable(name: str, module: nn.Module) -> None:
         )
 
 
-def target(module: nn.Module, keep: Tensor) -> None:
+def target(module: nn.Module, keep: Tensor, *, measures: bool = False) -> None:
     """Turn a linear layer into its targeted class, in place.
 
     The module stays the same object with the same parameters, hooks and flags, so optimisers,
@@ -130,15 +161,25 @@ def target(module: nn.Module, keep: Tensor) -> None:
     Args:
         module: one that `check_targetable` lets pass.
         keep: the first mask, broadcastable to `module.weight`.
+        measures: whether to sum up the squares of its inputs while it trains.
     """
     module.__class__ = _targeted_class(type(module))
     module.register_buffer("keep", keep, persistent=False)
+    squares = rows = None
+    if measures:
+        layout = layout_of(module)
+        assert layout is not None
+        fan_in = module.weight.shape[layout.fan_in_dim]
+        squares = torch.zeros(fan_in, device=module.weight.device)
+        rows = torch.zeros((), device=module.weight.device)
+    module.register_buffer("input_squares", squares, persistent=False)
+    module.register_buffer("input_rows", rows, persistent=False)
 
 
 def restore(module: nn.Module) -> None:
     """Turn a targeted layer back into its stock class, in place."""
     stock = next(s for s, targeted in TARGETED.items() if type(module) is targeted)
-    del module.keep
+    del module.keep, module.input_squares, module.input_rows
     module.__class__ = stock
 
 

@@ -7,7 +7,6 @@ activation checkpointing, other ranks and a resumed run see the same one with no
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,17 +27,11 @@ def draw(site: Site, config: TargetedDropoutConfig, rates: Rates, update: int) -
     generator = _generator(candidates.device, config.seed, update, site.index)
     keep = functional.keep_mask(candidates, rates.drop_rate, generator, rescale=config.rescale)
     site.layer.keep = keep if config.draw == "element" else site.spread(keep)
-    if rates.shrink:
-        _shrink_dropped(site.layer, rates.shrink)
-
-
-def _shrink_dropped(layer: Any, fraction: float) -> None:
-    layer.weight.data.mul_(1 - fraction * (layer.keep == 0))
 
 
 def _candidates(site: Site, config: TargetedDropoutConfig, targeting: float) -> Tensor:
     scores = site.scores()
-    if config.candidates == "random":
+    if config.importance == "random":
         # A fixed set: the same scores at every update.
         generator = _generator(scores.device, config.seed, -1, site.index)
         scores = torch.rand(scores.shape, generator=generator, device=scores.device)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from hf_td.activations import Activations, attach_activations
 from hf_td.anatomy import Anatomy, read_anatomy
 from hf_td.config import CONFIG_KEY, Rates, TargetedDropoutConfig, configure
 from hf_td.layers import check_targetable, restore, target
@@ -30,6 +32,7 @@ class Patch:
         config: how it was patched.
         anatomy: the reading that it rests on.
         sites: where masks are drawn, in order.
+        activations: measured while it trains, where importance needs them.
         rates: those of the current update.
         updates: masks drawn so far; numbers the updates where nobody says which one it is.
         self_counting: the hook that draws a mask before each training forward; None once
@@ -39,6 +42,7 @@ class Patch:
     config: TargetedDropoutConfig
     anatomy: Anatomy
     sites: tuple[Site, ...]
+    activations: Activations | None = None
     rates: Rates = NO_RATES
     updates: int = 0
     self_counting: RemovableHandle | None = None
@@ -47,10 +51,25 @@ class Patch:
     def advance(self, progress: float, update: int | None) -> None:
         """Set the rates for `progress` and draw the masks of one update."""
         number = self.updates if update is None else update
+        self.settle_activations()
         self.rates = self.config.rates(progress, number)
         for site in self.sites:
             draw(site, self.config, self.rates, number)
         self.updates = number + 1
+
+    def resume(self, checkpoint: str | Path) -> None:
+        """Go on with the activations that lie in the folder of a checkpoint."""
+        saved = Activations.load(checkpoint)
+        if self.activations is not None and saved is not None:
+            self.activations.mean_squares = saved.mean_squares
+
+    @torch.no_grad()
+    def settle_activations(self) -> None:
+        """Add what the last update saw to the moving averages; each update counts once."""
+        for site in self.sites:
+            seen = site.layer.take_mean_square()
+            if seen is not None and self.activations is not None:
+                self.activations.update(site.name, seen)
 
     def dropped_share(self) -> float:
         """The fraction of the targeted weights that the current update drops."""
@@ -95,11 +114,13 @@ def patch_model(
         raise ValueError("the model is patched already; call unpatch_model(model) first")
     config = configure(config, overrides)
     anatomy = read_anatomy(model, example_inputs)
-    patch = Patch(config, anatomy, plan_sites(model, anatomy, config))
+    measures = config.importance == "activation"
+    activations = attach_activations(model, Activations()) if measures else None
+    patch = Patch(config, anatomy, plan_sites(model, anatomy, config, activations), activations)
     for site in patch.sites:
         check_targetable(site.name, site.layer)
     for site in patch.sites:
-        target(site.layer, site.everything())
+        target(site.layer, site.everything(), measures=measures)
     setattr(model, _STATE, patch)
     patch.self_counting = model.register_forward_pre_hook(_count_forward)
     if hasattr(model, "config"):
@@ -135,7 +156,7 @@ def anneal(model: nn.Module, progress: float, update: int | None = None) -> Rate
             it calls are counted.
 
     Returns:
-        The rates of this update: targeting, drop rate and shrinking.
+        The rates of this update: targeting and drop rate.
 
     Raises:
         ValueError: the model is not patched, or progress is outside [0, 1].

@@ -13,9 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from hf_td import importance
+from hf_td.activations import Activations
 from hf_td.anatomy import Anatomy, Block
 from hf_td.config import TargetedDropoutConfig, matches
 from hf_td.importance import Member, members_of
+
+# Name and layer of a consumer, and the input features of each of its units, `(units, per_unit)`.
+Consumer = tuple[str, Any, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +30,13 @@ class WeightSite:
         name: dotted name of the layer.
         layer: the linear layer.
         index: the number of the site in its model, which keys its draws.
+        activations: to scale the scores with, or None.
     """
 
     name: str
     layer: Any
     index: int
+    activations: Activations | None = None
 
     @property
     def dim(self) -> int:
@@ -43,7 +49,11 @@ class WeightSite:
 
     def scores(self) -> Tensor:
         """Of the shape of the weight."""
-        return importance.weight_scores(self.layer)
+        return importance.weight_scores(self.layer, self._activation())
+
+    def _activation(self) -> Tensor | None:
+        """`(fan_in,)`: root mean square of the inputs."""
+        return None if self.activations is None else self.activations.scale(self.name, self.layer)
 
     def spread(self, mask: Tensor) -> Tensor:
         """From what was ranked to what broadcasts to the weight: here the same."""
@@ -69,6 +79,8 @@ class UnitSite:
         block: what the units belong to.
         members: the producers of the units; those of all tied blocks, so that the same units are
             chosen in each.
+        consumers: names and layers of the consumers, in the same way.
+        activations: to scale the scores with, or None.
     """
 
     name: str
@@ -76,6 +88,8 @@ class UnitSite:
     index: int
     block: Block
     members: tuple[Member, ...]
+    consumers: tuple[Consumer, ...]
+    activations: Activations | None = None
 
     @property
     def dim(self) -> int:
@@ -90,7 +104,19 @@ class UnitSite:
 
     def scores(self) -> Tensor:
         """`(units,)`."""
-        return importance.unit_scores(self.members)
+        return importance.unit_scores(self.members, self._activation())
+
+    def _activation(self) -> Tensor | None:
+        """`(units,)`: root mean square of the features of each unit, over all tied blocks."""
+        if self.activations is None:
+            return None
+        scales = [self.activations.scale(name, layer) for name, layer, _ in self.consumers]
+        squares = [
+            scale[features.to(scale.device)].square().mean(1)
+            for scale, (_, _, features) in zip(scales, self.consumers, strict=True)
+            if scale is not None
+        ]
+        return torch.stack(squares).mean(0).sqrt() if len(squares) == len(scales) else None
 
     def spread(self, mask: Tensor) -> Tensor:
         """From `(units,)` to the consumer's input features, broadcastable to its weight."""
@@ -128,9 +154,14 @@ Site = WeightSite | UnitSite
 
 
 def plan_sites(
-    model: nn.Module, anatomy: Anatomy, config: TargetedDropoutConfig
+    model: nn.Module,
+    anatomy: Anatomy,
+    config: TargetedDropoutConfig,
+    activations: Activations | None = None,
 ) -> tuple[Site, ...]:
     """What a configuration selects of a model, in the order in which the model runs it.
+
+    With activations, which may still be to come, importance is by activation.
 
     Raises:
         ValueError: nothing, or not everything that is named, is there; or units that are
@@ -144,7 +175,7 @@ def plan_sites(
     sites: dict[str, Site] = {}
     for block in anatomy.blocks:
         make = makers.get(config.level_of(block.part))
-        for site in make(model, anatomy, block, config) if make else ():
+        for site in make(model, anatomy, block, config, activations) if make else ():
             sites.setdefault(site.name, site)
     if not sites:
         raise ValueError(_nothing_to_patch(model, anatomy, config))
@@ -152,15 +183,23 @@ def plan_sites(
 
 
 def _weight_sites(
-    model: nn.Module, anatomy: Anatomy, block: Block, config: TargetedDropoutConfig
+    model: nn.Module,
+    anatomy: Anatomy,
+    block: Block,
+    config: TargetedDropoutConfig,
+    activations: Activations | None,
 ) -> Iterator[WeightSite]:
     for name in block.modules:
         if config.selects(name, block.layer):
-            yield WeightSite(name, model.get_submodule(name), _index(anatomy, name))
+            yield WeightSite(name, model.get_submodule(name), _index(anatomy, name), activations)
 
 
 def _unit_sites(
-    model: nn.Module, anatomy: Anatomy, block: Block, config: TargetedDropoutConfig
+    model: nn.Module,
+    anatomy: Anatomy,
+    block: Block,
+    config: TargetedDropoutConfig,
+    activations: Activations | None,
 ) -> Iterator[UnitSite]:
     name = block.consumer.module
     if not config.selects(name, block.layer):
@@ -172,8 +211,15 @@ def _unit_sites(
         )
     tied = anatomy.tied(block)
     members = tuple(member for other in tied for member in members_of(model, other))
+    consumers = tuple(_consumer(model, other) for other in tied)
     index = _index(anatomy, tied[0].consumer.module)
-    yield UnitSite(name, model.get_submodule(name), index, block, members)
+    layer = model.get_submodule(name)
+    yield UnitSite(name, layer, index, block, members, consumers, activations)
+
+
+def _consumer(model: nn.Module, block: Block) -> Consumer:
+    name = block.consumer.module
+    return name, model.get_submodule(name), block.consumer.features
 
 
 def _index(anatomy: Anatomy, name: str) -> int:

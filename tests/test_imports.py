@@ -21,6 +21,7 @@ ROOMS = [
     "kernels",
     "schedules",
     "config",
+    "activations",
     "anatomy",
     "importance",
     "sites",

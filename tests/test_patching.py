@@ -24,6 +24,7 @@ from tests.tiny import FAMILIES, tiny_inputs, tiny_model
 
 LEVELS = ["weight", "unit"]
 HALF = {
+    "importance": "magnitude",
     "targeting": 0.5,
     "drop_rate": 0.5,
     "targeting_schedule": "constant",
@@ -135,7 +136,7 @@ class Wrapper(nn.Module):
 def test_outputs_in_eval_mode_are_those_of_the_stock_model(family, level):
     model = tiny_model(family)
     before = logits(model)
-    assert patch_model(model, level=level, shrink=0.0) is model
+    assert patch_model(model, level=level) is model
     anneal(model, 1.0, 0)
     assert torch.equal(logits(model), before)
     assert unpatch_model(model) is model
@@ -606,7 +607,7 @@ def test_embeddings_heads_and_norms_are_never_targeted(family):
 
 @every_level
 def test_random_candidates_are_one_fixed_set(level):
-    model = patched("bert", level=level, candidates="random", drop_rate=1.0)
+    model = patched("bert", level=level, importance="random", drop_rate=1.0)
     anneal(model, 1.0, 0)
     first = masks(model)
     for parameter in model.parameters():
@@ -614,7 +615,7 @@ def test_random_candidates_are_one_fixed_set(level):
     anneal(model, 1.0, 9)
     assert_same_masks(masks(model), first)
     assert patch_of(model).dropped_share() == pytest.approx(0.5)
-    by_seed = patched("bert", level=level, candidates="random", drop_rate=1.0, seed=3)
+    by_seed = patched("bert", level=level, importance="random", drop_rate=1.0, seed=3)
     anneal(by_seed, 1.0, 0)
     assert any(not torch.equal(keep, first[name]) for name, keep in masks(by_seed).items())
     by_size = patched("bert", level=level, drop_rate=1.0)
@@ -625,7 +626,7 @@ def test_random_candidates_are_one_fixed_set(level):
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_random_candidates_grow_into_their_set(family):
     model = patched(
-        family, candidates="random", drop_rate=1.0, targeting=0.9, targeting_schedule="linear"
+        family, importance="random", drop_rate=1.0, targeting=0.9, targeting_schedule="linear"
     )
     anneal(model, 0.3, 1)
     early = masks(model)

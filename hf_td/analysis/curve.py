@@ -47,6 +47,7 @@ def pruning_curve(
     config: TargetedDropoutConfig | None = None,
     *,
     budget: Literal["uniform", "global"] | Budget = "uniform",
+    calibration: Iterable[Mapping[str, Any]] | None = None,
     example_inputs: Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> list[CurvePoint]:
@@ -58,6 +59,7 @@ def pruning_curve(
         evaluate: called once for each sparsity with the pruned model; a number, or a mapping.
         config: as for `prune_model`.
         budget: as for `prune_model`.
+        calibration: as for `prune_model`.
         example_inputs: as for `prune_model`.
         **overrides: as for `prune_model`.
 
@@ -68,7 +70,9 @@ def pruning_curve(
     for sparsity in sparsities:
         check_sparsity(sparsity)
     budget = as_budget(budget)
-    sites = sites_to_prune(model, config, example_inputs=example_inputs, **overrides)
+    sites = sites_to_prune(
+        model, config, calibration=calibration, example_inputs=example_inputs, **overrides
+    )
     blocks = read_anatomy(model, example_inputs).blocks
     points = []
     for sparsity in sparsities:

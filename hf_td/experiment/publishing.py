@@ -10,6 +10,7 @@ import torch
 
 from hf_td.compaction import can_compact, compact_model
 from hf_td.experiment.arguments import Arguments
+from hf_td.experiment.calibration import calibration_batches
 from hf_td.experiment.errors import UsageError, blaming_input
 from hf_td.experiment.methods import METHODS
 from hf_td.experiment.models import base_model_facts
@@ -53,7 +54,8 @@ def _export(
     settings = arguments.training.targeted_dropout()
     with blaming_input():
         model = problem.load_model(folder.parent)
-        prune_model(model, arguments.sparsity_to_export, settings)
+        calibration = calibration_batches(model, problem, arguments)
+        prune_model(model, arguments.sparsity_to_export, settings, calibration=calibration)
         card = _card(arguments, problem, results, run, _latency(model, problem))
         point = card.exported_point
         return export_model(

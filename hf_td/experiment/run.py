@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, Trainer, set_seed
 
+from hf_td.activations import save_activations
 from hf_td.analysis import pruning_curve
 from hf_td.experiment.arguments import Arguments
+from hf_td.experiment.calibration import calibration_batches
 from hf_td.experiment.errors import blaming_input
 from hf_td.experiment.methods import METHODS
 from hf_td.experiment.output import checkpoint_of, seed_folder
@@ -68,7 +70,8 @@ def _make_trainer(
     set_seed(training.seed)
     model = problem.make_model()
     with blaming_input():
-        sites_to_prune(model, training.targeted_dropout())  # refuses what the model has not
+        # Refuses what the model has not; activations are measured later.
+        sites_to_prune(model, training.targeted_dropout(), importance="magnitude")
     return METHODS[arguments.curve.method].trainer(
         model=model,
         args=training,
@@ -91,6 +94,7 @@ def _train(trainer: Trainer, arguments: Arguments, seed: int) -> dict[str, Any]:
 def _save(trainer: Trainer, problem: Problem, folder: Path) -> None:
     if trainer.args.should_save:
         _model(trainer).save_pretrained(folder)
+        save_activations(_model(trainer), folder)
         problem.processor.save_pretrained(folder)
 
 
@@ -103,8 +107,13 @@ def _measure(trainer: Trainer, problem: Problem, arguments: Arguments) -> list[d
         print(f"  {next(sparsities):.1%} removed: {problem.metric} {value:.4f}", flush=True)
         return metrics
 
-    settings = arguments.training.targeted_dropout()
-    points = pruning_curve(_model(trainer), arguments.curve.sparsities, evaluate, settings)
+    points = pruning_curve(
+        _model(trainer),
+        arguments.curve.sparsities,
+        evaluate,
+        arguments.training.targeted_dropout(),
+        calibration=calibration_batches(_model(trainer), problem, arguments),
+    )
     return [asdict(point) for point in points]
 
 

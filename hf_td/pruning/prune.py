@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from hf_td.activations import FILE, Activations, find_activations, measure_activations
 from hf_td.anatomy import read_anatomy
 from hf_td.config import TargetedDropoutConfig, configure, trained_with
 from hf_td.pruning.budgets import Budget, Of
@@ -24,6 +25,7 @@ def prune_model(
     *,
     budget: Literal["uniform", "global"] | Budget = "uniform",
     of: Of | None = None,
+    calibration: Iterable[Mapping[str, Any]] | None = None,
     example_inputs: Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> PruningReport:
@@ -37,9 +39,12 @@ def prune_model(
         model: any model that can be patched; patched or not, trained with targeted dropout or not.
         sparsity: the fraction to remove, in [0, 1].
         config: which layers, and at which level; None means as the model was trained (which its
-            own config records), or the defaults.
+            own config records), or the defaults, with importance by magnitude where there is no
+            calibration.
         budget: `uniform`, `global`, or a `Budget` with its details.
         of: what a global sparsity is a fraction of: `units`, `parameters` or `flops`.
+        calibration: batches of training data, keyword arguments for `model`, on which importance
+            by activation is measured; None for what was measured while the model was trained.
         example_inputs: as in `patch_model`.
         **overrides: settings that replace those of `config`, such as `level="unit"`.
 
@@ -47,11 +52,14 @@ def prune_model(
         What is gone, by layer and in total, counted in the weights.
 
     Raises:
-        ValueError: sparsity is out of range, or nothing is there to be pruned.
+        ValueError: sparsity is out of range, nothing is there to be pruned, or importance by
+            activation is asked for and nothing tells the activations.
     """
     check_sparsity(sparsity)
     budget = as_budget(budget, of)
-    sites = sites_to_prune(model, config, example_inputs=example_inputs, **overrides)
+    sites = sites_to_prune(
+        model, config, calibration=calibration, example_inputs=example_inputs, **overrides
+    )
     remove_lowest(sites, sparsity, budget)
     return count_sparsity(model, read_anatomy(model, example_inputs).blocks)
 
@@ -66,12 +74,40 @@ def sites_to_prune(
     model: nn.Module,
     config: TargetedDropoutConfig | None = None,
     *,
+    calibration: Iterable[Mapping[str, Any]] | None = None,
     example_inputs: Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> tuple[Site, ...]:
     """What `prune_model` ranks, with the same arguments."""
-    config = configure(config or trained_with(model), overrides)
-    return plan_sites(model, read_anatomy(model, example_inputs), config)
+    config = config or trained_with(model)
+    if config is None:  # no training has measured activations
+        overrides = {"importance": "activation" if calibration else "magnitude", **overrides}
+    config = configure(config, overrides)
+    anatomy = read_anatomy(model, example_inputs)
+    sites = plan_sites(model, anatomy, config)
+    if config.importance != "activation":
+        return sites
+    names = [site.name for site in sites]
+    return plan_sites(model, anatomy, config, _activations(model, names, calibration))
+
+
+def _activations(
+    model: nn.Module, names: list[str], calibration: Iterable[Mapping[str, Any]] | None
+) -> Activations:
+    known = find_activations(model)
+    if calibration is not None:
+        known = measure_activations(model, names, calibration)
+    if known is not None and not known.mean_squares:
+        return known  # patched, but not trained yet: ranked as the first update would
+    missing = names if known is None else sorted(set(names) - set(known.mean_squares))
+    if known is None or missing:
+        raise ValueError(
+            f"importance by activation needs the activations of {missing[0]}"
+            f"{f' and {len(missing) - 1} more layers' if len(missing) > 1 else ''}: pass a few "
+            f"batches of training data as calibration=..., keep {FILE} beside the weights, or "
+            "prune by importance='magnitude'"
+        )
+    return known
 
 
 def as_budget(budget: Literal["uniform", "global"] | Budget, of: Of | None = None) -> Budget:

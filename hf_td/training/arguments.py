@@ -13,7 +13,7 @@ from transformers import Seq2SeqTrainingArguments, TrainingArguments
 from hf_td.config import RECIPES, TargetedDropoutConfig
 from hf_td.schedules import SHAPES, Schedule
 
-_RATES = ("targeting", "drop_rate", "shrink")
+_RATES = ("targeting", "drop_rate")
 
 
 def _setting(help: str, default: Any = None, **metadata: Any) -> Any:
@@ -55,15 +55,6 @@ class TargetedDropoutFields:
     drop_rate_end: float | None = _setting("progress at which it is final, in (0, 1]")
     drop_rate_sampled: float | None = _setting("share of updates that draw it from [0, its ramp]")
     drop_rate_off: float | None = _setting("share of updates without it, in [0, 1]")
-    shrink: float | None = _setting(
-        "final fraction by which what is dropped also shrinks, in [0, 1)"
-    )
-    shrink_schedule: str | None = _setting("how it grows", choices=sorted(SHAPES))
-    shrink_initial: float | None = _setting("fraction of its final value at the start, in [0, 1]")
-    shrink_begin: float | None = _setting("progress at which it starts to grow, in [0, 1)")
-    shrink_end: float | None = _setting("progress at which it is final, in (0, 1]")
-    shrink_sampled: float | None = _setting("share of updates that draw it from [0, its ramp]")
-    shrink_off: float | None = _setting("share of updates without it, in [0, 1]")
     include: list[str] = field(
         default_factory=lambda: ["*"],
         metadata={"help": "patterns on dotted names of the layers to target"},
@@ -75,9 +66,8 @@ class TargetedDropoutFields:
     layers: list[int] | None = field(
         default=None, metadata={"help": "indices of the layers to target; all by default"}
     )
-    candidates: Literal["magnitude", "random"] = field(
-        default="magnitude",
-        metadata={"help": "candidates by importance, or a fixed random set"},
+    importance: Literal["magnitude", "activation", "random"] | None = _setting(
+        "what ranks: magnitude, magnitude times activation, or a fixed random set"
     )
     draw: Literal["unit", "element"] = field(
         default="unit",
@@ -87,7 +77,7 @@ class TargetedDropoutFields:
         default=False, metadata={"help": "scale surviving candidates by 1 / (1 - drop rate)"}
     )
     untargeted_lr_scale: float = field(
-        default=5.0,
+        default=2.0,
         metadata={
             "help": "learning rate of what is never dropped (norms, biases and the head), as a "
             "multiple of the learning rate of all else"

@@ -23,6 +23,14 @@ class TargetedDropoutCallback(TrainerCallback):
         """Anneal; called once for each update, before its first micro-batch."""
         anneal(kwargs["model"], min(1.0, state.global_step / state.max_steps), state.global_step)
 
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Count the last update's activations too, for pruning."""
+        patch = find_patch(kwargs["model"])
+        if patch is not None:
+            patch.settle_activations()
+
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -31,8 +39,6 @@ class TargetedDropoutCallback(TrainerCallback):
         if patch is None or logs is None or "loss" not in logs:
             return
         added = {**patch.rates._asdict(), "dropped_share": patch.dropped_share()}
-        if not patch.config.shrink:
-            del added["shrink"]
         logs.update(added)
         # The history holds a copy of the logs, made before the callbacks are asked.
         if state.log_history and state.log_history[-1].get("step") == state.global_step:

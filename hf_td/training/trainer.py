@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 from transformers import Seq2SeqTrainer, Trainer
 
-from hf_td.patching import find_patch, patch_model
+from hf_td.activations import save_activations
+from hf_td.patching import Patch, find_patch, patch_model
 from hf_td.training.arguments import (
     TargetedDropoutArguments,
     TargetedDropoutFields,
@@ -25,6 +26,7 @@ class TargetedDropoutMixin(ReliableMixin):
     keeps its own.
     """
 
+    model: Any
     optimizer: Any
     callback_handler: Any
 
@@ -45,6 +47,16 @@ class TargetedDropoutMixin(ReliableMixin):
         parent: Any = super()
         return _ensure_patched(parent.call_model_init(trial), self.args)
 
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        _patch_of(self.model).settle_activations()
+        save_activations(self.model, output_dir or self.args.output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        parent: Any = super()
+        parent._load_from_checkpoint(resume_from_checkpoint, model)
+        _patch_of(self.model).resume(resume_from_checkpoint)
+
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """The optimiser of the parent, with `untargeted_lr_scale` applied to small parameters."""
         parent: Any = super()
@@ -54,6 +66,12 @@ class TargetedDropoutMixin(ReliableMixin):
         if fresh and scale != 1.0:
             scale_untargeted(optimizer, self.model, scale)
         return optimizer
+
+
+def _patch_of(model: nn.Module) -> Patch:
+    patch = find_patch(model)
+    assert patch is not None
+    return patch
 
 
 def _ensure_patched(model: nn.Module, settings: Any) -> nn.Module:

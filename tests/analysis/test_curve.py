@@ -106,7 +106,7 @@ def test_sparsities_may_come_from_anywhere():
 
 @every_level
 def test_a_patched_model_keeps_its_patch_and_its_level_decides(level):
-    model = patch_model(tiny_model("bert"), level=level, shrink=0.0)
+    model = patch_model(tiny_model("bert"), level=level)
     anneal(model, 1.0, 0)
     state = state_of(model)
     points = pruning_curve(model, SPARSITIES, mean_logit)

@@ -173,7 +173,7 @@ def test_without_a_record_the_default_level_is_used():
     [{"level": "unit"}, {"exclude": ["*.query"]}, {"attention_level": "none"}, {"layers": [1]}],
 )
 def test_a_model_is_pruned_as_it_was_trained(loaded, settings, tmp_path):
-    model: Any = patch_model(tiny_model("bert"), **settings)
+    model: Any = patch_model(tiny_model("bert"), importance="magnitude", **settings)
     if loaded:
         model.save_pretrained(tmp_path)
         model = type(model).from_pretrained(tmp_path)
@@ -195,7 +195,7 @@ def test_settings_that_are_given_replace_those_of_the_training():
 @every_level
 def test_a_patched_model_is_pruned_like_a_stock_one_and_stays_patched(level):
     model, stock = tiny_model("bert"), tiny_model("bert")
-    patch_model(model, level=level, shrink=0.0)
+    patch_model(model, level=level)
     anneal(model, 1.0, 0)
     prune_model(model, 0.5)
     prune_model(stock, 0.5, level=level)

@@ -414,7 +414,7 @@ FLAT: dict[str, Any] = {
     "include": ["*.layer.*", "*.attn.*"],
     "exclude": ["*.query"],
     "layers": [0, 2],
-    "candidates": "random",
+    "importance": "random",
     "draw": "element",
     "rescale": True,
 }
@@ -430,7 +430,7 @@ EXPECTED = TargetedDropoutConfig(
     include=("*.layer.*", "*.attn.*"),
     exclude=("*.query",),
     layers=(0, 2),
-    candidates="random",
+    importance="random",
     draw="element",
     rescale=True,
     seed=7,
@@ -496,7 +496,7 @@ def test_bad_settings_are_refused_when_they_are_parsed(parse, bad, message, tmp_
         parse(HfArgumentParser(ARGUMENTS), values, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["level", "candidates", "draw", "drop_rate_schedule"])
+@pytest.mark.parametrize("name", ["level", "importance", "draw", "drop_rate_schedule"])
 def test_a_choice_that_is_none_is_refused_on_the_command_line(name, tmp_path, capsys):
     parser = HfArgumentParser(ARGUMENTS)
     with pytest.raises(SystemExit, match="2"):

@@ -1,0 +1,161 @@
+"""How large the inputs of linear layers are, which importance by activation scales with.
+
+Not in the paper; the authors' code has an early form of it (`targeted_ard`), and Wanda (Sun et al.,
+arXiv 2306.11695) ranks single weights so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers.utils import cached_file
+
+# Lies beside the weights of a model that was trained with importance by activation.
+FILE = "activations.safetensors"
+
+_KEY = "_hf_td_activations"
+# Of the moving average over updates.
+_DECAY = 0.9
+# Neighbouring rows tell much the same: a few are enough, and cost next to nothing.
+_ROW_STEP = 8
+
+
+class Activations:
+    """Mean squares of the inputs of linear layers.
+
+    Attributes:
+        mean_squares: by dotted name of the layer, tensors of shape `(fan_in,)`, float32.
+    """
+
+    def __init__(self, mean_squares: Mapping[str, Tensor] | None = None) -> None:
+        self.mean_squares = dict(mean_squares or {})
+
+    def scale(self, name: str, layer: nn.Module) -> Tensor | None:
+        """Root mean square of each input feature of a layer, `(fan_in,)`; None where unknown."""
+        found = self.mean_squares.get(name)
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        if found is None:
+            return None
+        if found.numel() not in weight.shape:
+            raise ValueError(
+                f"the activations of {name} are of {found.numel()} input features, but its weight "
+                f"is {tuple(weight.shape)}; they are of another model, so measure them anew"
+            )
+        return found.to(weight.device).sqrt()
+
+    def update(self, name: str, mean_square: Tensor) -> None:
+        """Add what one update saw of a layer to the moving average."""
+        before = self.mean_squares.get(name)
+        new = mean_square.clone() if before is None else before.lerp(mean_square, 1 - _DECAY)
+        self.mean_squares[name] = new
+
+    def save(self, folder: str | Path) -> None:
+        """Write them to `FILE` in an existing folder."""
+        tensors = {name: value.cpu().contiguous() for name, value in self.mean_squares.items()}
+        save_file(tensors, Path(folder) / FILE)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Activations | None:
+        """Read what `save` wrote; None where a folder has none."""
+        path = Path(folder) / FILE
+        return cls(load_file(path)) if path.is_file() else None
+
+
+def sampled_squares(inputs: Tensor) -> tuple[Tensor, int]:
+    """Sum of squares of every eighth row, and the number of these rows.
+
+    Args:
+        inputs: `(..., fan_in)`.
+
+    Returns:
+        A float32 tensor `(fan_in,)`, and how many rows it sums.
+    """
+    rows = inputs.detach().reshape(-1, inputs.shape[-1])[::_ROW_STEP]
+    return rows.float().square().sum(0), rows.shape[0]
+
+
+@torch.no_grad()
+def measure_activations(
+    model: nn.Module, names: Iterable[str], batches: Iterable[Mapping[str, Any]]
+) -> Activations:
+    """Run a model in eval mode on some batches, and measure the inputs of the named layers.
+
+    Args:
+        model: any model.
+        names: dotted names of linear layers that a forward calls.
+        batches: keyword arguments for `model`; use training data, never what will be reported.
+
+    Raises:
+        ValueError: there is no batch, or a forward calls none of the layers.
+    """
+    sums: dict[str, Tensor] = {}
+    rows: dict[str, int] = {}
+
+    def add(name: str, inputs: tuple[Tensor, ...]) -> None:
+        total, count = sampled_squares(inputs[0])
+        sums[name] = sums.get(name, 0) + total
+        rows[name] = rows.get(name, 0) + count
+
+    wanted = list(names)
+    hooks = [
+        model.get_submodule(name).register_forward_pre_hook(lambda _, x, name=name: add(name, x))
+        for name in wanted
+    ]
+    was_training = model.training
+    try:
+        model.eval()
+        for batch in batches:
+            model(**batch)
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    if not sums:
+        raise ValueError("calibration needs batches that run through the layers; there was none")
+    return Activations({name: total / rows[name] for name, total in sums.items()})
+
+
+def attach_activations(model: nn.Module, activations: Activations) -> Activations:
+    """Keep activations with a model, and return them."""
+    model.__dict__[_KEY] = activations
+    return activations
+
+
+def find_activations(model: nn.Module) -> Activations | None:
+    """What was measured while the model was trained, or None.
+
+    It is with the model that was trained, or beside the weights that the model was loaded from.
+    """
+    kept = (module.__dict__.get(_KEY) for module in model.modules())
+    found = next((value for value in kept if value is not None), None)
+    if found is not None:
+        return found
+    place = getattr(model, "name_or_path", "")
+    loaded = _load_from(place) if place else None
+    return None if loaded is None else attach_activations(model, loaded)
+
+
+def save_activations(model: nn.Module, folder: str | Path) -> None:
+    """Write what is known of a model's activations beside its weights; nothing where none is."""
+    found = find_activations(model)
+    if found is not None and found.mean_squares:
+        found.save(folder)
+
+
+def _load_from(place: str) -> Activations | None:
+    if Path(place).is_dir():
+        return Activations.load(place)
+    path = cached_file(
+        place,
+        FILE,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return None if path is None else Activations(load_file(path))

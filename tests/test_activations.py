@@ -1,0 +1,177 @@
+"""Importance by activation: what is measured, how it ranks, and where it is kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hf_td import anneal, patch_model, prune_model, unpatch_model
+from hf_td.activations import FILE, Activations, find_activations, measure_activations
+from hf_td.importance import unit_scores, weight_scores
+from hf_td.patching import find_patch
+from hf_td.pruning import sites_to_prune
+from tests.tiny import tiny_inputs, tiny_model
+
+FAMILIES = ["bert", "gpt2", "llama", "t5", "vit"]
+ALWAYS: dict[str, Any] = {
+    "importance": "activation",
+    "targeting": 0.5,
+    "targeting_schedule": "constant",
+}
+
+
+def batches_of(model: PreTrainedModel, count: int = 3) -> list[dict[str, Tensor]]:
+    return [tiny_inputs(model, 4, 16) for _ in range(count)]
+
+
+def seen_by(model: PreTrainedModel, name: str, batch: dict[str, Tensor]) -> Tensor:
+    """Mean square of what goes into a layer, of every eighth row, the plain way."""
+    found: list[Tensor] = []
+    layer = model.get_submodule(name)
+    hook = layer.register_forward_pre_hook(lambda _, x: found.append(x[0].detach()))
+    model(**batch)
+    hook.remove()
+    rows = torch.cat([x.reshape(-1, x.shape[-1])[::8] for x in found])
+    return rows.square().mean(0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("level", ["weight", "unit"])
+def test_training_measures_what_goes_into_every_site(family, level):
+    model = patch_model(tiny_model(family), level=level, drop_rate=0.0, **ALWAYS)
+    batch = tiny_inputs(model, 4, 16)
+    anneal(model.train(), 0.0, 0)
+    for module in model.modules():  # so that a second forward sees the same
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "dropout", None), float):  # of T5's attention
+            module.dropout = 0.0
+    model(**batch)
+    anneal(model, 0.5, 1)
+    measured = find_activations(model)
+    assert measured is not None
+    sites = find_patch(model).sites
+    assert set(measured.mean_squares) == {site.name for site in sites}
+    for site in sites[:4]:
+        expected = seen_by(model, site.name, batch)
+        torch.testing.assert_close(measured.mean_squares[site.name], expected)
+
+
+def test_the_averages_move_with_every_update():
+    model = patch_model(tiny_model("bert"), level="unit", **ALWAYS)
+    patch = find_patch(model)
+    name, layer = patch.sites[0].name, patch.sites[0].layer
+    expected: Any = None
+    for update in range(3):
+        anneal(model.train(), 0.5, update)
+        rows = torch.randn(16, layer.in_features)
+        layer(rows[:8])
+        layer(rows[8:])  # two micro-batches of one update
+        square = rows[[0, 8]].square().mean(0)
+        expected = square if expected is None else 0.9 * expected + 0.1 * square
+    patch.settle_activations()
+    torch.testing.assert_close(patch.activations.mean_squares[name], expected)
+    patch.settle_activations()  # nothing new
+    torch.testing.assert_close(patch.activations.mean_squares[name], expected)
+
+
+def test_evaluation_measures_nothing():
+    model = patch_model(tiny_model("bert"), **ALWAYS)
+    model.eval()(**tiny_inputs(model))
+    anneal(model, 0.5, 1)
+    assert not find_activations(model).mean_squares
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_weights_are_ranked_by_magnitude_times_input(family):
+    model = tiny_model(family)
+    site = sites_to_prune(model, level="weight", calibration=batches_of(model))[0]
+    scale = site.activations.mean_squares[site.name].sqrt()
+    weight, scores = site.layer.weight.detach(), weight_scores(site.layer, scale)
+    for index in [(0, 0), (3, 1), (1, 5)]:
+        fan_in = index[0] if family == "gpt2" else index[1]  # Conv1D is (in, out)
+        torch.testing.assert_close(scores[index], weight[index].abs() * scale[fan_in])
+    torch.testing.assert_close(site.scores(), scores)
+
+
+def test_units_are_ranked_by_norm_times_what_they_hand_on():
+    model = tiny_model("bert")
+    site = sites_to_prune(model, level="unit", calibration=batches_of(model))[0]
+    squares = site.activations.mean_squares[site.name]
+    size = squares.numel() // site.block.units
+    for unit, score in enumerate(site.scores()):
+        own = squares[unit * size : (unit + 1) * size].mean().sqrt()
+        torch.testing.assert_close(score, unit_scores(site.members)[unit] * own)
+
+
+def test_tied_blocks_choose_the_same_units():
+    model = tiny_model("t5")
+    sites = sites_to_prune(model, level="unit", calibration=batches_of(model))
+    by_index: dict[int, list[Tensor]] = {}
+    for site in sites:
+        by_index.setdefault(site.index, []).append(site.scores())
+    tied = [scores for scores in by_index.values() if len(scores) > 1]
+    assert tied
+    for scores in tied:
+        assert all(torch.equal(scores[0], other) for other in scores)
+
+
+def test_masks_follow_the_activations():
+    model = patch_model(tiny_model("bert"), level="unit", drop_rate=1.0, **ALWAYS)
+    patch = find_patch(model)
+    site = next(site for site in patch.sites if site.block.part == "feed_forward")
+    loud = torch.arange(site.layer.in_features) % 2 == 0
+    rows = torch.ones(64, site.layer.in_features) * torch.where(loud, 100.0, 0.01)
+    anneal(model.train(), 0.5, 0)
+    site.layer(rows)
+    anneal(model, 0.5, 1)
+    assert torch.equal(site.layer.keep.flatten(), loud)
+
+
+def test_they_outlive_unpatching_and_lie_beside_the_weights(tmp_path):
+    model = patch_model(tiny_model("bert"), level="unit", **ALWAYS)
+    for update in range(2):
+        anneal(model.train(), 0.5, update)
+        model(**tiny_inputs(model))
+    find_patch(model).settle_activations()
+    unpatch_model(model)
+    measured = find_activations(model)
+    measured.save(tmp_path)
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / FILE).is_file()
+    again: Any = type(model).from_pretrained(tmp_path)
+    prune_model(model, 0.5, level="unit", importance="activation")
+    prune_model(again, 0.5, level="unit", importance="activation")
+    for (name, one), other in zip(model.named_parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other), name
+
+
+def test_pruning_without_them_says_what_to_do():
+    with pytest.raises(ValueError, match=r"pass a few batches of training data as calibration"):
+        prune_model(tiny_model("bert"), 0.5, importance="activation")
+    with pytest.raises(ValueError, match="there was none"):
+        prune_model(tiny_model("bert"), 0.5, calibration=[], importance="activation")
+
+
+def test_those_of_another_model_are_refused():
+    model = tiny_model("bert")
+    names = [site.name for site in sites_to_prune(model, level="weight")]
+    wrong = Activations(dict.fromkeys(names, torch.ones(7)))
+    layer = model.get_submodule(names[0])
+    with pytest.raises(ValueError, match="of 7 input features"):
+        wrong.scale(names[0], layer)
+
+
+def test_calibration_leaves_the_model_as_it_was():
+    model = tiny_model("bert").train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    names = [site.name for site in sites_to_prune(model, level="weight")]
+    measured = measure_activations(model, names, batches_of(model))
+    assert model.training
+    assert set(measured.mean_squares) == set(names)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
