@@ -6,13 +6,13 @@ arXiv 2306.11695) ranks single weights so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from transformers.utils import cached_file
 
 # Lies beside the weights of a model that was trained with importance by activation.
@@ -26,14 +26,18 @@ _ROW_STEP = 8
 
 
 class Activations:
-    """Mean squares of the inputs of linear layers.
+    """Mean squares of the inputs of linear layers; ones until something is measured.
+
+    Nothing here waits for the device, so that training does not either.
 
     Attributes:
         mean_squares: by dotted name of the layer, tensors of shape `(fan_in,)`, float32.
+        measured: by the same names, boolean tensors of no dimension.
     """
 
     def __init__(self, mean_squares: Mapping[str, Tensor] | None = None) -> None:
         self.mean_squares = dict(mean_squares or {})
+        self.measured = {n: torch.ones_like(s[0]).bool() for n, s in self.mean_squares.items()}
 
     def scale(self, name: str, layer: nn.Module) -> Tensor | None:
         """Root mean square of each input feature of a layer, `(fan_in,)`; None where unknown."""
@@ -49,22 +53,47 @@ class Activations:
             )
         return found.to(weight.device).sqrt()
 
-    def update(self, name: str, mean_square: Tensor) -> None:
-        """Add what one update saw of a layer to the moving average."""
-        before = self.mean_squares.get(name)
-        new = mean_square.clone() if before is None else before.lerp(mean_square, 1 - _DECAY)
-        self.mean_squares[name] = new
+    def update(self, name: str, squares: Tensor, rows: Tensor) -> None:
+        """Add what one update saw of a layer to the moving average.
+
+        Args:
+            name: of the layer.
+            squares: sum of the squared inputs, `(fan_in,)`.
+            rows: how many rows that sum is of, no dimension; nothing changes where it is 0.
+        """
+        before = self.mean_squares.get(name, torch.ones_like(squares))
+        measured = self.measured.get(name, torch.zeros_like(rows).bool())
+        mean = squares / rows.clamp(min=1)
+        average = torch.where(measured, before.lerp(mean, 1 - _DECAY), mean)
+        self.mean_squares[name] = torch.where(rows > 0, average, before)
+        self.measured[name] = measured | (rows > 0)
+
+    def names(self) -> set[str]:
+        """The layers of which something was measured."""
+        return {name for name, measured in self.measured.items() if measured}
 
     def save(self, folder: str | Path) -> None:
-        """Write them to `FILE` in an existing folder."""
-        tensors = {name: value.cpu().contiguous() for name, value in self.mean_squares.items()}
-        save_file(tensors, Path(folder) / FILE)
+        """Write what was measured to `FILE` in an existing folder; no file where nothing was."""
+        names = sorted(self.names())
+        if names:
+            tensors = {name: self.mean_squares[name].cpu().contiguous() for name in names}
+            save_file(tensors, Path(folder) / FILE)
 
     @classmethod
     def load(cls, folder: str | Path) -> Activations | None:
         """Read what `save` wrote; None where a folder has none."""
         path = Path(folder) / FILE
         return cls(load_file(path)) if path.is_file() else None
+
+
+def sum_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The sums of tensors over all processes that train together, in one message."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return list(tensors)
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    distributed.all_reduce(flat)
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def sampled_squares(inputs: Tensor) -> tuple[Tensor, int]:
@@ -144,7 +173,7 @@ def find_activations(model: nn.Module) -> Activations | None:
 def save_activations(model: nn.Module, folder: str | Path) -> None:
     """Write what is known of a model's activations beside its weights; nothing where none is."""
     found = find_activations(model)
-    if found is not None and found.mean_squares:
+    if found is not None:
         found.save(folder)
 
 

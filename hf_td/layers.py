@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
@@ -47,18 +47,14 @@ class TargetedMixin:
                 self.input_squares += squares
                 self.input_rows += rows
 
-    def take_mean_square(self) -> Tensor | None:
-        """Mean square of each input feature since the last call, over all processes, or None."""
+    def take_squares(self) -> tuple[Tensor, Tensor] | None:
+        """The sum of the squared inputs since the last call and its number of rows, or None."""
         if self.input_squares is None:
             return None
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.all_reduce(self.input_squares)
-            distributed.all_reduce(self.input_rows)
-        # The comparison waits for the device, once in an update.
-        mean = self.input_squares / self.input_rows if self.input_rows > 0 else None
+        taken = self.input_squares.clone(), self.input_rows.clone()
         self.input_squares.zero_()
         self.input_rows.zero_()
-        return mean
+        return taken
 
 
 class TargetedLinear(TargetedMixin, nn.Linear):

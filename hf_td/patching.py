@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from hf_td.activations import Activations, attach_activations
+from hf_td.activations import Activations, attach_activations, sum_over_processes
 from hf_td.anatomy import Anatomy, read_anatomy
 from hf_td.config import CONFIG_KEY, Rates, TargetedDropoutConfig, configure
 from hf_td.layers import check_targetable, restore, target
@@ -62,14 +62,17 @@ class Patch:
         saved = Activations.load(checkpoint)
         if self.activations is not None and saved is not None:
             self.activations.mean_squares = saved.mean_squares
+            self.activations.measured = saved.measured
 
     @torch.no_grad()
     def settle_activations(self) -> None:
         """Add what the last update saw to the moving averages; each update counts once."""
-        for site in self.sites:
-            seen = site.layer.take_mean_square()
-            if seen is not None and self.activations is not None:
-                self.activations.update(site.name, seen)
+        if self.activations is None:
+            return
+        taken = {site.name: site.layer.take_squares() for site in self.sites}
+        seen = sum_over_processes([tensor for pair in taken.values() for tensor in pair])
+        for name, squares, rows in zip(taken, seen[::2], seen[1::2], strict=True):
+            self.activations.update(name, squares, rows)
 
     def dropped_share(self) -> float:
         """The fraction of the targeted weights that the current update drops."""

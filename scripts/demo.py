@@ -33,7 +33,7 @@ SPARSITIES = [0.0, 0.25, 0.5, 0.75, 0.9]
 EXPORTED = 0.75
 # The task takes a few hundred updates to be understood at all: only then targeting begins.
 TRAINING = {
-    **recipe("targeted_dropout"),
+    **recipe("targeted_dropout", "unit"),
     "level": "unit",
     "num_train_epochs": 6,
     "targeting_begin": 0.3,

@@ -25,13 +25,16 @@ RECIPE: dict[str, Any] = {
     "report_to": "none",
 }
 
-# What a method needs besides: a sparse network learns from larger updates.
-_METHOD_RECIPES: dict[str, dict[str, Any]] = {"targeted_dropout": {"learning_rate": 2e-4}}
+# What a method at a level needs besides: a sparse network learns from larger updates.
+_LEVEL_RECIPES: dict[tuple[str, str], dict[str, Any]] = {
+    ("targeted_dropout", "weight"): {"learning_rate": 3e-4},
+    ("targeted_dropout", "unit"): {"learning_rate": 2e-4},
+}
 
 
-def recipe(method: str = "targeted_dropout") -> dict[str, Any]:
-    """The defaults of the training arguments for a method."""
-    return {**RECIPE, **_METHOD_RECIPES.get(method, {})}
+def recipe(method: str = "targeted_dropout", level: str = "weight") -> dict[str, Any]:
+    """The defaults of the training arguments for a method at a level."""
+    return {**RECIPE, **_LEVEL_RECIPES.get((method, level), {})}
 
 
 # What may change between two calls of the same experiment, and what is not for the record.

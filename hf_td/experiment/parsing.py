@@ -68,7 +68,7 @@ def _parser(kinds: tuple[type, ...], description: str) -> HfArgumentParser:
 
 
 # The arguments that decide which recipe the defaults are.
-_DECIDING = ("method",)
+_DECIDING = ("method", "level")
 
 
 def _deciding(argv: Sequence[str]) -> dict[str, str]:

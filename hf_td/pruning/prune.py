@@ -97,9 +97,9 @@ def _activations(
     known = find_activations(model)
     if calibration is not None:
         known = measure_activations(model, names, calibration)
-    if known is not None and not known.mean_squares:
+    if known is not None and not known.names():
         return known  # patched, but not trained yet: ranked as the first update would
-    missing = names if known is None else sorted(set(names) - set(known.mean_squares))
+    missing = names if known is None else sorted(set(names) - known.names())
     if known is None or missing:
         raise ValueError(
             f"importance by activation needs the activations of {missing[0]}"
