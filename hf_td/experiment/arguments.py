@@ -27,7 +27,7 @@ RECIPE: dict[str, Any] = {
 
 # What a method at a level needs besides: a sparse network learns from larger updates.
 _LEVEL_RECIPES: dict[tuple[str, str], dict[str, Any]] = {
-    ("targeted_dropout", "weight"): {"learning_rate": 3e-4},
+    ("targeted_dropout", "weight"): {"learning_rate": 2.5e-4},
     ("targeted_dropout", "unit"): {"learning_rate": 2e-4},
 }
 
