@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from hf_td.anatomy import Anatomy, Block, probe_inputs, read_anatomy
 from hf_td.compaction.check import Footprint, compare, footprint
 from hf_td.compaction.kept import choose_units, needed_units
-from hf_td.compaction.layout import QUANT_METHOD, CompactLayout, set_counts, set_parameter
+from hf_td.compaction.layout import (
+    QUANT_METHOD,
+    CompactLayout,
+    count_of,
+    set_counts,
+    set_parameter,
+)
 from hf_td.compaction.surgery import cut_parameters, new_counts
 from hf_td.patching import find_patch, unpatch_model
 
@@ -100,7 +106,7 @@ def _cut(model: nn.Module, kept: Mapping[Block, Tensor]) -> Undo:
     parameters = dict(model.named_parameters(remove_duplicate=False))
     undo = (
         {name: parameters[name] for name in smaller},
-        {m: {a: getattr(model.get_submodule(m), a) for a in c} for m, c in counts.items()},
+        {m: {a: count_of(model.get_submodule(m), a) for a in c} for m, c in counts.items()},
     )
     _set(model, (smaller, counts))
     return undo
@@ -145,7 +151,7 @@ def _record(model: nn.Module, undo: Undo) -> None:
     parameters = dict(model.named_parameters(remove_duplicate=False))
     layout = layout_of_model(model) or CompactLayout(shapes={}, attributes={})
     shapes = {name: tuple(parameters[name].shape) for name in replaced}
-    attributes = {m: {a: getattr(model.get_submodule(m), a) for a in c} for m, c in counts.items()}
+    attributes = {m: {a: count_of(model.get_submodule(m), a) for a in c} for m, c in counts.items()}
     merged = CompactLayout(
         shapes={**layout.shapes, **shapes}, attributes={**layout.attributes, **attributes}
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
@@ -83,8 +84,24 @@ def _counts_of(module: nn.Module, block: Block, units: int) -> dict[str, int]:
         name: before * units // block.units
         for names, before in groups
         for name in sorted(names)
-        if type(module.__dict__.get(name)) is int and module.__dict__[name] == before
+        if _knows(module, name, before)
     }
+
+
+def _knows(module: nn.Module, name: str, count: int) -> bool:
+    """Whether a module has this count, as an attribute or in the config that its methods read."""
+    if name in module.__dict__:
+        return type(module.__dict__[name]) is int and module.__dict__[name] == count
+    config = getattr(module, "config", None)
+    return getattr(config, name, None) == count and name in _names_read(type(module))
+
+
+def _names_read(cls: type[nn.Module]) -> set[str]:
+    """The attributes of anything that the methods of a class read after it was built."""
+    own = [base for base in cls.__mro__ if issubclass(base, nn.Module) and base is not nn.Module]
+    methods = [m for base in own for name, m in vars(base).items() if name != "__init__"]
+    codes = [inspect.unwrap(m).__code__ for m in methods if inspect.isfunction(m)]
+    return {name for code in codes for name in code.co_names}
 
 
 def _queries_per_unit(block: Block) -> int:
