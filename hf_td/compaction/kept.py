@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hf_td.anatomy import Anatomy, Block
+from hf_td.compaction.trial import fixed_heads
 from hf_td.importance import fan_in_dim
 
 
@@ -25,18 +27,31 @@ def live_units(model: nn.Module, block: Block) -> Tensor:
     return read[block.consumer.features.to(read.device)].any(1).cpu()
 
 
-def needed_units(model: nn.Module, anatomy: Anatomy, multiple_of: int = 1) -> dict[Block, int]:
+def needed_units(
+    model: nn.Module,
+    anatomy: Anatomy,
+    multiple_of: int = 1,
+    example_inputs: Mapping[str, Any] | None = None,
+) -> dict[Block, int]:
     """For each block whose units can go, how many have to stay.
 
-    At least one, and in a feed-forward part a multiple of `multiple_of` (or all of them).
+    At least one, and in a feed-forward part a multiple of `multiple_of` (or all of them). Blocks
+    whose forward cannot run with fewer heads are not in it.
     """
+    fixed = fixed_heads(model, dead_heads(model, anatomy), example_inputs)
     counts = {}
     for block in anatomy.blocks:
-        if block.obstacle is None:
+        if block.obstacle is None and block not in fixed:
             step = multiple_of if block.part == "feed_forward" else 1
             live = int(_live_anywhere(model, anatomy, block).sum())
             counts[block] = min(block.units, step * max(1, -(-live // step)))
     return counts
+
+
+def dead_heads(model: nn.Module, anatomy: Anatomy) -> list[Block]:
+    """The attention blocks that have heads without effect."""
+    heads = [b for b in anatomy.blocks if b.part == "attention" and b.obstacle is None]
+    return [block for block in heads if not _live_anywhere(model, anatomy, block).all()]
 
 
 def choose_units(

@@ -29,6 +29,15 @@ def cut_parameters(model: nn.Module, kept: Mapping[Block, Tensor]) -> dict[str, 
     return smaller
 
 
+def smaller_shapes(model: nn.Module, kept: Mapping[Block, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shapes of what `cut_parameters` gives."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    shapes: dict[str, list[int]] = {}
+    for (name, dim), gone in _cuts(model, kept).items():
+        shapes.setdefault(name, list(parameters[name].shape))[dim] -= len(gone)
+    return {name: tuple(shape) for name, shape in shapes.items()}
+
+
 def _cuts(model: nn.Module, kept: Mapping[Block, Tensor]) -> Cuts:
     """What goes of each parameter; a fused layer collects it from all its roles."""
     found: defaultdict[tuple[str, int], list[Tensor]] = defaultdict(list)
