@@ -175,4 +175,10 @@ def _head_fields(config: Any, block: Block, units: int) -> dict[str, int]:
     fields = {name: queries for name in HEAD_FIELDS if hasattr(config, name)}
     fields |= {name: units for name in KV_HEAD_FIELDS if hasattr(config, name)}
     sizes = [name for name in HEAD_SIZE_FIELDS if hasattr(config, name)] or ["head_dim"]
-    return fields | dict.fromkeys(sizes, rows["k"])
+    return fields | {name: rows["k"] for name in sizes if _can_be_set(config, name)}
+
+
+def _can_be_set(config: Any, name: str) -> bool:
+    """Falcon, for instance, derives the size of a head from the other fields."""
+    derived = getattr(type(config), name, None)
+    return not (isinstance(derived, property) and derived.fset is None)
