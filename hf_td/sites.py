@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_td import importance
-from hf_td.anatomy import Anatomy, Block
+from hf_td.anatomy import Anatomy, Block, Companion, Projection, find_layer
 from hf_td.config import TargetedDropoutConfig, matches
 from hf_td.importance import Member, members_of
 
@@ -64,7 +64,7 @@ class UnitSite:
 
     Attributes:
         name: dotted name of the consumer.
-        layer: the consumer, a linear layer.
+        layer: the consumer, a linear layer, or such a layer of all experts of a module.
         index: the number of the site in its model, which keys its draws; tied blocks share it.
         block: what the units belong to.
         members: the producers of the units; those of all tied blocks, so that the same units are
@@ -80,24 +80,23 @@ class UnitSite:
     @property
     def dim(self) -> int:
         """The dimension of `scores` along which candidates are ranked."""
-        return 0
+        return -1
 
     def everything(self) -> Tensor:
         """The mask that drops nothing."""
-        return self.spread(torch.ones(self.block.units, dtype=torch.bool)).to(
-            self.layer.weight.device
-        )
+        weight = self.layer.weight
+        units = torch.ones(*weight.shape[:-2], self.block.units, dtype=torch.bool)
+        return self.spread(units.to(weight.device))
 
     def scores(self) -> Tensor:
-        """`(units,)`."""
+        """`(units,)`, or `(experts, units)`: neurons are ranked inside each expert."""
         return importance.unit_scores(self.members)
 
     def spread(self, mask: Tensor) -> Tensor:
-        """From `(units,)` to the consumer's input features, broadcastable to its weight."""
-        features = self.block.consumer.features
-        by_feature = torch.empty(features.numel(), dtype=mask.dtype, device=mask.device)
-        by_feature[features.flatten().to(mask.device)] = mask.repeat_interleave(features.shape[1])
-        return by_feature.unsqueeze(1 - importance.fan_in_dim(self.layer))
+        """From units to the consumer's input features, broadcastable to its weight."""
+        channels = self.layer.weight.shape[importance.fan_in_dim(self.layer)]
+        by_channel = by_feature(mask, self.block.consumer, channels)
+        return by_channel.unsqueeze(importance.unit_dim(self.layer) - self.layer.weight.dim())
 
     def parameters(self) -> Iterator[Tensor]:
         """What `remove` writes to; a fused producer occurs once."""
@@ -118,13 +117,30 @@ class UnitSite:
         """
         self.layer.weight.data.masked_fill_(self.spread(chosen), 0)
         for layer, projection in self.own_members:
-            rows = projection.features.to(chosen.device)[chosen].flatten()
-            layer.weight.data.index_fill_(1 - importance.fan_in_dim(layer), rows, 0)
+            weight, dim = layer.weight.data, importance.fan_in_dim(layer)
+            rows = by_feature(chosen, projection, weight.shape[importance.unit_dim(layer)])
+            weight.masked_fill_(rows.unsqueeze(dim - weight.dim()), 0)
             if layer.bias is not None:
-                layer.bias.data.index_fill_(0, rows, 0)
+                layer.bias.data.masked_fill_(rows, 0)
 
 
 Site = WeightSite | UnitSite
+
+
+def by_feature(mask: Tensor, slices: Projection | Companion, size: int) -> Tensor:
+    """A mask over units as one over the features of a parameter, zero for what is not of them.
+
+    Args:
+        mask: `(..., units)`.
+        slices: whose features belong to the units.
+        size: the number of all features of its parameter.
+
+    Returns:
+        `(..., size)`, of the type of the mask.
+    """
+    spread = torch.zeros(*mask.shape[:-1], size, dtype=mask.dtype, device=mask.device)
+    spread[..., slices.features.to(mask.device)] = mask.unsqueeze(-1)
+    return spread
 
 
 def plan_sites(
@@ -156,7 +172,7 @@ def _weight_sites(
 ) -> Iterator[WeightSite]:
     for name in block.modules:
         if config.selects(name, block.layer):
-            yield WeightSite(name, model.get_submodule(name), _index(anatomy, name))
+            yield WeightSite(name, find_layer(model, name), _index(anatomy, name))
 
 
 def _unit_sites(
@@ -173,7 +189,7 @@ def _unit_sites(
     tied = anatomy.tied(block)
     members = tuple(member for other in tied for member in members_of(model, other))
     index = _index(anatomy, tied[0].consumer.module)
-    yield UnitSite(name, model.get_submodule(name), index, block, members)
+    yield UnitSite(name, find_layer(model, name), index, block, members)
 
 
 def _index(anatomy: Anatomy, name: str) -> int:

@@ -280,6 +280,43 @@ TABLE: dict[str, Family] = {
         units="stock",
         sizes=(2, 64),
     ),
+    "mixtral": Family(
+        title="Mixtral",
+        make=lambda: hf.MixtralForCausalLM(hf.MixtralConfig(**_GROUPED, num_local_experts=4)),
+        layers="Linear; experts 3-D",
+        units="stock",
+        sizes=(2, 64),
+    ),
+    "qwen3_moe": Family(
+        title="Qwen3-MoE",
+        make=lambda: hf.Qwen3MoeForCausalLM(
+            hf.Qwen3MoeConfig(
+                **_GROUPED,
+                head_dim=8,
+                moe_intermediate_size=32,
+                num_experts=4,
+                num_experts_per_tok=2,
+            )
+        ),
+        layers="Linear; experts 3-D",
+        units="stock",
+        sizes=(2, 32),
+    ),
+    "gpt_oss": Family(
+        title="gpt-oss",
+        make=lambda: hf.GptOssForCausalLM(
+            hf.GptOssConfig(
+                **_GROUPED,
+                head_dim=8,
+                num_local_experts=4,
+                num_experts_per_tok=2,
+                layer_types=["full_attention", "sliding_attention"],
+            )
+        ),
+        layers="Linear; experts 3-D, transposed and interleaved",
+        units="stock",
+        sizes=(2, 64),
+    ),
     "t5": Family(title="T5", make=FAMILIES["t5"], units="stock"),
     "t5_gated": Family(title="T5, gated (v1.1)", make=FAMILIES["t5_gated"], units="stock"),
     "bart": Family(

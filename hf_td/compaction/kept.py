@@ -8,23 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_td.anatomy import Anatomy, Block
+from hf_td.anatomy import Anatomy, Block, find_layer
 from hf_td.compaction.trial import fixed_heads
-from hf_td.importance import fan_in_dim
+from hf_td.importance import read_units
 
 
 def live_units(model: nn.Module, block: Block) -> Tensor:
-    """Boolean `(units,)`: whether the consumer reads anything of the unit.
+    """Boolean `(units,)` or `(experts, units)`: whether the consumer reads anything of the unit.
 
     Only zero columns of the consumer make a unit dead. A head whose query or key is zero still
     averages its values, and a neuron whose weights are zero still passes its bias on.
     """
-    layer = model.get_submodule(block.consumer.module)
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    columns = weight.detach().movedim(fan_in_dim(layer), 0)
-    read = (columns != 0).flatten(1).any(1)
-    return read[block.consumer.features.to(read.device)].any(1).cpu()
+    return read_units(find_layer(model, block.consumer.module), block.consumer).cpu()
 
 
 def needed_units(
@@ -35,15 +30,16 @@ def needed_units(
 ) -> dict[Block, int]:
     """For each block whose units can go, how many have to stay.
 
-    At least one, and in a feed-forward part a multiple of `multiple_of` (or all of them). Blocks
-    whose forward cannot run with fewer heads are not in it.
+    At least one, and in a feed-forward part a multiple of `multiple_of` (or all of them); of each
+    expert as many as of the one that needs most. Blocks whose forward cannot run with fewer heads
+    are not in it.
     """
     fixed = fixed_heads(model, dead_heads(model, anatomy), example_inputs)
     counts = {}
     for block in anatomy.blocks:
         if block.obstacle is None and block not in fixed:
             step = multiple_of if block.part == "feed_forward" else 1
-            live = int(_live_anywhere(model, anatomy, block).sum())
+            live = int(_live_anywhere(model, anatomy, block).sum(-1).max())
             counts[block] = min(block.units, step * max(1, -(-live // step)))
     return counts
 
@@ -57,7 +53,10 @@ def dead_heads(model: nn.Module, anatomy: Anatomy) -> list[Block]:
 def choose_units(
     model: nn.Module, anatomy: Anatomy, counts: Mapping[Block, int]
 ) -> dict[Block, Tensor]:
-    """For each block, the sorted indices of the units that stay: the live ones, then dead ones."""
+    """For each block, the sorted indices of the units that stay: the live ones, then dead ones.
+
+    `(count,)`, or `(experts, count)`.
+    """
     return {
         block: _first(_live_anywhere(model, anatomy, block), count)
         for block, count in counts.items()
@@ -70,4 +69,4 @@ def _live_anywhere(model: nn.Module, anatomy: Anatomy, block: Block) -> Tensor:
 
 
 def _first(live: Tensor, count: int) -> Tensor:
-    return (~live).long().argsort(stable=True)[:count].sort().values
+    return (~live).long().argsort(stable=True)[..., :count].sort().values

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from hf_td.anatomy import Block
+from hf_td.anatomy import Block, Companion, Projection, parameter_names
 from hf_td.compaction.layout import KEY_VALUE_HEADS, QUERY_HEADS, WIDTHS
+from hf_td.sites import by_feature
 
-# Parameter name and dimension to the indices that go.
+# Parameter name and dimension to what goes along it: `(size,)`, or `(experts, size)`.
 Cuts = dict[tuple[str, int], Tensor]
 
 
@@ -21,11 +21,7 @@ def cut_parameters(model: nn.Module, kept: Mapping[Block, Tensor]) -> dict[str, 
     parameters = dict(model.named_parameters(remove_duplicate=False))
     smaller: dict[str, Tensor] = {}
     for (name, dim), gone in _cuts(model, kept).items():
-        tensor = smaller.get(name, parameters[name].detach())
-        stays = torch.ones(tensor.shape[dim], dtype=torch.bool)
-        stays[gone] = False
-        index = stays.nonzero().flatten().to(tensor.device)
-        smaller[name] = tensor.index_select(dim, index)
+        smaller[name] = _without(smaller.get(name, parameters[name].detach()), dim, gone)
     return smaller
 
 
@@ -34,33 +30,43 @@ def smaller_shapes(model: nn.Module, kept: Mapping[Block, Tensor]) -> dict[str, 
     parameters = dict(model.named_parameters(remove_duplicate=False))
     shapes: dict[str, list[int]] = {}
     for (name, dim), gone in _cuts(model, kept).items():
-        shapes.setdefault(name, list(parameters[name].shape))[dim] -= len(gone)
+        left = int((~gone).sum(-1).max())
+        shapes.setdefault(name, list(parameters[name].shape))[dim] = left
     return {name: tuple(shape) for name, shape in shapes.items()}
+
+
+def _without(tensor: Tensor, dim: int, gone: Tensor) -> Tensor:
+    """A tensor less some of its slices; with a row for each expert, those of each expert."""
+    stays = (~gone).nonzero()[:, -1].to(tensor.device)
+    if gone.dim() == 1:
+        return tensor.index_select(dim, stays)
+    shape = [1] * tensor.dim()
+    shape[0], shape[dim] = len(gone), -1
+    return tensor.take_along_dim(stays.view(shape), dim).contiguous()
 
 
 def _cuts(model: nn.Module, kept: Mapping[Block, Tensor]) -> Cuts:
     """What goes of each parameter; a fused layer collects it from all its roles."""
-    found: defaultdict[tuple[str, int], list[Tensor]] = defaultdict(list)
+    sizes = {n: p.shape for n, p in model.named_parameters(remove_duplicate=False)}
+    found: Cuts = {}
     for block, units in kept.items():
-        gone = torch.ones(block.units, dtype=torch.bool)
-        gone[units] = False
+        gone = torch.ones(*units.shape[:-1], block.units, dtype=torch.bool).scatter(-1, units, 0)
         if gone.any():
-            for name, dim, features in _slices(model, block):
-                found[name, dim].append(features[gone].flatten())
-    return {key: torch.cat(indices).unique() for key, indices in found.items()}
+            for name, dim, slices in _slices(model, block):
+                features = by_feature(gone, slices, sizes[name][dim])
+                found[name, dim] = found.get((name, dim), False) | features
+    return found
 
 
-def _slices(model: nn.Module, block: Block) -> Iterator[tuple[str, int, Tensor]]:
-    """Every parameter of a block with the dimension and the features of its units."""
-    for projection in block.producers:
-        layer = model.get_submodule(projection.module)
-        yield f"{projection.module}.weight", projection.feature_dim(model), projection.features
-        if getattr(layer, "bias", None) is not None:
-            yield f"{projection.module}.bias", 0, projection.features
-    consumer = block.consumer
-    yield f"{consumer.module}.weight", consumer.feature_dim(model), consumer.features
+def _slices(model: nn.Module, block: Block) -> Iterator[tuple[str, int, Projection | Companion]]:
+    """Every parameter of a block with the dimension that runs over features of its units."""
+    for projection in block.projections:
+        weight, *bias = parameter_names(model, projection.module)
+        yield weight, projection.feature_dim(model), projection
+        if bias and not projection.reads:
+            yield bias[0], -1, projection
     for companion in block.companions:
-        yield companion.parameter, companion.dim, companion.features
+        yield companion.parameter, companion.dim, companion
 
 
 def new_counts(model: nn.Module, kept: Mapping[Block, Tensor]) -> dict[str, dict[str, int]]:
