@@ -21,6 +21,7 @@ from hf_td import (
 )
 from hf_td.hub import export_model, load_archived_model
 from hf_td.patching import find_patch
+from scripts import families
 from tests.families import TABLE, Family, family_inputs, family_outputs, tiny_family
 
 every_family = pytest.mark.parametrize("name", TABLE)
@@ -199,3 +200,18 @@ def test_exports_load_in_a_fresh_process(name, tmp_path):
     }
     for form, expected in ways.items():
         assert export_model(model, tmp_path / form, form=form).ways == expected
+
+
+def test_the_page_says_what_the_tests_show():
+    page = families.PAGE.read_text(encoding="utf-8")
+    assert families.updated(page) == page, "run python -m scripts.families"
+
+
+def test_what_others_wrote_on_the_page_stays():
+    others = f"{families.END}\nb\n<!-- coverage -->\nc\n<!-- /coverage -->\n"
+    new = families.updated(f"a\n{families.BEGIN}\nold\n{others}")
+    assert new.startswith(f"a\n{families.BEGIN}\n\n| family")
+    assert new.endswith(others)
+    assert "old" not in new
+    with pytest.raises(ValueError, match=r"families\.md has no <!-- families --> "):
+        families.updated("a page of another kind")
