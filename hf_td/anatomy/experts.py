@@ -23,25 +23,27 @@ from hf_td.anatomy.probe import features_by_unit, number_rows
 # All experts run the same code: two are enough to see that they are apart.
 _EXPERTS = 2
 _TOKENS = 8
+_CHOICE = "_experts_implementation_internal"
 
 
 @contextmanager
 def eager_experts(model: nn.Module) -> Iterator[None]:
     """Run experts one by one: the fused kernels take neither float64 nor every width."""
-    configs: list[Any] = [getattr(module, "config", None) for module in model.modules()]
-    before = {id(c): c._experts_implementation for c in configs if _has_choice(c)}
-    chosen = [c for c in {id(c): c for c in configs}.values() if id(c) in before]
+    settings = {id(s): s for s in (_settings_of(module) for module in model.modules())}
+    chosen = [s for s in settings.values() if _CHOICE in s]
+    before = [s[_CHOICE] for s in chosen]
     try:
-        for config in chosen:
-            config._experts_implementation_internal = "eager"
+        for setting in chosen:
+            setting[_CHOICE] = "eager"
         yield
     finally:
-        for config in chosen:
-            config._experts_implementation_internal = before[id(config)]
+        for setting, choice in zip(chosen, before, strict=True):
+            setting[_CHOICE] = choice
 
 
-def _has_choice(config: Any) -> bool:
-    return hasattr(config, "_experts_implementation_internal")
+def _settings_of(module: nn.Module) -> dict[str, Any]:
+    """What the config of a module itself says; the public name would also change other configs."""
+    return getattr(getattr(module, "config", None), "__dict__", {})
 
 
 def prove_experts(name: str, module: nn.Module, hidden_size: int) -> Block | None:

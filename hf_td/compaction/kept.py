@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import lcm
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hf_td.anatomy import Anatomy, Block, find_layer
+from hf_td.anatomy import Anatomy, Block, Stack, find_layer
 from hf_td.compaction.trial import fixed_heads
 from hf_td.importance import read_units
+
+# Grouped matrix products refuse rows that are no multiple of 16 bytes: 8 numbers of 16 bits.
+EXPERTS_MULTIPLE = 8
 
 
 def live_units(model: nn.Module, block: Block) -> Tensor:
@@ -30,18 +34,26 @@ def needed_units(
 ) -> dict[Block, int]:
     """For each block whose units can go, how many have to stay.
 
-    At least one, and in a feed-forward part a multiple of `multiple_of` (or all of them); of each
-    expert as many as of the one that needs most. Blocks whose forward cannot run with fewer heads
-    are not in it.
+    At least one, and in a feed-forward part a multiple of `multiple_of` (or all of them). Experts
+    keep as many as the one that needs most, and a multiple of `EXPERTS_MULTIPLE`. Blocks whose
+    forward cannot run with fewer heads are not in it.
     """
     fixed = fixed_heads(model, dead_heads(model, anatomy), example_inputs)
     counts = {}
     for block in anatomy.blocks:
         if block.obstacle is None and block not in fixed:
-            step = multiple_of if block.part == "feed_forward" else 1
+            step = _step(model, block, multiple_of)
             live = int(_live_anywhere(model, anatomy, block).sum(-1).max())
             counts[block] = min(block.units, step * max(1, -(-live // step)))
     return counts
+
+
+def _step(model: nn.Module, block: Block, multiple_of: int) -> int:
+    """What the number of units of a block has to be a multiple of."""
+    if block.part == "attention":
+        return 1
+    experts = isinstance(find_layer(model, block.consumer.module), Stack)
+    return lcm(multiple_of, EXPERTS_MULTIPLE) if experts else multiple_of
 
 
 def dead_heads(model: nn.Module, anatomy: Anatomy) -> list[Block]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 VERSION = 1
 
@@ -194,9 +195,12 @@ class OwnConfig:
 
 
 def count_of(module: nn.Module, attribute: str) -> Any:
-    """A count that a module keeps itself, or else reads from its config; None if neither has it."""
-    if hasattr(module, attribute):
-        return getattr(module, attribute)
+    """A count that a module keeps itself, or else reads from its config; None if neither has it.
+
+    The config of a whole model is that of all its modules, and none of them owns it.
+    """
+    if hasattr(module, attribute) or isinstance(module, PreTrainedModel):
+        return getattr(module, attribute, None)
     return getattr(getattr(module, "config", None), attribute, None)
 
 
