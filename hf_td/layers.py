@@ -118,7 +118,7 @@ TARGETED: dict[type[nn.Module], type[nn.Module]] = {
 
 def _targeted_class(stock: type[nn.Module]) -> type[nn.Module]:
     if stock not in TARGETED:
-        mixin = ShadowedMixin if issubclass(stock, nn.Linear) else TargetedExpertsMixin
+        mixin: Any = ShadowedMixin if issubclass(stock, nn.Linear) else TargetedExpertsMixin
         TARGETED[stock] = type(f"Targeted{stock.__name__}", (mixin, stock), {})
     return TARGETED[stock]
 

@@ -87,17 +87,16 @@ _FALCON: dict[str, Any] = {
 
 
 def _deberta() -> PreTrainedModel:
-    config = hf.DebertaV2Config(
-        **_TEXT,
-        relative_attention=True,
-        pos_att_type=["p2c", "c2p"],
-        position_buckets=8,
-        share_att_key=True,
-        norm_rel_ebd="layer_norm",
-        position_biased_input=False,
-        max_relative_positions=16,
-    )
-    return hf.DebertaV2ForSequenceClassification(config)
+    positions: dict[str, Any] = {
+        "relative_attention": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_buckets": 8,
+        "share_att_key": True,
+        "norm_rel_ebd": "layer_norm",
+        "position_biased_input": False,
+        "max_relative_positions": 16,
+    }
+    return hf.DebertaV2ForSequenceClassification(hf.DebertaV2Config(**_TEXT, **positions))
 
 
 def _opt() -> PreTrainedModel:
@@ -157,18 +156,37 @@ def _clip() -> PreTrainedModel:
 
 
 def _wav2vec2() -> PreTrainedModel:
-    config = hf.Wav2Vec2Config(
-        **_TEXT,
-        conv_dim=(16, 16),
-        conv_stride=(5, 2),
-        conv_kernel=(10, 3),
-        num_feat_extract_layers=2,
-        num_conv_pos_embeddings=16,
-        num_conv_pos_embedding_groups=4,
-        layerdrop=0.0,
-        mask_time_prob=0.0,
-    )
+    convolutions: dict[str, Any] = {
+        "conv_dim": (16, 16),
+        "conv_stride": (5, 2),
+        "conv_kernel": (10, 3),
+        "num_feat_extract_layers": 2,
+        "num_conv_pos_embeddings": 16,
+        "num_conv_pos_embedding_groups": 4,
+    }
+    config = hf.Wav2Vec2Config(**_TEXT, **convolutions, layerdrop=0.0, mask_time_prob=0.0)
     return hf.Wav2Vec2ForCTC(config)
+
+
+def _qwen3_moe() -> PreTrainedModel:
+    experts: dict[str, Any] = {
+        "head_dim": 8,
+        "moe_intermediate_size": 32,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+    }
+    return hf.Qwen3MoeForCausalLM(hf.Qwen3MoeConfig(**_GROUPED, **experts))
+
+
+def _gpt_oss() -> PreTrainedModel:
+    config = hf.GptOssConfig(
+        **_GROUPED,
+        head_dim=8,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        layer_types=["full_attention", "sliding_attention"],
+    )
+    return hf.GptOssForCausalLM(config)
 
 
 TABLE: dict[str, Family] = {
@@ -289,30 +307,14 @@ TABLE: dict[str, Family] = {
     ),
     "qwen3_moe": Family(
         title="Qwen3-MoE",
-        make=lambda: hf.Qwen3MoeForCausalLM(
-            hf.Qwen3MoeConfig(
-                **_GROUPED,
-                head_dim=8,
-                moe_intermediate_size=32,
-                num_experts=4,
-                num_experts_per_tok=2,
-            )
-        ),
+        make=_qwen3_moe,
         layers="Linear; experts 3-D",
         units="stock",
         sizes=(2, 32),
     ),
     "gpt_oss": Family(
         title="gpt-oss",
-        make=lambda: hf.GptOssForCausalLM(
-            hf.GptOssConfig(
-                **_GROUPED,
-                head_dim=8,
-                num_local_experts=4,
-                num_experts_per_tok=2,
-                layer_types=["full_attention", "sliding_attention"],
-            )
-        ),
+        make=_gpt_oss,
         layers="Linear; experts 3-D, transposed and interleaved",
         units="stock",
         sizes=(2, 64),

@@ -192,7 +192,7 @@ def test_heads_that_are_no_units_are_refused(name):
 def test_exports_load_in_a_fresh_process(name, tmp_path):
     model = tiny_family(name)
     prune_model(model, 0.5, **TABLE[name].unit_settings)
-    ways = {
+    ways: dict[Any, tuple[str, ...]] = {
         "compact": ("hf_td", "remote_code"),
         "archive": ("archive",),
         "padded": ("stock",),

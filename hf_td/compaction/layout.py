@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 VERSION = 1
 
@@ -199,7 +198,8 @@ def count_of(module: nn.Module, attribute: str) -> Any:
 
     The config of a whole model is that of all its modules, and none of them owns it.
     """
-    if hasattr(module, attribute) or isinstance(module, PreTrainedModel):
+    whole = hasattr(module, "base_model_prefix")
+    if whole or hasattr(module, attribute):
         return getattr(module, attribute, None)
     return getattr(getattr(module, "config", None), attribute, None)
 
