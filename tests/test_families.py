@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.testing import assert_close
 from transformers import PreTrainedModel
@@ -167,6 +168,18 @@ def assert_sizes(model: Any, left: tuple[int, int]) -> None:
     for part, units in zip(("attention", "feed_forward"), left, strict=True):
         found = next((block.units for block in blocks if block.part == part), units)
         assert found == units
+
+
+@pytest.mark.parametrize("name", ["gpt_neox", "vit", "mixtral"])
+def test_compact_exports_have_the_names_of_the_model(name, tmp_path):
+    model = tiny_family(name)
+    prune_model(model, 0.5, level="unit")
+    expected = family_outputs(model)
+    done = export_model(model, tmp_path / "x", form="compact", check=False)
+    stored = set(load_file(done.folder / "model.safetensors"))
+    assert stored <= set(model.state_dict())
+    assert set(dict(model.named_parameters())) <= stored
+    assert_equal_outputs(reloaded(model, done.folder), expected)
 
 
 @of_heads["stay"]

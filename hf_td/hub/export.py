@@ -241,7 +241,9 @@ def _write(
     elif plan.form == "archive":
         write_archived_model(shell, folder)
     else:
-        shell.save_pretrained(folder)
+        # Names are mapped by class, and a class of remote code has no map of its own: what is
+        # loaded by one is written under the names of the model.
+        shell.save_pretrained(folder, save_original_format=plan.form != "compact")
     if processing_class is not None:
         processing_class.save_pretrained(folder)
     if metrics is not None:
