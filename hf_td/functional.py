@@ -75,12 +75,12 @@ def unit_norms(members: Sequence[Tensor]) -> Tensor:
     """L2 norm of each unit over everything that produces it (paper, section 4.1).
 
     Args:
-        members: norms of the rows that belong to each unit, tensors of shape `(units, per_unit)`.
+        members: norms of the rows that belong to each unit, tensors `(..., units, per_unit)`.
 
     Returns:
-        Scores of shape `(units,)`.
+        Scores of shape `(..., units)`.
     """
-    return torch.stack([m.square().sum(1) for m in members]).sum(0).sqrt()
+    return torch.stack([m.square().sum(-1) for m in members]).sum(0).sqrt()
 
 
 def random_drop(

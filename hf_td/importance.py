@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hf_td import functional
-from hf_td.anatomy import Block, Projection, layout_of
+from hf_td.anatomy import Block, Layout, Projection, find_layer, layout_of
 
 # A linear layer, and those of its features that belong to the units of a block.
 Member = tuple[Any, Projection]
@@ -20,17 +20,35 @@ Member = tuple[Any, Projection]
 
 def members_of(model: nn.Module, block: Block) -> tuple[Member, ...]:
     """The producers of a block with their layers."""
-    return tuple((model.get_submodule(p.module), p) for p in block.producers)
+    return tuple((find_layer(model, p.module), p) for p in block.producers)
 
 
-def fan_in_dim(layer: nn.Module) -> int:
+def fan_in_dim(layer: Any) -> int:
     """The dimension of a linear layer's weight that runs over its inputs."""
+    return _layout(layer).fan_in_dim
+
+
+def unit_dim(layer: Any) -> int:
+    """The dimension of a linear layer's weight that runs over its outputs."""
+    return _layout(layer).unit_dim
+
+
+def _layout(layer: Any) -> Layout:
     layout = layout_of(layer)
     assert layout is not None, f"{type(layer).__name__} is no linear layer"
-    return layout.fan_in_dim
+    return layout
 
 
-def weight_scores(layer: nn.Module, activation: Tensor | None = None) -> Tensor:
+def read_units(layer: Any, consumer: Projection) -> Tensor:
+    """Boolean `(..., units)`: whether a consumer reads anything of each unit.
+
+    The leading dimension, if any, runs over experts.
+    """
+    read = (_weight(layer) != 0).any(unit_dim(layer))
+    return read[..., consumer.features.to(read.device)].any(-1)
+
+
+def weight_scores(layer: Any, activation: Tensor | None = None) -> Tensor:
     """Magnitudes, of the shape of the weight; ranked along `fan_in_dim`.
 
     Args:
@@ -40,29 +58,33 @@ def weight_scores(layer: nn.Module, activation: Tensor | None = None) -> Tensor:
     magnitude = _weight(layer).abs()
     if activation is None:
         return magnitude
-    return magnitude * activation.unsqueeze(1 - fan_in_dim(layer))
+    return magnitude * activation.unsqueeze(unit_dim(layer) - magnitude.dim())
 
 
 def unit_scores(members: Sequence[Member], activation: Tensor | None = None) -> Tensor:
-    """`(units,)`: L2 norm of the weights that produce each head or neuron.
+    """`(..., units)`: L2 norm of the weights that produce each head or neuron.
+
+    The leading dimension, if any, runs over experts.
 
     Args:
         members: the producers of the units.
         activation: root mean square of what each unit hands on, `(units,)`, to scale with.
     """
-    norms = functional.unit_norms([_row_norms(layer)[_index(p, layer)] for layer, p in members])
+    norms = functional.unit_norms(
+        [_row_norms(layer)[..., _index(p, layer)] for layer, p in members]
+    )
     return norms if activation is None else norms * activation
 
 
-def _row_norms(layer: nn.Module) -> Tensor:
+def _row_norms(layer: Any) -> Tensor:
     return functional.row_norms(_weight(layer), fan_in_dim(layer))
 
 
-def _index(projection: Projection, layer: nn.Module) -> Tensor:
+def _index(projection: Projection, layer: Any) -> Tensor:
     return projection.features.to(_weight(layer).device)
 
 
-def _weight(layer: nn.Module) -> Tensor:
+def _weight(layer: Any) -> Tensor:
     weight = layer.weight
     assert isinstance(weight, Tensor)
     return weight.detach()

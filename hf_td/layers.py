@@ -8,6 +8,8 @@ recompiles. In eval mode a layer is its stock class.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_td import functional
 from hf_td.activations import sampled_squares
-from hf_td.anatomy import layout_of
+from hf_td.anatomy import Stack, layout_of, stacks_of
 
 
 class TargetedMixin:
@@ -94,11 +96,42 @@ class ShadowedMixin(TargetedMixin):
         if not self.training:
             return parent.forward(*args, **kwargs)
         self.measure(*args, *kwargs.values())
-        self.__dict__["weight"] = self.effective_weight()
-        try:
+        with _in_front(self, {"weight": self.effective_weight()}):
             return parent.forward(*args, **kwargs)
-        finally:
-            del self.__dict__["weight"]
+
+
+class TargetedExpertsMixin:
+    """For modules of experts, whose forwards read 3-D parameters.
+
+    As in `ShadowedMixin`, masked weights stand in front of those parameters that have a mask.
+    """
+
+    training: bool
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """What the stock class computes, with the weights of this update."""
+        parent: Any = super()
+        if not self.training:
+            return parent.forward(*args, **kwargs)
+        stacks = _targeted_stacks(self)
+        masked = {stack.name: functional.masked(stack.weight, stack.keep) for stack in stacks}
+        with _in_front(self, masked):
+            return parent.forward(*args, **kwargs)
+
+
+def _targeted_stacks(module: Any) -> list[Stack]:
+    return [stack for stack in stacks_of(module) if stack.keep_name in module._buffers]
+
+
+@contextmanager
+def _in_front(module: Any, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let a module read these tensors where it has parameters of the same names."""
+    module.__dict__.update(tensors)
+    try:
+        yield
+    finally:
+        for name in tensors:
+            del module.__dict__[name]
 
 
 # Stock class to targeted class. Another layout is another row here and in anatomy/layouts.py;
@@ -111,32 +144,38 @@ TARGETED: dict[type[nn.Module], type[nn.Module]] = {
 
 def _targeted_class(stock: type[nn.Module]) -> type[nn.Module]:
     if stock not in TARGETED:
-        TARGETED[stock] = type(f"Targeted{stock.__name__}", (ShadowedMixin, stock), {})
+        mixin: Any = ShadowedMixin if issubclass(stock, nn.Linear) else TargetedExpertsMixin
+        TARGETED[stock] = type(f"Targeted{stock.__name__}", (mixin, stock), {})
     return TARGETED[stock]
 
 
-def _can_be_targeted(module: nn.Module) -> bool:
-    """A known class, or a subclass of `nn.Linear` that keeps an ordinary weight."""
-    if type(module) in (nn.Linear, Conv1D):
+def _can_be_targeted(layer: Any) -> bool:
+    """A known class, or a subclass of `nn.Linear` or a stack that keeps an ordinary weight."""
+    if type(layer) in (nn.Linear, Conv1D):
         return True
-    weight = getattr(module, "weight", None)
+    weight = getattr(layer, "weight", None)
     plain = type(weight) is nn.Parameter and weight.is_floating_point()
-    return isinstance(module, nn.Linear) and plain and not is_targeted(module)
+    return isinstance(layer, (nn.Linear, Stack)) and plain and not is_targeted(_module_of(layer))
 
 
-def check_targetable(name: str, module: nn.Module) -> None:
-    """Raise unless `target` can be applied to the module.
+def _module_of(layer: Any) -> Any:
+    return layer.module if isinstance(layer, Stack) else layer
+
+
+def check_targetable(name: str, layer: Any) -> None:
+    """Raise unless `target` can be applied to the layer.
 
     Args:
-        name: dotted name of the module, for the message.
-        module: a linear layer.
+        name: dotted name of the layer, for the message.
+        layer: a linear layer, or a stack of experts.
 
     Raises:
         TypeError: the class has no targeted variant (quantised layers have none), the layer is
             targeted already, or its forward was replaced.
     """
+    module = _module_of(layer)
     stock = type(module)
-    if not _can_be_targeted(module):
+    if not _can_be_targeted(layer):
         raise TypeError(
             f"cannot target {name}: expected a Linear or Conv1D layer with a floating-point weight "
             f"of its own, got {stock.__module__}.{stock.__name__}; exclude it by exclude=[{name!r}]"
@@ -148,19 +187,27 @@ def check_targetable(name: str, module: nn.Module) -> None:
         )
 
 
-def target(module: nn.Module, keep: Tensor, *, measures: bool = False) -> None:
+def target(layer: Any, keep: Tensor, *, measures: bool = False) -> None:
     """Turn a linear layer into its targeted class, in place.
 
     The module stays the same object with the same parameters, hooks and flags, so optimisers,
     tied weights and modules that occur twice need no attention.
 
     Args:
-        module: one that `check_targetable` lets pass.
-        keep: the first mask, broadcastable to `module.weight`.
-        measures: whether to sum up the squares of its inputs while it trains.
+        layer: one that `check_targetable` lets pass. A module of experts becomes targeted with the
+            first of its stacks.
+        keep: the first mask, broadcastable to `layer.weight`.
+        measures: whether to sum up the squares of its inputs while it trains; experts do not.
     """
-    module.__class__ = _targeted_class(type(module))
-    module.register_buffer("keep", keep, persistent=False)
+    module = _module_of(layer)
+    if not is_targeted(module):
+        module.__class__ = _targeted_class(type(module))
+    module.register_buffer(_keep_name(layer), keep, persistent=False)
+    if isinstance(module, TargetedMixin):
+        _prepare_to_measure(module, measures)
+
+
+def _prepare_to_measure(module: Any, measures: bool) -> None:
     squares = rows = None
     if measures:
         layout = layout_of(module)
@@ -172,13 +219,25 @@ def target(module: nn.Module, keep: Tensor, *, measures: bool = False) -> None:
     module.register_buffer("input_rows", rows, persistent=False)
 
 
-def restore(module: nn.Module) -> None:
-    """Turn a targeted layer back into its stock class, in place."""
-    stock = next(s for s, targeted in TARGETED.items() if type(module) is targeted)
-    del module.keep, module.input_squares, module.input_rows
-    module.__class__ = stock
+def restore(layer: Any) -> None:
+    """Turn a targeted layer back into its stock class, in place; experts with their last stack."""
+    module = _module_of(layer)
+    delattr(module, _keep_name(layer))
+    if isinstance(module, TargetedMixin):
+        del module.input_squares, module.input_rows
+    if not _targeted_stacks(module):
+        module.__class__ = next(s for s, targeted in TARGETED.items() if type(module) is targeted)
+
+
+def _keep_name(layer: Any) -> str:
+    return layer.keep_name if isinstance(layer, Stack) else "keep"
+
+
+def can_measure(layer: Any) -> bool:
+    """Whether importance by activation applies: not to experts, which see a few tokens each."""
+    return not isinstance(layer, Stack)
 
 
 def is_targeted(module: nn.Module) -> bool:
-    """Whether the module is a targeted layer."""
-    return isinstance(module, TargetedMixin)
+    """Whether the module is a targeted layer, or has experts that are targeted."""
+    return isinstance(module, (TargetedMixin, TargetedExpertsMixin))

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from hf_td.activations import Activations, attach_activations, sum_over_processes
 from hf_td.anatomy import Anatomy, read_anatomy
 from hf_td.config import CONFIG_KEY, Rates, TargetedDropoutConfig, configure
-from hf_td.layers import check_targetable, restore, target
+from hf_td.layers import can_measure, check_targetable, restore, target
 from hf_td.masks import draw
 from hf_td.sites import Site, plan_sites
 
@@ -69,7 +69,8 @@ class Patch:
         """Add what the last update saw to the moving averages; each update counts once."""
         if self.activations is None:
             return
-        taken = {site.name: site.layer.take_squares() for site in self.sites}
+        layers = {site.name: site.layer for site in self.sites}
+        taken = {n: layer.take_squares() for n, layer in layers.items() if can_measure(layer)}
         seen = sum_over_processes([tensor for pair in taken.values() for tensor in pair])
         for name, squares, rows in zip(taken, seen[::2], seen[1::2], strict=True):
             self.activations.update(name, squares, rows)

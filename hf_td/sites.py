@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hf_td import importance
 from hf_td.activations import Activations
-from hf_td.anatomy import Anatomy, Block
+from hf_td.anatomy import Anatomy, Block, Companion, Projection, find_layer
 from hf_td.config import TargetedDropoutConfig, matches
 from hf_td.importance import Member, members_of
 
@@ -74,7 +74,7 @@ class UnitSite:
 
     Attributes:
         name: dotted name of the consumer.
-        layer: the consumer, a linear layer.
+        layer: the consumer, a linear layer, or such a layer of all experts of a module.
         index: the number of the site in its model, which keys its draws; tied blocks share it.
         block: what the units belong to.
         members: the producers of the units; those of all tied blocks, so that the same units are
@@ -94,16 +94,16 @@ class UnitSite:
     @property
     def dim(self) -> int:
         """The dimension of `scores` along which candidates are ranked."""
-        return 0
+        return -1
 
     def everything(self) -> Tensor:
         """The mask that drops nothing."""
-        return self.spread(torch.ones(self.block.units, dtype=torch.bool)).to(
-            self.layer.weight.device
-        )
+        weight = self.layer.weight
+        units = torch.ones(*weight.shape[:-2], self.block.units, dtype=torch.bool)
+        return self.spread(units.to(weight.device))
 
     def scores(self) -> Tensor:
-        """`(units,)`."""
+        """`(units,)`, or `(experts, units)`: neurons are ranked inside each expert."""
         return importance.unit_scores(self.members, self._activation())
 
     def _activation(self) -> Tensor | None:
@@ -119,11 +119,10 @@ class UnitSite:
         return torch.stack(squares).mean(0).sqrt() if len(squares) == len(scales) else None
 
     def spread(self, mask: Tensor) -> Tensor:
-        """From `(units,)` to the consumer's input features, broadcastable to its weight."""
-        features = self.block.consumer.features
-        by_feature = torch.empty(features.numel(), dtype=mask.dtype, device=mask.device)
-        by_feature[features.flatten().to(mask.device)] = mask.repeat_interleave(features.shape[1])
-        return by_feature.unsqueeze(1 - importance.fan_in_dim(self.layer))
+        """From units to the consumer's input features, broadcastable to its weight."""
+        channels = self.layer.weight.shape[importance.fan_in_dim(self.layer)]
+        by_channel = by_feature(mask, self.block.consumer, channels)
+        return by_channel.unsqueeze(importance.unit_dim(self.layer) - self.layer.weight.dim())
 
     def parameters(self) -> Iterator[Tensor]:
         """What `remove` writes to; a fused producer occurs once."""
@@ -144,13 +143,30 @@ class UnitSite:
         """
         self.layer.weight.data.masked_fill_(self.spread(chosen), 0)
         for layer, projection in self.own_members:
-            rows = projection.features.to(chosen.device)[chosen].flatten()
-            layer.weight.data.index_fill_(1 - importance.fan_in_dim(layer), rows, 0)
+            weight, dim = layer.weight.data, importance.fan_in_dim(layer)
+            rows = by_feature(chosen, projection, weight.shape[importance.unit_dim(layer)])
+            weight.masked_fill_(rows.unsqueeze(dim - weight.dim()), 0)
             if layer.bias is not None:
-                layer.bias.data.index_fill_(0, rows, 0)
+                layer.bias.data.masked_fill_(rows, 0)
 
 
 Site = WeightSite | UnitSite
+
+
+def by_feature(mask: Tensor, slices: Projection | Companion, size: int) -> Tensor:
+    """A mask over units as one over the features of a parameter, zero for what is not of them.
+
+    Args:
+        mask: `(..., units)`.
+        slices: whose features belong to the units.
+        size: the number of all features of its parameter.
+
+    Returns:
+        `(..., size)`, of the type of the mask.
+    """
+    spread = torch.zeros(*mask.shape[:-1], size, dtype=mask.dtype, device=mask.device)
+    spread[..., slices.features.to(mask.device)] = mask.unsqueeze(-1)
+    return spread
 
 
 def plan_sites(
@@ -191,7 +207,7 @@ def _weight_sites(
 ) -> Iterator[WeightSite]:
     for name in block.modules:
         if config.selects(name, block.layer):
-            yield WeightSite(name, model.get_submodule(name), _index(anatomy, name), activations)
+            yield WeightSite(name, find_layer(model, name), _index(anatomy, name), activations)
 
 
 def _unit_sites(
@@ -213,13 +229,13 @@ def _unit_sites(
     members = tuple(member for other in tied for member in members_of(model, other))
     consumers = tuple(_consumer(model, other) for other in tied)
     index = _index(anatomy, tied[0].consumer.module)
-    layer = model.get_submodule(name)
+    layer = find_layer(model, name)
     yield UnitSite(name, layer, index, block, members, consumers, activations)
 
 
 def _consumer(model: nn.Module, block: Block) -> Consumer:
     name = block.consumer.module
-    return name, model.get_submodule(name), block.consumer.features
+    return name, find_layer(model, name), block.consumer.features
 
 
 def _index(anatomy: Anatomy, name: str) -> int:

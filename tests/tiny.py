@@ -63,11 +63,15 @@ FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
 def tiny_model(family: str, seed: int = 0) -> PreTrainedModel:
     """A tiny random model in eval mode, with biases that are not zero."""
     torch.manual_seed(seed)
-    model = FAMILIES[family]()
+    return with_random_biases(FAMILIES[family]()).eval()
+
+
+def with_random_biases(model: PreTrainedModel) -> PreTrainedModel:
+    """The model itself, with biases that are not zero."""
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.1)
-    return model.eval()
+    return model
 
 
 def tiny_inputs(model: PreTrainedModel, batch: int = 2, length: int = 7) -> dict[str, Any]:

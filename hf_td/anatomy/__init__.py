@@ -1,8 +1,17 @@
 """Reads a Transformer by its structure: where its units are, and in which layers they lie."""
 
 from hf_td.anatomy.blocks import Anatomy, Block, Companion, Part, Projection, Role, layer_index
+from hf_td.anatomy.experts import eager_experts
 from hf_td.anatomy.inputs import probe_inputs
-from hf_td.anatomy.layouts import Layout, layout_of, linear_layers
+from hf_td.anatomy.layouts import (
+    Layout,
+    Stack,
+    find_layer,
+    layout_of,
+    linear_layers,
+    parameter_names,
+    stacks_of,
+)
 from hf_td.anatomy.reading import read_anatomy
 from hf_td.anatomy.trace import evaluating, tensors_in
 
@@ -14,11 +23,16 @@ __all__ = [
     "Part",
     "Projection",
     "Role",
+    "Stack",
+    "eager_experts",
     "evaluating",
+    "find_layer",
     "layer_index",
     "layout_of",
     "linear_layers",
+    "parameter_names",
     "probe_inputs",
     "read_anatomy",
+    "stacks_of",
     "tensors_in",
 ]

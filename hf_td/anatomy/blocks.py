@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hf_td.anatomy.layouts import layout_of
+from hf_td.anatomy.layouts import find_layer, layout_of
 
 Part = Literal["attention", "feed_forward"]
 Role = Literal["q", "k", "v", "o", "gate", "up", "down"]
@@ -22,10 +22,10 @@ class Projection:
     A fused layer occurs once for each of its roles, with different features.
 
     Attributes:
-        module: dotted name of the linear layer.
+        module: dotted name of the linear layer; of the parameter, for a stack of experts.
         role: what the features are for.
         features: `(units, per_unit)` indices, of output features for a producer and of input
-            features for a consumer.
+            features for a consumer; in a stack of experts, of each of them.
     """
 
     module: str
@@ -39,7 +39,7 @@ class Projection:
 
     def feature_dim(self, model: nn.Module) -> int:
         """The dimension of the layer's weight that `features` index."""
-        layout = layout_of(model.get_submodule(self.module))
+        layout = layout_of(find_layer(model, self.module))
         assert layout is not None
         return layout.fan_in_dim if self.reads else layout.unit_dim
 
@@ -68,7 +68,8 @@ class Block:
     Attributes:
         name: dotted path that its projections share.
         part: `attention` or `feed_forward`.
-        units: number of heads (KV groups under grouped queries) or of neurons.
+        units: number of heads (KV groups under grouped queries) or of neurons; of the neurons of
+            each expert, in a module of experts.
         producers: q, k and v, or gate and up.
         consumer: o or down.
         companions: what else has a slice for each unit.
@@ -105,7 +106,8 @@ class Anatomy:
 
     Attributes:
         blocks: in the order in which the model runs them.
-        unclaimed: linear layers that are in no block (embedding projections, heads, routers, ...).
+        unclaimed: linear layers and stacks of experts that are in no block (embedding projections,
+            heads, routers, ...).
         uncalled: linear layers of the base model that a forward never calls; patching them would do
             nothing.
     """

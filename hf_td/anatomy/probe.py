@@ -30,6 +30,10 @@ class Probe:
         """Indices of the consumer's input features."""
         return torch.arange(self.consumer.input.shape[-1])
 
+    def units_of_channels(self, units: int) -> Tensor:
+        """`(channels,)`: the number of the unit of each channel, if there are so many units."""
+        return self.channels // (len(self.channels) // units)
+
     def gradients(self, choice: Tensor, *, one_token: bool = False) -> list[Tensor]:
         """For each feeder, `(tokens, rows)`: whether that row got a gradient at that token."""
         leaves = [f.leaf for f in self.feeders]
@@ -76,7 +80,8 @@ def prove_block(
     units = _count_units(probe)
     if units is None:
         return None
-    numbers = _number_rows(probe, probe.reached, [f.leaf.shape[-1] for f in feeders], units)
+    sizes = [feeder.leaf.shape[-1] for feeder in feeders]
+    numbers = number_rows(probe.units_of_channels(units), probe.reached, sizes, units)
     part, strands = _strands(probe, numbers, units)
     if part is None or any(s.features is None for s in strands):
         return None
@@ -116,11 +121,17 @@ def _count_units(probe: Probe) -> int | None:
     return 1
 
 
-def _number_rows(
-    probe: Probe, reached: Callable[[Tensor], list[Tensor]], sizes: Sequence[int], units: int
+def number_rows(
+    unit: Tensor, reached: Callable[[Tensor], list[Tensor]], sizes: Sequence[int], units: int
 ) -> list[Tensor]:
-    """For each source, `(rows,)`: the unit of each row, or -1 where it has none or several."""
-    unit = probe.channels // (len(probe.channels) // units)
+    """For each source, `(rows,)`: the unit of each row, or -1 where it has none or several.
+
+    Args:
+        unit: `(channels,)`, the unit of each input channel of the consumer.
+        reached: says for each source which rows a gradient through chosen channels reaches.
+        sizes: the number of rows of each source.
+        units: how many there are.
+    """
     numbers = [torch.zeros(size, dtype=torch.long) for size in sizes]
     for bit in range((units - 1).bit_length()):
         ones = reached((unit >> bit) & 1 == 1)
@@ -136,8 +147,8 @@ def _companions(probe: Probe, given: Given, units: int) -> Iterator[Companion]:
     for dim, size in enumerate(given.leaf.shape):
         if size % units == 0:
             reached = probe.reached_slices(given.leaf, dim)
-            (number,) = _number_rows(probe, reached, [size], units)
-            features = _features(number, number >= 0, units)
+            (number,) = number_rows(probe.units_of_channels(units), reached, [size], units)
+            features = features_by_unit(number, number >= 0, units)
             if features is not None:
                 yield Companion(given.name, dim, features)
 
@@ -166,7 +177,7 @@ def _strands(
     return None, []
 
 
-def _features(number: Tensor, rows: Tensor, units: int) -> Tensor | None:
+def features_by_unit(number: Tensor, rows: Tensor, units: int) -> Tensor | None:
     """The chosen rows by unit, `(units, per_unit)`; None if the units differ in their number."""
     counts = torch.bincount(number[rows], minlength=units)
     if len(counts) != units or not bool((counts == counts[0]).all()) or int(counts[0]) == 0:
@@ -189,7 +200,7 @@ def _attention_strands(
         for role, chosen in rows.items():
             if (chosen & owned).any():
                 strands.append(
-                    _Strand(feeder.name, role, _features(numbers[i], chosen & owned, units))
+                    _Strand(feeder.name, role, features_by_unit(numbers[i], chosen & owned, units))
                 )
     return strands
 
@@ -198,7 +209,7 @@ def _feed_forward_strands(probe: Probe, numbers: Sequence[Tensor], units: int) -
     """One strand for each row that a neuron has: gate and up apart, fused or not."""
     slots = []
     for i, feeder in enumerate(probe.feeders):
-        features = _features(numbers[i], numbers[i] >= 0, units)
+        features = features_by_unit(numbers[i], numbers[i] >= 0, units)
         columns = [None] if features is None else features.unbind(1)
         slots += [(i, feeder.name, column) for column in columns]
     alone = len(slots) == 1

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from hf_td.anatomy.blocks import Anatomy, Block, Projection, layer_index, pattern_of
+from hf_td.anatomy.experts import prove_experts
 from hf_td.anatomy.inputs import probe_inputs
-from hf_td.anatomy.layouts import linear_layers
+from hf_td.anatomy.layouts import expert_modules, linear_layers, stacks_of
 from hf_td.anatomy.probe import prove_block
 from hf_td.anatomy.trace import Call, Trace, thawed, trace
 from hf_td.config import CONFIG_KEY
@@ -59,14 +60,43 @@ def _read(model: nn.Module, example_inputs: Mapping[str, Any] | None) -> Anatomy
     prefix = _prefix_of(base, model)
     with torch.inference_mode(False), thawed(base):
         seen = trace(base, example_inputs or probe_inputs(base))
-        blocks = [_with_prefix(block, prefix) for block in _prove_all(seen)]
+        found = [*_prove_all(seen), *_prove_experts(seen)]
+        found.sort(key=lambda block: _last_call(seen, block))
+        blocks = [_with_prefix(block, prefix) for block in found]
     claimed = {name for block in blocks for name in block.modules}
     called = {call.name for call in seen.calls}
     return Anatomy(
         blocks=tuple(blocks),
-        unclaimed=tuple(n for n in linear_layers(model) if n not in claimed),
+        unclaimed=tuple(n for n in _prunable(model) if n not in claimed),
         uncalled=tuple(prefix + n for n in linear_layers(base) if n not in called),
     )
+
+
+def _prunable(model: nn.Module) -> list[str]:
+    """The names of all linear layers and stacks of experts."""
+    experts = expert_modules(model).items()
+    stacks = [f"{name}.{stack.name}" for name, module in experts for stack in stacks_of(module)]
+    return [*linear_layers(model), *stacks]
+
+
+def _prove_experts(seen: Trace) -> list[Block]:
+    """The block of every module of experts; the same place in another layer is proven once."""
+    proven: dict[tuple[Any, ...], Block | None] = {}
+    blocks = []
+    for call in seen.experts:
+        stacks = stacks_of(call.module)
+        key = (pattern_of(call.name), *(tuple(stack.weight.shape) for stack in stacks))
+        if key not in proven:
+            proven[key] = prove_experts(call.name, call.module, call.hidden_size)
+        like = proven[key]
+        if like is not None and layer_index(call.name) is not None:
+            blocks.append(_moved(like, [f"{call.name}.{stack.name}" for stack in stacks]))
+    return blocks
+
+
+def _last_call(seen: Trace, block: Block) -> int:
+    """When the block was over: at the call of its consumer."""
+    return seen.order.get(block.consumer.module, seen.order.get(block.name, -1))
 
 
 def _prove_all(seen: Trace) -> list[Block]:

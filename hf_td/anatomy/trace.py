@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_td.anatomy.layouts import linear_layers, out_features
+from hf_td.anatomy.layouts import expert_modules, linear_layers, out_features
 
 # A layer that reads the residual stream is fed by every layer before it. No block has so many
 # producers, so the search for feeders stops there.
@@ -30,6 +30,15 @@ class Call:
     name: str
     input: Tensor
     leaf: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ExpertsCall:
+    """One call of a module of experts: who it was, and the size of what went in."""
+
+    name: str
+    module: nn.Module
+    hidden_size: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,13 +56,17 @@ class Trace:
     Attributes:
         calls: one call for each linear layer, in order. A layer that is shared is called again
             and again, always in the same role.
+        experts: one call for each module of experts.
         given: the parameters of everything that is not a linear layer.
         outputs: the tensors that the forward returned.
+        order: the running number of each call, by name.
     """
 
     calls: tuple[Call, ...]
+    experts: tuple[ExpertsCall, ...]
     given: tuple[Given, ...]
     outputs: tuple[Tensor, ...]
+    order: Mapping[str, int]
 
     def feeders(self, call: Call) -> list[Call]:
         """The calls whose leaves reach the input of `call`; empty if there are too many."""
@@ -98,12 +111,19 @@ def trace(model: nn.Module, inputs: Mapping[str, Any]) -> Trace:
 
     To be called, and its result to be used, within `thawed`.
     """
-    calls: list[Call] = []
+    calls: list[Call | ExpertsCall] = []
     with evaluating(model), _stubbed(model, calls), torch.enable_grad():
         outputs = model(**inputs)
     first = {call.name: call for call in reversed(calls)}
     given = tuple(Given(name, parameter) for name, parameter in model.named_parameters())
-    return Trace(tuple(reversed(first.values())), given, tuple(tensors_in(outputs)))
+    ordered = tuple(reversed(first.values()))
+    return Trace(
+        calls=tuple(call for call in ordered if isinstance(call, Call)),
+        experts=tuple(call for call in ordered if isinstance(call, ExpertsCall)),
+        given=given,
+        outputs=tuple(tensors_in(outputs)),
+        order={call.name: number for number, call in enumerate(ordered)},
+    )
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
@@ -142,27 +162,43 @@ def thawed(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _stubbed(model: nn.Module, calls: list[Call]) -> Iterator[None]:
+def _stubbed(model: nn.Module, calls: list[Call | ExpertsCall]) -> Iterator[None]:
     generator = torch.Generator().manual_seed(0)
-    layers = linear_layers(model)
-    before = {m: m.__dict__["forward"] for m in layers.values() if "forward" in m.__dict__}
+    layers, experts = linear_layers(model), expert_modules(model)
+    stubbed = [*layers.values(), *experts.values()]
+    before = {m: m.__dict__["forward"] for m in stubbed if "forward" in m.__dict__}
     try:
         for name, module in layers.items():
             module.forward = _stub(name, out_features(module), calls, generator)
+        for name, module in experts.items():
+            module.forward = _experts_stub(name, module, calls, generator)
         yield
     finally:
-        for module in layers.values():
+        for module in stubbed:
             del module.__dict__["forward"]
         for module, forward in before.items():
             module.forward = forward
 
 
-def _stub(name: str, width: int, calls: list[Call], generator: torch.Generator) -> Any:
+def _stub(
+    name: str, width: int, calls: list[Call | ExpertsCall], generator: torch.Generator
+) -> Any:
     def forward(hidden: Tensor, *_: Any, **__: Any) -> Tensor:
         # Positive numbers keep rectified activations alive, so that no neuron looks dead.
         noise = torch.rand(*hidden.shape[:-1], width, generator=generator) + 0.5
         leaf = noise.to(hidden.device, hidden.dtype).requires_grad_()
         calls.append(Call(name, hidden, leaf))
         return leaf.clone()  # a model may write into it
+
+    return forward
+
+
+def _experts_stub(
+    name: str, module: nn.Module, calls: list[Call | ExpertsCall], generator: torch.Generator
+) -> Any:
+    def forward(hidden: Tensor, *_: Any, **__: Any) -> Tensor:
+        calls.append(ExpertsCall(name, module, hidden.shape[-1]))
+        noise = torch.rand(hidden.shape, generator=generator)
+        return hidden + noise.to(hidden.device, hidden.dtype)  # what feeds it stays visible
 
     return forward

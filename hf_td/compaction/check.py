@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_td.anatomy import evaluating, tensors_in
+from hf_td.anatomy import Stack, eager_experts, evaluating, find_layer, tensors_in
 
 # Largest relative difference that rounding explains, by the type that was computed in.
 TOLERANCE = {
@@ -38,10 +38,10 @@ def footprint(model: nn.Module, inputs: Mapping[str, Any], consumers: list[str])
     """
     values: dict[str, Tensor] = {}
     hooks = [
-        model.get_submodule(name).register_forward_hook(_keeper(values, name)) for name in consumers
+        _caller(model, name).register_forward_hook(_keeper(values, name)) for name in consumers
     ]
     try:
-        with torch.no_grad(), evaluating(model), _widened(model):
+        with torch.no_grad(), evaluating(model), eager_experts(model), _widened(model):
             outputs = model(**_cast(inputs, model))
     except Exception as error:
         place = next((name for name in consumers if name not in values), "the head")
@@ -75,6 +75,12 @@ def compare(masked: Footprint, compact: Footprint) -> None:
                 f"the compact model differs from the masked one, first in {name}: by "
                 f"{difference:.1e} of its largest value, where {allowed:.0e} is allowed"
             )
+
+
+def _caller(model: nn.Module, name: str) -> nn.Module:
+    """The module whose output is that of the consumer: experts add theirs up in one module."""
+    layer = find_layer(model, name)
+    return layer.module if isinstance(layer, Stack) else layer
 
 
 def _keeper(values: dict[str, Tensor], name: str) -> Any:

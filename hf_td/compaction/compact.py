@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from hf_td.anatomy import Anatomy, Block, probe_inputs, read_anatomy
 from hf_td.compaction.check import Footprint, compare, footprint
-from hf_td.compaction.kept import choose_units, needed_units
-from hf_td.compaction.layout import QUANT_METHOD, CompactLayout, set_counts, set_parameter
+from hf_td.compaction.kept import choose_units, dead_heads, needed_units
+from hf_td.compaction.layout import QUANT_METHOD, CompactLayout, count_of
 from hf_td.compaction.surgery import cut_parameters, new_counts
+from hf_td.compaction.trial import Undo, fixed_heads, replace
 from hf_td.patching import find_patch, unpatch_model
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -30,13 +31,14 @@ def compact_model(
     """Take the heads and neurons that pruning left without effect out of a model, in place.
 
     A unit goes when its consumer reads nothing of it (all its columns are zero). Every layer
-    keeps at least one unit, which then contributes nothing. The layout is recorded in
+    keeps at least one unit, which then contributes nothing; heads that the forward of a family
+    counts on all stay, as zeros. The layout is recorded in
     `model.config`, so that what `save_pretrained` writes loads again after `import hf_td`.
 
     Args:
         model: a model that was pruned at the unit level; patched models are unpatched.
         multiple_of: feed-forward widths are rounded up to a multiple of it, by keeping dead
-            neurons; 1 for the narrowest.
+            neurons; 1 for the narrowest (of experts, 8, as their kernels demand).
         check: compare the outputs of the masked and the compact model on a small input.
         example_inputs: as in `patch_model`.
 
@@ -52,9 +54,9 @@ def compact_model(
     if find_patch(model) is not None:
         unpatch_model(model)
     anatomy = read_anatomy(model, example_inputs)
-    counts = needed_units(model, anatomy, multiple_of)
+    counts = needed_units(model, anatomy, multiple_of, example_inputs)
     if not _cuts(counts):
-        raise ValueError(_nothing_dead(model, anatomy, multiple_of))
+        raise ValueError(_nothing_dead(model, anatomy, multiple_of, example_inputs))
     return cut_model(model, anatomy, counts, check=check, example_inputs=example_inputs)
 
 
@@ -62,7 +64,8 @@ def can_compact(
     model: nn.Module, *, multiple_of: int = 8, example_inputs: Mapping[str, Any] | None = None
 ) -> bool:
     """Whether there is anything for `compact_model` to take out, given the same arguments."""
-    return _cuts(needed_units(model, read_anatomy(model, example_inputs), multiple_of))
+    anatomy = read_anatomy(model, example_inputs)
+    return _cuts(needed_units(model, anatomy, multiple_of, example_inputs))
 
 
 def _cuts(counts: Mapping[Block, int]) -> bool:
@@ -83,34 +86,12 @@ def cut_model(
         ValueError: as `compact_model`.
     """
     before = _footprint(model, anatomy, example_inputs) if check else None
-    undo = _cut(model, choose_units(model, anatomy, counts))
+    kept = choose_units(model, anatomy, counts)
+    undo = replace(model, cut_parameters(model, kept), new_counts(model, kept))
     if before is not None:
         _compare_or_undo(model, anatomy, before, undo, example_inputs)
     _record(model, undo)
     return model
-
-
-# What a cut replaced: parameters by name, and counts by module name.
-Undo = tuple[Mapping[str, Tensor], dict[str, dict[str, int]]]
-
-
-def _cut(model: nn.Module, kept: Mapping[Block, Tensor]) -> Undo:
-    smaller = cut_parameters(model, kept)
-    counts = new_counts(model, kept)
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    undo = (
-        {name: parameters[name] for name in smaller},
-        {m: {a: getattr(model.get_submodule(m), a) for a in c} for m, c in counts.items()},
-    )
-    _set(model, (smaller, counts))
-    return undo
-
-
-def _set(model: nn.Module, state: Undo) -> None:
-    parameters, counts = state
-    for name, tensor in parameters.items():
-        set_parameter(model, name, tensor)
-    set_counts(model, counts)
 
 
 def _footprint(
@@ -130,7 +111,7 @@ def _compare_or_undo(
     try:
         compare(before, _footprint(model, anatomy, example_inputs))
     except Exception as error:
-        _set(model, undo)
+        replace(model, *undo)
         raise ValueError(
             f"{type(model).__name__} cannot be made compact, and was left as it was: {error}"
         ) from error
@@ -145,7 +126,7 @@ def _record(model: nn.Module, undo: Undo) -> None:
     parameters = dict(model.named_parameters(remove_duplicate=False))
     layout = layout_of_model(model) or CompactLayout(shapes={}, attributes={})
     shapes = {name: tuple(parameters[name].shape) for name in replaced}
-    attributes = {m: {a: getattr(model.get_submodule(m), a) for a in c} for m, c in counts.items()}
+    attributes = {m: {a: count_of(model.get_submodule(m), a) for a in c} for m, c in counts.items()}
     merged = CompactLayout(
         shapes={**layout.shapes, **shapes}, attributes={**layout.attributes, **attributes}
     )
@@ -159,7 +140,19 @@ def layout_of_model(model: nn.Module) -> CompactLayout | None:
     return CompactLayout.from_dict(recorded) if ours else None
 
 
-def _nothing_dead(model: nn.Module, anatomy: Anatomy, multiple_of: int) -> str:
+def _nothing_dead(
+    model: nn.Module,
+    anatomy: Anatomy,
+    multiple_of: int,
+    example_inputs: Mapping[str, Any] | None,
+) -> str:
+    fixed = fixed_heads(model, dead_heads(model, anatomy), example_inputs)
+    if fixed:
+        stay = [f"{block.name}: {reason}" for block, reason in fixed.items()]
+        return (
+            f"no unit of {type(model).__name__} can be taken out: no neuron is without effect, and "
+            f"heads have to stay: {stay}"
+        )
     obstacles = [f"{b.name}: {b.obstacle}" for b in anatomy.blocks if b.obstacle]
     return (
         f"no unit of {type(model).__name__} can be taken out: every head and every group of "

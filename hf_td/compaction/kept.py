@@ -3,46 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import lcm
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hf_td.anatomy import Anatomy, Block
-from hf_td.importance import fan_in_dim
+from hf_td.anatomy import Anatomy, Block, Stack, find_layer
+from hf_td.compaction.trial import fixed_heads
+from hf_td.importance import read_units
+
+# Grouped matrix products refuse rows that are no multiple of 16 bytes: 8 numbers of 16 bits.
+EXPERTS_MULTIPLE = 8
 
 
 def live_units(model: nn.Module, block: Block) -> Tensor:
-    """Boolean `(units,)`: whether the consumer reads anything of the unit.
+    """Boolean `(units,)` or `(experts, units)`: whether the consumer reads anything of the unit.
 
     Only zero columns of the consumer make a unit dead. A head whose query or key is zero still
     averages its values, and a neuron whose weights are zero still passes its bias on.
     """
-    layer = model.get_submodule(block.consumer.module)
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    columns = weight.detach().movedim(fan_in_dim(layer), 0)
-    read = (columns != 0).flatten(1).any(1)
-    return read[block.consumer.features.to(read.device)].any(1).cpu()
+    return read_units(find_layer(model, block.consumer.module), block.consumer).cpu()
 
 
-def needed_units(model: nn.Module, anatomy: Anatomy, multiple_of: int = 1) -> dict[Block, int]:
+def needed_units(
+    model: nn.Module,
+    anatomy: Anatomy,
+    multiple_of: int = 1,
+    example_inputs: Mapping[str, Any] | None = None,
+) -> dict[Block, int]:
     """For each block whose units can go, how many have to stay.
 
-    At least one, and in a feed-forward part a multiple of `multiple_of` (or all of them).
+    At least one, and in a feed-forward part a multiple of `multiple_of` (or all of them). Experts
+    keep as many as the one that needs most, and a multiple of `EXPERTS_MULTIPLE`. Blocks whose
+    forward cannot run with fewer heads are not in it.
     """
+    fixed = fixed_heads(model, dead_heads(model, anatomy), example_inputs)
     counts = {}
     for block in anatomy.blocks:
-        if block.obstacle is None:
-            step = multiple_of if block.part == "feed_forward" else 1
-            live = int(_live_anywhere(model, anatomy, block).sum())
+        if block.obstacle is None and block not in fixed:
+            step = _step(model, block, multiple_of)
+            live = int(_live_anywhere(model, anatomy, block).sum(-1).max())
             counts[block] = min(block.units, step * max(1, -(-live // step)))
     return counts
+
+
+def _step(model: nn.Module, block: Block, multiple_of: int) -> int:
+    """What the number of units of a block has to be a multiple of."""
+    if block.part == "attention":
+        return 1
+    experts = isinstance(find_layer(model, block.consumer.module), Stack)
+    return lcm(multiple_of, EXPERTS_MULTIPLE) if experts else multiple_of
+
+
+def dead_heads(model: nn.Module, anatomy: Anatomy) -> list[Block]:
+    """The attention blocks that have heads without effect."""
+    heads = [b for b in anatomy.blocks if b.part == "attention" and b.obstacle is None]
+    return [block for block in heads if not _live_anywhere(model, anatomy, block).all()]
 
 
 def choose_units(
     model: nn.Module, anatomy: Anatomy, counts: Mapping[Block, int]
 ) -> dict[Block, Tensor]:
-    """For each block, the sorted indices of the units that stay: the live ones, then dead ones."""
+    """For each block, the sorted indices of the units that stay: the live ones, then dead ones.
+
+    `(count,)`, or `(experts, count)`.
+    """
     return {
         block: _first(_live_anywhere(model, anatomy, block), count)
         for block, count in counts.items()
@@ -55,4 +81,4 @@ def _live_anywhere(model: nn.Module, anatomy: Anatomy, block: Block) -> Tensor:
 
 
 def _first(live: Tensor, count: int) -> Tensor:
-    return (~live).long().argsort(stable=True)[:count].sort().values
+    return (~live).long().argsort(stable=True)[..., :count].sort().values

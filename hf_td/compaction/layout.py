@@ -117,7 +117,7 @@ class CompactLayout:
         for name, counts in self.attributes.items():
             _expect(name in modules, f"layout.attributes[{name!r}]", "a module of the model", name)
             for attribute, count in counts.items():
-                most = getattr(modules[name], attribute, None)
+                most = count_of(modules[name], attribute)
                 known = isinstance(most, int) and count <= most
                 where = f"layout.attributes[{name!r}][{attribute!r}]"
                 _expect(known, where, f"a count of at most {most}", count)
@@ -177,11 +177,48 @@ def set_parameter(model: nn.Module, name: str, value: torch.Tensor) -> None:
             setattr(module, attribute, value.shape[dim])
 
 
+class OwnConfig:
+    """The config of one module: some counts are its own, all else is as the shared config says.
+
+    Attributes:
+        shared: the config that the module has in common with the rest of its model.
+    """
+
+    def __init__(self, shared: Any) -> None:
+        self.shared = shared
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "shared":  # asked for by copy and pickle
+            raise AttributeError(name)
+        return getattr(self.shared, name)
+
+
+def count_of(module: nn.Module, attribute: str) -> Any:
+    """A count that a module keeps itself, or else reads from its config; None if neither has it.
+
+    The config of a whole model is that of all its modules, and none of them owns it.
+    """
+    whole = hasattr(module, "base_model_prefix")
+    if whole or hasattr(module, attribute):
+        return getattr(module, attribute, None)
+    return getattr(getattr(module, "config", None), attribute, None)
+
+
 def set_counts(model: nn.Module, attributes: Mapping[str, Mapping[str, int]]) -> None:
-    """Set the counts that forwards read."""
+    """Set the counts that forwards read, in the module or in a config of its own."""
     for name, counts in attributes.items():
+        module: Any = model.get_submodule(name)
         for attribute, count in counts.items():
-            setattr(model.get_submodule(name), attribute, count)
+            if hasattr(module, attribute):
+                setattr(module, attribute, count)
+            else:
+                _set_in_config(module, attribute, count)
+
+
+def _set_in_config(module: Any, attribute: str, count: int) -> None:
+    if not isinstance(module.config, OwnConfig):
+        module.config = OwnConfig(module.config)
+    setattr(module.config, attribute, count)
 
 
 def _sizes_of(module: nn.Module) -> dict[str, int]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import inspect
 from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from hf_td.anatomy import Block
+from hf_td.anatomy import Block, Companion, Projection, parameter_names
 from hf_td.compaction.layout import KEY_VALUE_HEADS, QUERY_HEADS, WIDTHS
+from hf_td.sites import by_feature
 
-# Parameter name and dimension to the indices that go.
+# Parameter name and dimension to what goes along it: `(size,)`, or `(experts, size)`.
 Cuts = dict[tuple[str, int], Tensor]
 
 
@@ -20,37 +21,52 @@ def cut_parameters(model: nn.Module, kept: Mapping[Block, Tensor]) -> dict[str, 
     parameters = dict(model.named_parameters(remove_duplicate=False))
     smaller: dict[str, Tensor] = {}
     for (name, dim), gone in _cuts(model, kept).items():
-        tensor = smaller.get(name, parameters[name].detach())
-        stays = torch.ones(tensor.shape[dim], dtype=torch.bool)
-        stays[gone] = False
-        index = stays.nonzero().flatten().to(tensor.device)
-        smaller[name] = tensor.index_select(dim, index)
+        smaller[name] = _without(smaller.get(name, parameters[name].detach()), dim, gone)
     return smaller
+
+
+def smaller_shapes(model: nn.Module, kept: Mapping[Block, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shapes of what `cut_parameters` gives."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    shapes: dict[str, list[int]] = {}
+    for (name, dim), gone in _cuts(model, kept).items():
+        left = int((~gone).sum(-1).max())
+        shapes.setdefault(name, list(parameters[name].shape))[dim] = left
+    return {name: tuple(shape) for name, shape in shapes.items()}
+
+
+def _without(tensor: Tensor, dim: int, gone: Tensor) -> Tensor:
+    """A tensor less some of its slices; with a row for each expert, those of each expert."""
+    stays = (~gone).nonzero()[:, -1].to(tensor.device)
+    if gone.dim() == 1:
+        return tensor.index_select(dim, stays)
+    shape = [1] * tensor.dim()
+    shape[0], shape[dim] = len(gone), -1
+    return tensor.take_along_dim(stays.view(shape), dim).contiguous()
 
 
 def _cuts(model: nn.Module, kept: Mapping[Block, Tensor]) -> Cuts:
     """What goes of each parameter; a fused layer collects it from all its roles."""
-    found: defaultdict[tuple[str, int], list[Tensor]] = defaultdict(list)
+    sizes = {n: p.shape for n, p in model.named_parameters(remove_duplicate=False)}
+    found: Cuts = {}
     for block, units in kept.items():
-        gone = torch.ones(block.units, dtype=torch.bool)
-        gone[units] = False
+        gone = torch.ones(*units.shape[:-1], block.units, dtype=torch.bool).scatter(-1, units, 0)
         if gone.any():
-            for name, dim, features in _slices(model, block):
-                found[name, dim].append(features[gone].flatten())
-    return {key: torch.cat(indices).unique() for key, indices in found.items()}
+            for name, dim, slices in _slices(model, block):
+                features = by_feature(gone, slices, sizes[name][dim])
+                found[name, dim] = found.get((name, dim), False) | features
+    return found
 
 
-def _slices(model: nn.Module, block: Block) -> Iterator[tuple[str, int, Tensor]]:
-    """Every parameter of a block with the dimension and the features of its units."""
-    for projection in block.producers:
-        layer = model.get_submodule(projection.module)
-        yield f"{projection.module}.weight", projection.feature_dim(model), projection.features
-        if getattr(layer, "bias", None) is not None:
-            yield f"{projection.module}.bias", 0, projection.features
-    consumer = block.consumer
-    yield f"{consumer.module}.weight", consumer.feature_dim(model), consumer.features
+def _slices(model: nn.Module, block: Block) -> Iterator[tuple[str, int, Projection | Companion]]:
+    """Every parameter of a block with the dimension that runs over features of its units."""
+    for projection in block.projections:
+        weight, *bias = parameter_names(model, projection.module)
+        yield weight, projection.feature_dim(model), projection
+        if bias and not projection.reads:
+            yield bias[0], -1, projection
     for companion in block.companions:
-        yield companion.parameter, companion.dim, companion.features
+        yield companion.parameter, companion.dim, companion
 
 
 def new_counts(model: nn.Module, kept: Mapping[Block, Tensor]) -> dict[str, dict[str, int]]:
@@ -83,8 +99,24 @@ def _counts_of(module: nn.Module, block: Block, units: int) -> dict[str, int]:
         name: before * units // block.units
         for names, before in groups
         for name in sorted(names)
-        if type(module.__dict__.get(name)) is int and module.__dict__[name] == before
+        if _knows(module, name, before)
     }
+
+
+def _knows(module: nn.Module, name: str, count: int) -> bool:
+    """Whether a module has this count, as an attribute or in the config that its methods read."""
+    if name in module.__dict__:
+        return type(module.__dict__[name]) is int and module.__dict__[name] == count
+    config = getattr(module, "config", None)
+    return getattr(config, name, None) == count and name in _names_read(type(module))
+
+
+def _names_read(cls: type[nn.Module]) -> set[str]:
+    """The attributes of anything that the methods of a class read after it was built."""
+    own = [base for base in cls.__mro__ if issubclass(base, nn.Module) and base is not nn.Module]
+    methods = [m for base in own for name, m in vars(base).items() if name != "__init__"]
+    codes = [inspect.unwrap(m).__code__ for m in methods if inspect.isfunction(m)]
+    return {name for code in codes for name in code.co_names}
 
 
 def _queries_per_unit(block: Block) -> int:

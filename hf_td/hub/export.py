@@ -104,7 +104,8 @@ def export_model(
         check_extra()
     shell = _shell_of(model)
     anatomy = read_anatomy(shell, example_inputs)
-    plan = _plan(shell, anatomy, form, keep_heads_stock, multiple_of)
+    needed = needed_units(shell, anatomy, multiple_of, example_inputs)
+    plan = _plan(shell, anatomy, form, keep_heads_stock, needed)
     removal = count_removal(shell, anatomy.blocks)  # before it is cut
     _make(shell, anatomy, plan, example_inputs if check else None, check)
     with whole_folder(folder, overwrite=overwrite) as temporary:
@@ -148,9 +149,8 @@ def _shell_of(model: Any) -> Any:
 
 
 def _plan(
-    model: Any, anatomy: Anatomy, form: Form, keep_heads_stock: bool, multiple_of: int
+    model: Any, anatomy: Anatomy, form: Form, keep_heads_stock: bool, needed: Mapping[Block, int]
 ) -> _Plan:
-    needed = needed_units(model, anatomy, multiple_of)
     if form in ("compact", "onnx"):
         return _Plan(form, "it was asked for", needed)
     if form == "archive":
@@ -241,7 +241,9 @@ def _write(
     elif plan.form == "archive":
         write_archived_model(shell, folder)
     else:
-        shell.save_pretrained(folder)
+        # Names are mapped by class, and a class of remote code has no map of its own: what is
+        # loaded by one is written under the names of the model.
+        shell.save_pretrained(folder, save_original_format=plan.form != "compact")
     if processing_class is not None:
         processing_class.save_pretrained(folder)
     if metrics is not None:

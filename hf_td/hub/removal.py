@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hf_td.anatomy import Block
+from hf_td.anatomy import Block, find_layer
 from hf_td.compaction import layout_of_model
 from hf_td.hub.stock import build_empty, express
 from hf_td.pruning import count_sparsity
@@ -68,6 +68,4 @@ def _stock_model(model: Any) -> nn.Module:
 
 
 def _weight(model: nn.Module, name: str) -> Tensor:
-    weight = model.get_submodule(name).weight
-    assert isinstance(weight, Tensor)
-    return weight
+    return find_layer(model, name).weight

@@ -14,12 +14,13 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
-from hf_td.anatomy import Block
+from hf_td.anatomy import Block, find_layer, parameter_names
 
 # Fields that may hold a feed-forward width, or its ratio to the hidden size.
 RATIO_FIELDS = ("mlp_ratio",)
 WIDTH_FIELDS = (
     "intermediate_size",
+    "moe_intermediate_size",
     "hidden_dim",
     "n_inner",
     "d_ff",
@@ -80,13 +81,13 @@ def unexpressed(model: nn.Module, blocks: Iterable[Block], config: Any) -> list[
     A layer of a compact model that has a single unit left, for instance, is read as no block.
     """
     free = [block for block in blocks if block.obstacle is None]
-    readable = {name for block in free for name in block.modules}
-    readable |= {c.parameter.rpartition(".")[0] for block in free for c in block.companions}
+    readable = {n for block in free for m in block.modules for n in parameter_names(model, m)}
+    readable |= {c.parameter for block in free for c in block.companions}
     stock = dict(build_empty(model, config).named_parameters(remove_duplicate=False))
     return [
         name
         for name, parameter in model.named_parameters(remove_duplicate=False)
-        if name.rpartition(".")[0] not in readable and parameter.shape != stock[name].shape
+        if name not in readable and parameter.shape != stock[name].shape
     ]
 
 
@@ -97,9 +98,7 @@ def build_empty(model: nn.Module, config: Any) -> nn.Module:
 
 
 def _width(model: nn.Module, block: Block) -> int:
-    weight = model.get_submodule(block.consumer.module).weight
-    assert isinstance(weight, torch.Tensor)
-    return weight.shape[block.consumer.feature_dim(model)]
+    return find_layer(model, block.consumer.module).weight.shape[block.consumer.feature_dim(model)]
 
 
 def _stock_config(config: Any, fields: Mapping[str, Any]) -> Any:
@@ -175,4 +174,10 @@ def _head_fields(config: Any, block: Block, units: int) -> dict[str, int]:
     fields = {name: queries for name in HEAD_FIELDS if hasattr(config, name)}
     fields |= {name: units for name in KV_HEAD_FIELDS if hasattr(config, name)}
     sizes = [name for name in HEAD_SIZE_FIELDS if hasattr(config, name)] or ["head_dim"]
-    return fields | dict.fromkeys(sizes, rows["k"])
+    return fields | {name: rows["k"] for name in sizes if _can_be_set(config, name)}
+
+
+def _can_be_set(config: Any, name: str) -> bool:
+    """Falcon, for instance, derives the size of a head from the other fields."""
+    derived = getattr(type(config), name, None)
+    return not (isinstance(derived, property) and derived.fset is None)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hf_td import functional
-from hf_td.importance import fan_in_dim
+from hf_td.importance import fan_in_dim, unit_dim
 from hf_td.sites import Site, UnitSite
 
 Kind = Literal["uniform", "global"]
@@ -104,13 +104,12 @@ def _unit_parameters(site: UnitSite, budget: Budget) -> float:
     rows = sum(
         projection.features.shape[1] * _per_row(layer) for layer, projection in site.own_members
     )
-    outputs = site.layer.weight.numel() // site.block.consumer.features.numel()
+    outputs = site.layer.weight.shape[unit_dim(site.layer)]
     return rows + site.block.consumer.features.shape[1] * outputs
 
 
 def _per_row(layer: Any) -> int:
-    rows = layer.weight.shape[1 - fan_in_dim(layer)]
-    return layer.weight.numel() // rows + (layer.bias is not None)
+    return layer.weight.shape[fan_in_dim(layer)] + (layer.bias is not None)
 
 
 def _unit_flops(site: UnitSite, budget: Budget) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hf_td.activations import FILE, Activations, find_activations, measure_activations
 from hf_td.anatomy import read_anatomy
 from hf_td.config import TargetedDropoutConfig, configure, trained_with
+from hf_td.layers import can_measure
 from hf_td.pruning.budgets import Budget, Of
 from hf_td.pruning.report import PruningReport, count_sparsity
 from hf_td.sites import Site, plan_sites
@@ -87,7 +88,7 @@ def sites_to_prune(
     sites = plan_sites(model, anatomy, config)
     if config.importance != "activation":
         return sites
-    names = [site.name for site in sites]
+    names = [site.name for site in sites if can_measure(site.layer)]
     return plan_sites(model, anatomy, config, _activations(model, names, calibration))
 
 

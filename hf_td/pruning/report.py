@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from hf_td.anatomy import Block
-from hf_td.importance import fan_in_dim
+from hf_td.anatomy import Block, find_layer
+from hf_td.importance import read_units
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class BlockSparsity:
         name: dotted name.
         part: `attention` (heads, or KV groups) or `feed_forward` (neurons).
         removed: units of which the consumer reads nothing.
-        total: all units.
+        total: all units, of all experts.
     """
 
     name: str
@@ -135,9 +135,7 @@ def count_sparsity(model: nn.Module, blocks: Iterable[Block]) -> PruningReport:
 
 
 def _weight(model: nn.Module, name: str) -> Tensor:
-    weight = model.get_submodule(name).weight
-    assert isinstance(weight, Tensor)
-    return weight.detach()
+    return find_layer(model, name).weight.detach()
 
 
 def _count_layer(model: nn.Module, name: str) -> LayerSparsity:
@@ -146,7 +144,5 @@ def _count_layer(model: nn.Module, name: str) -> LayerSparsity:
 
 
 def _count_block(model: nn.Module, block: Block) -> BlockSparsity:
-    name = block.consumer.module
-    columns = _weight(model, name).movedim(fan_in_dim(model.get_submodule(name)), 0)
-    read = columns.flatten(1).any(1)[block.consumer.features.to(columns.device)].any(1)
-    return BlockSparsity(block.name, block.part, block.units - int(read.sum()), block.units)
+    read = read_units(find_layer(model, block.consumer.module), block.consumer)
+    return BlockSparsity(block.name, block.part, int((~read).sum()), read.numel())

@@ -1,0 +1,236 @@
+"""Every family goes the whole way, at both levels: from patching to the reloaded export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.testing import assert_close
+from transformers import PreTrainedModel
+
+from hf_td import (
+    anneal,
+    compact_model,
+    patch_model,
+    prune_model,
+    read_anatomy,
+    unpatch_model,
+)
+from hf_td.activations import save_activations
+from hf_td.hub import export_model, load_archived_model
+from hf_td.patching import find_patch
+from scripts import families
+from tests.families import TABLE, Family, family_inputs, family_outputs, tiny_family
+
+every_family = pytest.mark.parametrize("name", TABLE)
+of_heads = {
+    kind: pytest.mark.parametrize("name", [n for n, row in TABLE.items() if row.heads == kind])
+    for kind in ("go", "stay", "refused")
+}
+UPDATES = 2
+
+
+def settings_of(family: Family, level: str) -> dict[str, Any]:
+    """A patch that drops much from the first update on."""
+    chosen = family.unit_settings if level == "unit" else {"level": level}
+    rates = {"targeting": 0.5, "drop_rate": 0.8, "targeting_schedule": "constant"}
+    return {**chosen, **rates}
+
+
+def train(model: Any, first: int, last: int) -> None:
+    """Updates `first` to `last - 1`, each a function of its number."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for update in range(first, last):
+        torch.manual_seed(update)  # of the model's own dropout
+        anneal(model.train(), progress=update / UPDATES, update=update)
+        model(**family_inputs(model))[0].square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval()
+
+
+def assert_equal_outputs(model: Any, expected: dict[str, Tensor]) -> None:
+    got = family_outputs(model)
+    assert got.keys() == expected.keys()
+    for key, value in expected.items():
+        assert_close(got[key], value, rtol=1e-5, atol=1e-5)
+
+
+def assert_equal_states(model: Any, other: Any) -> None:
+    left, right = model.state_dict(), other.state_dict()
+    assert left.keys() == right.keys()
+    for key, value in left.items():
+        assert torch.equal(value, right[key]), key
+
+
+def reloaded(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    return type(model).from_pretrained(folder, local_files_only=True)
+
+
+def heads_and_neurons(model: Any) -> tuple[int, int]:
+    """The units of the first attention block, and of the first feed-forward block."""
+    blocks = read_anatomy(model).blocks
+    heads = next(block.units for block in blocks if block.part == "attention")
+    return heads, next(block.units for block in blocks if block.part == "feed_forward")
+
+
+@every_family
+def test_the_reading_finds_heads_and_neurons(name):
+    assert heads_and_neurons(tiny_family(name)) == TABLE[name].sizes
+
+
+@every_family
+@pytest.mark.parametrize("level", ["weight", "unit"])
+def test_a_resumed_run_is_an_uninterrupted_one(name, level, tmp_path):
+    settings = settings_of(TABLE[name], level)
+    model = patch_model(tiny_family(name), **settings)
+    train(model, 0, 1)
+    patch = find_patch(model)
+    assert patch is not None
+    assert patch.dropped_share() > 0.1
+    resumed = patch_model(tiny_family(name, seed=1), **settings)
+    resumed.load_state_dict(model.state_dict())
+    patch.settle_activations()
+    save_activations(model, tmp_path)
+    again = find_patch(resumed)
+    assert again is not None
+    again.resume(tmp_path)
+    train(model, 1, UPDATES)
+    train(resumed, 1, UPDATES)
+    assert_equal_states(model, resumed)
+    assert not torch.equal(
+        *(torch.cat([p.flatten() for p in m.parameters()]) for m in (model, tiny_family(name)))
+    )
+
+
+@every_family
+@pytest.mark.parametrize("level", ["weight", "unit"])
+def test_the_stock_model_comes_back(name, level):
+    model = tiny_family(name)
+    expected = family_outputs(model)
+    modules = {key: type(module) for key, module in model.named_modules()}
+    parameters = dict(model.named_parameters())
+    patch_model(model, **settings_of(TABLE[name], level))
+    anneal(model, progress=0.0, update=0)
+    assert {key: type(module) for key, module in model.named_modules()} != modules
+    assert_equal_outputs(model, expected)
+    unpatch_model(model)
+    assert {key: type(module) for key, module in model.named_modules()} == modules
+    assert all(parameter is parameters[key] for key, parameter in model.named_parameters())
+    assert len(dict(model.named_buffers())) == len(dict(tiny_family(name).named_buffers()))
+
+
+@every_family
+def test_sparse_weights_come_back_from_an_archive(name, tmp_path):
+    model = tiny_family(name)
+    report = prune_model(model, 0.5, level="weight")
+    assert report.sparsity == pytest.approx(0.5)
+    done = export_model(model, tmp_path / "x", form="archive", check=False)
+    again = load_archived_model(done.folder)
+    assert type(again) is type(model)
+    assert_equal_states(again, model)
+    assert_equal_outputs(again, family_outputs(model))
+
+
+@every_family
+def test_neurons_go_for_real(name, tmp_path):
+    model = tiny_family(name)
+    prune_model(model, 0.5, attention_level="none", feed_forward_level="unit")
+    heads, neurons = TABLE[name].sizes
+    check_way_out(model, (heads, neurons // 2), TABLE[name].neurons, tmp_path)
+
+
+@every_family
+def test_all_units_go_for_real_where_they_can(name, tmp_path):
+    family = TABLE[name]
+    model = tiny_family(name)
+    prune_model(model, 0.5, **family.unit_settings)
+    heads, neurons = family.sizes
+    left = heads // 2 if family.heads == "go" else heads
+    check_way_out(model, (left, neurons // 2), family.units, tmp_path)
+
+
+def check_way_out(model: Any, left: tuple[int, int], form: str, folder: Path) -> None:
+    """Export, reload, make compact, reload: each computes what the masked model computes."""
+    expected = family_outputs(model)
+    done = export_model(model, folder / "exported", check=False)
+    assert done.form == form, done.reason
+    again = reloaded(model, done.folder)
+    assert_sizes(again, left)
+    assert_equal_outputs(again, expected)
+    assert done.parameters == again.num_parameters() < model.num_parameters()
+    compact_model(model).save_pretrained(folder / "compact")
+    assert_equal_outputs(model, expected)
+    assert_equal_outputs(reloaded(model, folder / "compact"), expected)
+
+
+def assert_sizes(model: Any, left: tuple[int, int]) -> None:
+    """A block with one head left is read as no block, so it is not looked for."""
+    blocks = read_anatomy(model).blocks
+    for part, units in zip(("attention", "feed_forward"), left, strict=True):
+        found = next((block.units for block in blocks if block.part == part), units)
+        assert found == units
+
+
+@pytest.mark.parametrize("name", ["gpt_neox", "vit", "mixtral"])
+def test_compact_exports_have_the_names_of_the_model(name, tmp_path):
+    model = tiny_family(name)
+    prune_model(model, 0.5, level="unit")
+    expected = family_outputs(model)
+    done = export_model(model, tmp_path / "x", form="compact", check=False)
+    stored = set(load_file(done.folder / "model.safetensors"))
+    assert stored <= set(model.state_dict())
+    assert set(dict(model.named_parameters())) <= stored
+    assert_equal_outputs(reloaded(model, done.folder), expected)
+
+
+@of_heads["stay"]
+def test_heads_that_have_to_stay_are_not_taken_out(name):
+    model = tiny_family(name)
+    prune_model(model, 0.5, attention_level="unit", feed_forward_level="none")
+    expected = family_outputs(model)
+    with pytest.raises(ValueError, match=f"can be taken out: .*{TABLE[name].why}"):
+        compact_model(model)
+    assert_equal_outputs(model, expected)
+
+
+@of_heads["refused"]
+def test_heads_that_are_no_units_are_refused(name):
+    with pytest.raises(ValueError, match=f"cannot be dropped: {TABLE[name].why}"):
+        patch_model(tiny_family(name), level="unit")
+    with pytest.raises(ValueError, match=f"cannot be dropped: {TABLE[name].why}"):
+        prune_model(tiny_family(name), 0.5, level="unit")
+
+
+@pytest.mark.slow
+@every_family
+def test_exports_load_in_a_fresh_process(name, tmp_path):
+    model = tiny_family(name)
+    prune_model(model, 0.5, **TABLE[name].unit_settings)
+    ways: dict[Any, tuple[str, ...]] = {
+        "compact": ("hf_td", "remote_code"),
+        "archive": ("archive",),
+        "padded": ("stock",),
+        **({"stock": ("stock",)} if TABLE[name].units == "stock" else {}),
+    }
+    for form, expected in ways.items():
+        assert export_model(model, tmp_path / form, form=form).ways == expected
+
+
+def test_the_page_says_what_the_tests_show():
+    page = families.PAGE.read_text(encoding="utf-8")
+    assert families.updated(page) == page, "run python -m scripts.families"
+
+
+def test_what_others_wrote_on_the_page_stays():
+    others = f"{families.END}\nb\n<!-- coverage -->\nc\n<!-- /coverage -->\n"
+    new = families.updated(f"a\n{families.BEGIN}\nold\n{others}")
+    assert new.startswith(f"a\n{families.BEGIN}\n\n| family")
+    assert new.endswith(others)
+    assert "old" not in new
+    with pytest.raises(ValueError, match=r"families\.md has no <!-- families --> "):
+        families.updated("a page of another kind")
