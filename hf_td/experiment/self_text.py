@@ -1,0 +1,82 @@
+"""Text that a language model writes itself, for models whose training text is not at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from transformers import PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+# The seed of each split, and its share of the tokens.
+_SPLITS = {"train": (0, 1.0), "validation": (1, 0.125), "test": (2, 0.125)}
+_BATCH = 64
+_LONGEST = 512
+
+
+def write_splits(
+    model: PreTrainedModel, tokenizer: Tokenizer, tokens: int, names: Mapping[str, str]
+) -> dict[str, Iterable[str]]:
+    """Sample the text of each split, with a seed of its own, the same at every call.
+
+    Args:
+        model: that writes.
+        tokenizer: of the model.
+        tokens: how many the training split has, at least; positive.
+        names: of each split that is wanted, to which of `train`, `validation` and `test` it is.
+
+    Raises:
+        ValueError: there is no such split, or `tokens` is not positive.
+    """
+    if tokens < 1:
+        raise ValueError(f"self_tokens must be at least 1, got {tokens}")
+    unknown = sorted(set(names.values()) - set(_SPLITS))
+    if unknown:
+        raise ValueError(f"text of the model has the splits {list(_SPLITS)}, no {unknown}")
+    model.eval()
+    return {
+        split: write(model, tokenizer, round(tokens * _SPLITS[name][1]), seed=_SPLITS[name][0])
+        for split, name in names.items()
+    }
+
+
+@torch.no_grad()
+def write(model: PreTrainedModel, tokenizer: Tokenizer, tokens: int, *, seed: int) -> list[str]:
+    """Sample texts from the start token on, one for each row, until there are enough tokens.
+
+    Args:
+        model: in eval mode.
+        tokenizer: of the model.
+        tokens: how many, at least.
+        seed: of the draws; the global random state is left as it was.
+
+    Raises:
+        ValueError: the tokenizer has no token that begins or ends a text.
+    """
+    ends = {tokenizer.bos_token_id, tokenizer.eos_token_id} - {None}
+    if not ends:
+        raise ValueError("the tokenizer has no token that begins or ends a text (bos, eos)")
+    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    first = torch.full((_BATCH, 1), start)
+    texts, written = [], 0
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        while written < tokens:
+            rows = model.generate(
+                first,
+                attention_mask=torch.ones_like(first),
+                do_sample=True,  # and from the whole distribution
+                temperature=1.0,
+                top_k=0,
+                top_p=1.0,
+                max_length=min(
+                    _LONGEST, getattr(model.config, "max_position_embeddings", _LONGEST)
+                ),
+                eos_token_id=sorted(ends),
+                pad_token_id=start,
+            )[:, 1:]
+            if not (rows != start).any():
+                raise ValueError("the model writes nothing")
+            written += int((rows != start).sum())
+            texts += tokenizer.batch_decode(rows, skip_special_tokens=True)
+    return texts
