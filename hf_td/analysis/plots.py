@@ -65,8 +65,7 @@ def plot_curves(
     paths = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
     stem.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(_STYLE):
-        figure = _draw(curves, title)
-        _set_scale(figure.axes[0], metric, lower_is_better)
+        figure = _draw(curves, metric, title, lower_is_better)
         figure.savefig(paths[0], dpi=160)
         figure.savefig(paths[1], metadata={"Date": None})
     return paths
@@ -78,7 +77,9 @@ def _check(curves: Mapping[str, Sequence[Curve]]) -> None:
         raise ValueError(f"no points to plot for {empty or 'any method'}")
 
 
-def _draw(curves: Mapping[str, Sequence[Curve]], title: str) -> Figure:
+def _draw(
+    curves: Mapping[str, Sequence[Curve]], metric: str, title: str, lower_is_better: bool = False
+) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
@@ -87,9 +88,10 @@ def _draw(curves: Mapping[str, Sequence[Curve]], title: str) -> Figure:
         _add_method(axes, place, name, [seed for seed in seeds if seed])
     axes.set_title(title, loc="left", fontsize=12)
     axes.set_xlabel("sparsity: removed share of the prunable weights (%)")
+    _set_scale(axes, metric, lower_is_better)
     axes.set_xticks(_ticks(curves))
     axes.tick_params(color=_GREY)
-    axes.grid(color="#dddddd", linewidth=0.8)
+    axes.grid(color="#dddddd", linewidth=0.8, which="both" if lower_is_better else "major")
     axes.set_axisbelow(True)
     axes.legend(frameon=False, loc="best")
     return figure
@@ -101,7 +103,6 @@ def _set_scale(axes: Axes, metric: str, lower_is_better: bool) -> None:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(_minor_label)
-        axes.grid(which="minor", color="#eeeeee", linewidth=0.5)
 
 
 def _minor_label(value: float, _: Any = None) -> str:

@@ -29,7 +29,8 @@ def comparison_table(experiments: Sequence[Results], caption: str | None = None)
 def plot_comparison(experiments: Sequence[Results], stem: Path, title: str) -> tuple[Path, Path]:
     """Plot the curves of all methods; returns the paths of the PNG and the SVG."""
     curves = {_label(experiment): curves_of(experiment) for experiment in experiments}
-    return plot_results(curves, stem, experiments[0], title)
+    finite = {label: found for label, found in curves.items() if found}
+    return plot_results(finite, stem, experiments[0], title)
 
 
 def _label(experiment: Results) -> str:
@@ -52,9 +53,10 @@ def comparison_markdown(experiments: Sequence[Results], title: str, stem: str) -
         rows.append([*shares, *values])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     metric = label_of(experiments[0], experiments[0]["metric"])
+    split = experiments[0].get("split", "validation")  # which older results do not say
     sources = "\n".join(_source(experiment) for experiment in experiments)
     return (
-        f"# {title}\n\n{metric} on the validation set after one-shot pruning, with the standard "
+        f"# {title}\n\n{metric} on the {split} split after one-shot pruning, with the standard "
         f"deviation over seeds where there are several.\n\n{table}\n\n"
         f"![{title}]({stem}.png)\n\n## Where it comes from\n\n{sources}"
     )

@@ -97,21 +97,29 @@ class ModelSource:
 
     def load_model(self, auto_class: Any, config: PretrainedConfig, **extra: Any) -> Any:
         """A model of `auto_class` with the pretrained weights, if there are any, in float32."""
-        if self.is_new:
-            with blaming_input():
-                return auto_class.from_config(config, dtype=torch.float32)
         try:
             with blaming_input():
+                if self.is_new:
+                    return auto_class.from_config(config, dtype=torch.float32)
                 return auto_class.from_pretrained(
                     self.model, config=config, dtype=torch.float32, **self.options, **extra
                 )
-        except RuntimeError as error:
-            if "ignore_mismatched_sizes" not in str(error):
-                raise
-            raise UsageError(
+        except (UsageError, RuntimeError) as error:
+            raise self._explained(error, auto_class, config) from error
+
+    def _explained(self, error: Exception, auto_class: Any, config: PretrainedConfig) -> Exception:
+        """What the user can do about an error, where that is known."""
+        if "Unrecognized configuration class" in str(error):
+            return UsageError(
+                f"{self.model} cannot do this task: there is no {auto_class.__name__} of the type "
+                f"{config.model_type}"
+            )
+        if "ignore_mismatched_sizes" in str(error):
+            return UsageError(
                 f"some weights of {self.model} have other shapes than this task needs (see the "
                 "report above); --ignore_mismatched_sizes starts these anew"
-            ) from error
+            )
+        return error
 
 
 def find_model(arguments: ModelArguments) -> ModelSource:

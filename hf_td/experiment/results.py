@@ -33,6 +33,7 @@ def assemble(arguments: Arguments, problem: Problem, runs: Sequence[Run]) -> Res
         "task": problem.task,
         "model": arguments.model.model_name_or_path,
         "method": arguments.curve.method,
+        "split": problem.split,
         "metric": problem.metric,
         "lower_is_better": problem.lower_is_better,
         "summary": summarise(ordered),
