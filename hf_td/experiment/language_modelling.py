@@ -175,7 +175,7 @@ def _loaded_rows(data: TextArguments) -> dict[str, Iterable[str]]:
                     f"the column {data.text_column} of the {name} split must hold text; it holds "
                     f"{kind}. Name another with --text_column"
                 )
-    return {name: split[data.text_column] for name, split in splits.items()}
+    return {str(name): split[data.text_column] for name, split in splits.items()}
 
 
 def _blocks(

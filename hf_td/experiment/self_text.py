@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel
-from transformers import PreTrainedTokenizerBase as Tokenizer
 
 # The seed of each split, and its share of the tokens.
 _SPLITS = {"train": (0, 1.0), "validation": (1, 0.125), "test": (2, 0.125)}
@@ -15,7 +14,7 @@ _LONGEST = 512
 
 
 def write_splits(
-    model: PreTrainedModel, tokenizer: Tokenizer, tokens: int, names: Mapping[str, str]
+    model: Any, tokenizer: Any, tokens: int, names: Mapping[str, str]
 ) -> dict[str, Iterable[str]]:
     """Sample the text of each split, with a seed of its own, the same at every call.
 
@@ -41,7 +40,7 @@ def write_splits(
 
 
 @torch.no_grad()
-def write(model: PreTrainedModel, tokenizer: Tokenizer, tokens: int, *, seed: int) -> list[str]:
+def write(model: Any, tokenizer: Any, tokens: int, *, seed: int) -> list[str]:
     """Sample texts from the start token on, one for each row, until there are enough tokens.
 
     Args:
@@ -51,32 +50,36 @@ def write(model: PreTrainedModel, tokenizer: Tokenizer, tokens: int, *, seed: in
         seed: of the draws; the global random state is left as it was.
 
     Raises:
-        ValueError: the tokenizer has no token that begins or ends a text.
+        ValueError: the tokenizer has no token that begins or ends a text, or the model writes none.
     """
-    ends = {tokenizer.bos_token_id, tokenizer.eos_token_id} - {None}
-    if not ends:
-        raise ValueError("the tokenizer has no token that begins or ends a text (bos, eos)")
-    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    first = torch.full((_BATCH, 1), start)
+    settings = _settings(model, tokenizer)
+    start = settings["pad_token_id"]
     texts, written = [], 0
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         while written < tokens:
-            rows = model.generate(
-                first,
-                attention_mask=torch.ones_like(first),
-                do_sample=True,  # and from the whole distribution
-                temperature=1.0,
-                top_k=0,
-                top_p=1.0,
-                max_length=min(
-                    _LONGEST, getattr(model.config, "max_position_embeddings", _LONGEST)
-                ),
-                eos_token_id=sorted(ends),
-                pad_token_id=start,
-            )[:, 1:]
-            if not (rows != start).any():
+            rows = model.generate(torch.full((_BATCH, 1), start), **settings)[:, 1:]
+            count = int((rows != start).sum())
+            if not count:
                 raise ValueError("the model writes nothing")
-            written += int((rows != start).sum())
+            written += count
             texts += tokenizer.batch_decode(rows, skip_special_tokens=True)
     return texts
+
+
+def _settings(model: Any, tokenizer: Any) -> dict[str, Any]:
+    """Of `generate`: sample from the whole distribution until the text ends or another begins."""
+    known = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    ends = [token for token in known if token is not None]
+    if not ends:
+        raise ValueError("the tokenizer has no token that begins or ends a text (bos, eos)")
+    return {
+        "attention_mask": torch.ones(_BATCH, 1, dtype=torch.long),
+        "do_sample": True,
+        "temperature": 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "max_length": min(_LONGEST, getattr(model.config, "max_position_embeddings", _LONGEST)),
+        "eos_token_id": ends,
+        "pad_token_id": ends[0],
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ def _write(model, tokenizer) -> list[str]:
 
 
 def test_the_whole_model_writes_a_story(stories_folder):
-    model = AutoModelForCausalLM.from_pretrained(stories_folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(stories_folder)
     tokens = model.generate(torch.tensor([[1]]), max_new_tokens=20, do_sample=False, pad_token_id=2)
     text = AutoTokenizer.from_pretrained(stories_folder).decode(tokens[0], skip_special_tokens=True)
     assert text.startswith("Once upon a time, there was a little girl named Lily.")
