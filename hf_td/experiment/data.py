@@ -33,7 +33,10 @@ class DatasetArguments:
     """Which data."""
 
     dataset_name: str = field(
-        metadata={"help": "local folder or file, or id on the Hub; see --help for what is built in"}
+        metadata={
+            "help": "local folder or file, id on the Hub, or what needs no download: self for "
+            "language models, digits for images"
+        }
     )
     dataset_config_name: str | None = option(None, "configuration of the data set")
     train_split: str = option("train", "split to train on, or a part of one: train[:90%%]")

@@ -9,8 +9,6 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 from transformers import (
     AutoModelForImageClassification,
@@ -28,6 +26,7 @@ from hf_td.experiment.data import (
     option,
     shown_name,
 )
+from hf_td.experiment.digits import load_digits
 from hf_td.experiment.errors import UsageError, blaming_input
 from hf_td.experiment.models import ModelSource, find_model
 from hf_td.experiment.problem import Problem
@@ -125,7 +124,8 @@ def _load_images(data: ImageArguments) -> datasets.DatasetDict:
     """Both splits, checked; classes that are no `ClassLabel` become one."""
     check_samples(data)
     if data.dataset_name == DIGITS:
-        return _digits(data)
+        splits = {"train": data.train_split, "validation": data.validation_split}
+        return load_digits(splits, data.image_column, data.label_column)
     splits = load_splits(data, f"--dataset_name {DIGITS}")
     check_columns(splits, [data.image_column], "--image_column")
     check_columns(splits, [data.label_column], "--label_column")
@@ -143,36 +143,6 @@ def _encode_classes(splits: datasets.DatasetDict, column: str) -> datasets.Datas
     values = [set(map(str, split[column])) for split in splits.values()]
     names = datasets.ClassLabel(names=sorted(set.union(*values)))
     return splits.cast_column(column, datasets.Value("string")).cast_column(column, names)
-
-
-def _digits(data: ImageArguments) -> datasets.DatasetDict:
-    """Handwritten digits of 8 x 8 points: two thirds to train on, a sixth for each other split."""
-    found: Any = load_digits()
-    pixels = (found.images * 255 / 16).astype(np.uint8)
-    order: Any = np.arange(len(pixels))
-    parts: dict[str, Any] = {}
-    parts["train"], rest = train_test_split(
-        order, train_size=2 / 3, stratify=found.target, random_state=0
-    )
-    parts["validation"], parts["test"] = train_test_split(
-        rest, train_size=0.5, stratify=found.target[rest], random_state=0
-    )
-    label = datasets.ClassLabel(names=[str(name) for name in found.target_names])
-    features = datasets.Features({data.image_column: datasets.Image(), data.label_column: label})
-    wanted = {"train": data.train_split, "validation": data.validation_split}
-    unknown = sorted(set(wanted.values()) - set(parts))
-    if unknown:
-        raise ValueError(f"the digits have the splits {list(parts)}, no {unknown}")
-    columns = {
-        split: {
-            data.image_column: list(pixels[parts[name]]),
-            data.label_column: found.target[parts[name]].tolist(),
-        }
-        for split, name in wanted.items()
-    }
-    return datasets.DatasetDict(
-        {name: datasets.Dataset.from_dict(rows, features) for name, rows in columns.items()}
-    )
 
 
 def _dataset_name(given: str) -> str:
