@@ -56,7 +56,6 @@ def load_splits(arguments: DatasetArguments, builtin: str) -> datasets.DatasetDi
         ValueError: a split does not exist or is empty, or the data cannot be read.
         OSError: the data do not exist, or the Hub cannot be reached.
     """
-    check_samples(arguments)
     name = arguments.dataset_name
     try:
         splits = _load(arguments, builtin)
