@@ -34,7 +34,7 @@ def read_results(path: Path) -> Results:
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} holds no results: {error}") from error
     if not isinstance(results, dict) or "summary" not in results:
-        raise UsageError(f"{path} holds no results; expected a results.json of run_glue.py")
+        raise UsageError(f"{path} holds no results; expected the results.json of a run")
     return results
 
 

@@ -12,20 +12,37 @@ from hypothesis import settings
 
 from tests.hub.loopback import LoopbackHub, loopback_hub
 
-BESIDE_REPOSITORY = Path(__file__).resolve().parents[2] / "shared" / "data" / "glue"
+BESIDE_REPOSITORY = Path(__file__).resolve().parents[2] / "shared"
 
 # The same examples on every run, and no time limit on slow machines.
 settings.register_profile("steady", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("steady")
 
 
+def _folder(variable: str, place: str, what: str) -> Path:
+    """The folder that an environment variable names, or one beside the repository."""
+    folder = Path(os.environ.get(variable, BESIDE_REPOSITORY / place))
+    if not folder.is_dir():
+        pytest.skip(f"no {what}: set {variable} to a folder with them (looked in {folder})")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def glue_folder() -> Path:
     """A folder with real GLUE tasks: $HF_TD_GLUE, or shared/data/glue beside the repository."""
-    folder = Path(os.environ.get("HF_TD_GLUE", BESIDE_REPOSITORY))
-    if not folder.is_dir():
-        pytest.skip(f"no GLUE data: set HF_TD_GLUE to a folder with them (looked in {folder})")
-    return folder
+    return _folder("HF_TD_GLUE", "data/glue", "GLUE data")
+
+
+@pytest.fixture(scope="session")
+def wikitext_folder() -> Path:
+    """WikiText-2: $HF_TD_WIKITEXT, or shared/data/wikitext-2 beside the repository."""
+    return _folder("HF_TD_WIKITEXT", "data/wikitext-2", "files of WikiText-2")
+
+
+@pytest.fixture(scope="session")
+def stories_folder() -> Path:
+    """A Llama that writes stories: $HF_TD_STORIES, or shared/models/stories260K beside it."""
+    return _folder("HF_TD_STORIES", "models/stories260K", "files of stories260K")
 
 
 @pytest.fixture

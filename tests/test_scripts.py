@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -32,18 +31,10 @@ from hf_td.experiment.results import _command
 from hf_td.glue import generate
 from hf_td.hub import load_archived_model
 from tests.hub.loopback import Fault
-
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-
-
-def _load(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
+from tests.programs import SCRIPTS, refusal
+from tests.programs import argv_of as _argv
+from tests.programs import load_script as _load
+from tests.programs import results_of as _results
 
 run_glue = _load("run_glue")
 
@@ -98,18 +89,6 @@ def options(model, tmp_path) -> dict[str, Any]:
     }
 
 
-def _argv(options: dict[str, Any]) -> list[str]:
-    words = []
-    for name, value in options.items():
-        values = value if isinstance(value, list) else [value]
-        words += [f"--{name}", *map(str, values)]
-    return words
-
-
-def _results(options: dict[str, Any]) -> dict[str, Any]:
-    return json.loads((Path(options["output_dir"]) / "results.json").read_text())
-
-
 def _start(options: dict[str, Any]) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, str(SCRIPTS / "run_glue.py"), *_argv(options)],
@@ -121,13 +100,7 @@ def _start(options: dict[str, Any]) -> subprocess.Popen[str]:
 
 
 def _refused(options: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
-    """The message of a run that ends with exit code 2 and no traceback."""
-    with pytest.raises(SystemExit) as exit:
-        run_program(lambda: run_glue.main(_argv(options)))
-    assert exit.value.code == 2
-    message = capsys.readouterr().err
-    assert "Traceback" not in message
-    return message.splitlines()[-1]
+    return refusal(run_glue, options, capsys)
 
 
 # ---- what a run leaves -------------------------------------------------------------------------

@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from hf_td.analysis.metrics import metric_label
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -35,6 +37,7 @@ def plot_curves(
     *,
     metric: str,
     title: str,
+    lower_is_better: bool = False,
 ) -> tuple[Path, Path]:
     """Plot a metric against the sparsity, a line for each method, as PNG and SVG.
 
@@ -46,6 +49,8 @@ def plot_curves(
         path_stem: where to write, without a suffix; missing folders are made.
         metric: name of the metric, for the axis.
         title: of the plot.
+        lower_is_better: whether a good model has a low metric, such as a perplexity. The axis then
+            says so, and is logarithmic: what has no upper bound spans magnitudes.
 
     Returns:
         The paths of the PNG and of the SVG.
@@ -60,7 +65,7 @@ def plot_curves(
     paths = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
     stem.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(_STYLE):
-        figure = _draw(curves, metric, title)
+        figure = _draw(curves, metric, title, lower_is_better)
         figure.savefig(paths[0], dpi=160)
         figure.savefig(paths[1], metadata={"Date": None})
     return paths
@@ -72,7 +77,9 @@ def _check(curves: Mapping[str, Sequence[Curve]]) -> None:
         raise ValueError(f"no points to plot for {empty or 'any method'}")
 
 
-def _draw(curves: Mapping[str, Sequence[Curve]], metric: str, title: str) -> Figure:
+def _draw(
+    curves: Mapping[str, Sequence[Curve]], metric: str, title: str, lower_is_better: bool = False
+) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
@@ -81,13 +88,26 @@ def _draw(curves: Mapping[str, Sequence[Curve]], metric: str, title: str) -> Fig
         _add_method(axes, place, name, [seed for seed in seeds if seed])
     axes.set_title(title, loc="left", fontsize=12)
     axes.set_xlabel("sparsity: removed share of the prunable weights (%)")
-    axes.set_ylabel(metric.replace("_", " "))
+    _set_scale(axes, metric, lower_is_better)
     axes.set_xticks(_ticks(curves))
     axes.tick_params(color=_GREY)
-    axes.grid(color="#dddddd", linewidth=0.8)
+    axes.grid(color="#dddddd", linewidth=0.8, which="both" if lower_is_better else "major")
     axes.set_axisbelow(True)
     axes.legend(frameon=False, loc="best")
     return figure
+
+
+def _set_scale(axes: Axes, metric: str, lower_is_better: bool) -> None:
+    axes.set_ylabel(metric_label(metric, lower_is_better=lower_is_better))
+    if lower_is_better:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(_minor_label)
+
+
+def _minor_label(value: float, _: Any = None) -> str:
+    """Of the lines between the powers of ten, 2 and 5 times one have room for a number."""
+    return f"{value:g}" if f"{value:e}"[0] in "25" else ""
 
 
 def _add_method(axes: Axes, place: int, name: str, seeds: Sequence[Curve]) -> None:

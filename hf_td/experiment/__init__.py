@@ -4,6 +4,7 @@ A script names its data arguments and a function that makes a `Problem` of them;
 """
 
 from hf_td.experiment.arguments import (
+    OF_ONE_SIZE,
     Arguments,
     CurveArguments,
     DataArguments,
@@ -12,6 +13,8 @@ from hf_td.experiment.arguments import (
 )
 from hf_td.experiment.classification import glue_problem
 from hf_td.experiment.errors import UsageError, run_program
+from hf_td.experiment.image_classification import ImageArguments, image_classification_problem
+from hf_td.experiment.language_modelling import TextArguments, language_modelling_problem
 from hf_td.experiment.methods import METHODS
 from hf_td.experiment.models import builtin_model
 from hf_td.experiment.parsing import parse_arguments
@@ -21,15 +24,20 @@ from hf_td.experiment.series import report, run_experiment
 
 __all__ = [
     "METHODS",
+    "OF_ONE_SIZE",
     "Arguments",
     "CurveArguments",
     "DataArguments",
+    "ImageArguments",
     "ModelArguments",
     "Problem",
+    "TextArguments",
     "UsageError",
     "builtin_model",
     "fine_tune_and_measure",
     "glue_problem",
+    "image_classification_problem",
+    "language_modelling_problem",
     "parse_arguments",
     "recipe",
     "report",

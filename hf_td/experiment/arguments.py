@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args
 
 from hf_td.experiment.methods import METHODS
@@ -32,9 +34,24 @@ _LEVEL_RECIPES: dict[tuple[str, str], dict[str, Any]] = {
 }
 
 
-def recipe(method: str = "targeted_dropout", level: str = "weight") -> dict[str, Any]:
-    """The defaults of the training arguments for a method at a level."""
-    return {**RECIPE, **_LEVEL_RECIPES.get((method, level), {})}
+# What other tasks than text classification need besides: their inputs are all of one size.
+OF_ONE_SIZE: dict[str, Any] = {"train_sampling_strategy": "random"}
+
+
+def recipe(
+    method: str = "targeted_dropout",
+    level: str = "weight",
+    *,
+    task: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """The defaults of the training arguments for a method at a level.
+
+    Args:
+        method: key of `METHODS`.
+        level: `weight` or `unit`.
+        task: what the task needs besides.
+    """
+    return {**RECIPE, **_LEVEL_RECIPES.get((method, level), {}), **task}
 
 
 # What may change between two calls of the same experiment, and what is not for the record.
@@ -69,12 +86,17 @@ class ModelArguments:
 
     model_name_or_path: str = field(
         metadata={
-            "help": "local folder, id on the Hugging Face Hub, or builtin-minilm, which the extra "
-            "`demo` installs"
+            "help": "local folder, id on the Hugging Face Hub, builtin-minilm, which the extra "
+            "`demo` installs, or new:TYPE, an untrained model of a type such as new:vit"
         }
     )
     config_name: str | None = _argument(None, "configuration, where it is not the model's")
-    tokenizer_name: str | None = _argument(None, "tokenizer, where it is not the model's")
+    config_overrides: str | None = _argument(
+        None, "changes to the configuration, such as hidden_size=32,num_hidden_layers=2"
+    )
+    tokenizer_name: str | None = _argument(
+        None, "tokenizer or image processor, where it is not the model's"
+    )
     cache_dir: str | None = _argument(None, "where to keep what is downloaded")
     model_revision: str = _argument("main", "branch, tag or commit on the Hub")
     token: str | None = _argument(None, "token for the Hub; by default the one of `hf auth login`")

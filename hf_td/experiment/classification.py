@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -15,6 +14,7 @@ from transformers import (
 )
 
 from hf_td.experiment.arguments import Arguments
+from hf_td.experiment.data import shown_name
 from hf_td.experiment.errors import UsageError, blaming_input
 from hf_td.experiment.models import ModelSource, Tokenizer, find_model
 from hf_td.experiment.problem import Problem
@@ -72,11 +72,9 @@ def glue_problem(arguments: Arguments) -> Problem:
 
 
 def _dataset_name(given: str, task: Task) -> str:
-    """The id on the Hub; the bare name of a folder, since where it lies is nobody's concern."""
     if task.name == acceptability.NAME:
         return "hf_td's built-in acceptability task"
-    folder = Path(given).expanduser()
-    return folder.resolve().name if folder.is_dir() else given
+    return shown_name(given)
 
 
 def _load(source: ModelSource, config: PretrainedConfig, mismatched: bool) -> Any:

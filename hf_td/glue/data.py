@@ -9,7 +9,8 @@ from . import acceptability
 from .checks import check_columns, check_labels, check_splits
 from .folder import load_from_folder
 from .fragments import whole_texts
-from .hub import load_from_hub
+from .hub import is_path, load_from_hub
+from .subsets import check_size, first_rows, random_subset
 from .tasks import Task, get_task
 
 if TYPE_CHECKING:  # transformers takes seconds to import
@@ -17,6 +18,7 @@ if TYPE_CHECKING:  # transformers takes seconds to import
 
 GLUE_DATASET = "nyu-mll/glue"
 BUILTIN = "builtin"
+_INSTEAD = f"the built-in task (--task_name {acceptability.NAME})"
 
 Splits = TypeVar("Splits", datasets.Dataset, datasets.DatasetDict)
 
@@ -51,15 +53,15 @@ def load_task(
             split or column is missing, a text is missing, a label is out of range.
     """
     task = get_task(task)
-    _check_size("max_train_samples", max_train_samples)
-    _check_size("max_eval_samples", max_eval_samples)
+    check_size("max_train_samples", max_train_samples)
+    check_size("max_eval_samples", max_eval_samples)
     found = _load(task, dataset_name)
     splits = _checked_splits(found, task, dataset_name)
     subsets = datasets.DatasetDict()
     train = _whole_rows(splits["train"], task) if drop_fragments else splits["train"]
-    subsets["train"] = _random_subset(train, max_train_samples, seed)
+    subsets["train"] = random_subset(train, max_train_samples, seed)
     for name in task.validation_splits:
-        subsets[name] = _first(splits[name], max_eval_samples)
+        subsets[name] = first_rows(splits[name], max_eval_samples)
     return subsets
 
 
@@ -110,14 +112,12 @@ def _load(task: Task, dataset_name: str) -> datasets.DatasetDict:
     if folder.is_dir():
         return load_from_folder(folder, task.name, ("train", *task.validation_splits))
     _check_hub_id(dataset_name)
-    return load_from_hub(dataset_name, task.name)
+    return load_from_hub(dataset_name, task.name, builtin=_INSTEAD)
 
 
 def _check_hub_id(dataset_name: str) -> None:
     """Raise FileNotFoundError where a name that can only be a path leads to no folder."""
-    looks_like_path = dataset_name.startswith((".", "~", "/", "\\")) or "\\" in dataset_name
-    is_file = Path(dataset_name).is_file()
-    if looks_like_path or is_file or dataset_name.count("/") > 1 or dataset_name.endswith("/"):
+    if is_path(dataset_name) or Path(dataset_name).is_file():
         raise FileNotFoundError(
             f"The folder {dataset_name} does not exist. Give an existing folder, a Hub id such as "
             f"{GLUE_DATASET!r}, or {BUILTIN!r} with the task {acceptability.NAME!r}."
@@ -140,25 +140,10 @@ def _checked_splits(
     return splits
 
 
-def _check_size(name: str, size: int | None) -> None:
-    if size is not None and size < 1:
-        raise ValueError(f"{name} must be at least 1, or None for all rows; got {size}.")
-
-
 def _whole_rows(split: datasets.Dataset, task: Task) -> datasets.Dataset:
     texts = zip(*(split[column] for column in task.sentences), strict=True)
     # The separator is a word of its own, so that a pair is part of another only as a pair.
     return split.select(whole_texts([" \0 ".join(row) for row in texts]))
-
-
-def _random_subset(split: datasets.Dataset, size: int | None, seed: int) -> datasets.Dataset:
-    if size is None or size >= len(split):
-        return split
-    return split.shuffle(seed=seed).select(range(size))
-
-
-def _first(split: datasets.Dataset, size: int | None) -> datasets.Dataset:
-    return split if size is None else split.select(range(min(size, len(split))))
 
 
 def _tokenize_split(

@@ -10,6 +10,8 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import datasets
 from datasets import config
@@ -17,27 +19,54 @@ from datasets import config
 _CHECK_SECONDS = 4.0
 
 
-def load_from_hub(dataset_name: str, config_name: str) -> datasets.DatasetDict:
+def is_path(name: str) -> bool:
+    """Whether a name can only be that of a folder or file, and no id on the Hub."""
+    looks_like_one = name.startswith((".", "~", "/")) or "\\" in name or name.count("/") > 1
+    return looks_like_one or not name or name.endswith("/")
+
+
+def load_from_hub(
+    dataset_name: str, config_name: str | None, *, builtin: str, **options: Any
+) -> datasets.DatasetDict:
     """Load one configuration of a Hub data set, from the cache where the Hub cannot be reached.
 
     `HF_ENDPOINT` and `HF_HUB_OFFLINE` are honoured.
 
     Args:
         dataset_name: The Hub id, such as `nyu-mll/glue`.
-        config_name: The configuration, such as `mrpc`.
+        config_name: The configuration, such as `mrpc`; None for the only one.
+        builtin: The option for data that need no network, for the messages.
+        **options: For `datasets.load_dataset`, such as `split`.
 
     Raises:
         ConnectionError: The Hub cannot be reached and the data are not in the cache.
         FileNotFoundError: The Hub has no such data set.
         ValueError: The data set has no such configuration.
     """
+    place = _Place(dataset_name, config_name, builtin, options)
     if config.HF_HUB_OFFLINE:
-        return _load_cached(dataset_name, config_name, "offline mode is on (HF_HUB_OFFLINE)")
+        return _load_cached(place, "offline mode is on (HF_HUB_OFFLINE)")
     endpoint = config.HF_ENDPOINT
     if not is_reachable(endpoint):
         with _offline():
-            return _load_cached(dataset_name, config_name, f"{endpoint} cannot be reached")
-    return _load_online(dataset_name, config_name)
+            return _load_cached(place, f"{endpoint} cannot be reached")
+    return _load_online(place)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What is loaded, and the option that names what could be loaded instead."""
+
+    name: str
+    config: str | None
+    builtin: str
+    options: dict[str, Any]
+
+    def load(self) -> Any:
+        return datasets.load_dataset(self.name, self.config, **self.options)
+
+    def __str__(self) -> str:
+        return f"{self.name!r} ({self.config})" if self.config else repr(self.name)
 
 
 def is_reachable(url: str, seconds: float = _CHECK_SECONDS) -> bool:
@@ -77,31 +106,30 @@ def _offline() -> Iterator[None]:
         config.HF_HUB_OFFLINE = before
 
 
-def _load_cached(dataset_name: str, config_name: str, reason: str) -> datasets.DatasetDict:
+def _load_cached(place: _Place, reason: str) -> datasets.DatasetDict:
     """Load from the cache. A configuration that is not in it is a ValueError of `datasets`."""
     try:
-        return datasets.load_dataset(dataset_name, config_name)
+        return place.load()
     except (OSError, ValueError) as error:
-        raise _no_connection(dataset_name, config_name, reason) from error
+        raise _no_connection(place, reason) from error
 
 
-def _load_online(dataset_name: str, config_name: str) -> datasets.DatasetDict:
+def _load_online(place: _Place) -> datasets.DatasetDict:
     try:
-        return datasets.load_dataset(dataset_name, config_name)
+        return place.load()
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{dataset_name!r} is neither a local folder nor a data set that can be read on the "
-            f"Hugging Face Hub ({config.HF_ENDPOINT}). Give the path of a folder, a Hub "
-            "id such as 'nyu-mll/glue', or 'builtin'."
+            f"{place.name!r} is neither a local folder nor a data set that can be read on the "
+            f"Hugging Face Hub ({config.HF_ENDPOINT}). Give the path of a folder, an id on the "
+            f"Hub, or {place.builtin}."
         ) from error
     except ConnectionError as error:
-        raise _no_connection(dataset_name, config_name, "the connection broke") from error
+        raise _no_connection(place, "the connection broke") from error
 
 
-def _no_connection(dataset_name: str, config_name: str, reason: str) -> ConnectionError:
+def _no_connection(place: _Place, reason: str) -> ConnectionError:
     return ConnectionError(
-        f"Cannot load {dataset_name!r} ({config_name}) from the Hugging Face Hub: {reason}, the "
-        "data are not in the cache, and there is no local folder of that name. Without a network, "
-        "give a folder with the data (--dataset_name <local folder>) or use the built-in task "
-        "(--task_name acceptability)."
+        f"Cannot load {place} from the Hugging Face Hub: {reason}, the data are not in the cache, "
+        "and there is no local folder of that name. Without a network, give a folder with the data "
+        f"(--dataset_name <local folder>) or use {place.builtin}."
     )

@@ -12,6 +12,7 @@ from typing import Any
 from huggingface_hub import ModelCard
 from transformers import PreTrainedTokenizerBase
 
+from hf_td.analysis.metrics import metric_label
 from hf_td.analysis.plots import plot_curves
 from hf_td.compaction import layout_of_model
 from hf_td.config import trained_with
@@ -141,7 +142,7 @@ def _about_training(info: CardInfo) -> dict[str, Any]:
         "info": info,
         "base": _shown_base(info.base_model),
         "points": info.points,
-        "metrics": _metric_names(info),
+        "metrics": {name: _metric_label(name, info) for name in _metric_names(info)},
         "latency": info.latency,
         "dropout": info.dropout_settings,
         "trained_on": _trained_on(environment),
@@ -159,6 +160,10 @@ def _shown_base(base_model: str | Path | None) -> str | None:
 def _metric_names(info: CardInfo) -> list[str]:
     values = [item for point in info.points for item in point.metrics.items()]
     return list(dict.fromkeys(name for name, value in values if is_metric(name, value)))
+
+
+def _metric_label(name: str, info: CardInfo) -> str:
+    return metric_label(name, lower_is_better=info.lower_is_better and name == info.metric)
 
 
 def _trained_on(environment: Mapping[str, Any]) -> dict[str, str]:
@@ -183,6 +188,8 @@ def _plot(folder: Path, name: str, info: CardInfo) -> str | None:
         return None
     title = ", ".join(filter(None, (info.task, _shown_base(info.base_model)))) or name
     stem = folder / Path(PICTURE).stem
-    _, drawing = plot_curves({name: [curve]}, stem, metric=metric, title=title)
+    _, drawing = plot_curves(
+        {name: [curve]}, stem, metric=metric, title=title, lower_is_better=info.lower_is_better
+    )
     drawing.unlink()  # the Hub shows the PNG
     return PICTURE

@@ -30,6 +30,7 @@ class CardInfo:
         dataset_config: which part of the dataset.
         dataset_split: on which split the metrics were measured.
         metric: the metric that matters, a name in the curve's metrics.
+        lower_is_better: whether a good model has a low metric, such as a perplexity.
         curve: what `pruning_curve` returned, or the same as mappings.
         sparsity: the point of the curve that the exported model is.
         license: identifier such as `apache-2.0`.
@@ -57,6 +58,7 @@ class CardInfo:
     dataset_config: str | None = None
     dataset_split: str | None = None
     metric: str | None = None
+    lower_is_better: bool = False
     curve: Sequence[CurvePoint | Mapping[str, Any]] = ()
     sparsity: float | None = None
     license: str | None = None

@@ -9,6 +9,7 @@ import torch
 import transformers
 
 import hf_td
+from hf_td.analysis.metrics import metric_value
 from hf_td.hub.card_info import CardInfo
 
 # How the template writes numbers.
@@ -16,7 +17,7 @@ FORMATS: dict[str, Any] = {
     "number": lambda count: f"{count:,}",
     "percent": lambda fraction: f"{fraction:.1%}",
     "megabytes": lambda count: f"{count / 1e6:,.2f} MB",
-    "value": lambda metric: "not finite" if metric is None else f"{metric:.4f}",
+    "value": metric_value,
 }
 
 

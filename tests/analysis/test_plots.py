@@ -15,8 +15,8 @@ CURVES: dict[str, Any] = {
 }
 
 
-def _draw(curves) -> Any:
-    return plots._draw(curves, metric="f1_score", title="mrpc").axes[0]
+def _draw(curves, **options) -> Any:
+    return plots._draw(curves, metric="f1_score", title="mrpc", **options).axes[0]
 
 
 def _line(axes, name) -> Any:
@@ -64,6 +64,16 @@ def test_every_method_is_in_the_legend_with_its_own_colour_and_marker():
 def test_ticks_are_the_measured_sparsities_that_have_room():
     axes = _draw({"a": [{0.0: 1, 0.5: 1, 0.9: 1, 0.92: 1, 0.975: 1}]})
     assert list(axes.get_xticks()) == [0, 50, 90, 97.5]
+
+
+def test_an_axis_on_which_lower_is_better_says_so_and_is_logarithmic():
+    axes = _draw({"a": [{0.0: 3.0, 0.5: 4000.0}]}, lower_is_better=True)
+    assert axes.get_ylabel() == "f1 score (lower is better)"
+    assert axes.get_yscale() == "log"
+    axes.figure.canvas.draw()
+    labels = {text.get_text() for text in axes.get_yticklabels(which="both")}
+    assert {"5", "10", "1000", "2000"} <= labels
+    assert _draw(CURVES).get_yscale() == "linear"
 
 
 @pytest.mark.parametrize("curves", [{}, {"a": []}, {"a": [{}]}])

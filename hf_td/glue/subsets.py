@@ -1,0 +1,21 @@
+"""Parts of a data set: a fixed random one to train on, the first rows to evaluate on."""
+
+import datasets
+
+
+def check_size(name: str, size: int | None) -> None:
+    """Raise ValueError unless the size is positive, or None for all rows."""
+    if size is not None and size < 1:
+        raise ValueError(f"{name} must be at least 1, or None for all rows; got {size}.")
+
+
+def random_subset(split: datasets.Dataset, size: int | None, seed: int = 0) -> datasets.Dataset:
+    """At most `size` rows, the same for the same seed; all where `size` is None."""
+    if size is None or size >= len(split):
+        return split
+    return split.shuffle(seed=seed).select(range(size))
+
+
+def first_rows(split: datasets.Dataset, size: int | None) -> datasets.Dataset:
+    """At most `size` rows, the first; all where `size` is None."""
+    return split if size is None else split.select(range(min(size, len(split))))

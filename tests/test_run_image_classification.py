@@ -1,0 +1,214 @@
+"""scripts/run_image_classification.py, on the digits and on a folder of made-up images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    LlamaConfig,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+)
+
+from hf_td.experiment import ImageArguments, image_classification_problem, parse_arguments
+from tests.programs import argv_of, load_script, refusal, results_of
+
+run_image_classification = load_script("run_image_classification")
+
+TINY = {
+    "image_size": 8,
+    "patch_size": 2,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+}
+CLASSES = ["bright", "dark"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A tiny random ViT with its image processor."""
+    folder = tmp_path_factory.mktemp("tiny-vit")
+    torch.manual_seed(0)
+    ViTForImageClassification(ViTConfig(**TINY)).save_pretrained(folder)  # pyright: ignore
+    ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images() -> dict[str, list[Any]]:
+    """Grey images of another size than the model's, bright and dark in turn."""
+    shades = np.random.default_rng(0).integers(0, 100, (24, 10, 12))
+    shades[::2] += 150
+    shown = [Image.fromarray(image.astype(np.uint8)) for image in shades]
+    return {"image": shown, "label": CLASSES * 12}
+
+
+@pytest.fixture
+def folder(images, tmp_path) -> Path:
+    """A folder of images, as `imagefolder` of datasets reads it."""
+    for i, (image, label) in enumerate(zip(images["image"], images["label"], strict=True)):
+        place = tmp_path / "images" / ("train" if i < 16 else "validation") / label
+        place.mkdir(parents=True, exist_ok=True)
+        image.save(place / f"{i:02}.png")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def options(model, tmp_path) -> dict[str, Any]:
+    """Arguments of a run of a second."""
+    return {
+        "model_name_or_path": model,
+        "dataset_name": "digits",
+        "ignore_mismatched_sizes": True,
+        "max_train_samples": 64,
+        "max_eval_samples": 32,
+        "output_dir": tmp_path / "out",
+        "num_train_epochs": 1,
+        "level": "unit",
+        "sparsities": [0, 0.5],
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+
+
+def _problem(options: dict[str, Any]) -> Any:
+    return image_classification_problem(parse_arguments(argv_of(options), ImageArguments))
+
+
+# ---- what a run leaves -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["targeted_dropout", "none"])
+def test_a_run_writes_the_accuracy_at_every_sparsity(options, method):
+    run_image_classification.main(argv_of({**options, "method": method}))
+    results = results_of(options)
+    assert (results["task"], results["metric"]) == ("image classification", "accuracy")
+    assert results["lower_is_better"] is False
+    (run,) = results["runs"]
+    assert [point["removed_prunable"] for point in run["curve"]] == [0, pytest.approx(0.5)]
+    assert all(0 <= point["metrics"]["accuracy"] <= 1 for point in run["curve"])
+    saved = AutoModelForImageClassification.from_pretrained(options["output_dir"] / run["model"])
+    assert saved.config.id2label == {i: str(i) for i in range(10)}
+    processor = AutoImageProcessor.from_pretrained(options["output_dir"] / run["model"])
+    assert processor.size["height"] == 8
+
+
+@pytest.mark.slow
+def test_an_untrained_model_learns_the_digits_and_is_exported(options):
+    overrides = ",".join(f"{name}={value}" for name, value in TINY.items())
+    new = {"model_name_or_path": "new:vit", "config_overrides": overrides}
+    more = {"max_train_samples": 1000, "num_train_epochs": 8, "learning_rate": 3e-3}
+    options |= {**new, **more, "max_eval_samples": 200, "export_sparsity": 0.5}
+    run_image_classification.main(argv_of({**options, "method": "none"}))
+    assert results_of(options)["summary"][0]["metrics"]["accuracy"]["mean"] > 0.7
+    export = options["output_dir"] / "seed-42" / "export"
+    saved = AutoModelForImageClassification.from_pretrained(export)
+    dense = ViTForImageClassification(ViTConfig(**TINY, num_labels=10))  # pyright: ignore
+    assert saved.num_parameters() < 0.7 * dense.num_parameters()
+    assert "based on" not in (export / "README.md").read_text()
+
+
+def test_a_folder_of_images_is_classified(options, folder):
+    options |= {"dataset_name": folder, "num_train_epochs": 20, "learning_rate": 3e-3}
+    run_image_classification.main(argv_of({**options, "method": "none"}))
+    assert results_of(options)["summary"][0]["metrics"]["accuracy"]["mean"] > 0.8
+    saved = AutoModelForImageClassification.from_pretrained(options["output_dir"] / "seed-42")
+    assert saved.config.id2label == dict(enumerate(CLASSES))
+
+
+# ---- data --------------------------------------------------------------------------------------
+
+
+def test_images_are_prepared_as_the_processor_does(options, folder, model):
+    problem = _problem({**options, "dataset_name": folder})
+    first = problem.train_data[0]
+    image = Image.open(min((folder / "train" / "bright").iterdir())).convert("RGB")
+    expected = AutoImageProcessor.from_pretrained(model)(images=image, return_tensors="pt")
+    torch.testing.assert_close(first["pixel_values"], expected["pixel_values"][0])
+    assert first["labels"] == 0
+
+
+def test_the_digits_are_divided_into_distinct_parts(options):
+    everything = {"max_train_samples": 9999, "max_eval_samples": 9999}
+    first = _problem({**options, **everything})
+    other = _problem({**options, **everything, "validation_split": "test"})
+    sizes = [len(d) for d in (first.train_data, first.eval_data, other.eval_data)]
+    assert sizes == [1198, 299, 300]
+    seen = [
+        {image.tobytes() for image in data.rows["image"]}
+        for data in (first.train_data, first.eval_data, other.eval_data)
+    ]
+    assert not seen[0] & seen[1] | seen[0] & seen[2] | seen[1] & seen[2]
+
+
+def test_classes_can_be_words(options, images, tmp_path):
+    rows = datasets.Dataset.from_dict({"picture": images["image"], "kind": images["label"]})
+    rows = rows.cast_column("picture", datasets.Image())
+    for split in ("train", "validation"):
+        rows.to_parquet(tmp_path / "words" / f"{split}.parquet")
+    columns = {"image_column": "picture", "label_column": "kind"}
+    problem = _problem({**options, "dataset_name": tmp_path / "words", **columns})
+    assert [problem.train_data[i]["labels"] for i in range(4)] in ([0, 1, 0, 1], [1, 0, 1, 0])
+    assert problem.train_data.rows.features["kind"].names == CLASSES
+
+
+# ---- bad input ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"dataset_name": "./nowhere"}, "the folder ./nowhere does not exist"),
+        ({"dataset_name": "nobody/nothing"}, "--dataset_name digits"),
+        ({"validation_split": "dev"}, "the digits have the splits ['train'"),
+        ({"max_train_samples": 0}, "max_train_samples must be at least 1"),
+        ({"config_overrides": "image_size=16"}, "makes images of height 8, and the model takes 16"),
+        ({"ignore_mismatched_sizes": False}, "--ignore_mismatched_sizes starts these anew"),
+        (
+            {"model_name_or_path": "new:bert"},
+            "there is no AutoModelForImageClassification of the type bert",
+        ),
+    ],
+    ids=str,
+)
+def test_bad_input_is_one_message_and_no_traceback(options, wrong, message, capsys):
+    assert message in refusal(run_image_classification, {**options, **wrong}, capsys)
+
+
+def test_a_folder_without_validation_images_is_refused(options, folder, capsys):
+    (folder / "validation").rename(folder.parent / "elsewhere")
+    message = refusal(run_image_classification, {**options, "dataset_name": folder}, capsys)
+    assert 'Unknown split "validation"' in message
+    assert "train[:90%] and train[90%:]" in message
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"image_column": "picture"}, "has no column picture; it has image, label. Name the"),
+        ({"label_column": "kind"}, "Name the column with --label_column"),
+        ({"image_column": "label"}, "the column label must hold images"),
+    ],
+    ids=str,
+)
+def test_a_missing_column_is_refused(options, folder, wrong, message, capsys):
+    options |= {"dataset_name": folder, **wrong}
+    assert message in refusal(run_image_classification, options, capsys)
+
+
+def test_a_model_without_an_image_processor_is_refused(options, tmp_path, capsys):
+    LlamaConfig().save_pretrained(tmp_path / "llama")
+    options["model_name_or_path"] = tmp_path / "llama"
+    message = refusal(run_image_classification, options, capsys)
+    assert "has no image processor (preprocessor_config.json)" in message
