@@ -56,12 +56,12 @@ def prove_experts(name: str, module: nn.Module, hidden_size: int) -> Block | Non
         hidden_size: of its input.
     """
     stacks = stacks_of(module)
-    leaves = {n: p.detach().float() for n, p in module.named_parameters()}
-    leaves |= {n: _noise(p) for n, p in module.named_parameters(recurse=False) if p.dim() > 1}
-    for consumer in stacks:
+    own = {n: _noise(p) for n, p in module.named_parameters(recurse=False) if p.dim() > 1}
+    others = {n: p.detach().float() for n, p in module.named_parameters() if n not in own}
+    for consumer in stacks if len(stacks) > 1 else ():
         producers = [stack for stack in stacks if stack is not consumer]
-        probe = _Probe.run(module, leaves, hidden_size, consumer, producers)
-        block = _prove(name, probe) if producers else None
+        probe = _Probe.run(module, {**others, **own}, hidden_size, consumer, producers)
+        block = _prove(name, probe)
         if block is not None:
             return block
     return None
