@@ -316,7 +316,7 @@ def test_a_split_without_rows_is_refused(options, text, tmp_path, capsys):
         )
         rows.to_parquet(tmp_path / f"{split}.parquet")
     message = refusal(run_clm, {**options, "dataset_name": tmp_path}, capsys)
-    assert "the validation split has no rows" in message
+    assert "corresponds to no data" in message
 
 
 def test_a_column_of_numbers_is_refused(options, tmp_path, capsys):
