@@ -7,13 +7,14 @@ arXiv 2306.11695) ranks single weights so.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 # Lies beside the weights of a model that was trained with importance by activation.
 FILE = "activations.safetensors"
@@ -126,15 +127,14 @@ def measure_activations(
     sums: dict[str, Tensor] = {}
     rows: dict[str, int] = {}
 
-    def add(name: str, inputs: tuple[Tensor, ...]) -> None:
+    def add(name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         total, count = sampled_squares(inputs[0])
         sums[name] = sums.get(name, 0) + total
         rows[name] = rows.get(name, 0) + count
 
     wanted = list(names)
     hooks = [
-        model.get_submodule(name).register_forward_pre_hook(lambda _, x, name=name: add(name, x))
-        for name in wanted
+        model.get_submodule(name).register_forward_pre_hook(partial(add, name)) for name in wanted
     ]
     was_training = model.training
     try:

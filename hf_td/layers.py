@@ -203,7 +203,7 @@ def target(layer: Any, keep: Tensor, *, measures: bool = False) -> None:
     if not is_targeted(module):
         module.__class__ = _targeted_class(type(module))
     module.register_buffer(_keep_name(layer), keep, persistent=False)
-    if isinstance(module, TargetedMixin):
+    if can_measure(layer):
         _prepare_to_measure(module, measures)
 
 
@@ -223,7 +223,7 @@ def restore(layer: Any) -> None:
     """Turn a targeted layer back into its stock class, in place; experts with their last stack."""
     module = _module_of(layer)
     delattr(module, _keep_name(layer))
-    if isinstance(module, TargetedMixin):
+    if can_measure(layer):
         del module.input_squares, module.input_rows
     if not _targeted_stacks(module):
         module.__class__ = next(s for s, targeted in TARGETED.items() if type(module) is targeted)

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_td import anneal, patch_model, prune_model, unpatch_model
-from hf_td.activations import FILE, Activations, find_activations, measure_activations
+from hf_td import activations, anneal, patch_model, patching, prune_model, unpatch_model
+from hf_td.activations import FILE, Activations, measure_activations
 from hf_td.importance import unit_scores, weight_scores
-from hf_td.patching import find_patch
 from hf_td.pruning import sites_to_prune
 from tests.tiny import tiny_inputs, tiny_model
 
@@ -22,6 +21,18 @@ ALWAYS: dict[str, Any] = {
     "targeting": 0.5,
     "targeting_schedule": "constant",
 }
+
+
+def find_patch(model: PreTrainedModel) -> Any:
+    patch = patching.find_patch(model)
+    assert patch is not None
+    return patch
+
+
+def find_activations(model: PreTrainedModel) -> Any:
+    found = activations.find_activations(model)
+    assert found is not None
+    return found
 
 
 def batches_of(model: PreTrainedModel, count: int = 3) -> list[dict[str, Tensor]]:
@@ -49,11 +60,10 @@ def test_training_measures_what_goes_into_every_site(family, level):
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
         if isinstance(getattr(module, "dropout", None), float):  # of T5's attention
-            module.dropout = 0.0
+            setattr(module, "dropout", 0.0)  # noqa: B010
     model(**batch)
     anneal(model, 0.5, 1)
     measured = find_activations(model)
-    assert measured is not None
     sites = find_patch(model).sites
     assert set(measured.mean_squares) == {site.name for site in sites}
     for site in sites[:4]:
@@ -89,7 +99,7 @@ def test_evaluation_measures_nothing():
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_weights_are_ranked_by_magnitude_times_input(family):
     model = tiny_model(family)
-    site = sites_to_prune(model, level="weight", calibration=batches_of(model))[0]
+    site: Any = sites_to_prune(model, level="weight", calibration=batches_of(model))[0]
     scale = site.activations.mean_squares[site.name].sqrt()
     weight, scores = site.layer.weight.detach(), weight_scores(site.layer, scale)
     for index in [(0, 0), (3, 1), (1, 5)]:
@@ -100,7 +110,7 @@ def test_weights_are_ranked_by_magnitude_times_input(family):
 
 def test_units_are_ranked_by_norm_times_what_they_hand_on():
     model = tiny_model("bert")
-    site = sites_to_prune(model, level="unit", calibration=batches_of(model))[0]
+    site: Any = sites_to_prune(model, level="unit", calibration=batches_of(model))[0]
     squares = site.activations.mean_squares[site.name]
     size = squares.numel() // site.block.units
     for unit, score in enumerate(site.scores()):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_args
+from typing import Any
 
 from hf_td.experiment.methods import METHODS
 from hf_td.glue import GLUE_DATASET
@@ -144,8 +144,8 @@ class CurveArguments:
         "prune to this one of the sparsities and export, to seed-N/export; with --push_to_hub "
         "by default the largest that the targeting covers",
     )
-    export_form: str = _argument(
-        "auto", "form of the export, see hf_td.hub.export_model", choices=list(get_args(Form))
+    export_form: Form = field(
+        default="auto", metadata={"help": "form of the export, see hf_td.hub.export_model"}
     )
     overwrite_output: bool = _argument(
         False,
