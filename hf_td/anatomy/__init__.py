@@ -4,12 +4,15 @@ from hf_td.anatomy.blocks import Anatomy, Block, Companion, Part, Projection, Ro
 from hf_td.anatomy.inputs import probe_inputs
 from hf_td.anatomy.layouts import Layout, layout_of, linear_layers
 from hf_td.anatomy.reading import read_anatomy
+from hf_td.anatomy.registry import AttentionBlocks, FeedForwardBlocks, register_family
 from hf_td.anatomy.trace import evaluating, tensors_in
 
 __all__ = [
     "Anatomy",
+    "AttentionBlocks",
     "Block",
     "Companion",
+    "FeedForwardBlocks",
     "Layout",
     "Part",
     "Projection",
@@ -20,5 +23,6 @@ __all__ = [
     "linear_layers",
     "probe_inputs",
     "read_anatomy",
+    "register_family",
     "tensors_in",
 ]

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_td.anatomy.layouts import linear_layers, out_features
+from hf_td.anatomy.layouts import in_features, linear_layers, out_features
 
 # A layer that reads the residual stream is fed by every layer before it. No block has so many
 # producers, so the search for feeders stops there.
@@ -148,7 +148,8 @@ def _stubbed(model: nn.Module, calls: list[Call]) -> Iterator[None]:
     before = {m: m.__dict__["forward"] for m in layers.values() if "forward" in m.__dict__}
     try:
         for name, module in layers.items():
-            module.forward = _stub(name, out_features(module), calls, generator)
+            sizes = in_features(module), out_features(module)
+            module.forward = _stub(name, sizes, calls, generator)
         yield
     finally:
         for module in layers.values():
@@ -157,8 +158,12 @@ def _stubbed(model: nn.Module, calls: list[Call]) -> Iterator[None]:
             module.forward = forward
 
 
-def _stub(name: str, width: int, calls: list[Call], generator: torch.Generator) -> Any:
+def _stub(name: str, sizes: tuple[int, int], calls: list[Call], generator: torch.Generator) -> Any:
+    fan_in, width = sizes
+
     def forward(hidden: Tensor, *_: Any, **__: Any) -> Tensor:
+        if hidden.shape[-1] != fan_in:
+            raise ValueError(f"{name} takes {fan_in} features, got {hidden.shape[-1]}")
         # Positive numbers keep rectified activations alive, so that no neuron looks dead.
         noise = torch.rand(*hidden.shape[:-1], width, generator=generator) + 0.5
         leaf = noise.to(hidden.device, hidden.dtype).requires_grad_()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -82,10 +83,13 @@ def cut_model(
     Raises:
         ValueError: as `compact_model`.
     """
-    before = _footprint(model, anatomy, example_inputs) if check else None
+    # Made once: what is compared is the same question to both.
+    runs = _runs(model, anatomy, example_inputs) if check else {}
+    before = _footprint(model, anatomy, runs)
+    if not before.wide:
+        before = _footprint(model, anatomy, runs, wide=False)
     undo = _cut(model, choose_units(model, anatomy, counts))
-    if before is not None:
-        _compare_or_undo(model, anatomy, before, undo, example_inputs)
+    _compare_or_undo(model, anatomy, before, undo, runs)
     _record(model, undo)
     return model
 
@@ -113,22 +117,44 @@ def _set(model: nn.Module, state: Undo) -> None:
     set_counts(model, counts)
 
 
+# The modules whose forwards are compared, by dotted name, with the arguments of each.
+Runs = Mapping[str, Mapping[str, Any]]
+
+
+def _runs(model: nn.Module, anatomy: Anatomy, example_inputs: Mapping[str, Any] | None) -> Runs:
+    if example_inputs is not None:
+        return {"": example_inputs}
+    return {path: _inputs_of(model.get_submodule(path)) for path in anatomy.runs}
+
+
+def _inputs_of(model: nn.Module) -> dict[str, Any]:
+    """What the base model runs on, unless the model itself takes something else."""
+    inputs = probe_inputs(getattr(model, "base_model", model))
+    accepted = inspect.signature(model.forward).parameters
+    anything = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+    return inputs if anything or inputs.keys() <= accepted.keys() else probe_inputs(model)
+
+
 def _footprint(
-    model: nn.Module, anatomy: Anatomy, example_inputs: Mapping[str, Any] | None
+    model: nn.Module, anatomy: Anatomy, runs: Runs, wide: bool | None = None
 ) -> Footprint:
-    inputs = example_inputs or probe_inputs(getattr(model, "base_model", model))
-    return footprint(model, inputs, [block.consumer.module for block in anatomy.blocks])
+    consumers = [block.consumer.module for block in anatomy.blocks]
+    values: dict[str, Tensor] = {}
+    widths: list[bool] = []
+    for path, inputs in runs.items():
+        within = f"{path}." if path else ""
+        names = [name.removeprefix(within) for name in consumers if name.startswith(within)]
+        seen = footprint(model.get_submodule(path), inputs, names, wide)
+        values |= {within + name: value for name, value in seen.values.items()}
+        widths.append(seen.wide)
+    return Footprint(values, all(widths))
 
 
 def _compare_or_undo(
-    model: nn.Module,
-    anatomy: Anatomy,
-    before: Footprint,
-    undo: Undo,
-    example_inputs: Mapping[str, Any] | None,
+    model: nn.Module, anatomy: Anatomy, before: Footprint, undo: Undo, runs: Runs
 ) -> None:
     try:
-        compare(before, _footprint(model, anatomy, example_inputs))
+        compare(before, _footprint(model, anatomy, runs, before.wide))
     except Exception as error:
         _set(model, undo)
         raise ValueError(
