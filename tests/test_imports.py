@@ -32,6 +32,7 @@ ROOMS = [
     "analysis",
     "compaction",
     "hub",
+    "coverage",
     "baselines",
     "experiment",
     "cli",

@@ -200,7 +200,7 @@ def _merge_sizes(model: nn.Module) -> Tensor:
 
 def _bins(model: nn.Module) -> int:
     names = ("num_mel_bins", "input_feat_per_channel", "feature_size", "n_mels", "input_feat_size")
-    return _config_value(model, *names, "input_dim", "feature_projection_input_dim", default=80)
+    return _config_value(model, *names, default=80)
 
 
 def _frames(model: nn.Module) -> int:
@@ -214,6 +214,22 @@ def _mel_features(model: nn.Module) -> Tensor:
 
 def _mel_frames(model: nn.Module) -> Tensor:
     return _mel_features(model).transpose(1, 2)
+
+
+def _wide_frames(model: nn.Module) -> Tensor:
+    """Frames of which some were stacked."""
+    width = _config_value(model, "input_dim", "feature_projection_input_dim", default=_bins(model))
+    return _noise(model, 1, _frames(model), width)
+
+
+def _open_mask(model: nn.Module) -> Tensor:
+    """A mask of what is to be left out: nothing."""
+    return torch.zeros(1, _frames(model), dtype=torch.bool, device=_device(model))
+
+
+def _series(model: nn.Module) -> Tensor:
+    length = _config_value(model, "context_length", default=_FRAMES)
+    return _noise(model, 1, length, _config_value(model, "num_input_channels", default=1))
 
 
 def _mel_image(model: nn.Module) -> Tensor:
@@ -266,9 +282,11 @@ _MAKERS: dict[str, tuple[Callable[[nn.Module], Tensor], ...]] = {
     "query_embeds": (_hidden,),
     "encoder_hidden_states": (_encoder_hidden,),
     "hidden_states": (_patches, _hidden, _pixels),
-    "input_features": (_mel_features, _mel_frames, _mel_image),
+    "input_features": (_mel_features, _mel_frames, _wide_frames, _mel_image),
     "input_features_mask": (_frame_mask,),
     "audio_mel": (_mel_frames,),
+    "audio_mel_mask": (_open_mask,),
+    "past_values": (_series,),
     "input_values": (_waveform, _channel_wave, _mel_frames),
     "pixel_values": (_pixels, _video, _patches, _flat_patches, _square_patches),
     "pixel_values_videos": (_video, _colours_first_video),

@@ -120,8 +120,17 @@ def _prove_all(seen: Trace) -> list[Block]:
 
 
 def _in_layers(seen: Trace, found: dict[Call, tuple[list[Call], Block]]) -> list[Block]:
-    """Keep what lies inside one layer, and note the units that something else reads as well."""
-    inside = {c: v for c, v in found.items() if layer_index(v[1].name) is not None}
+    """Keep what lies inside one layer, and note the units that something else reads as well.
+
+    What reads into queries, keys or values is a bottleneck and no feed-forward part.
+    """
+    heads = {p.module for _, b in found.values() if b.part == "attention" for p in b.producers}
+    inside = {
+        call: (sources, block)
+        for call, (sources, block) in found.items()
+        if layer_index(block.name) is not None
+        and not (block.part == "feed_forward" and block.consumer.module in heads)
+    }
     readers = Counter(source for sources, _ in inside.values() for source in sources)
     shared = seen.feeders_outside(inside) | {c for c, times in readers.items() if times > 1}
     return [

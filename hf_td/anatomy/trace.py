@@ -144,7 +144,7 @@ def thawed(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _stubbed(model: nn.Module, calls: list[Call]) -> Iterator[None]:
     generator = torch.Generator().manual_seed(0)
-    layers = linear_layers(model)
+    layers = {name: m for name, m in linear_layers(model).items() if _gives_a_tensor(m)}
     before = {m: m.__dict__["forward"] for m in layers.values() if "forward" in m.__dict__}
     try:
         for name, module in layers.items():
@@ -156,6 +156,16 @@ def _stubbed(model: nn.Module, calls: list[Call]) -> Iterator[None]:
             del module.__dict__["forward"]
         for module, forward in before.items():
             module.forward = forward
+
+
+def _gives_a_tensor(layer: nn.Module) -> bool:
+    """Whether a layer gives what linear layers give: some routers derive from one, and do not."""
+    if type(layer).forward is nn.Linear.forward:
+        return True
+    weight = next(layer.parameters())
+    hidden = torch.zeros(1, in_features(layer), device=weight.device, dtype=weight.dtype)
+    with torch.no_grad():
+        return isinstance(type(layer).forward(layer, hidden), Tensor)  # no hooks of the user
 
 
 def _stub(name: str, sizes: tuple[int, int], calls: list[Call], generator: torch.Generator) -> Any:

@@ -138,7 +138,9 @@ def _inputs_of(model: nn.Module) -> dict[str, Any]:
 def _footprint(
     model: nn.Module, anatomy: Anatomy, runs: Runs, wide: bool | None = None
 ) -> Footprint:
-    consumers = [block.consumer.module for block in anatomy.blocks]
+    # What one block consumes another may produce, as in a row of three layers; then it is cut.
+    produced = {p.module for block in anatomy.blocks for p in block.producers}
+    consumers = [b.consumer.module for b in anatomy.blocks if b.consumer.module not in produced]
     values: dict[str, Tensor] = {}
     widths: list[bool] = []
     for path, inputs in runs.items():

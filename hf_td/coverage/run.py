@@ -21,6 +21,7 @@ from hf_td.coverage.survey import survey_type
 CHUNK = 40
 # Seconds that one type may take.
 TYPE_TIMEOUT = 60
+_CODE = "import sys; from hf_td.coverage.run import survey_chunk; survey_chunk(sys.argv[1:])"
 
 
 class _TooLong(BaseException):
@@ -62,8 +63,7 @@ def finished(results: Path) -> dict[str, Any]:
 
 
 def _start(results: Path, chunk: Sequence[str]) -> subprocess.Popen[bytes]:
-    code = "import sys; from hf_td.coverage.run import survey_chunk; survey_chunk(sys.argv[1:])"
-    return subprocess.Popen([sys.executable, "-c", code, str(results), *chunk])
+    return subprocess.Popen([sys.executable, "-c", _CODE, str(results), *chunk])
 
 
 def survey_chunk(arguments: Sequence[str]) -> None:

@@ -129,6 +129,7 @@ def _describe(twin: Twin) -> Record:
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "divisor": twin.recipe.divisor,
+        "fewer_heads": twin.recipe.heads,
         "attention": _counted(_head_geometry(b) for b in anatomy.blocks if b.part == "attention"),
         "feed_forward": _counted(_width(b) for b in anatomy.blocks if b.part == "feed_forward"),
         "layouts": sorted({type(model.get_submodule(n)).__name__ for n in inside}),
@@ -185,7 +186,7 @@ def _patched(model: Any, level: Any, exclude: list[str]) -> Record:
     classes = {name: type(m) for name, m in model.named_modules()}
     try:
         patch_model(model, level=level, exclude=exclude, targeting=0.9, drop_rate=0.5)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         return {level: False, "reason": _said(error)}
     try:
         update(model)

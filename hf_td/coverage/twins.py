@@ -18,11 +18,11 @@ _DEPTH = re.compile(
 )
 _WIDTH = re.compile(
     r"size|dim|width|channel|d_model|d_ff|d_kv|d_head|d_inner|n_embd|n_inner|rank|filters|units|"
-    r"planes|hidden|embed|mlp|section|feats|axes"
+    r"planes|hidden|embed|mlp|section|feats|axes|groups$"
 )
 # What looks like a width and is none: places, pixels, words, counts and ids.
 _NO_WIDTH = re.compile(
-    r"vocab|image|img|patch|kernel|position(?!.*dim)|window|codebook_size|chunk|max|^num_|token|batch|"
+    r"vocab|image|img|patch|kernel|position(?!.*dim)|window|codebook_size|chunk|max|^num_(?!.*groups$)|token|batch|"
     r"grid|crop|bucket|rate|stride|_id$|_ids$|ratio|layers|frame|context|block_size|mel|input_size|"
     r"in_chans|num_channels|dimension$|expand|dropout|seed|attention_window|pool|factor|length|"
     r"layer_id|step|epsilon|theta|base$|feat_size"
