@@ -128,6 +128,12 @@ def _token_ids(model: nn.Module) -> Tensor:
     return (ids % vocabulary)[None].to(_device(model))
 
 
+def _codebook_ids(model: nn.Module) -> Tensor:
+    """A token of text and one of each codebook at every place."""
+    books = _config_value(model, "num_codebooks", default=0) + 1
+    return torch.ones(1, PROBE_LENGTH, books, dtype=torch.long, device=_device(model))
+
+
 def _ones(model: nn.Module) -> Tensor:
     return torch.ones(1, PROBE_LENGTH, dtype=torch.long, device=_device(model))
 
@@ -262,6 +268,18 @@ def _encoder_hidden(model: nn.Module) -> Tensor:
     return _noise(model, 1, PROBE_LENGTH, width) if isinstance(width, int) else _hidden(model)
 
 
+def _latents(model: nn.Module) -> Tensor:
+    return _hidden(model).transpose(1, 2)
+
+
+def _region_features(model: nn.Module) -> Tensor:
+    return _noise(model, 1, PROBE_LENGTH, _config_value(model, "visual_feat_dim", default=32))
+
+
+def _region_places(model: nn.Module) -> Tensor:
+    return _noise(model, 1, PROBE_LENGTH, _config_value(model, "visual_pos_dim", default=4))
+
+
 def _boxes(model: nn.Module) -> Tensor:
     box = torch.tensor([0, 0, 1, 1], device=_device(model))
     return box.expand(1, PROBE_LENGTH, 4).contiguous()
@@ -273,12 +291,15 @@ def _fine_boxes(model: nn.Module) -> Tensor:
 
 # The forms that an argument may have, the likeliest first. A new kind is a new row.
 _MAKERS: dict[str, tuple[Callable[[nn.Module], Tensor], ...]] = {
-    "input_ids": (_token_ids,),
+    "input_ids": (_token_ids, _codebook_ids),
     "decoder_input_ids": (_token_ids,),
     "qformer_input_ids": (_token_ids,),
     "attention_mask": (_ones,),
     "bbox": (_boxes, _fine_boxes),
     "inputs_embeds": (_hidden,),
+    "latents": (_latents, _hidden),
+    "visual_feats": (_region_features,),
+    "visual_pos": (_region_places,),
     "query_embeds": (_hidden,),
     "encoder_hidden_states": (_encoder_hidden,),
     "hidden_states": (_patches, _hidden, _pixels),
@@ -302,6 +323,8 @@ _MAKERS: dict[str, tuple[Callable[[nn.Module], Tensor], ...]] = {
 _SENSES = ("input_ids", "pixel_values", "input_features", "input_values")
 _HELPERS = (
     "bbox",
+    "visual_feats",
+    "visual_pos",
     "query_embeds",
     "encoder_hidden_states",
     "image_grid_thw",

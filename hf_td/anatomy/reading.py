@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -60,10 +61,9 @@ def _fingerprint(model: Any) -> tuple[Any, ...]:
 
 
 def _read(model: nn.Module, example_inputs: Mapping[str, Any] | None) -> Anatomy:
-    base: nn.Module = getattr(model, "base_model", model)
-    prefix = _name_of(base, model)
-    with torch.inference_mode(False), thawed(base):
-        traces = _trace(base, example_inputs)
+    with torch.inference_mode(False), thawed(model):
+        base, traces = _trace(model, example_inputs)
+        prefix = _name_of(base, model)
         told = described_blocks(base, traces)
         found = [
             _with_prefix(block, path)
@@ -81,13 +81,22 @@ def _read(model: nn.Module, example_inputs: Mapping[str, Any] | None) -> Anatomy
     )
 
 
-def _trace(base: nn.Module, example_inputs: Mapping[str, Any] | None) -> Traces:
+def _trace(model: nn.Module, example_inputs: Mapping[str, Any] | None) -> tuple[nn.Module, Traces]:
+    """What was run and what it showed: the base model, or the whole where the base does not run.
+
+    Some models call a part their base that takes no input of the user: DINOv3's encoder.
+    """
+    base: nn.Module = getattr(model, "base_model", model)
     try:
-        return trace_all(base, example_inputs)
+        return base, trace_all(base, example_inputs)
     except ValueError as error:
-        if not described(base):
+        if described(base):
+            return base, Traces(unread={"": str(error)})
+        if base is model or example_inputs is not None:
             raise
-        return Traces(unread={"": str(error)})
+        with suppress(ValueError):
+            return model, trace_all(model)
+        raise
 
 
 def _in_order(told: list[Block], found: list[Block], traces: Traces) -> list[Block]:

@@ -129,7 +129,10 @@ def _runs(model: nn.Module, anatomy: Anatomy, example_inputs: Mapping[str, Any] 
 
 def _inputs_of(model: nn.Module) -> dict[str, Any]:
     """What the base model runs on, unless the model itself takes something else."""
-    inputs = probe_inputs(getattr(model, "base_model", model))
+    try:
+        inputs = probe_inputs(getattr(model, "base_model", model))
+    except ValueError:  # a base that takes no input of the user
+        return probe_inputs(model)
     accepted = inspect.signature(model.forward).parameters
     anything = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
     return inputs if anything or inputs.keys() <= accepted.keys() else probe_inputs(model)

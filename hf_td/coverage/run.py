@@ -70,7 +70,7 @@ def survey_chunk(arguments: Sequence[str]) -> None:
     """Survey some types in this process: the file of results, then the types."""
     results, *types = arguments
     torch.set_num_threads(1)
-    logging.set_verbosity(logging.CRITICAL)
+    logging.set_verbosity(50)  # critical: what configs say of themselves is no news
     warnings.simplefilter("ignore")
     for record in _surveyed(types):
         append_json_line(results, record)

@@ -106,6 +106,9 @@ def _shrink(values: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     before, after = _depth(values) if recipe.depth else (0, 0)
     small: dict[str, Any] = {}
     for name, value in values.items():
+        if not isinstance(name, str):
+            small[name] = value  # a table of numbers, which has no names
+            continue
         if before and name in _OUTPUTS:
             continue
         if isinstance(value, Mapping):
@@ -194,7 +197,11 @@ def _patch(values: Mapping[str, Any]) -> int:
 
 def _depth(values: Mapping[str, Any]) -> tuple[int, int]:
     """The number of layers, and how many show every kind that there is; 0 where none is named."""
-    names = [n for n, v in values.items() if type(v) is int and _is_depth(n, v, values)]
+    names = [
+        n
+        for n, v in values.items()
+        if type(v) is int and isinstance(n, str) and _is_depth(n, v, values)
+    ]
     before = next((values[n] for n in _main_depths(names)), 0)
     kinds = [v for v in values.values() if isinstance(v, (list, tuple)) and len(v) == before > 1]
     needed = max((_prefix_of_all_kinds(v) for v in kinds), default=LEAST_LAYERS)
