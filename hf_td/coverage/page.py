@@ -137,6 +137,7 @@ def _reason(record: Record) -> str:
 def _general(reason: str) -> str:
     """A reason without the names and numbers of one model."""
     reason = re.sub(r"^\w+(Error|Exception): ", "", reason)
+    reason = re.sub(r" from '/[^']*'?", "", reason)  # where something is installed
     reason = re.sub(r"\b[A-Z]\w*(Model|Encoder|Decoder|Backbone|Config)\b", "the model", reason)
     reason = re.sub(r"first at [\w.#*]+", "first at one layer", reason)
     reason = re.sub(r"found no attention or feed-forward block; .*", "found no block", reason)

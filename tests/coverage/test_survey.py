@@ -28,6 +28,7 @@ SAMPLE: dict[str, tuple[str, int, int]] = {
     "whisper": ("passed", 10, 10),  # spectrogram
     "wav2vec2": ("passed", 4, 4),  # waveform
     "llava": ("passed", 8, 8),  # the vision tower does not run on text
+    "vilt": ("passed", 4, 4),  # draws in eval mode too
     "mobilebert": ("passed", 20, 10),  # bottlenecks before queries and keys
 }
 
