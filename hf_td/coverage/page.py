@@ -46,7 +46,7 @@ def coverage_section(records: Sequence[Record], facts: Record) -> str:
             "## Every registered model type",
             _HOW,
             _totals(records),
-            _made_by(facts),
+            _made_by(records, facts),
             "### Refusals by reason",
             _REASONS,
             _table(("types", "what", "reason", "such as"), _reasons(records)),
@@ -102,12 +102,14 @@ def _totals(records: Sequence[Record]) -> str:
     )
 
 
-def _made_by(facts: Record) -> str:
+def _made_by(records: Sequence[Record], facts: Record) -> str:
+    commits = Counter(r["commit"] for r in records if r.get("commit"))
+    ran = ", ".join(f"{n} types at commit {commit[:12]}" for commit, n in commits.most_common())
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     hardware = facts["hardware"]
     return (
         f"Made by `{facts['command']}` with {versions}, on {hardware['cores']} cores of "
-        f"{hardware['cpu']}; seed {facts['seed']}, commit {facts['commit']}."
+        f"{hardware['cpu']}; seed {facts['seed']}; {ran}."
     )
 
 

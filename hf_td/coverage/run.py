@@ -15,7 +15,7 @@ import torch
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 from transformers.utils import logging
 
-from hf_td.analysis.record import append_json_line, read_json_lines
+from hf_td.analysis.record import append_json_line, environment, read_json_lines
 from hf_td.coverage.survey import survey_type
 
 CHUNK = 40
@@ -72,8 +72,9 @@ def survey_chunk(arguments: Sequence[str]) -> None:
     torch.set_num_threads(1)
     logging.set_verbosity(50)  # critical: what configs say of themselves is no news
     warnings.simplefilter("ignore")
+    commit = environment()["commit"]
     for record in _surveyed(types):
-        append_json_line(results, record)
+        append_json_line(results, {**record, "commit": commit})
 
 
 def _surveyed(types: Sequence[str]) -> Iterator[dict[str, Any]]:
