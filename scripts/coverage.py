@@ -3,8 +3,8 @@
     python scripts/coverage.py --write docs/families.md
     python scripts/coverage.py --types bert,llama --results /tmp/coverage.jsonl
 
-Appends a line of JSON for each type to the results; types that have one are not run again. Each says at which commit. Exits
-with 1 where a compact model differs from the masked one.
+Appends a line of JSON for each type to the results, with the commit that it was made at; types that
+have one are not run again. Exits with 1 where a compact model differs from the masked one.
 """
 
 from __future__ import annotations
