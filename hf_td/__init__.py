@@ -21,19 +21,25 @@ _HOMES = {
     "TargetedDropoutSeq2SeqArguments": "training",
     "TargetedDropoutSeq2SeqTrainer": "training",
     "TargetedDropoutTrainer": "training",
+    "AttentionBlocks": "anatomy",
+    "FeedForwardBlocks": "anatomy",
     "anneal": "patching",
     "compact_model": "compaction",
     "patch_model": "patching",
     "prune_model": "pruning",
     "pruning_curve": "analysis",
     "read_anatomy": "anatomy",
+    "register_family": "anatomy",
     "unpatch_model": "patching",
 }
 
 if TYPE_CHECKING:
     from hf_td.analysis import pruning_curve as pruning_curve
     from hf_td.anatomy import Anatomy as Anatomy
+    from hf_td.anatomy import AttentionBlocks as AttentionBlocks
+    from hf_td.anatomy import FeedForwardBlocks as FeedForwardBlocks
     from hf_td.anatomy import read_anatomy as read_anatomy
+    from hf_td.anatomy import register_family as register_family
     from hf_td.compaction import compact_model as compact_model
     from hf_td.config import TargetedDropoutConfig as TargetedDropoutConfig
     from hf_td.patching import anneal as anneal

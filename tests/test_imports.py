@@ -33,6 +33,7 @@ ROOMS = [
     "analysis",
     "compaction",
     "hub",
+    "coverage",
     "baselines",
     "experiment",
     "cli",

@@ -13,12 +13,15 @@ from hf_td.anatomy.layouts import (
     stacks_of,
 )
 from hf_td.anatomy.reading import read_anatomy
+from hf_td.anatomy.registry import AttentionBlocks, FeedForwardBlocks, register_family
 from hf_td.anatomy.trace import evaluating, tensors_in
 
 __all__ = [
     "Anatomy",
+    "AttentionBlocks",
     "Block",
     "Companion",
+    "FeedForwardBlocks",
     "Layout",
     "Part",
     "Projection",
@@ -33,6 +36,7 @@ __all__ = [
     "parameter_names",
     "probe_inputs",
     "read_anatomy",
+    "register_family",
     "stacks_of",
     "tensors_in",
 ]

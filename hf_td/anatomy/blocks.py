@@ -110,11 +110,16 @@ class Anatomy:
             heads, routers, ...).
         uncalled: linear layers of the base model that a forward never calls; patching them would do
             nothing.
+        runs: dotted names of the modules whose forwards were read: the base model, or also those
+            of its towers that it does not run on an example input.
+        unread: towers of which no forward ran, with the reason.
     """
 
     blocks: tuple[Block, ...]
     unclaimed: tuple[str, ...] = field(default=())
     uncalled: tuple[str, ...] = field(default=())
+    runs: tuple[str, ...] = field(default=("",))
+    unread: tuple[str, ...] = field(default=())
 
     def tied(self, block: Block) -> tuple[Block, ...]:
         """The blocks that share a companion with `block`, itself included.

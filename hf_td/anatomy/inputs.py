@@ -1,51 +1,109 @@
-"""A small input on which any model of the library can be run once, to be read."""
+"""Small inputs on which a model of the library can be run once, to be read.
+
+What a forward wants is told by its signature, by the model's main input and by its config. Where
+these leave a choice (an image or a video, features first or frames first), the first that runs is
+taken.
+"""
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Container
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from hf_td.anatomy.trace import trace
+
+T = TypeVar("T")
+
 # Long enough for attention to mix tokens, short enough to cost nothing.
 PROBE_LENGTH = 8
+# Patches, before any are merged, on each side of an image that is given as patches.
+_GRID = 4
+_FRAMES = 128
+_TOWERS = ("text_config", "vision_config", "audio_config", "encoder", "decoder")
 
 
 def probe_inputs(model: nn.Module) -> dict[str, Any]:
     """Keyword arguments for one forward of `model`, a batch of one on its device.
 
     Raises:
-        ValueError: the main input of the model is of no known kind; the caller has to give one.
+        ValueError: no input that can be made runs; the caller has to give one.
     """
-    main = getattr(model, "main_input_name", "input_ids")
-    if main not in _MAKERS or not hasattr(model, "config"):
-        raise ValueError(
-            f"cannot make an example input for {type(model).__name__}: its main input is "
-            f"{main!r}, and the known ones are {sorted(_MAKERS)}; pass example_inputs={{...}}"
-        )
+    choices = list(_candidates(model))
+    if len(choices) == 1:
+        return choices[0]
+    return first_that_runs(model, lambda inputs: (trace(model, inputs), inputs)[1])
+
+
+def first_that_runs(model: nn.Module, run: Callable[[dict[str, Any]], T]) -> T:
+    """What `run` gives for the first example input on which it does not fail.
+
+    Raises:
+        ValueError: it fails on all of them, or none can be made; names the first failure.
+    """
+    failures: list[Exception] = []
+    for inputs in _candidates(model):
+        try:
+            return run(inputs)
+        except Exception as error:
+            failures.append(error)
+    why = f"; a forward failed: {failures[0]}" if failures else ""
+    raise ValueError(
+        f"cannot make an example input for {type(model).__name__}: its main input is "
+        f"{_main_input(model)!r}, and the known ones are {sorted(_MAKERS)}; pass "
+        f"example_inputs={{...}}{why}"
+    ) from (failures[0] if failures else None)
+
+
+def _main_input(model: nn.Module) -> Any:
+    return getattr(model, "main_input_name", "input_ids")
+
+
+def _candidates(model: nn.Module) -> Iterator[dict[str, Any]]:
+    """Example inputs, from the fewest arguments to the most, each in every form it may have."""
+    if not hasattr(model, "config"):
+        return
     accepted = inspect.signature(model.forward).parameters
-    inputs: dict[str, Any] = {name: _MAKERS[name](model) for name in _wanted(model, main, accepted)}
-    if "use_cache" in accepted:
-        inputs["use_cache"] = False
-    return inputs
+    fixed = {"use_cache": False} if "use_cache" in accepted else {}
+    for names in _wanted(model, accepted):
+        forms = max((len(_MAKERS[name]) for name in names), default=0)
+        for form in range(forms):
+            makers = {n: _MAKERS[n][min(form, len(_MAKERS[n]) - 1)] for n in names}
+            yield {**{name: make(model) for name, make in makers.items()}, **fixed}
 
 
-def _wanted(model: Any, main: str, accepted: Container[str]) -> list[str]:
-    if getattr(model.config, "is_encoder_decoder", False):
-        return [main, "decoder_input_ids"]
-    towers = hasattr(model.config, "text_config") and hasattr(model.config, "vision_config")
-    if towers and not model.can_generate():  # two encoders side by side, as in CLIP
-        return [name for name in ("input_ids", "pixel_values") if name in accepted]
-    return [main]
+def _wanted(model: Any, accepted: Mapping[str, inspect.Parameter]) -> Iterator[list[str]]:
+    """Sets of arguments that a forward may run on; only those that can be made."""
+    required = [n for n, p in accepted.items() if p.default is p.empty and _is_named(p)]
+    anything = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+    main = _main_input(model)
+    least = dict.fromkeys(required)
+    # A tower inherits the main input of another, which its own forward does not take.
+    for name in [main] if isinstance(main, str) else main:
+        if name in accepted or (anything and not required):
+            least[name] = None
+    if getattr(model.config, "is_encoder_decoder", False) and "decoder_input_ids" in accepted:
+        least["decoder_input_ids"] = None
+    seen = []
+    for extra in ((), _SENSES, (*_SENSES, *_HELPERS), _HELPERS):
+        names = [*least, *(n for n in extra if n in accepted and n not in least)]
+        if names and names not in seen and all(name in _MAKERS for name in names):
+            seen.append(names)
+            yield names
 
 
-def _config_value(model: Any, name: str, default: Any = None) -> Any:
-    """A setting of the model, or of one of its towers."""
-    towers = (getattr(model.config, tower, None) for tower in ("text_config", "vision_config"))
-    values = (getattr(config, name, None) for config in (model.config, *towers))
+def _is_named(parameter: inspect.Parameter) -> bool:
+    return parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+
+
+def _config_value(model: Any, *names: str, default: Any = None) -> Any:
+    """The first of these settings that the model, or one of its towers, has."""
+    towers = [getattr(model.config, tower, None) for tower in _TOWERS]
+    values = (getattr(c, name, None) for name in names for c in (model.config, *towers))
     return next((value for value in values if value is not None), default)
 
 
@@ -58,6 +116,11 @@ def _dtype(model: nn.Module) -> torch.dtype:
     return next(floating, torch.float32)
 
 
+def _noise(model: nn.Module, *shape: int) -> Tensor:
+    noise = torch.rand(*shape, generator=torch.Generator().manual_seed(0))
+    return noise.to(_device(model), _dtype(model))
+
+
 def _token_ids(model: nn.Module) -> Tensor:
     vocabulary = _config_value(model, "vocab_size", default=32)
     # Distinct ids from the middle of the vocabulary: special tokens sit at its ends.
@@ -65,33 +128,206 @@ def _token_ids(model: nn.Module) -> Tensor:
     return (ids % vocabulary)[None].to(_device(model))
 
 
+def _codebook_ids(model: nn.Module) -> Tensor:
+    """A token of text and one of each codebook at every place."""
+    books = _config_value(model, "num_codebooks", default=0) + 1
+    return torch.ones(1, PROBE_LENGTH, books, dtype=torch.long, device=_device(model))
+
+
+def _ones(model: nn.Module) -> Tensor:
+    return torch.ones(1, PROBE_LENGTH, dtype=torch.long, device=_device(model))
+
+
+def _sides(size: Any) -> tuple[int, int]:
+    if isinstance(size, Mapping):
+        size = (size["height"], size["width"])
+    return (size[-2], size[-1]) if isinstance(size, (list, tuple)) else (size, size)
+
+
+def _channels(model: nn.Module) -> int:
+    value = _config_value(model, "num_channels", "in_channels", "in_chans", default=3)
+    return value if isinstance(value, int) else 3
+
+
 def _pixels(model: nn.Module) -> Tensor:
-    size = _config_value(model, "image_size", default=224)
-    height, width = size if isinstance(size, (list, tuple)) else (size, size)
-    channels = _config_value(model, "num_channels", default=3)
-    noise = torch.rand(1, channels, height, width, generator=torch.Generator().manual_seed(0))
-    return noise.to(_device(model), _dtype(model))
+    size = _config_value(model, "image_size", "img_size", default=224)
+    return _noise(model, 1, _channels(model), *_sides(size))
+
+
+def _video(model: nn.Module) -> Tensor:
+    frames = _config_value(model, "num_frames", "frames_per_clip", "max_num_frames", default=2)
+    return _pixels(model)[:, None].expand(-1, frames, -1, -1, -1)
+
+
+def _colours_first_video(model: nn.Module) -> Tensor:
+    return _video(model).transpose(1, 2)
+
+
+def _patch_area(model: nn.Module) -> int:
+    return math.prod(_sides(_config_value(model, "patch_size", default=16)))
+
+
+def _patches(model: nn.Module) -> Tensor:
+    """An image as a list of flat patches, each over a few frames."""
+    depth = _config_value(model, "temporal_patch_size", default=1)
+    return _noise(model, _GRID**2, _channels(model) * depth * _patch_area(model))
+
+
+def _flat_patches(model: nn.Module) -> Tensor:
+    """A batch of images, each a list of flat patches."""
+    return _noise(model, 1, _GRID**2, _channels(model) * _patch_area(model))
+
+
+def _square_patches(model: nn.Module) -> Tensor:
+    sides = _sides(_config_value(model, "patch_size", default=16))
+    return _noise(model, _GRID**2, _channels(model), *sides)
+
+
+def _grid(model: nn.Module) -> Tensor:
+    return torch.tensor([[1, _GRID, _GRID]], device=_device(model))
+
+
+def _flat_grid(model: nn.Module) -> Tensor:
+    return torch.tensor([[_GRID, _GRID]], device=_device(model))
+
+
+def _patch_mask(model: nn.Module) -> Tensor:
+    return torch.ones(1, _GRID**2, dtype=torch.long, device=_device(model))
+
+
+def _patch_places(model: nn.Module) -> Tensor:
+    rows = torch.arange(_GRID, device=_device(model))
+    return torch.cartesian_prod(rows, rows)[None]
+
+
+def _merge_sizes(model: nn.Module) -> Tensor:
+    return torch.ones(1, dtype=torch.long, device=_device(model))
+
+
+def _bins(model: nn.Module) -> int:
+    names = ("num_mel_bins", "input_feat_per_channel", "feature_size", "n_mels", "input_feat_size")
+    return _config_value(model, *names, default=80)
+
+
+def _frames(model: nn.Module) -> int:
+    places = _config_value(model, "max_source_positions")
+    return 2 * places if places else _config_value(model, "max_length", default=_FRAMES)
 
 
 def _mel_features(model: nn.Module) -> Tensor:
-    bins = _config_value(model, "num_mel_bins", default=80)
-    frames = 2 * _config_value(model, "max_source_positions", default=1500)
-    noise = torch.rand(1, bins, frames, generator=torch.Generator().manual_seed(0))
-    return noise.to(_device(model), _dtype(model))
+    return _noise(model, 1, _bins(model), _frames(model))
+
+
+def _mel_frames(model: nn.Module) -> Tensor:
+    return _mel_features(model).transpose(1, 2)
+
+
+def _wide_frames(model: nn.Module) -> Tensor:
+    """Frames of which some were stacked."""
+    width = _config_value(model, "input_dim", "feature_projection_input_dim", default=_bins(model))
+    return _noise(model, 1, _frames(model), width)
+
+
+def _open_mask(model: nn.Module) -> Tensor:
+    """A mask of what is to be left out: nothing."""
+    return torch.zeros(1, _frames(model), dtype=torch.bool, device=_device(model))
+
+
+def _series(model: nn.Module) -> Tensor:
+    length = _config_value(model, "context_length", default=_FRAMES)
+    return _noise(model, 1, length, _config_value(model, "num_input_channels", default=1))
+
+
+def _mel_image(model: nn.Module) -> Tensor:
+    return _mel_frames(model)[None]
+
+
+def _frame_mask(model: nn.Module) -> Tensor:
+    return torch.ones(1, _frames(model), dtype=torch.long, device=_device(model))
 
 
 def _waveform(model: nn.Module) -> Tensor:
     # The shortest wave of which a stack of convolutions leaves that many frames.
-    strides = _config_value(model, "conv_stride", default=(320,))
-    samples = math.prod(strides) * (PROBE_LENGTH + 2)
-    noise = torch.rand(1, samples, generator=torch.Generator().manual_seed(0))
-    return noise.to(_device(model), _dtype(model))
+    strides = _config_value(model, "conv_stride", "upsampling_ratios", default=(320,))
+    strides = strides if isinstance(strides, (list, tuple)) else (320,)
+    return _noise(model, 1, math.prod(strides) * (PROBE_LENGTH + 2))
 
 
-_MAKERS: dict[str, Callable[[nn.Module], Tensor]] = {
-    "input_ids": _token_ids,
-    "decoder_input_ids": _token_ids,
-    "input_features": _mel_features,
-    "input_values": _waveform,
-    "pixel_values": _pixels,
+def _channel_wave(model: nn.Module) -> Tensor:
+    return _waveform(model)[None]
+
+
+def _hidden(model: nn.Module) -> Tensor:
+    width = _config_value(model, "hidden_size", "d_model", "embed_dim", "dim", default=32)
+    width = width if isinstance(width, int) else width[0]
+    return _noise(model, 1, PROBE_LENGTH, width)
+
+
+def _encoder_hidden(model: nn.Module) -> Tensor:
+    width = _config_value(model, "encoder_hidden_size", "cross_attention_hidden_size")
+    return _noise(model, 1, PROBE_LENGTH, width) if isinstance(width, int) else _hidden(model)
+
+
+def _latents(model: nn.Module) -> Tensor:
+    return _hidden(model).transpose(1, 2)
+
+
+def _region_features(model: nn.Module) -> Tensor:
+    return _noise(model, 1, PROBE_LENGTH, _config_value(model, "visual_feat_dim", default=32))
+
+
+def _region_places(model: nn.Module) -> Tensor:
+    return _noise(model, 1, PROBE_LENGTH, _config_value(model, "visual_pos_dim", default=4))
+
+
+def _boxes(model: nn.Module) -> Tensor:
+    box = torch.tensor([0, 0, 1, 1], device=_device(model))
+    return box.expand(1, PROBE_LENGTH, 4).contiguous()
+
+
+def _fine_boxes(model: nn.Module) -> Tensor:
+    return _boxes(model).to(_dtype(model))
+
+
+# The forms that an argument may have, the likeliest first. A new kind is a new row.
+_MAKERS: dict[str, tuple[Callable[[nn.Module], Tensor], ...]] = {
+    "input_ids": (_token_ids, _codebook_ids),
+    "decoder_input_ids": (_token_ids,),
+    "qformer_input_ids": (_token_ids,),
+    "attention_mask": (_ones,),
+    "bbox": (_boxes, _fine_boxes),
+    "inputs_embeds": (_hidden,),
+    "latents": (_latents, _hidden),
+    "visual_feats": (_region_features,),
+    "visual_pos": (_region_places,),
+    "query_embeds": (_hidden,),
+    "encoder_hidden_states": (_encoder_hidden,),
+    "hidden_states": (_patches, _hidden, _pixels),
+    "input_features": (_mel_features, _mel_frames, _wide_frames, _mel_image),
+    "input_features_mask": (_frame_mask,),
+    "audio_mel": (_mel_frames,),
+    "audio_mel_mask": (_open_mask,),
+    "past_values": (_series,),
+    "input_values": (_waveform, _channel_wave, _mel_frames),
+    "pixel_values": (_pixels, _video, _patches, _flat_patches, _square_patches),
+    "pixel_values_videos": (_video, _colours_first_video),
+    "image": (_pixels,),
+    "grid_thw": (_grid, _grid, _grid, _grid, _flat_grid),
+    "image_grid_thw": (_grid,),
+    "spatial_shapes": (_flat_grid,),
+    "pixel_attention_mask": (_patch_mask,),
+    "pixel_position_ids": (_patch_places,),
+    "merge_sizes": (_merge_sizes,),
 }
+# What a forward may need besides its main input: other senses, and what goes with them.
+_SENSES = ("input_ids", "pixel_values", "input_features", "input_values")
+_HELPERS = (
+    "bbox",
+    "visual_feats",
+    "visual_pos",
+    "query_embeds",
+    "encoder_hidden_states",
+    "image_grid_thw",
+    "input_features_mask",
+    "attention_mask",
+)

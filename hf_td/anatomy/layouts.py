@@ -117,12 +117,25 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 def out_features(module: nn.Module) -> int:
     """Number of output units of a linear layer."""
+    return _weight(module).shape[_require_layout(module).unit_dim]
+
+
+def in_features(module: nn.Module) -> int:
+    """Number of input features of a linear layer."""
+    return _weight(module).shape[_require_layout(module).fan_in_dim]
+
+
+def _weight(module: nn.Module) -> Tensor:
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def _require_layout(module: nn.Module) -> Layout:
     layout = layout_of(module)
     if layout is None:
         raise TypeError(f"expected a linear layer, one of {_known()}, got {type(module).__name__}")
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    return weight.shape[layout.unit_dim]
+    return layout
 
 
 def _known() -> list[str]:

@@ -8,6 +8,7 @@ binary: two backward passes for each bit number every row.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -94,8 +95,41 @@ def prove_block(
     companions = tuple(c for g in given() for c in _companions(probe, g, units))
     path = _shared_path(consumer, feeders)
     rows = {p.role: p.features.shape[1] for p in producers}
-    obstacle = SHARED_HEADS if units == 1 and rows["q"] > rows["k"] else None
+    obstacle = SHARED_HEADS if units == 1 and rows["q"] > rows["k"] else _scattered(producers)
     return Block(path, part, units, tuple(producers), channels, companions, obstacle)
+
+
+def agrees(block: Block, consumer: Call, feeders: Sequence[Call]) -> bool:
+    """Whether the units of a block are made of just those features that it says.
+
+    Args:
+        block: how a user describes it.
+        consumer: the call of its consumer.
+        feeders: the calls of its producers, in their order.
+    """
+    probe = Probe(consumer, feeders)
+    if block.obstacle is not None:  # its units are not claimed, only that it reads these layers
+        return all(bool(hit.all()) for hit in probe.reached(torch.ones_like(probe.channels)))
+    rows = [f.leaf.shape[-1] for f in feeders]
+    numbers = number_rows(probe.units_of_channels(block.units), probe.reached, rows, block.units)
+    unit = torch.arange(block.units)[:, None]
+    return all(
+        bool((number[p.features] == unit).all())
+        for number, p in zip(numbers, block.producers, strict=True)
+    )
+
+
+def _scattered(producers: Sequence[Projection]) -> str | None:
+    """An obstacle where a fused layer holds its units in groups of a fixed size.
+
+    A forward that splits the rows into such groups cannot do so when single units have gone.
+    """
+    fused = Counter(p.module for p in producers)
+    for producer in producers:
+        steps = producer.features[:, 0].diff()
+        if fused[producer.module] > 1 and len(steps) and bool((steps != steps[0]).any()):
+            return f"{producer.module} holds them in groups that its forward expects to be whole"
+    return None
 
 
 SHARED_HEADS = "its query heads share one key and value head, so there is one unit"

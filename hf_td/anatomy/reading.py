@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,10 +14,11 @@ from torch import nn
 
 from hf_td.anatomy.blocks import Anatomy, Block, Projection, layer_index, pattern_of
 from hf_td.anatomy.experts import prove_experts
-from hf_td.anatomy.inputs import probe_inputs
 from hf_td.anatomy.layouts import expert_modules, linear_layers, stacks_of
 from hf_td.anatomy.probe import prove_block
-from hf_td.anatomy.trace import Call, Trace, thawed, trace
+from hf_td.anatomy.registry import described, described_blocks
+from hf_td.anatomy.towers import Traces, join, trace_all
+from hf_td.anatomy.trace import Call, Trace, thawed
 from hf_td.config import CONFIG_KEY
 
 # Readings of models seen before, by class and by the shapes of their linear layers.
@@ -30,13 +32,16 @@ def read_anatomy(model: nn.Module, example_inputs: Mapping[str, Any] | None = No
     The model is run once on a few tokens, without its matrix products and in eval mode; weights,
     training flags and random states are untouched. Heads and embeddings are not read.
 
+    A model that structure and probe cannot tell can be described by `register_family`.
+
     Args:
         model: a `PreTrainedModel`, or any module together with `example_inputs`.
         example_inputs: keyword arguments for a forward of `model.base_model`, for a model whose
             input is of no known kind.
 
     Raises:
-        ValueError: no example input can be made for this model.
+        ValueError: no example input can be made for this model, or it contradicts what was
+            registered for it.
     """
     if not hasattr(model, "config"):
         return _read(model, example_inputs)  # nothing says that two such models are alike
@@ -52,24 +57,57 @@ def _fingerprint(model: Any) -> tuple[Any, ...]:
     shapes = tuple((name, tuple(p.shape)) for name, p in model.named_parameters())
     # How it was patched says nothing of the architecture.
     settings = {k: v for k, v in model.config.to_dict().items() if k != CONFIG_KEY}
-    return (type(model), shapes, repr(settings), model.config._attn_implementation)
+    told = described(getattr(model, "base_model", model))
+    return (type(model), shapes, repr(settings), model.config._attn_implementation, told)
 
 
 def _read(model: nn.Module, example_inputs: Mapping[str, Any] | None) -> Anatomy:
-    base: nn.Module = getattr(model, "base_model", model)
-    prefix = _prefix_of(base, model)
-    with torch.inference_mode(False), thawed(base):
-        seen = trace(base, example_inputs or probe_inputs(base))
-        found = [*_prove_all(seen), *_prove_experts(seen)]
-        found.sort(key=lambda block: _last_call(seen, block))
-        blocks = [_with_prefix(block, prefix) for block in found]
+    with torch.inference_mode(False), thawed(model):
+        base, traces = _trace(model, example_inputs)
+        prefix = _name_of(base, model)
+        told = described_blocks(base, traces)
+        found = [
+            _with_prefix(block, path)
+            for path, seen in traces.seen.items()
+            for block in _blocks_of(seen)
+        ]
+        blocks = [_with_prefix(b, prefix) for b in _in_order(told, found, traces)]
     claimed = {name for block in blocks for name in block.modules}
-    called = {call.name for call in seen.calls}
     return Anatomy(
         blocks=tuple(blocks),
         unclaimed=tuple(n for n in _prunable(model) if n not in claimed),
-        uncalled=tuple(prefix + n for n in linear_layers(base) if n not in called),
+        uncalled=tuple(join(prefix, n) for n in linear_layers(base) if n not in traces.called),
+        runs=tuple(join(prefix, path) if path else "" for path in traces.seen),
+        unread=tuple(f"{join(prefix, p) or 'model'}: {why}" for p, why in traces.unread.items()),
     )
+
+
+def _trace(model: nn.Module, example_inputs: Mapping[str, Any] | None) -> tuple[nn.Module, Traces]:
+    """What was run and what it showed: the base model, or the whole where the base does not run.
+
+    Some models call a part their base that takes no input of the user: DINOv3's encoder.
+    """
+    base: nn.Module = getattr(model, "base_model", model)
+    try:
+        return base, trace_all(base, example_inputs)
+    except ValueError as error:
+        if described(base):
+            return base, Traces(unread={"": str(error)})
+        if base is model or example_inputs is not None:
+            raise
+        with suppress(ValueError):
+            return model, trace_all(model)
+        raise
+
+
+def _in_order(told: list[Block], found: list[Block], traces: Traces) -> list[Block]:
+    """What was described and what else was found, as the model runs it."""
+    if not told:
+        return found
+    taken = {name for block in told for name in block.modules}
+    blocks = [*told, *(block for block in found if not taken.intersection(block.modules))]
+    order = {name: i for i, name in enumerate(traces.called)}
+    return sorted(blocks, key=lambda block: order.get(block.consumer.module, 0))
 
 
 def _prunable(model: nn.Module) -> list[str]:
@@ -79,18 +117,25 @@ def _prunable(model: nn.Module) -> list[str]:
     return [*linear_layers(model), *stacks]
 
 
+def _blocks_of(seen: Trace) -> list[Block]:
+    """Every block that a forward showed, in the order in which they were over."""
+    found = [*_prove_all(seen), *_prove_experts(seen)]
+    return sorted(found, key=lambda block: _last_call(seen, block))
+
+
 def _prove_experts(seen: Trace) -> list[Block]:
     """The block of every module of experts; the same place in another layer is proven once."""
-    proven: dict[tuple[Any, ...], Block | None] = {}
+    proven: dict[tuple[Any, ...], tuple[list[str], Block | None]] = {}
     blocks = []
     for call in seen.experts:
         stacks = stacks_of(call.module)
         key = (pattern_of(call.name), *(tuple(stack.weight.shape) for stack in stacks))
+        names = [f"{call.name}.{stack.name}" for stack in stacks]
         if key not in proven:
-            proven[key] = prove_experts(call.name, call.module, call.hidden_size)
-        like = proven[key]
+            proven[key] = names, prove_experts(call.name, call.module, call.hidden_size)
+        first, like = proven[key]
         if like is not None and layer_index(call.name) is not None:
-            blocks.append(_moved(like, [f"{call.name}.{stack.name}" for stack in stacks]))
+            blocks.append(_moved(like, dict(zip(first, names, strict=True)), []))
     return blocks
 
 
@@ -101,27 +146,35 @@ def _last_call(seen: Trace, block: Block) -> int:
 
 def _prove_all(seen: Trace) -> list[Block]:
     """Every block of the model; the same place in another layer is proven once."""
-    proven: dict[tuple[Any, ...], Block | None] = {}
+    proven: dict[tuple[Any, ...], tuple[list[str], Block | None]] = {}
     found: dict[Call, tuple[list[Call], Block]] = {}
     for call in seen.calls:
         sources = seen.feeders(call)
         if not sources:
             continue
         key = tuple((pattern_of(c.name), c.leaf.shape[-1]) for c in (call, *sources))
+        names = [source.name for source in (call, *sources)]
         if key not in proven:
-            proven[key] = prove_block(call, sources, partial(seen.given_to, call))
-        like = proven[key]
+            proven[key] = names, prove_block(call, sources, partial(seen.given_to, call))
+        first, like = proven[key]
         if like is not None:
-            names = [source.name for source in (call, *sources)]
-            if like.companions:
-                names += [given.name for given in seen.given_to(call)]
-            found[call] = sources, _moved(like, names)
+            given = [g.name for g in seen.given_to(call)] if like.companions else []
+            found[call] = sources, _moved(like, dict(zip(first, names, strict=True)), given)
     return _in_layers(seen, found)
 
 
 def _in_layers(seen: Trace, found: dict[Call, tuple[list[Call], Block]]) -> list[Block]:
-    """Keep what lies inside one layer, and note the units that something else reads as well."""
-    inside = {c: v for c, v in found.items() if layer_index(v[1].name) is not None}
+    """Keep what lies inside one layer, and note the units that something else reads as well.
+
+    What reads into queries, keys or values is a bottleneck and no feed-forward part.
+    """
+    heads = {p.module for _, b in found.values() if b.part == "attention" for p in b.producers}
+    inside = {
+        call: (sources, block)
+        for call, (sources, block) in found.items()
+        if layer_index(block.name) is not None
+        and not (block.part == "feed_forward" and block.consumer.module in heads)
+    }
     readers = Counter(source for sources, _ in inside.values() for source in sources)
     shared = seen.feeders_outside(inside) | {c for c, times in readers.items() if times > 1}
     return [
@@ -135,12 +188,12 @@ def _obstacle(shared: set[Call]) -> str | None:
     return f"the output of {names} is also read elsewhere in the model" if shared else None
 
 
-def _moved(like: Block, names: list[str]) -> Block:
-    """The same block in the layer that has these names."""
-    by_pattern = {pattern_of(name): name for name in names}
+def _moved(like: Block, layers: dict[str, str], given: list[str]) -> Block:
+    """The same block in another layer: its linear layers by name, and what is given to it."""
+    by_pattern = {pattern_of(name): name for name in given}
     depth = len(like.name.split("."))
-    path = ".".join(names[0].split(".")[:depth])
-    return _rename(like, path, lambda name: by_pattern[pattern_of(name)])
+    path = ".".join(layers[like.consumer.module].split(".")[:depth])
+    return _rename(like, path, lambda name: layers.get(name) or by_pattern[pattern_of(name)])
 
 
 def _rename(block: Block, path: str, rename: Callable[[str], str]) -> Block:
@@ -156,10 +209,9 @@ def _rename(block: Block, path: str, rename: Callable[[str], str]) -> Block:
     )
 
 
-def _prefix_of(base: nn.Module, model: nn.Module) -> str:
-    name = next(name for name, module in model.named_modules() if module is base)
-    return f"{name}." if name else ""
+def _name_of(base: nn.Module, model: nn.Module) -> str:
+    return next(name for name, module in model.named_modules() if module is base)
 
 
-def _with_prefix(block: Block, prefix: str) -> Block:
-    return _rename(block, prefix + block.name, lambda name: prefix + name)
+def _with_prefix(block: Block, path: str) -> Block:
+    return _rename(block, join(path, block.name), lambda name: join(path, name))

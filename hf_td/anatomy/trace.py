@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_td.anatomy.layouts import expert_modules, linear_layers, out_features
+from hf_td.anatomy.layouts import expert_modules, in_features, linear_layers, out_features
 
 # A layer that reads the residual stream is fed by every layer before it. No block has so many
 # producers, so the search for feeders stops there.
@@ -164,12 +164,14 @@ def thawed(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _stubbed(model: nn.Module, calls: list[Call | ExpertsCall]) -> Iterator[None]:
     generator = torch.Generator().manual_seed(0)
-    layers, experts = linear_layers(model), expert_modules(model)
+    layers = {name: m for name, m in linear_layers(model).items() if _gives_a_tensor(m)}
+    experts = expert_modules(model)
     stubbed = [*layers.values(), *experts.values()]
     before = {m: m.__dict__["forward"] for m in stubbed if "forward" in m.__dict__}
     try:
         for name, module in layers.items():
-            module.forward = _stub(name, out_features(module), calls, generator)
+            sizes = in_features(module), out_features(module)
+            module.forward = _stub(name, sizes, calls, generator)
         for name, module in experts.items():
             module.forward = _experts_stub(name, module, calls, generator)
         yield
@@ -180,10 +182,27 @@ def _stubbed(model: nn.Module, calls: list[Call | ExpertsCall]) -> Iterator[None
             module.forward = forward
 
 
+def _gives_a_tensor(layer: nn.Module) -> bool:
+    """Whether a layer gives what linear layers give: some routers derive from one, and do not."""
+    if type(layer).forward is nn.Linear.forward:
+        return True
+    weight = next(layer.parameters())
+    hidden = torch.zeros(1, in_features(layer), device=weight.device, dtype=weight.dtype)
+    with torch.no_grad():
+        return isinstance(type(layer).forward(layer, hidden), Tensor)  # no hooks of the user
+
+
 def _stub(
-    name: str, width: int, calls: list[Call | ExpertsCall], generator: torch.Generator
+    name: str,
+    sizes: tuple[int, int],
+    calls: list[Call | ExpertsCall],
+    generator: torch.Generator,
 ) -> Any:
+    fan_in, width = sizes
+
     def forward(hidden: Tensor, *_: Any, **__: Any) -> Tensor:
+        if hidden.shape[-1] != fan_in:
+            raise ValueError(f"{name} takes {fan_in} features, got {hidden.shape[-1]}")
         # Positive numbers keep rectified activations alive, so that no neuron looks dead.
         noise = torch.rand(*hidden.shape[:-1], width, generator=generator) + 0.5
         leaf = noise.to(hidden.device, hidden.dtype).requires_grad_()

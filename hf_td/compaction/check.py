@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from hf_td.anatomy import Stack, eager_experts, evaluating, find_layer, tensors_
 
 # Largest relative difference that rounding explains, by the type that was computed in.
 TOLERANCE = {
-    torch.float64: 1e-9,
+    torch.float64: 1e-6,  # some forwards take a softmax or an angle in float32 all the same
     torch.float32: 1e-4,
     torch.float16: 2e-2,
     torch.bfloat16: 1e-1,
@@ -25,23 +25,44 @@ MOST_DOUBLES = 500_000_000
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a model computed: the output of each consumer in order, and its own outputs."""
+    """What a model computed: the output of each consumer in order, and its own outputs.
+
+    Attributes:
+        values: by the name of a consumer or output.
+        wide: whether it was computed in float64.
+    """
 
     values: dict[str, Tensor]
+    wide: bool = True
 
 
-def footprint(model: nn.Module, inputs: Mapping[str, Any], consumers: list[str]) -> Footprint:
+def footprint(
+    model: nn.Module, inputs: Mapping[str, Any], consumers: list[str], wide: bool | None = None
+) -> Footprint:
     """Run one forward in eval mode and keep what each consumer gives.
+
+    Args:
+        model: the model to run.
+        inputs: keyword arguments of the forward.
+        consumers: dotted names of linear layers.
+        wide: compute in float64, or in the model's own type; None for float64 where the forward
+            can: grouped products of experts cannot, and some masks overflow in it.
 
     Raises:
         ValueError: the forward fails; names the first consumer that it did not get through.
     """
+    if wide is None:
+        with suppress(ValueError):
+            found = footprint(model, inputs, consumers, wide=True)
+            if all(bool(value.isfinite().all()) for value in found.values.values()):
+                return found
+        wide = False
     values: dict[str, Tensor] = {}
     hooks = [
         _caller(model, name).register_forward_hook(_keeper(values, name)) for name in consumers
     ]
     try:
-        with torch.no_grad(), evaluating(model), eager_experts(model), _widened(model):
+        with _as_is(model), eager_experts(model), _widened(model, wide), _seeded(model):
             outputs = model(**_cast(inputs, model))
     except Exception as error:
         place = next((name for name in consumers if name not in values), "the head")
@@ -51,7 +72,7 @@ def footprint(model: nn.Module, inputs: Mapping[str, Any], consumers: list[str])
             hook.remove()
     floating = (t for t in tensors_in(outputs) if t.is_floating_point())
     values.update({f"output {i}": tensor for i, tensor in enumerate(floating)})
-    return Footprint(values)
+    return Footprint(values, wide)
 
 
 def compare(masked: Footprint, compact: Footprint) -> None:
@@ -91,11 +112,27 @@ def _keeper(values: dict[str, Tensor], name: str) -> Any:
 
 
 @contextmanager
-def _widened(model: nn.Module) -> Iterator[None]:
+def _as_is(model: nn.Module) -> Iterator[None]:
+    """In eval mode, with no gradients."""
+    with torch.no_grad(), evaluating(model):
+        yield
+
+
+@contextmanager
+def _seeded(model: nn.Module) -> Iterator[None]:
+    """The same draws in every forward, for models that draw in eval mode too, as ViLT does."""
+    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng([d for d in devices if d is not None]):
+        torch.manual_seed(0)
+        yield
+
+
+@contextmanager
+def _widened(model: nn.Module, wide: bool) -> Iterator[None]:
     """Compute in float64 where the model is small enough; the tensors come back bit for bit."""
     narrow = {t: t.data for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()}
     try:
-        if sum(t.numel() for t in narrow) <= MOST_DOUBLES:
+        if wide and sum(t.numel() for t in narrow) <= MOST_DOUBLES:
             for tensor in narrow:
                 tensor.data = tensor.data.double()
         yield

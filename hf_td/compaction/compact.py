@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
-from hf_td.anatomy import Anatomy, Block, probe_inputs, read_anatomy
+from hf_td.anatomy import Anatomy, Block, read_anatomy
 from hf_td.compaction.check import Footprint, compare, footprint
 from hf_td.compaction.kept import choose_units, dead_heads, needed_units
 from hf_td.compaction.layout import QUANT_METHOD, CompactLayout, count_of
+from hf_td.compaction.runs import Runs, runs_of
 from hf_td.compaction.surgery import cut_parameters, new_counts
 from hf_td.compaction.trial import Undo, fixed_heads, replace
 from hf_td.patching import find_patch, unpatch_model
@@ -85,31 +86,40 @@ def cut_model(
     Raises:
         ValueError: as `compact_model`.
     """
-    before = _footprint(model, anatomy, example_inputs) if check else None
+    # Made once: what is compared is the same question to both.
+    runs = runs_of(model, anatomy, example_inputs) if check else {}
+    before = _footprint(model, anatomy, runs)
+    if not before.wide:
+        before = _footprint(model, anatomy, runs, wide=False)
     kept = choose_units(model, anatomy, counts)
     undo = replace(model, cut_parameters(model, kept), new_counts(model, kept))
-    if before is not None:
-        _compare_or_undo(model, anatomy, before, undo, example_inputs)
+    _compare_or_undo(model, anatomy, before, undo, runs)
     _record(model, undo)
     return model
 
 
 def _footprint(
-    model: nn.Module, anatomy: Anatomy, example_inputs: Mapping[str, Any] | None
+    model: nn.Module, anatomy: Anatomy, runs: Runs, wide: bool | None = None
 ) -> Footprint:
-    inputs = example_inputs or probe_inputs(getattr(model, "base_model", model))
-    return footprint(model, inputs, [block.consumer.module for block in anatomy.blocks])
+    # What one block consumes another may produce, as in a row of three layers; then it is cut.
+    produced = {p.module for block in anatomy.blocks for p in block.producers}
+    consumers = [b.consumer.module for b in anatomy.blocks if b.consumer.module not in produced]
+    values: dict[str, Tensor] = {}
+    widths: list[bool] = []
+    for path, inputs in runs.items():
+        within = f"{path}." if path else ""
+        names = [name.removeprefix(within) for name in consumers if name.startswith(within)]
+        seen = footprint(model.get_submodule(path), inputs, names, wide)
+        values |= {within + name: value for name, value in seen.values.items()}
+        widths.append(seen.wide)
+    return Footprint(values, all(widths))
 
 
 def _compare_or_undo(
-    model: nn.Module,
-    anatomy: Anatomy,
-    before: Footprint,
-    undo: Undo,
-    example_inputs: Mapping[str, Any] | None,
+    model: nn.Module, anatomy: Anatomy, before: Footprint, undo: Undo, runs: Runs
 ) -> None:
     try:
-        compare(before, _footprint(model, anatomy, example_inputs))
+        compare(before, _footprint(model, anatomy, runs, before.wide))
     except Exception as error:
         replace(model, *undo)
         raise ValueError(
@@ -146,7 +156,7 @@ def _nothing_dead(
     multiple_of: int,
     example_inputs: Mapping[str, Any] | None,
 ) -> str:
-    fixed = fixed_heads(model, dead_heads(model, anatomy), example_inputs)
+    fixed = fixed_heads(model, dead_heads(model, anatomy), runs_of(model, anatomy, example_inputs))
     if fixed:
         stay = [f"{block.name}: {reason}" for block, reason in fixed.items()]
         return (

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_td.anatomy import Anatomy, Block, Stack, find_layer
+from hf_td.compaction.runs import runs_of
 from hf_td.compaction.trial import fixed_heads
 from hf_td.importance import read_units
 
@@ -38,7 +39,8 @@ def needed_units(
     keep as many as the one that needs most, and a multiple of `EXPERTS_MULTIPLE`. Blocks whose
     forward cannot run with fewer heads are not in it.
     """
-    fixed = fixed_heads(model, dead_heads(model, anatomy), example_inputs)
+    dead = dead_heads(model, anatomy)
+    fixed = fixed_heads(model, dead, runs_of(model, anatomy, example_inputs)) if dead else {}
     counts = {}
     for block in anatomy.blocks:
         if block.obstacle is None and block not in fixed:

@@ -132,6 +132,14 @@ _TEXT: dict[str, Any] = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
+_VISION: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "image_size": 16,
+    "patch_size": 8,
+}
 # Layouts that the families above do not have.
 FUSED: dict[str, tuple[Callable[[], PreTrainedModel], list[list[Row]]]] = {
     "phi3": (
@@ -470,11 +478,42 @@ def test_a_plain_module_without_example_inputs_is_refused():
 
 
 def test_an_input_of_unknown_kind_is_refused_by_name():
-    model: Any = tiny_model("bert")
-    model.base_model.main_input_name = "waves"
-    message = r"for BertModel: its main input is 'waves', .*'decoder_input_ids', .*'input_ids',"
+    class WaveModel(hf.BertModel):
+        main_input_name = "waves"
+
+        def forward(self, waves: Tensor) -> Tensor:
+            return waves
+
+    model = WaveModel(hf.BertConfig(**_TEXT))
+    message = r"for WaveModel: its main input is 'waves', .*'decoder_input_ids', .*'input_ids',"
     with pytest.raises(ValueError, match=message):
         read_anatomy(model)
+
+
+def test_a_main_input_that_a_forward_does_not_take_is_passed_over():
+    model: Any = tiny_model("bert")
+    model.base_model.main_input_name = "waves"
+    assert_reads(read_anatomy(model), KNOWN["bert"])
+
+
+def test_a_tower_that_the_model_does_not_run_on_an_example_is_read_by_itself():
+    vision = hf.CLIPVisionConfig(**_VISION)
+    model = hf.LlavaModel(hf.LlavaConfig(vision_config=vision, text_config=hf.LlamaConfig(**_TEXT)))
+    anatomy = read_anatomy(model)
+    assert anatomy.runs == ("", "vision_tower")
+    assert [b.name for b in anatomy.blocks if b.part == "attention"] == [
+        "language_model.layers.0.self_attn",
+        "language_model.layers.1.self_attn",
+        "vision_tower.encoder.layers.0.self_attn",
+        "vision_tower.encoder.layers.1.self_attn",
+    ]
+    assert not any(name.startswith("vision_tower") for name in anatomy.uncalled)
+
+
+def test_projections_that_differ_in_a_number_only_stay_apart():
+    config = hf.CTRLConfig(vocab_size=64, n_embd=32, n_layer=2, n_head=4, dff=64, n_positions=16)
+    blocks = [b for b in read_anatomy(hf.CTRLModel(config)).blocks if b.part == "feed_forward"]
+    assert [b.modules for b in blocks] == [(f"h.{i}.ffn.0", f"h.{i}.ffn.2") for i in range(2)]
 
 
 def test_layers_that_no_forward_calls_are_reported():

@@ -12,6 +12,7 @@ import torch
 from hf_td import compact_model, prune_model, read_anatomy
 from hf_td.compaction import can_compact, layout_of_model, needed_units
 from hf_td.compaction.layout import OwnConfig
+from hf_td.compaction.runs import runs_of
 from hf_td.compaction.trial import fixed_heads
 from tests.compaction.models import parameters_of
 from tests.families import TABLE, family_outputs, tiny_family
@@ -21,8 +22,9 @@ from tests.families import TABLE, family_outputs, tiny_family
 def test_only_the_heads_of_some_families_are_fixed(name):
     model = tiny_family(name)
     before = parameters_of(model)
-    blocks = read_anatomy(model).blocks
-    fixed = fixed_heads(model, blocks)
+    anatomy = read_anatomy(model)
+    blocks = anatomy.blocks
+    fixed = fixed_heads(model, blocks, runs_of(model, anatomy))
     heads = {block for block in blocks if block.part == "attention"}
     assert set(fixed) == (heads if TABLE[name].heads == "stay" else set())
     assert all("does not run with fewer heads (" in reason for reason in fixed.values())

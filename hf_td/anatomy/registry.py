@@ -1,0 +1,181 @@
+"""Lets a user describe the blocks of a model that the reader refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_td.anatomy.blocks import Block, Projection, Role
+from hf_td.anatomy.layouts import in_features, layout_of, out_features
+from hf_td.anatomy.probe import agrees
+from hf_td.anatomy.towers import Traces, join
+from hf_td.anatomy.trace import Call
+
+UNPROVEN = "no forward of it could be run, so that its units are not proven"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionBlocks:
+    """Attention blocks that a user describes; each projection is a linear layer of its own.
+
+    Attributes:
+        path: dotted path of the blocks within the base model, `*` for the numbers of layers.
+        q: name of the query projection within the block; `k`, `v` and `o` likewise.
+        heads: number of query heads, or the field of the config that has it.
+        kv_heads: number of key and value heads, likewise; None for as many as query heads.
+        obstacle: why heads cannot be dropped although weights can; None if they can.
+    """
+
+    path: str
+    q: str
+    k: str
+    v: str
+    o: str
+    heads: int | str
+    kv_heads: int | str | None = None
+    obstacle: str | None = None
+
+    def block(self, model: Any, name: str) -> Block:
+        """The block of this name in a model."""
+        heads = _count(model, self.heads)
+        units = heads if self.kv_heads is None else _count(model, self.kv_heads)
+        names: dict[Role, str] = {"q": self.q, "k": self.k, "v": self.v, "o": self.o}
+        return _block(model, name, "attention", units, names, self.obstacle)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedForwardBlocks:
+    """Feed-forward blocks that a user describes; each projection is a linear layer of its own.
+
+    Attributes:
+        path: dotted path of the blocks within the base model, `*` for the numbers of layers.
+        up: name of the projection to the neurons; `down` from them, likewise.
+        gate: name of the projection that gates them, if there is one.
+        obstacle: why neurons cannot be dropped although weights can; None if they can.
+    """
+
+    path: str
+    up: str
+    down: str
+    gate: str | None = None
+    obstacle: str | None = None
+
+    def block(self, model: Any, name: str) -> Block:
+        """The block of this name in a model."""
+        units = out_features(_layer(model, join(name, self.up)))
+        names: dict[Role, str] = {"up": self.up, "down": self.down}
+        if self.gate is not None:
+            names = {"gate": self.gate, **names}
+        return _block(model, name, "feed_forward", units, names, self.obstacle)
+
+
+Description = AttentionBlocks | FeedForwardBlocks
+
+_FAMILIES: dict[str | type[nn.Module], tuple[Description, ...]] = {}
+
+
+def register_family(family: str | type[nn.Module], *blocks: Description) -> None:
+    """Teach the reader where the blocks of a model are; a later call replaces an earlier one.
+
+    What is described goes before what is found. It is still put to the proof on the model: where
+    a gradient shows that a unit is made of other features, or that a layer is never called, the
+    model is refused. Where no forward can be run, only the weights can be targeted.
+
+    Args:
+        family: a model type (`config.model_type`), or the class of a base model.
+        *blocks: `AttentionBlocks` and `FeedForwardBlocks`; none takes the registration back.
+    """
+    if blocks:
+        _FAMILIES[family] = blocks
+    else:
+        _FAMILIES.pop(family, None)
+
+
+def described(base: nn.Module) -> tuple[Description, ...]:
+    """What is registered for a base model, by its class or else by its model type."""
+    model_type = getattr(getattr(base, "config", None), "model_type", None)
+    for family, blocks in _FAMILIES.items():
+        if isinstance(family, type) and isinstance(base, family):
+            return blocks
+    return _FAMILIES.get(model_type, ()) if model_type else ()
+
+
+def described_blocks(base: nn.Module, traces: Traces) -> list[Block]:
+    """The described blocks of a base model, as far as the traces agree.
+
+    Raises:
+        ValueError: a description fits no module, or the model contradicts it.
+    """
+    calls = {join(path, c.name): c for path, seen in traces.seen.items() for c in seen.calls}
+    return [
+        _proven(block, calls)
+        for description in described(base)
+        for block in _all(base, description)
+    ]
+
+
+def _all(base: nn.Module, description: Description) -> Iterator[Block]:
+    depth = description.path.count(".")
+    found = [
+        name
+        for name, _ in base.named_modules()
+        if name.count(".") == depth and fnmatchcase(name, description.path)
+    ]
+    if not found:
+        raise ValueError(f"{type(base).__name__} has no module {description.path!r}")
+    for name in found:
+        yield description.block(base, name)
+
+
+def _proven(block: Block, calls: Mapping[str, Call]) -> Block:
+    if not calls:
+        return replace(block, obstacle=block.obstacle or UNPROVEN)
+    for name in block.modules:
+        if name not in calls:
+            raise ValueError(f"{name} is described as a part of {block.name}, and never called")
+    feeders = [calls[p.module] for p in block.producers]
+    if not agrees(block, calls[block.consumer.module], feeders):
+        raise ValueError(
+            f"the description of {block.name} is contradicted by the model: its {block.units} "
+            f"units, as they reach {block.consumer.module}, are made of other features; correct "
+            "the numbers of heads and the names, or name an obstacle to target its weights only"
+        )
+    return block
+
+
+def _block(
+    model: Any, name: str, part: Any, units: int, names: Mapping[Role, str], obstacle: str | None
+) -> Block:
+    projections = [_projection(model, join(name, n), role, units) for role, n in names.items()]
+    producers = tuple(p for p in projections if not p.reads)
+    (consumer,) = [p for p in projections if p.reads]
+    return Block(name, part, units, producers, consumer, obstacle=obstacle)
+
+
+def _projection(model: nn.Module, name: str, role: Role, units: int) -> Projection:
+    layer = _layer(model, name)
+    size = in_features(layer) if role in ("o", "down") else out_features(layer)
+    if size % units:
+        raise ValueError(f"{name} has {size} features, which {units} units cannot share evenly")
+    return Projection(name, role, torch.arange(size).view(units, -1))
+
+
+def _layer(model: nn.Module, name: str) -> nn.Module:
+    layer = dict(model.named_modules()).get(name)
+    if layer is None or layout_of(layer) is None:
+        what = "nothing" if layer is None else type(layer).__name__
+        raise ValueError(f"expected a linear layer at {name}, found {what}")
+    return layer
+
+
+def _count(model: Any, count: int | str) -> int:
+    if isinstance(count, int):
+        return count
+    if not hasattr(model.config, count):
+        raise ValueError(f"{type(model.config).__name__} has no field {count!r}")
+    return getattr(model.config, count)

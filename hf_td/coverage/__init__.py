@@ -1,0 +1,1 @@
+"""What the library can do with every model type that transformers registers, measured."""

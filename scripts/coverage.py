@@ -1,0 +1,49 @@
+"""Takes every model type that transformers registers the whole way, and writes what came of it.
+
+    python scripts/coverage.py --write docs/families.md
+    python scripts/coverage.py --types bert,llama --results /tmp/coverage.jsonl
+
+Appends a line of JSON for each type to the results, with the commit that it was made at; types that
+have one are not run again. Exits with 1 where a compact model differs from the masked one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from hf_td.analysis.record import environment
+from hf_td.coverage.page import coverage_section, summary, write_section
+from hf_td.coverage.run import finished, registered_types, survey_all
+from hf_td.coverage.survey import SEED
+
+RESULTS = Path("build") / "coverage.jsonl"
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The arguments of the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--types", help="model types, separated by commas; all by default")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file of JSON lines")
+    parser.add_argument("--processes", type=int, default=2, help="how many run at a time")
+    parser.add_argument("--write", type=Path, help="page whose coverage section is replaced")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> int:
+    """Survey, report, and say whether there was a mismatch."""
+    options = parse(arguments)
+    types = options.types.split(",") if options.types else registered_types()
+    survey_all(options.results, types, options.processes)
+    records = [record for t, record in finished(options.results).items() if t in set(types)]
+    if options.write is not None:
+        command = " ".join(["python scripts/coverage.py", *arguments])
+        facts = {**environment(), "command": command, "seed": SEED}
+        write_section(options.write, coverage_section(records, facts))
+    print(summary(records))
+    return int(any(record["outcome"] == "mismatch" for record in records))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
