@@ -1,0 +1,58 @@
+"""torch.compile takes a patched model whole, and annealing never makes it compile again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from hf_td import anneal, patch_model
+from tests.tiny import tiny_inputs, tiny_model
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
+
+UPDATES = 6
+
+
+def without_dropout(model: Any) -> Any:
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def losses(model: Any, forward: Any, inputs: Any) -> list[float]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    found = []
+    for update in range(UPDATES):
+        anneal(model.train(), update / UPDATES, update)
+        loss = forward(**inputs)[0].square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append(float(loss.detach()))
+    return found
+
+
+@pytest.mark.parametrize("importance", ["magnitude", "activation"])
+@pytest.mark.parametrize(
+    ("family", "level"), [("bert", "weight"), ("bert", "unit"), ("gpt2", "weight")]
+)
+def test_annealing_compiles_once_and_learns_the_same(family, level, importance):
+    torch._dynamo.reset()
+    settings = {"level": level, "importance": importance, "targeting": 0.75, "drop_rate": 0.5}
+    schedules = {"targeting_schedule": "linear", "drop_rate_schedule": "cosine"}
+    inputs = tiny_inputs(tiny_model(family), 4, 16)
+    eager = patch_model(without_dropout(tiny_model(family)), **settings, **schedules)
+    expected = losses(eager, eager, inputs)
+
+    model = patch_model(without_dropout(tiny_model(family)), **settings, **schedules)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, backend=counter, fullgraph=True)  # a graph break is an error
+    got = losses(model, compiled, inputs)
+
+    assert counter.frame_count == 1
+    assert got == pytest.approx(expected, rel=1e-5)
+    assert len(set(got)) == UPDATES
