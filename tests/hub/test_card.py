@@ -24,7 +24,7 @@ from hf_td.hub import CardInfo, export_model, measure_latency
 from hf_td.hub.latency import Latency, Timing
 from tests.tiny import tiny_inputs, tiny_model
 
-UNITS = TargetedDropoutConfig(level="unit", targeting=0.75, seed=3)
+UNITS = TargetedDropoutConfig(level="unit", importance="magnitude", targeting=0.75, seed=3)
 LATENCY = Latency(
     dense=Timing(median=12.5, low=12.0, high=13.25),
     compact=Timing(median=5.0, low=4.75, high=6.0),
