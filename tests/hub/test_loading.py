@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
@@ -153,10 +154,9 @@ def test_a_loaded_model_is_pruned_further(tmp_path):
 
 
 def test_a_loaded_model_takes_adapters(uneven, tmp_path):
-    peft = pytest.importorskip("peft", reason="peft is not installed")
     found = reloaded(uneven, tmp_path / "first")
-    config = peft.LoraConfig(target_modules=["query", "value"], init_lora_weights=False)
-    adapted = peft.get_peft_model(found, config).eval()
+    config = LoraConfig(target_modules=["query", "value"], init_lora_weights=False)
+    adapted = get_peft_model(found, config).eval()
     expected = computed(adapted)
     assert_same(adapted.merge_and_unload(), expected)
 

@@ -1,0 +1,67 @@
+"""Low-rank adapters on patched models, and patches on models with adapters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from hf_td import anneal, compact_model, patch_model, prune_model, unpatch_model
+from hf_td.patching import find_patch
+from tests.tiny import tiny_inputs, tiny_model
+
+LORA = LoraConfig(target_modules=["query", "value"], init_lora_weights=False)
+SETTINGS: dict[str, Any] = {"targeting": 0.5, "targeting_schedule": "constant"}
+every_level = pytest.mark.parametrize("level", ["weight", "unit"])
+
+
+def outputs(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(**tiny_inputs(model))[0]
+
+
+@every_level
+def test_adapters_train_on_a_patched_model(level):
+    model: Any = patch_model(tiny_model("bert"), level=level, **SETTINGS)
+    adapted: Any = get_peft_model(model, LORA)
+    for update in range(2):
+        anneal(adapted.train(), 0.5, update)
+        adapted(**tiny_inputs(adapted))[0].sum().backward()
+    patch = find_patch(adapted)
+    assert patch is not None
+    assert patch.dropped_share() == pytest.approx(0.5, abs=0.02)
+    trained = [name for name, p in adapted.named_parameters() if p.grad is not None]
+    assert any("lora_B" in name for name in trained)
+    assert not any("base_layer" in name for name in trained)
+    expected = outputs(adapted)
+    merged = adapted.merge_and_unload()
+    torch.testing.assert_close(outputs(merged), expected)
+    unpatch_model(merged)
+    torch.testing.assert_close(outputs(merged), expected)
+
+
+def test_a_model_with_merged_adapters_is_made_compact():
+    model = patch_model(tiny_model("bert"), level="unit", **SETTINGS)
+    merged: Any = get_peft_model(model, LORA).merge_and_unload()
+    prune_model(merged, 0.5)
+    expected, before = outputs(merged), merged.num_parameters()
+    compact_model(merged, multiple_of=1)
+    torch.testing.assert_close(outputs(merged), expected, atol=1e-5, rtol=1e-5)
+    assert merged.num_parameters() < before
+
+
+@every_level
+def test_a_model_with_adapters_is_patched_through_them(level):
+    adapted: Any = get_peft_model(tiny_model("bert"), LORA)
+    expected = outputs(adapted)
+    patch_model(adapted, level=level, **SETTINGS)
+    torch.testing.assert_close(outputs(adapted), expected)
+    anneal(adapted.train(), 0.5, 0)
+    adapted(**tiny_inputs(adapted))[0].sum().backward()
+    names = [site.name for site in find_patch(adapted).sites]  # pyright: ignore
+    assert any(name.endswith("attention.output.dense") for name in names)
+    assert any("lora_B" in name for name in names) == (level == "weight")
+    unpatch_model(adapted)
+    torch.testing.assert_close(outputs(adapted), expected)
