@@ -1,7 +1,7 @@
 """Takes every model type that transformers registers the whole way, and writes what came of it.
 
     python scripts/coverage.py --write docs/families.md
-    python scripts/coverage.py --types bert,llama --results /tmp/coverage.jsonl
+    python scripts/coverage.py --types bert,llama --results build/two.jsonl
 
 Appends a line of JSON for each type to the results, with the commit that it was made at; types that
 have one are not run again. Exits with 1 where a compact model differs from the masked one.

@@ -21,7 +21,15 @@ from transformers import AutoModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import hf_td
-from hf_td.anatomy import Anatomy, Block, linear_layers, probe_inputs, read_anatomy, tensors_in
+from hf_td.anatomy import (
+    Anatomy,
+    Block,
+    Stack,
+    linear_layers,
+    probe_inputs,
+    read_anatomy,
+    tensors_in,
+)
 from hf_td.compaction import compact_model
 from hf_td.coverage.twins import RECIPES, Recipe, shrunk
 from hf_td.hub.stock import REFUSALS, express
@@ -209,7 +217,8 @@ def update(model: Any) -> None:
     patch = find_patch(model)
     assert patch is not None
     for site in patch.sites:
-        site.layer.train()
+        module = site.layer.module if isinstance(site.layer, Stack) else site.layer
+        module.train()
     anneal(model, progress=0.5, update=0)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
     for path in read_anatomy(model).runs:

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from hf_td import compact_model, patch_model, prune_model
 from hf_td.compaction import LAYOUT_KEY, compact, layout_of_model
+from hf_td.compaction.check import Footprint, compare
 from hf_td.patching import find_patch
 from tests.compaction.models import (
     assert_same,
@@ -280,3 +281,13 @@ def test_the_layout_lies_in_the_config():
     assert layout is not None
     assert getattr(model.config, LAYOUT_KEY) == layout.to_dict()
     assert layout_of_model(tiny_model("bert")) is None
+
+
+def test_infinities_have_to_be_where_they_were():
+    some = torch.tensor([1.0, -torch.inf, torch.nan])
+    compare(Footprint({"x": some}), Footprint({"x": some.clone()}))
+    for other in ([1.0, 0.0, torch.nan], [1.0, torch.inf, torch.nan], [2.0, -torch.inf, torch.nan]):
+        with pytest.raises(ValueError, match="differs from the masked one, first in x"):
+            compare(Footprint({"x": some}), Footprint({"x": torch.tensor(other)}))
+    with pytest.raises(ValueError, match="first in x"):
+        compare(Footprint({"x": some[:1]}), Footprint({"x": some[2:]}))
