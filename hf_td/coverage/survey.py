@@ -36,7 +36,7 @@ from hf_td.hub.stock import REFUSALS, express
 from hf_td.patching import anneal, find_patch, patch_model, unpatch_model
 from hf_td.pruning import prune_model
 
-MOST_PARAMETERS = 60_000_000
+MOST_PARAMETERS = 300_000_000
 SAME_FAILURES = 6
 SPARSITY = 0.5
 SEED = 0
