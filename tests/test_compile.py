@@ -42,13 +42,19 @@ def losses(model: Any, forward: Any, inputs: Any) -> list[float]:
 )
 def test_annealing_compiles_once_and_learns_the_same(family, level, importance):
     torch._dynamo.reset()
-    settings = {"level": level, "importance": importance, "targeting": 0.75, "drop_rate": 0.5}
-    schedules = {"targeting_schedule": "linear", "drop_rate_schedule": "cosine"}
+    settings: dict[str, Any] = {
+        "level": level,
+        "importance": importance,
+        "targeting": 0.75,
+        "targeting_schedule": "linear",
+        "drop_rate": 0.5,
+        "drop_rate_schedule": "cosine",
+    }
     inputs = tiny_inputs(tiny_model(family), 4, 16)
-    eager = patch_model(without_dropout(tiny_model(family)), **settings, **schedules)
+    eager = patch_model(without_dropout(tiny_model(family)), **settings)
     expected = losses(eager, eager, inputs)
 
-    model = patch_model(without_dropout(tiny_model(family)), **settings, **schedules)
+    model = patch_model(without_dropout(tiny_model(family)), **settings)
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(model, backend=counter, fullgraph=True)  # a graph break is an error
     got = losses(model, compiled, inputs)
