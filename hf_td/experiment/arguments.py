@@ -76,7 +76,8 @@ _NOT_OF_THE_EXPERIMENT = {
 }
 
 
-def _argument(default: Any, help: str, **metadata: Any) -> Any:
+def argument(default: Any, help: str, **metadata: Any) -> Any:
+    """A field of a dataclass of arguments."""
     return field(default=default, metadata={"help": help, **metadata})
 
 
@@ -90,18 +91,18 @@ class ModelArguments:
             "`demo` installs, or new:TYPE, an untrained model of a type such as new:vit"
         }
     )
-    config_name: str | None = _argument(None, "configuration, where it is not the model's")
-    config_overrides: str | None = _argument(
+    config_name: str | None = argument(None, "configuration, where it is not the model's")
+    config_overrides: str | None = argument(
         None, "changes to the configuration, such as hidden_size=32,num_hidden_layers=2"
     )
-    tokenizer_name: str | None = _argument(
+    tokenizer_name: str | None = argument(
         None, "tokenizer or image processor, where it is not the model's"
     )
-    cache_dir: str | None = _argument(None, "where to keep what is downloaded")
-    model_revision: str = _argument("main", "branch, tag or commit on the Hub")
-    token: str | None = _argument(None, "token for the Hub; by default the one of `hf auth login`")
-    trust_remote_code: bool = _argument(False, "run the code that the model's repository holds")
-    ignore_mismatched_sizes: bool = _argument(
+    cache_dir: str | None = argument(None, "where to keep what is downloaded")
+    model_revision: str = argument("main", "branch, tag or commit on the Hub")
+    token: str | None = argument(None, "token for the Hub; by default the one of `hf auth login`")
+    trust_remote_code: bool = argument(False, "run the code that the model's repository holds")
+    ignore_mismatched_sizes: bool = argument(
         False, "make a new head where the model's has another number of labels"
     )
 
@@ -111,23 +112,23 @@ class DataArguments:
     """Which text classification task to fine-tune on."""
 
     task_name: str = field(metadata={"help": "a GLUE task, or acceptability, which is built in"})
-    dataset_name: str = _argument(
+    dataset_name: str = argument(
         GLUE_DATASET, "local folder, or id on the Hub, that has the GLUE tasks"
     )
-    max_seq_length: int = _argument(128, "longer inputs are cut to this number of tokens")
-    max_train_samples: int | None = _argument(None, "train on a fixed random subset of this size")
-    drop_fragments: bool = _argument(
+    max_seq_length: int = argument(128, "longer inputs are cut to this number of tokens")
+    max_train_samples: int | None = argument(None, "train on a fixed random subset of this size")
+    drop_fragments: bool = argument(
         False,
         "leave out training rows whose text is part of another row's, as the phrases in SST-2 are",
     )
-    max_eval_samples: int | None = _argument(None, "evaluate on this number of rows, the first")
+    max_eval_samples: int | None = argument(None, "evaluate on this number of rows, the first")
 
 
 @dataclass
 class CurveArguments:
     """What to measure, how often, and where it goes."""
 
-    method: str = _argument(
+    method: str = argument(
         "targeted_dropout",
         "how to fine-tune; none is plain fine-tuning, pruned in the same way",
         choices=sorted(METHODS),
@@ -139,7 +140,7 @@ class CurveArguments:
     seeds: list[int] | None = field(
         default=None, metadata={"help": "a run for each of these seeds; by default for --seed"}
     )
-    export_sparsity: float | None = _argument(
+    export_sparsity: float | None = argument(
         None,
         "prune to this one of the sparsities and export, to seed-N/export; with --push_to_hub "
         "by default the largest that the targeting covers",
@@ -147,7 +148,7 @@ class CurveArguments:
     export_form: Form = field(
         default="auto", metadata={"help": "form of the export, see hf_td.hub.export_model"}
     )
-    overwrite_output: bool = _argument(
+    overwrite_output: bool = argument(
         False,
         "replace the results that are in output_dir",
         aliases=["--overwrite_output_dir"],

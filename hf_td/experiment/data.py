@@ -10,6 +10,7 @@ from typing import Any
 import datasets
 from datasets.exceptions import DatasetsError
 
+from hf_td.experiment.arguments import argument
 from hf_td.glue.hub import is_path, load_from_hub
 from hf_td.glue.subsets import check_size
 
@@ -23,11 +24,6 @@ _READERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def option(default: Any, help: str) -> Any:
-    """A field of a dataclass of arguments."""
-    return field(default=default, metadata={"help": help})
-
-
 @dataclass(kw_only=True)
 class DatasetArguments:
     """Which data."""
@@ -38,11 +34,11 @@ class DatasetArguments:
             "language models, digits for images"
         }
     )
-    dataset_config_name: str | None = option(None, "configuration of the data set")
-    train_split: str = option("train", "split to train on, or a part of one: train[:90%%]")
-    validation_split: str = option("validation", "split to measure on, or a part: train[90%%:]")
-    max_train_samples: int | None = option(None, "train on a fixed random subset of this size")
-    max_eval_samples: int | None = option(None, "evaluate on this number of rows, the first")
+    dataset_config_name: str | None = argument(None, "configuration of the data set")
+    train_split: str = argument("train", "split to train on, or a part of one: train[:90%%]")
+    validation_split: str = argument("validation", "split to measure on, or a part: train[90%%:]")
+    max_train_samples: int | None = argument(None, "train on a fixed random subset of this size")
+    max_eval_samples: int | None = argument(None, "evaluate on this number of rows, the first")
 
 
 def load_splits(arguments: DatasetArguments, builtin: str) -> datasets.DatasetDict:

@@ -17,13 +17,12 @@ from transformers import (
     default_data_collator,
 )
 
-from hf_td.experiment.arguments import Arguments
+from hf_td.experiment.arguments import Arguments, argument
 from hf_td.experiment.data import (
     DatasetArguments,
     check_columns,
     check_samples,
     load_splits,
-    option,
     shown_name,
 )
 from hf_td.experiment.digits import load_digits
@@ -40,8 +39,8 @@ _MODES = {1: "L", 3: "RGB"}  # of an image, by its channels
 class ImageArguments(DatasetArguments):
     """Which images to fine-tune on; `--dataset_name digits` are those that scikit-learn bundles."""
 
-    image_column: str = option("image", "column that holds the images")
-    label_column: str = option("label", "column that holds the classes")
+    image_column: str = argument("image", "column that holds the images")
+    label_column: str = argument("label", "column that holds the classes")
 
 
 def image_classification_problem(arguments: Arguments) -> Problem:

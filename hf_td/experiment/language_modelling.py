@@ -23,13 +23,12 @@ from transformers import (
 )
 
 from hf_td.anatomy import evaluating
-from hf_td.experiment.arguments import Arguments
+from hf_td.experiment.arguments import Arguments, argument
 from hf_td.experiment.data import (
     DatasetArguments,
     check_columns,
     check_samples,
     load_splits,
-    option,
     shown_name,
 )
 from hf_td.experiment.errors import UsageError, blaming_input
@@ -46,11 +45,11 @@ _BLOCK_SIZE = 512
 class TextArguments(DatasetArguments):
     """Which text to fine-tune on; `--dataset_name self` is text that the model itself writes."""
 
-    text_column: str = option("text", "column that holds the text")
-    block_size: int | None = option(
+    text_column: str = argument("text", "column that holds the text")
+    block_size: int | None = argument(
         None, "tokens of an example; by default 512, or the most that the model takes"
     )
-    self_tokens: int = option(
+    self_tokens: int = argument(
         200_000,
         "with --dataset_name self, tokens to write for training; an eighth for each of the splits "
         "validation and test",
