@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
 from transformers.utils.hub import cached_file
 
+from hf_td.config import TargetedDropoutConfig, trained_with
+
 # Lies beside the weights of a model that was trained with importance by activation.
 FILE = "activations.safetensors"
 
@@ -62,8 +64,8 @@ class Activations:
             squares: sum of the squared inputs, `(fan_in,)`.
             rows: how many rows that sum is of, no dimension; nothing changes where it is 0.
         """
-        before = self.mean_squares.get(name, torch.ones_like(squares))
-        measured = self.measured.get(name, torch.zeros_like(rows).bool())
+        before = self.mean_squares.get(name, torch.ones_like(squares)).to(squares.device)
+        measured = self.measured.get(name, torch.zeros_like(rows).bool()).to(rows.device)
         mean = squares / rows.clamp(min=1)
         average = torch.where(measured, before.lerp(mean, 1 - _DECAY), mean)
         self.mean_squares[name] = torch.where(rows > 0, average, before)
@@ -166,7 +168,7 @@ def find_activations(model: nn.Module) -> Activations | None:
     if found is not None:
         return found
     place = getattr(model, "name_or_path", "")
-    loaded = _load_from(place) if place else None
+    loaded = _load_from(place, trained_with(model)) if place else None
     return None if loaded is None else attach_activations(model, loaded)
 
 
@@ -177,9 +179,11 @@ def save_activations(model: nn.Module, folder: str | Path) -> None:
         found.save(folder)
 
 
-def _load_from(place: str) -> Activations | None:
+def _load_from(place: str, training: TargetedDropoutConfig | None) -> Activations | None:
     if Path(place).is_dir():
         return Activations.load(place)
+    if training is None or training.importance != "activation":
+        return None  # not worth a question to the Hub
     path = cached_file(
         place,
         FILE,

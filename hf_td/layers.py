@@ -214,7 +214,8 @@ def _prepare_to_measure(module: Any, measures: bool) -> None:
         assert layout is not None
         fan_in = module.weight.shape[layout.fan_in_dim]
         squares = torch.zeros(fan_in, device=module.weight.device)
-        rows = torch.zeros((), device=module.weight.device)
+        # An integer, so that it counts right in a model that is cast to half precision.
+        rows = torch.zeros((), dtype=torch.long, device=module.weight.device)
     module.register_buffer("input_squares", squares, persistent=False)
     module.register_buffer("input_rows", rows, persistent=False)
 

@@ -185,3 +185,24 @@ def test_calibration_leaves_the_model_as_it_was():
     assert set(measured.mean_squares) == set(names)
     assert not any(module._forward_pre_hooks for module in model.modules())
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_the_hub_is_asked_only_for_models_that_were_trained_with_them(monkeypatch):
+    asked: list[str] = []
+    monkeypatch.setattr(activations, "cached_file", lambda place, *_, **__: asked.append(place))
+    model: Any = tiny_model("bert")
+    model.config.name_or_path = model.name_or_path = "someone/plain"
+    assert activations.find_activations(model) is None
+    assert asked == []
+    model.config.targeted_dropout = {"level": "unit", "importance": "activation"}
+    assert activations.find_activations(model) is None
+    assert asked == ["someone/plain"]
+
+
+def test_rows_are_counted_right_in_half_precision():
+    model = patch_model(tiny_model("bert"), level="unit", **ALWAYS).bfloat16()
+    patch = find_patch(model)
+    layer = patch.sites[0].layer
+    layer.train()
+    layer(torch.ones(8 * 1001, layer.in_features, dtype=torch.bfloat16))
+    assert int(layer.input_rows) == 1001
