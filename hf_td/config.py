@@ -15,6 +15,7 @@ CONFIG_KEY = "targeted_dropout"
 
 Level = Literal["weight", "unit"]
 PartLevel = Literal["weight", "unit", "none"]
+ExpertsLevel = Literal["unit", "none"]
 Importance = Literal["magnitude", "activation", "random"]
 Draw = Literal["unit", "element"]
 
@@ -63,13 +64,15 @@ class TargetedDropoutConfig:
         level: `weight` ranks the weights inside each output unit; `unit` ranks heads and neurons.
         attention_level: the level of attention blocks where it differs; `none` leaves them alone.
         feed_forward_level: the same for feed-forward blocks.
+        experts_level: `unit` ranks whole experts inside each mixture, beside their neurons or
+            weights, which `feed_forward_level` is for; `none` leaves all experts in.
         targeting: gamma, the final fraction of weights or units that are candidates, in [0, 1).
             It should be at least the sparsity that will be shipped.
         drop_rate: alpha, the final probability that a candidate is dropped in an update, in [0, 1].
         targeting_schedule: how the targeting grows; a `Schedule`, its JSON form, or a shape's name.
         drop_rate_schedule: how the drop rate grows.
         include: patterns (`fnmatch`) on the dotted names of the layers to patch. At the unit level
-            the name of a block's consumer (its last layer) decides.
+            the name of a block's consumer (its last layer) decides; of a mixture, its router.
         exclude: patterns that take layers out again.
         layers: indices of the layers to patch; None means all.
         importance: what ranks: `magnitude` (the paper); `activation`, the magnitude times the root
@@ -85,6 +88,7 @@ class TargetedDropoutConfig:
     level: Level = "weight"
     attention_level: PartLevel | None = None
     feed_forward_level: PartLevel | None = None
+    experts_level: ExpertsLevel = "none"
     targeting: float = FROM_RECIPE
     drop_rate: float = FROM_RECIPE
     targeting_schedule: Schedule = FROM_RECIPE
@@ -103,10 +107,17 @@ class TargetedDropoutConfig:
         self._normalise()
         _check_choice("attention_level", self.attention_level, (*get_args(PartLevel), None))
         _check_choice("feed_forward_level", self.feed_forward_level, (*get_args(PartLevel), None))
+        _check_choice("experts_level", self.experts_level, get_args(ExpertsLevel))
         _check_choice("importance", self.importance, get_args(Importance))
         _check_choice("draw", self.draw, get_args(Draw))
         _check_rate("targeting", self.targeting, "a fraction in [0, 1)", below_one=True)
         _check_rate("drop_rate", self.drop_rate, "a probability in [0, 1]")
+        if self.experts_level == "unit" and (self.draw != "unit" or self.rescale):
+            raise ValueError(
+                "whole experts are dropped by their router, which spreads the weight over the "
+                f"others: experts_level='unit' goes with draw='unit' and rescale=False, got "
+                f"draw={self.draw!r}, rescale={self.rescale}"
+            )
 
     def _fill_in(self) -> None:
         for name, value in RECIPES[self.level].items():
@@ -122,7 +133,7 @@ class TargetedDropoutConfig:
             object.__setattr__(self, "layers", _as_indices(self.layers))
 
     def level_of(self, part: str) -> PartLevel:
-        """The level of a part, `attention` or `feed_forward`."""
+        """The level of a part: `attention`, `feed_forward` or `experts`."""
         return getattr(self, f"{part}_level") or self.level
 
     def selects(self, name: str, layer: int | None) -> bool:

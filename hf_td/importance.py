@@ -76,6 +76,19 @@ def unit_scores(members: Sequence[Member], activation: Tensor | None = None) -> 
     return norms if activation is None else norms * activation
 
 
+def expert_scores(weights: Sequence[Tensor], activation: Tensor | None = None) -> Tensor:
+    """`(experts,)`: L2 norm of all the weights of each expert.
+
+    Args:
+        weights: the parameters of the experts, each `(experts, ...)`.
+        activation: root mean square of the weight that the router gives each expert, `(experts,)`,
+            to scale with.
+    """
+    rows = [functional.row_norms(weight.detach().flatten(1), 1) for weight in weights]
+    norms = functional.unit_norms([row[:, None] for row in rows])
+    return norms if activation is None else norms * activation
+
+
 def _row_norms(layer: Any) -> Tensor:
     return functional.row_norms(_weight(layer), fan_in_dim(layer))
 

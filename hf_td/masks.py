@@ -32,10 +32,11 @@ def draw(site: Site, config: TargetedDropoutConfig, rates: Rates, update: int) -
 def _candidates(site: Site, config: TargetedDropoutConfig, targeting: float) -> Tensor:
     scores = site.scores()
     if config.importance == "random":
-        # A fixed set: the same scores at every update.
+        # A fixed set: the same scores at every update. What is below zero is gone already.
         generator = _generator(scores.device, config.seed, -1, site.index)
-        scores = torch.rand(scores.shape, generator=generator, device=scores.device)
-    return functional.candidate_mask(scores, targeting, site.dim)
+        drawn = torch.rand(scores.shape, generator=generator, device=scores.device)
+        scores = drawn.where(scores >= 0, -1)
+    return functional.candidate_mask(scores, min(targeting, site.most), site.dim)
 
 
 def _generator(device: torch.device, *key: int) -> torch.Generator:

@@ -79,9 +79,8 @@ class Patch:
         """The fraction of the targeted weights that the current update drops."""
         kept = total = 0.0
         for site in self.sites:
-            size = site.layer.weight.numel()
-            kept += float((site.layer.keep != 0).float().mean()) * size
-            total += size
+            kept += float((site.layer.keep != 0).float().mean()) * site.size
+            total += site.size
         return 1 - kept / total
 
 
@@ -92,7 +91,7 @@ def patch_model(
     example_inputs: Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> ModelT:
-    """Replace the attention and feed-forward projections by targeted-dropout variants, in place.
+    """Replace attention and feed-forward projections, or routers, by targeted variants, in place.
 
     The parameters stay the same objects under the same names; in eval mode the model computes
     what it computed before. Train it with `TargetedDropoutTrainer`, or with any loop that calls

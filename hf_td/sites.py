@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from hf_td import importance
 from hf_td.activations import Activations
-from hf_td.anatomy import Anatomy, Block, Companion, Projection, find_layer
+from hf_td.anatomy import Anatomy, Block, Companion, Holder, Mixture, Projection, find_layer
 from hf_td.config import TargetedDropoutConfig, matches
 from hf_td.importance import Member, members_of
+from hf_td.routing import Router, empty_rows, gone_experts, mark_gone
 
 # Name and layer of a consumer, and the input features of each of its units, `(units, per_unit)`.
 Consumer = tuple[str, Any, Tensor]
@@ -42,6 +43,16 @@ class WeightSite:
     def dim(self) -> int:
         """The dimension of `scores` along which candidates are ranked."""
         return importance.fan_in_dim(self.layer)
+
+    @property
+    def size(self) -> int:
+        """How many weights the mask is for."""
+        return self.layer.weight.numel()
+
+    @property
+    def most(self) -> float:
+        """The largest fraction that may go."""
+        return 1.0
 
     def everything(self) -> Tensor:
         """The mask that drops nothing."""
@@ -95,6 +106,16 @@ class UnitSite:
     def dim(self) -> int:
         """The dimension of `scores` along which candidates are ranked."""
         return -1
+
+    @property
+    def size(self) -> int:
+        """How many weights the mask is for: the consumer's."""
+        return self.layer.weight.numel()
+
+    @property
+    def most(self) -> float:
+        """The largest fraction that may go."""
+        return 1.0
 
     def everything(self) -> Tensor:
         """The mask that drops nothing."""
@@ -150,7 +171,83 @@ class UnitSite:
                 layer.bias.data.masked_fill_(rows, 0)
 
 
-Site = WeightSite | UnitSite
+@dataclass(frozen=True, eq=False)
+class ExpertSite:
+    """Ranks the experts of a mixture, which go at their router: it does not choose them.
+
+    Attributes:
+        name: dotted name of the router.
+        layer: the router.
+        index: the number of the site in its model, which keys its draws.
+        mixture: what the experts belong to.
+        slices: modules, and names of parameters in them, that have an entry for each expert.
+        activations: to scale the scores with, or None.
+    """
+
+    name: str
+    layer: Router
+    index: int
+    mixture: Mixture
+    slices: tuple[tuple[nn.Module, str], ...]
+    activations: Activations | None = None
+
+    @property
+    def dim(self) -> int:
+        """The dimension of `scores` along which candidates are ranked."""
+        return 0
+
+    @property
+    def size(self) -> int:
+        """How many weights the mask is for: all that the experts have."""
+        return sum(weight.numel() for weight in self.weights)
+
+    @property
+    def most(self) -> float:
+        """The largest fraction that may go: each token has to find as many as it goes to."""
+        return 1 - self.mixture.chosen / self.mixture.units
+
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        """The 3-D parameters of the experts."""
+        return tuple(parameter for parameter in self.parameters() if parameter.dim() == 3)
+
+    def everything(self) -> Tensor:
+        """The mask that drops nothing."""
+        return torch.ones_like(self.layer.weight[:, 0], dtype=torch.bool)
+
+    def scores(self) -> Tensor:
+        """`(experts,)`: L2 norm of the weights of each expert; below all others if it is gone.
+
+        With activations it is scaled with the root mean square of the weight that the router gives
+        the expert.
+        """
+        scores = importance.expert_scores(self.weights, self._activation())
+        return scores.masked_fill(gone_experts(self.layer.module), -1)
+
+    def _activation(self) -> Tensor | None:
+        """`(experts,)`: root mean square of the weights."""
+        return None if self.activations is None else self.activations.scale(self.name, self.layer)
+
+    def spread(self, mask: Tensor) -> Tensor:
+        """From what was ranked to what the router keeps: here the same."""
+        return mask
+
+    def parameters(self) -> Iterator[Tensor]:
+        """What `remove` writes to."""
+        yield from (module.get_parameter(name).data for module, name in self.slices)
+
+    def remove(self, chosen: Tensor) -> None:
+        """Set all that belongs to the chosen experts to zero, and let the router leave them out."""
+        for parameter in self.parameters():
+            parameter[chosen] = 0
+        self.settle()
+
+    def settle(self) -> None:
+        """Let the router leave out just those experts that are zero now."""
+        mark_gone(self.layer.module)
+
+
+Site = WeightSite | UnitSite | ExpertSite
 
 
 def by_feature(mask: Tensor, slices: Projection | Companion, size: int) -> Tensor:
@@ -184,14 +281,20 @@ def plan_sites(
             selected cannot be dropped.
     """
     _check_patterns(anatomy, config)
-    makers: dict[str, Callable[..., Iterator[Site]]] = {
-        "weight": _weight_sites,
-        "unit": _unit_sites,
+    if config.experts_level != "none" and all(m.chosen == m.units for m in anatomy.mixtures):
+        raise ValueError(
+            f"experts_level='unit' is for mixtures of experts, and {type(model).__name__} has none "
+            "with more experts than each token goes to"
+        )
+    makers: dict[tuple[type[Holder], str], Callable[..., Iterator[Site]]] = {
+        (Block, "weight"): _weight_sites,
+        (Block, "unit"): _unit_sites,
+        (Mixture, "unit"): _expert_sites,
     }
     sites: dict[str, Site] = {}
-    for block in anatomy.blocks:
-        make = makers.get(config.level_of(block.part))
-        for site in make(model, anatomy, block, config, activations) if make else ():
+    for holder in anatomy.holders:
+        make = makers.get((type(holder), config.level_of(holder.part)))
+        for site in make(model, anatomy, holder, config, activations) if make else ():
             sites.setdefault(site.name, site)
     if not sites:
         raise ValueError(_nothing_to_patch(model, anatomy, config))
@@ -233,6 +336,39 @@ def _unit_sites(
     yield UnitSite(name, layer, index, block, members, consumers, activations)
 
 
+def _expert_sites(
+    model: nn.Module,
+    anatomy: Anatomy,
+    mixture: Mixture,
+    config: TargetedDropoutConfig,
+    activations: Activations | None,
+) -> Iterator[ExpertSite]:
+    name = mixture.router or mixture.experts
+    if not config.selects(name, mixture.layer) or mixture.chosen == mixture.units:
+        return
+    if mixture.obstacle:
+        raise ValueError(
+            f"the experts of {mixture.name} cannot be dropped: {mixture.obstacle}; "
+            f"use experts_level='none', or exclude=[{name!r}]"
+        )
+    router = Router(model.get_submodule(name))
+    _check_rows(name, router)
+    places = (piece.parameter.rpartition(".") for piece in mixture.slices)
+    slices = tuple((model.get_submodule(path), leaf) for path, _, leaf in places)
+    yield ExpertSite(name, router, _index(anatomy, name), mixture, slices, activations)
+
+
+def _check_rows(name: str, router: Router) -> None:
+    """Refuse a router whose rows of zeros would be taken for experts that are gone."""
+    empty = empty_rows(router.weight) & ~gone_experts(router.module)
+    if empty.any():
+        raise ValueError(
+            f"{int(empty.sum())} of the {len(empty)} rows of {name} are all zeros, which is how "
+            "experts are marked as gone; initialise the router, or leave it out by "
+            f"exclude=[{name!r}]"
+        )
+
+
 def _consumer(model: nn.Module, block: Block) -> Consumer:
     name = block.consumer.module
     return name, find_layer(model, name), block.consumer.features
@@ -240,16 +376,22 @@ def _consumer(model: nn.Module, block: Block) -> Consumer:
 
 def _index(anatomy: Anatomy, name: str) -> int:
     """The number of a projection in its model, which does not depend on what is selected."""
-    return list(dict.fromkeys(n for b in anatomy.blocks for n in b.modules)).index(name)
+    return list(dict.fromkeys(_names(anatomy))).index(name)
+
+
+def _names(anatomy: Anatomy) -> list[str]:
+    """The names that patterns are about: of projections, and then of routers."""
+    projections = [name for block in anatomy.blocks for name in block.modules]
+    return [*projections, *(mixture.router or mixture.experts for mixture in anatomy.mixtures)]
 
 
 def _check_patterns(anatomy: Anatomy, config: TargetedDropoutConfig) -> None:
-    names = [name for block in anatomy.blocks for name in block.modules]
+    names = _names(anatomy)
     patterns = [p for p in (*config.include, *config.exclude) if p != "*"]
     idle = [p for p in patterns if not any(matches(name, (p,)) for name in names)]
     if names and idle:
         raise ValueError(f"the patterns {idle} match none of the projections: {_listed(names)}")
-    layers = {block.layer for block in anatomy.blocks}
+    layers = {holder.layer for holder in anatomy.holders}
     missing = sorted(set(config.layers or ()) - layers)
     if names and missing:
         raise ValueError(f"there are no layers {missing}; there are {sorted(layers, key=str)}")
@@ -257,8 +399,8 @@ def _check_patterns(anatomy: Anatomy, config: TargetedDropoutConfig) -> None:
 
 def _nothing_to_patch(model: nn.Module, anatomy: Anatomy, config: TargetedDropoutConfig) -> str:
     name = type(model).__name__
-    if anatomy.blocks:
-        found = _listed([n for block in anatomy.blocks for n in block.modules])
+    if anatomy.holders:
+        found = _listed(_names(anatomy))
         return (
             f"nothing to target in {name}: include={list(config.include)}, "
             f"exclude={list(config.exclude)} and the levels select none of {found}"

@@ -21,6 +21,8 @@ ROOMS = [
     "kernels",
     "schedules",
     "config",
+    "routing",
+    "layout",
     "activations",
     "anatomy",
     "importance",

@@ -73,12 +73,12 @@ def pruning_curve(
     sites = sites_to_prune(
         model, config, calibration=calibration, example_inputs=example_inputs, **overrides
     )
-    blocks = read_anatomy(model, example_inputs).blocks
+    holders = read_anatomy(model, example_inputs).holders
     points = []
     for sparsity in sparsities:
         with kept_weights(sites):
             remove_lowest(sites, sparsity, budget)
-            report = count_sparsity(model, blocks)
+            report = count_sparsity(model, holders)
             metrics = _as_metrics(evaluate(model))
         points.append(CurvePoint(sparsity, report.sparsity, report.share_of_parameters, metrics))
     return points

@@ -15,6 +15,7 @@ from torch import nn
 from hf_td.anatomy.blocks import Anatomy, Block, Projection, layer_index, pattern_of
 from hf_td.anatomy.experts import prove_experts
 from hf_td.anatomy.layouts import expert_modules, linear_layers, stacks_of
+from hf_td.anatomy.mixtures import read_mixtures
 from hf_td.anatomy.probe import prove_block
 from hf_td.anatomy.registry import described, described_blocks
 from hf_td.anatomy.towers import Traces, join, trace_all
@@ -27,7 +28,7 @@ _MOST_READINGS = 64
 
 
 def read_anatomy(model: nn.Module, example_inputs: Mapping[str, Any] | None = None) -> Anatomy:
-    """Find the attention and feed-forward blocks of a model.
+    """Find the attention and feed-forward blocks of a model, and its mixtures of experts.
 
     The model is run once on a few tokens, without its matrix products and in eval mode; weights,
     training flags and random states are untouched. Heads and embeddings are not read.
@@ -72,9 +73,16 @@ def _read(model: nn.Module, example_inputs: Mapping[str, Any] | None) -> Anatomy
             for block in _blocks_of(seen)
         ]
         blocks = [_with_prefix(b, prefix) for b in _in_order(told, found, traces)]
+        experts = [
+            join(prefix, join(path, call.name))
+            for path, seen in traces.seen.items()
+            for call in seen.experts
+        ]
+        mixtures = read_mixtures(model, experts)
     claimed = {name for block in blocks for name in block.modules}
     return Anatomy(
         blocks=tuple(blocks),
+        mixtures=tuple(mixtures),
         unclaimed=tuple(n for n in _prunable(model) if n not in claimed),
         uncalled=tuple(join(prefix, n) for n in linear_layers(base) if n not in traces.called),
         runs=tuple(join(prefix, path) if path else "" for path in traces.seen),

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from hf_td.anatomy import Anatomy, Block, read_anatomy
+from hf_td.anatomy import Anatomy, Holder, read_anatomy
 from hf_td.compaction.check import Footprint, compare, footprint
 from hf_td.compaction.kept import choose_units, dead_heads, needed_units
-from hf_td.compaction.layout import QUANT_METHOD, CompactLayout, count_of
 from hf_td.compaction.runs import Runs, runs_of
 from hf_td.compaction.surgery import cut_parameters, new_counts
 from hf_td.compaction.trial import Undo, fixed_heads, replace
+from hf_td.layout import count_of, record_layout
 from hf_td.patching import find_patch, unpatch_model
+from hf_td.routing import mark_gone, marked_routers
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
-
-# The key under which a compact model's config keeps its layout.
-LAYOUT_KEY = "quantization_config"
 
 
 def compact_model(
@@ -29,11 +27,11 @@ def compact_model(
     check: bool = True,
     example_inputs: Mapping[str, Any] | None = None,
 ) -> ModelT:
-    """Take the heads and neurons that pruning left without effect out of a model, in place.
+    """Take heads, neurons and experts that pruning left without effect out of a model, in place.
 
-    A unit goes when its consumer reads nothing of it (all its columns are zero). Every layer
-    keeps at least one unit, which then contributes nothing; heads that the forward of a family
-    counts on all stay, as zeros. The layout is recorded in
+    A unit goes when its consumer reads nothing of it (all its columns are zero), an expert when its
+    router never chooses it. Every layer keeps at least one unit, which then contributes nothing;
+    heads that the forward of a family counts on all stay, as zeros. The layout is recorded in
     `model.config`, so that what `save_pretrained` writes loads again after `import hf_td`.
 
     Args:
@@ -69,14 +67,14 @@ def can_compact(
     return _cuts(needed_units(model, anatomy, multiple_of, example_inputs))
 
 
-def _cuts(counts: Mapping[Block, int]) -> bool:
+def _cuts(counts: Mapping[Holder, int]) -> bool:
     return any(count < block.units for block, count in counts.items())
 
 
 def cut_model(
     model: ModelT,
     anatomy: Anatomy,
-    counts: Mapping[Block, int],
+    counts: Mapping[Holder, int],
     *,
     check: bool = True,
     example_inputs: Mapping[str, Any] | None = None,
@@ -92,10 +90,21 @@ def cut_model(
     if not before.wide:
         before = _footprint(model, anatomy, runs, wide=False)
     kept = choose_units(model, anatomy, counts)
+    routers = list(marked_routers(model).values())
     undo = replace(model, cut_parameters(model, kept), new_counts(model, kept))
-    _compare_or_undo(model, anatomy, before, undo, runs)
+    _mark(routers)
+    try:
+        _compare_or_undo(model, anatomy, before, undo, runs)
+    finally:
+        _mark(routers)
     _record(model, undo)
     return model
+
+
+def _mark(routers: Iterable[nn.Module]) -> None:
+    """Let routers leave out what is gone and still there: once it is cut, nothing."""
+    for router in routers:
+        mark_gone(router)
 
 
 def _footprint(
@@ -129,25 +138,13 @@ def _compare_or_undo(
 
 def _record(model: nn.Module, undo: Undo) -> None:
     """Add what was cut to the layout in the config, if there is one."""
-    config: Any = getattr(model, "config", None)
-    if config is None:
-        return
     replaced, counts = undo
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    layout = layout_of_model(model) or CompactLayout(shapes={}, attributes={})
-    shapes = {name: tuple(parameters[name].shape) for name in replaced}
-    attributes = {m: {a: count_of(model.get_submodule(m), a) for a in c} for m, c in counts.items()}
-    merged = CompactLayout(
-        shapes={**layout.shapes, **shapes}, attributes={**layout.attributes, **attributes}
+    record_layout(
+        model,
+        {name: tuple(parameters[name].shape) for name in replaced},
+        {m: {a: count_of(model.get_submodule(m), a) for a in c} for m, c in counts.items()},
     )
-    setattr(config, LAYOUT_KEY, merged.to_dict())
-
-
-def layout_of_model(model: nn.Module) -> CompactLayout | None:
-    """The layout that a model's config records, or None for a model that is not compact."""
-    recorded = getattr(getattr(model, "config", None), LAYOUT_KEY, None)
-    ours = isinstance(recorded, dict) and recorded.get("quant_method") == QUANT_METHOD
-    return CompactLayout.from_dict(recorded) if ours else None
 
 
 def _nothing_dead(

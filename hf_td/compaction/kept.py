@@ -9,21 +9,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_td.anatomy import Anatomy, Block, Stack, find_layer
+from hf_td.anatomy import Anatomy, Block, Holder, Mixture, Stack, find_layer
 from hf_td.compaction.runs import runs_of
 from hf_td.compaction.trial import fixed_heads
 from hf_td.importance import read_units
+from hf_td.routing import gone_experts
 
 # Grouped matrix products refuse rows that are no multiple of 16 bytes: 8 numbers of 16 bits.
 EXPERTS_MULTIPLE = 8
 
 
-def live_units(model: nn.Module, block: Block) -> Tensor:
+def live_units(model: nn.Module, block: Holder) -> Tensor:
     """Boolean `(units,)` or `(experts, units)`: whether the consumer reads anything of the unit.
 
     Only zero columns of the consumer make a unit dead. A head whose query or key is zero still
-    averages its values, and a neuron whose weights are zero still passes its bias on.
+    averages its values, and a neuron whose weights are zero still passes its bias on. An expert is
+    dead if its router never chooses it.
     """
+    if isinstance(block, Mixture):
+        return ~gone_experts(model.get_submodule(block.router)).cpu()
     return read_units(find_layer(model, block.consumer.module), block.consumer).cpu()
 
 
@@ -32,17 +36,17 @@ def needed_units(
     anatomy: Anatomy,
     multiple_of: int = 1,
     example_inputs: Mapping[str, Any] | None = None,
-) -> dict[Block, int]:
-    """For each block whose units can go, how many have to stay.
+) -> dict[Holder, int]:
+    """For each block or mixture whose units can go, how many have to stay.
 
     At least one, and in a feed-forward part a multiple of `multiple_of` (or all of them). Experts
-    keep as many as the one that needs most, and a multiple of `EXPERTS_MULTIPLE`. Blocks whose
-    forward cannot run with fewer heads are not in it.
+    keep as many neurons as the one that needs most, and a multiple of `EXPERTS_MULTIPLE`. Blocks
+    whose forward cannot run with fewer heads are not in it.
     """
     dead = dead_heads(model, anatomy)
     fixed = fixed_heads(model, dead, runs_of(model, anatomy, example_inputs)) if dead else {}
-    counts = {}
-    for block in anatomy.blocks:
+    counts: dict[Holder, int] = {}
+    for block in anatomy.holders:
         if block.obstacle is None and block not in fixed:
             step = _step(model, block, multiple_of)
             live = int(_live_anywhere(model, anatomy, block).sum(-1).max())
@@ -50,9 +54,9 @@ def needed_units(
     return counts
 
 
-def _step(model: nn.Module, block: Block, multiple_of: int) -> int:
+def _step(model: nn.Module, block: Holder, multiple_of: int) -> int:
     """What the number of units of a block has to be a multiple of."""
-    if block.part == "attention":
+    if isinstance(block, Mixture) or block.part == "attention":
         return 1
     experts = isinstance(find_layer(model, block.consumer.module), Stack)
     return lcm(multiple_of, EXPERTS_MULTIPLE) if experts else multiple_of
@@ -65,8 +69,8 @@ def dead_heads(model: nn.Module, anatomy: Anatomy) -> list[Block]:
 
 
 def choose_units(
-    model: nn.Module, anatomy: Anatomy, counts: Mapping[Block, int]
-) -> dict[Block, Tensor]:
+    model: nn.Module, anatomy: Anatomy, counts: Mapping[Holder, int]
+) -> dict[Holder, Tensor]:
     """For each block, the sorted indices of the units that stay: the live ones, then dead ones.
 
     `(count,)`, or `(experts, count)`.
@@ -77,8 +81,10 @@ def choose_units(
     }
 
 
-def _live_anywhere(model: nn.Module, anatomy: Anatomy, block: Block) -> Tensor:
+def _live_anywhere(model: nn.Module, anatomy: Anatomy, block: Holder) -> Tensor:
     """The units that are alive in the block or in one that is tied to it."""
+    if isinstance(block, Mixture):
+        return live_units(model, block)
     return torch.stack([live_units(model, other) for other in anatomy.tied(block)]).any(0)
 
 

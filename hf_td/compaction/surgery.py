@@ -8,15 +8,15 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from hf_td.anatomy import Block, Companion, Projection, parameter_names
-from hf_td.compaction.layout import KEY_VALUE_HEADS, QUERY_HEADS, WIDTHS
+from hf_td.anatomy import Block, Companion, Holder, Mixture, Projection, parameter_names
+from hf_td.layout import EXPERTS, KEY_VALUE_HEADS, QUERY_HEADS, WIDTHS
 from hf_td.sites import by_feature
 
 # Parameter name and dimension to what goes along it: `(size,)`, or `(experts, size)`.
 Cuts = dict[tuple[str, int], Tensor]
 
 
-def cut_parameters(model: nn.Module, kept: Mapping[Block, Tensor]) -> dict[str, Tensor]:
+def cut_parameters(model: nn.Module, kept: Mapping[Holder, Tensor]) -> dict[str, Tensor]:
     """The smaller tensor of each parameter that loses something, by name."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     smaller: dict[str, Tensor] = {}
@@ -25,7 +25,7 @@ def cut_parameters(model: nn.Module, kept: Mapping[Block, Tensor]) -> dict[str, 
     return smaller
 
 
-def smaller_shapes(model: nn.Module, kept: Mapping[Block, Tensor]) -> dict[str, tuple[int, ...]]:
+def smaller_shapes(model: nn.Module, kept: Mapping[Holder, Tensor]) -> dict[str, tuple[int, ...]]:
     """The shapes of what `cut_parameters` gives."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     shapes: dict[str, list[int]] = {}
@@ -45,11 +45,14 @@ def _without(tensor: Tensor, dim: int, gone: Tensor) -> Tensor:
     return tensor.take_along_dim(stays.view(shape), dim).contiguous()
 
 
-def _cuts(model: nn.Module, kept: Mapping[Block, Tensor]) -> Cuts:
-    """What goes of each parameter; a fused layer collects it from all its roles."""
+def _cuts(model: nn.Module, kept: Mapping[Holder, Tensor]) -> Cuts:
+    """What goes of each parameter; a fused layer collects it from all its roles.
+
+    Whole experts come last: neurons are counted in all experts that there are.
+    """
     sizes = {n: p.shape for n, p in model.named_parameters(remove_duplicate=False)}
     found: Cuts = {}
-    for block, units in kept.items():
+    for block, units in sorted(kept.items(), key=lambda pair: isinstance(pair[0], Mixture)):
         gone = torch.ones(*units.shape[:-1], block.units, dtype=torch.bool).scatter(-1, units, 0)
         if gone.any():
             for name, dim, slices in _slices(model, block):
@@ -58,8 +61,11 @@ def _cuts(model: nn.Module, kept: Mapping[Block, Tensor]) -> Cuts:
     return found
 
 
-def _slices(model: nn.Module, block: Block) -> Iterator[tuple[str, int, Projection | Companion]]:
+def _slices(model: nn.Module, block: Holder) -> Iterator[tuple[str, int, Projection | Companion]]:
     """Every parameter of a block with the dimension that runs over features of its units."""
+    if isinstance(block, Mixture):
+        yield from ((piece.parameter, piece.dim, piece) for piece in block.slices)
+        return
     for projection in block.projections:
         weight, *bias = parameter_names(model, projection.module)
         yield weight, projection.feature_dim(model), projection
@@ -69,11 +75,11 @@ def _slices(model: nn.Module, block: Block) -> Iterator[tuple[str, int, Projecti
         yield companion.parameter, companion.dim, companion
 
 
-def new_counts(model: nn.Module, kept: Mapping[Block, Tensor]) -> dict[str, dict[str, int]]:
-    """The counts that attention modules have to know, by module name."""
+def new_counts(model: nn.Module, kept: Mapping[Holder, Tensor]) -> dict[str, dict[str, int]]:
+    """The counts that attention modules and mixtures have to know, by module name."""
     counts: dict[str, dict[str, int]] = {}
     for block, units in kept.items():
-        if block.part == "attention" and len(units) < block.units:
+        if block.part != "feed_forward" and len(units) < block.units:
             for name in _owners(block):
                 found = _counts_of(model.get_submodule(name), block, len(units))
                 if found:
@@ -81,8 +87,11 @@ def new_counts(model: nn.Module, kept: Mapping[Block, Tensor]) -> dict[str, dict
     return counts
 
 
-def _owners(block: Block) -> Iterator[str]:
+def _owners(block: Holder) -> Iterator[str]:
     """The modules of a block that are no projections: where a forward keeps its counts."""
+    if isinstance(block, Mixture):
+        yield from (block.name, block.router, block.experts)
+        return
     depth = len(block.name.split("."))
     paths = {block.name}
     for projection in block.projections:
@@ -91,7 +100,9 @@ def _owners(block: Block) -> Iterator[str]:
     yield from sorted(paths)
 
 
-def _counts_of(module: nn.Module, block: Block, units: int) -> dict[str, int]:
+def _counts_of(module: nn.Module, block: Holder, units: int) -> dict[str, int]:
+    if isinstance(block, Mixture):
+        return {name: units for name in sorted(EXPERTS) if _knows(module, name, block.units)}
     width = block.consumer.features.numel()
     heads = block.units * _queries_per_unit(block)
     groups = [(QUERY_HEADS, heads), (KEY_VALUE_HEADS, block.units), (WIDTHS, width)]

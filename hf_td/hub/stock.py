@@ -14,7 +14,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
-from hf_td.anatomy import Block, find_layer, parameter_names
+from hf_td.anatomy import Block, Holder, Mixture, find_layer, parameter_names
 
 # Fields that may hold a feed-forward width, or its ratio to the hidden size.
 RATIO_FIELDS = ("mlp_ratio",)
@@ -30,6 +30,8 @@ WIDTH_FIELDS = (
     "ffn_hidden_size",
     *RATIO_FIELDS,
 )
+# Fields that may hold the number of experts.
+EXPERT_FIELDS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 # Fields that may hold a number of heads; those of the second row count KV heads.
 HEAD_FIELDS = ("num_attention_heads", "num_heads", "n_heads", "n_head", "num_decoder_heads")
 KV_HEAD_FIELDS = ("num_key_value_heads", "num_kv_heads")
@@ -45,16 +47,18 @@ REFUSALS = (
     ZeroDivisionError,
 )
 
-# Numbers of units by block.
-Units = dict[Block, int]
+# Numbers of units by block or mixture.
+Units = dict[Holder, int]
 
 
-def express(model: Any, blocks: Iterable[Block], wanted: Mapping[Block, int]) -> tuple[Any, Units]:
+def express(
+    model: Any, blocks: Iterable[Holder], wanted: Mapping[Holder, int]
+) -> tuple[Any, Units]:
     """The stock config that comes closest to the wanted numbers of units from above.
 
     Args:
         model: the full model, whose config is not changed.
-        blocks: all blocks of its reading.
+        blocks: all blocks and mixtures of its reading.
         wanted: the number of units that each block needs.
 
     Returns:
@@ -63,26 +67,40 @@ def express(model: Any, blocks: Iterable[Block], wanted: Mapping[Block, int]) ->
     """
     blocks = list(blocks)
     config = _stock_config(model.config, {})
-    heads = [b for b in blocks if b.part == "attention" and b in wanted]
-    neurons = [b for b in blocks if b.part == "feed_forward" and b in wanted]
-    fields = {**_widths(model, config, neurons, wanted), **_heads(model, config, heads, wanted)}
+    among = [b for b in blocks if b in wanted]
+    heads = [b for b in among if isinstance(b, Block) and b.part == "attention"]
+    neurons = [b for b in among if b.part == "feed_forward"]
+    experts = [b for b in among if b.part == "experts"]
+    fields = {
+        **_widths(model, config, WIDTH_FIELDS, neurons, wanted),
+        **_widths(model, config, EXPERT_FIELDS, experts, wanted),
+        **_heads(model, config, heads, wanted),
+    }
     config = _stock_config(config, fields)
     return config, units_of(build_empty(model, config), blocks)
 
 
-def units_of(stock: nn.Module, blocks: Iterable[Block]) -> Units:
+def units_of(stock: nn.Module, blocks: Iterable[Holder]) -> Units:
     """The number of units that each block has in a model of the same class."""
-    return {block: _width(stock, block) // block.consumer.features.shape[1] for block in blocks}
+    return {block: _width(stock, block) // _features(block) for block in blocks if _is_read(block)}
 
 
-def unexpressed(model: nn.Module, blocks: Iterable[Block], config: Any) -> list[str]:
+def _is_read(block: Holder) -> bool:
+    """Whether it is known what has an entry for each unit: of some mixtures it is not."""
+    return isinstance(block, Block) or block.obstacle is None
+
+
+def _features(block: Holder) -> int:
+    """How many entries each unit has of the width."""
+    return 1 if isinstance(block, Mixture) else block.consumer.features.shape[1]
+
+
+def unexpressed(model: nn.Module, blocks: Iterable[Holder], config: Any) -> list[str]:
     """The parameters that have another shape in a stock model, and that no block can change.
 
     A layer of a compact model that has a single unit left, for instance, is read as no block.
     """
-    free = [block for block in blocks if block.obstacle is None]
-    readable = {n for block in free for m in block.modules for n in parameter_names(model, m)}
-    readable |= {c.parameter for block in free for c in block.companions}
+    readable = {name for b in blocks if b.obstacle is None for name in _parameters(model, b)}
     stock = dict(build_empty(model, config).named_parameters(remove_duplicate=False))
     return [
         name
@@ -91,13 +109,23 @@ def unexpressed(model: nn.Module, blocks: Iterable[Block], config: Any) -> list[
     ]
 
 
+def _parameters(model: nn.Module, block: Holder) -> list[str]:
+    """The parameters that become smaller with fewer units."""
+    if isinstance(block, Mixture):
+        return [piece.parameter for piece in block.slices]
+    own = [name for module in block.modules for name in parameter_names(model, module)]
+    return [*own, *(companion.parameter for companion in block.companions)]
+
+
 def build_empty(model: nn.Module, config: Any) -> nn.Module:
     """A model of the same class from another config, on the meta device."""
     with torch.device("meta"):
         return type(model)(config)
 
 
-def _width(model: nn.Module, block: Block) -> int:
+def _width(model: nn.Module, block: Holder) -> int:
+    if isinstance(block, Mixture):
+        return model.get_parameter(block.slices[0].parameter).shape[block.slices[0].dim]
     return find_layer(model, block.consumer.module).weight.shape[block.consumer.feature_dim(model)]
 
 
@@ -117,11 +145,15 @@ def _attempt(model: nn.Module, config: Any, fields: Mapping[str, Any]) -> nn.Mod
 
 
 def _widths(
-    model: nn.Module, config: Any, blocks: list[Block], wanted: Mapping[Block, int]
+    model: nn.Module,
+    config: Any,
+    names: Iterable[str],
+    blocks: list[Holder],
+    wanted: Mapping[Holder, int],
 ) -> dict[str, Any]:
-    """The fields that express feed-forward widths, each wide enough for all that it controls."""
+    """Those of the named fields that express widths, each wide enough for all that it controls."""
     fields: dict[str, Any] = {}
-    for name in WIDTH_FIELDS:
+    for name in names:
         if not hasattr(config, name):
             continue
         controlled = _controlled(model, config, name, blocks)
@@ -132,7 +164,7 @@ def _widths(
     return fields
 
 
-def _controlled(model: nn.Module, config: Any, name: str, blocks: list[Block]) -> list[Block]:
+def _controlled(model: nn.Module, config: Any, name: str, blocks: list[Holder]) -> list[Holder]:
     """The blocks whose width follows the field."""
     if not blocks:
         return []
@@ -153,7 +185,7 @@ def _field_value(config: Any, name: str, width: int, full: int) -> int | float:
 
 
 def _heads(
-    model: nn.Module, config: Any, blocks: list[Block], wanted: Mapping[Block, int]
+    model: nn.Module, config: Any, blocks: list[Block], wanted: Mapping[Holder, int]
 ) -> dict[str, Any]:
     """The fields that express the number of heads, if the head size stays as it is."""
     if not blocks or len({block.units for block in blocks}) > 1:

@@ -14,9 +14,10 @@ from hf_td.activations import FILE, Activations, find_activations, measure_activ
 from hf_td.anatomy import read_anatomy
 from hf_td.config import TargetedDropoutConfig, configure, trained_with
 from hf_td.layers import can_measure
+from hf_td.layout import record_layout
 from hf_td.pruning.budgets import Budget, Of
 from hf_td.pruning.report import PruningReport, count_sparsity
-from hf_td.sites import Site, plan_sites
+from hf_td.sites import ExpertSite, Site, plan_sites
 
 
 def prune_model(
@@ -36,6 +37,13 @@ def prune_model(
     and neurons of lowest norm of each layer (paper, section 4.1), the same fraction everywhere.
     With a global budget one ranking over the whole model decides.
 
+    With `experts_level="unit"` whole experts go, as many as each token can spare. Zeros alone would
+    not do: a router would still choose them. So their rows in the router become zeros as well, and
+    the router gets a class that never chooses such experts, in eval mode too; the model computes
+    what it does without them. `compact_model` and `export_model` take them out. What
+    `save_pretrained` writes before that says so in its config: it loads after `import hf_td` as it
+    is, and not without.
+
     Args:
         model: any model that can be patched; patched or not, trained with targeted dropout or not.
         sparsity: the fraction to remove, in [0, 1].
@@ -50,7 +58,7 @@ def prune_model(
         **overrides: settings that replace those of `config`, such as `level="unit"`.
 
     Returns:
-        What is gone, by layer and in total, counted in the weights.
+        What is gone, by layer and in total, counted in the weights (of routers, none).
 
     Raises:
         ValueError: sparsity is out of range, nothing is there to be pruned, or importance by
@@ -61,8 +69,11 @@ def prune_model(
     sites = sites_to_prune(
         model, config, calibration=calibration, example_inputs=example_inputs, **overrides
     )
+    anatomy = read_anatomy(model, example_inputs)  # before the config changes, which it hangs on
     remove_lowest(sites, sparsity, budget)
-    return count_sparsity(model, read_anatomy(model, example_inputs).blocks)
+    if any(isinstance(site, ExpertSite) for site in sites):
+        record_layout(model)
+    return count_sparsity(model, anatomy.holders)
 
 
 def check_sparsity(sparsity: float) -> None:
@@ -126,7 +137,10 @@ def remove_lowest(sites: tuple[Site, ...], sparsity: float, budget: Budget) -> N
 
 @contextmanager
 def kept_weights(sites: tuple[Site, ...]) -> Iterator[None]:
-    """Restore, on leaving, every weight and bias that pruning can change, bit for bit."""
+    """Restore, on leaving, every weight and bias that pruning can change, bit for bit.
+
+    Routers choose again as before.
+    """
     tensors = _distinct(sites)
     copies = [tensor.clone() for tensor in tensors]
     try:
@@ -134,6 +148,9 @@ def kept_weights(sites: tuple[Site, ...]) -> Iterator[None]:
     finally:
         for tensor, copy in zip(tensors, copies, strict=True):
             tensor.copy_(copy)
+        for site in sites:
+            if isinstance(site, ExpertSite):
+                site.settle()
 
 
 def _distinct(sites: tuple[Site, ...]) -> list[Tensor]:

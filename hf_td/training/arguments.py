@@ -35,6 +35,9 @@ class TargetedDropoutFields:
     feed_forward_level: Literal["weight", "unit", "none"] | None = _setting(
         "level of the feed-forward part, where it differs; none leaves it alone"
     )
+    experts_level: Literal["unit", "none"] = _setting(
+        "rank whole experts of mixtures, or leave them all in", default="none"
+    )
     targeting: float | None = _setting(
         "final fraction of weights or units that are candidates, in [0, 1)"
     )
