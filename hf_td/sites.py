@@ -226,7 +226,8 @@ class ExpertSite:
 
     def _activation(self) -> Tensor | None:
         """`(experts,)`: root mean square of the weights."""
-        return None if self.activations is None else self.activations.scale(self.name, self.layer)
+        known = self.activations
+        return None if known is None else known.scale(self.name, self.layer.module)
 
     def spread(self, mask: Tensor) -> Tensor:
         """From what was ranked to what the router keeps: here the same."""

@@ -448,6 +448,30 @@ def test_the_loss_that_balances_the_load_stays_finite():
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
+def test_the_loss_that_balances_the_load_needs_the_number_in_the_config(tmp_path):
+    model = mixture("mixtral")
+    prune_model(model, 0.5, importance="magnitude", **ONLY)
+    done = export_model(model, tmp_path / "x", check=False)
+    asked = {**family_inputs(model), "output_router_logits": True}
+    stock = type(model).from_pretrained(done.folder)(**asked, labels=asked["input_ids"])
+    assert stock.aux_loss.isfinite()
+    assert model(**asked, labels=asked["input_ids"]).aux_loss.isfinite()
+    compact_model(model)
+    with pytest.raises(RuntimeError, match="must match the size"):
+        model(**asked, labels=asked["input_ids"])
+
+
+def test_a_compiled_model_sees_every_mask_and_is_compiled_once():
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    model = patch_model(mixture("mixtral"), **ONLY, **{**RATES, "drop_rate": 0.5}).train()
+    compiled = torch.compile(model, backend="aot_eager")
+    for update in range(3):
+        anneal(model, progress=1.0, update=update)
+        assert_close(logits(compiled), logits(model))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
 @pytest.mark.parametrize("of", ["units", "parameters", "flops"])
 def test_a_global_budget_ranks_the_experts_of_all_layers(of):
     model = mixture("mixtral")

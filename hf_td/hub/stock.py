@@ -69,8 +69,8 @@ def express(
     config = _stock_config(model.config, {})
     among = [b for b in blocks if b in wanted]
     heads = [b for b in among if isinstance(b, Block) and b.part == "attention"]
-    neurons = [b for b in among if b.part == "feed_forward"]
-    experts = [b for b in among if b.part == "experts"]
+    neurons: list[Holder] = [b for b in among if b.part == "feed_forward"]
+    experts: list[Holder] = [b for b in among if b.part == "experts"]
     fields = {
         **_widths(model, config, WIDTH_FIELDS, neurons, wanted),
         **_widths(model, config, EXPERT_FIELDS, experts, wanted),

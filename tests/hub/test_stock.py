@@ -9,7 +9,7 @@ import torch
 import transformers as hf
 
 from hf_td import prune_model, read_anatomy
-from hf_td.anatomy import Part
+from hf_td.anatomy import Holder, Part
 from hf_td.compaction import needed_units
 from hf_td.hub.stock import build_empty, express, unexpressed, units_of
 from tests.compaction.models import every_family, small_model
@@ -32,7 +32,7 @@ def expressed(model: Any, neurons: int | None = None, heads: int | None = None) 
     """The config for these numbers of units in every layer, and the units by part of the model."""
     blocks = read_anatomy(model).blocks
     units: dict[Part, int | None] = {"attention": heads, "feed_forward": neurons}
-    wanted = {block: units[block.part] or block.units for block in blocks}
+    wanted: dict[Holder, int] = {block: units[block.part] or block.units for block in blocks}
     config, found = express(model, blocks, wanted)
     return config, {part: {n for b, n in found.items() if b.part == part} for part in units}
 
@@ -139,7 +139,9 @@ def test_encoder_and_decoder_have_their_own_widths():
     torch.manual_seed(0)
     model = hf.BartModel(config).eval()
     blocks = read_anatomy(model).blocks
-    wanted = {b: 16 if b.name.startswith("encoder") else 40 for b in blocks if b.units > 4}
+    wanted: dict[Holder, int] = {
+        b: 16 if b.name.startswith("encoder") else 40 for b in blocks if b.units > 4
+    }
     found, units = express(model, blocks, wanted)
     assert (found.encoder_ffn_dim, found.decoder_ffn_dim) == (16, 40)
     assert all(units[block] == count for block, count in wanted.items())
