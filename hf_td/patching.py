@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from hf_td.activations import Activations, attach_activations, sum_over_processes
 from hf_td.anatomy import Anatomy, read_anatomy
-from hf_td.config import CONFIG_KEY, Rates, TargetedDropoutConfig, configure
+from hf_td.config import CONFIG_KEY, IN_TRAINING, Rates, TargetedDropoutConfig, configure
 from hf_td.layers import can_measure, check_targetable, restore, target
 from hf_td.masks import draw
 from hf_td.sites import Site, plan_sites
@@ -117,6 +117,11 @@ def patch_model(
     if find_patch(model) is not None:
         raise ValueError("the model is patched already; call unpatch_model(model) first")
     config = configure(config, overrides)
+    if config.importance not in IN_TRAINING:
+        raise ValueError(
+            f"importance {config.importance!r} can rank for pruning, but not while a model trains; "
+            f"there it is one of {list(IN_TRAINING)}"
+        )
     anatomy = read_anatomy(model, example_inputs)
     measures = config.importance == "activation"
     activations = attach_activations(model, Activations()) if measures else None

@@ -31,12 +31,14 @@ class WeightSite:
         layer: the linear layer.
         index: the number of the site in its model, which keys its draws.
         activations: to scale the scores with, or None.
+        given: scores from elsewhere, in place of those that are read off the weights.
     """
 
     name: str
     layer: Any
     index: int
     activations: Activations | None = None
+    given: Tensor | None = None
 
     @property
     def dim(self) -> int:
@@ -49,6 +51,8 @@ class WeightSite:
 
     def scores(self) -> Tensor:
         """Of the shape of the weight."""
+        if self.given is not None:
+            return self.given
         return importance.weight_scores(self.layer, self._activation())
 
     def _activation(self) -> Tensor | None:
@@ -81,6 +85,7 @@ class UnitSite:
             chosen in each.
         consumers: names and layers of the consumers, in the same way.
         activations: to scale the scores with, or None.
+        given: scores from elsewhere, in place of those that are read off the weights.
     """
 
     name: str
@@ -90,6 +95,7 @@ class UnitSite:
     members: tuple[Member, ...]
     consumers: tuple[Consumer, ...]
     activations: Activations | None = None
+    given: Tensor | None = None
 
     @property
     def dim(self) -> int:
@@ -104,6 +110,8 @@ class UnitSite:
 
     def scores(self) -> Tensor:
         """`(units,)`, or `(experts, units)`: neurons are ranked inside each expert."""
+        if self.given is not None:
+            return self.given
         return importance.unit_scores(self.members, self._activation())
 
     def _activation(self) -> Tensor | None:

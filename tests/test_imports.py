@@ -22,6 +22,7 @@ ROOMS = [
     "schedules",
     "config",
     "activations",
+    "learned",
     "anatomy",
     "importance",
     "sites",

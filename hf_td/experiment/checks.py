@@ -19,6 +19,10 @@ def check_arguments(arguments: Arguments) -> None:
     """Raise UsageError for a wrong method, sparsity, seed or checkpoint; warn of a doubtful one."""
     if arguments.curve.method not in METHODS:
         raise UsageError(f"unknown method {arguments.curve.method!r}; known are {sorted(METHODS)}")
+    with blaming_input():
+        METHODS[arguments.curve.method].settings(
+            arguments.training.level, arguments.method_settings
+        )
     _check_sparsities(arguments)
     _check_export(arguments)
     _check_seeds(arguments.seeds)
@@ -32,7 +36,7 @@ def _check_sparsities(arguments: Arguments) -> None:
     if wrong or not sparsities:
         raise UsageError(f"sparsities are fractions to remove, in [0, 1]; got {wrong or 'none'}")
     above = [sparsity for sparsity in sparsities if sparsity > targeting]
-    if above and arguments.curve.method == "targeted_dropout":
+    if above and METHODS[arguments.curve.method].targets:
         logger.warning(
             "warning: the sparsities %s are above the targeting %s, so the model is not trained "
             "for them; raise --targeting",

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from huggingface_hub import constants
 from transformers import (
     AutoConfig,
@@ -22,6 +21,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from hf_td.experiment.arguments import ModelArguments
 from hf_td.experiment.errors import UsageError, blaming_input
+from hf_td.experiment.pairs import parse_pairs
 from hf_td.glue.hub import is_path, is_reachable
 
 BUILTIN_MODEL = "builtin-minilm"
@@ -144,15 +144,8 @@ def find_model(arguments: ModelArguments) -> ModelSource:
     if remote and _is_offline():
         _check_cached(remote, options)
         options["local_files_only"] = True
-    overrides = _parse_overrides(arguments.config_overrides)
+    overrides = parse_pairs(arguments.config_overrides, "--config_overrides")
     return ModelSource(main, config, tokenizer, options, overrides)
-
-
-def _parse_overrides(text: str | None) -> dict[str, Any]:
-    pairs = [item.partition("=") for item in (text or "").split(",") if item]
-    if not all(name and equals for name, equals, _ in pairs):
-        raise UsageError(f"--config_overrides is name=value,name=value; got {text!r}")
-    return {name.strip(): yaml.safe_load(value) for name, _, value in pairs}
 
 
 def _locate(name: str) -> str:

@@ -2,10 +2,11 @@
 
 from hf_td.training.arguments import TargetedDropoutArguments, TargetedDropoutSeq2SeqArguments
 from hf_td.training.callback import TargetedDropoutCallback
-from hf_td.training.reliable import ReliableTrainer
+from hf_td.training.reliable import ReliableMixin, ReliableTrainer
 from hf_td.training.trainer import TargetedDropoutSeq2SeqTrainer, TargetedDropoutTrainer
 
 __all__ = [
+    "ReliableMixin",
     "ReliableTrainer",
     "TargetedDropoutArguments",
     "TargetedDropoutCallback",

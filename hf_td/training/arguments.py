@@ -66,8 +66,9 @@ class TargetedDropoutFields:
     layers: list[int] | None = field(
         default=None, metadata={"help": "indices of the layers to target; all by default"}
     )
-    importance: Literal["magnitude", "activation", "random"] | None = _setting(
-        "what ranks: magnitude, magnitude times activation, or a fixed random set"
+    importance: Literal["magnitude", "activation", "random", "learned"] | None = _setting(
+        "what ranks: magnitude, magnitude times activation, a fixed random set; or, for pruning "
+        "alone, what a baseline has learned"
     )
     draw: Literal["unit", "element"] = field(
         default="unit",
