@@ -36,6 +36,7 @@ ROOMS = [
     "coverage",
     "baselines",
     "experiment",
+    "sweeps",
     "cli",
     "__main__",
 ]
