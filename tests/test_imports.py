@@ -37,6 +37,7 @@ ROOMS = [
     "coverage",
     "baselines",
     "experiment",
+    "sweeps",
     "cli",
     "__main__",
 ]
