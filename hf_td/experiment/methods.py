@@ -23,6 +23,16 @@ class Method:
     trainer: type[Trainer]
     targets: bool = False
 
+    def trainer_of(self, family: type[Trainer]) -> type[Trainer]:
+        """The class of its Trainer, in a family such as `Seq2SeqTrainer`.
+
+        What the method overrides comes before what the family does, and both before the stock
+        Trainer.
+        """
+        if issubclass(self.trainer, family):
+            return self.trainer
+        return type(f"{self.trainer.__name__}Of{family.__name__}", (self.trainer, family), {})
+
 
 METHODS: dict[str, Method] = {
     "targeted_dropout": Method("targeted dropout", TargetedDropoutTrainer, targets=True),

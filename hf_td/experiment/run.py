@@ -77,7 +77,7 @@ def _make_trainer(
     with blaming_input():
         # Refuses what the model has not; activations are measured later.
         sites_to_prune(model, training.targeted_dropout(), importance="magnitude")
-    return METHODS[arguments.curve.method].trainer(
+    return METHODS[arguments.curve.method].trainer_of(problem.trainer_family)(
         model=model,
         args=training,
         train_dataset=problem.train_data,
