@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_td.reductions import sum_of_squares
+
 # Drops are decided on 16-bit integers, four of which come out of one 64-bit draw.
 _DRAW_LEVELS = 1 << 16
 _DRAWS_PER_WORD = 4
@@ -67,8 +69,7 @@ def _first_ties(ties: Tensor, below: Tensor, count: int, dim: int) -> Tensor:
 
 def row_norms(weight: Tensor, fan_in_dim: int) -> Tensor:
     """L2 norm of each output unit's weights: `(units_out,)`, in float32 or wider."""
-    wide = weight if weight.dtype == torch.float64 else weight.float()
-    return wide.square().sum(fan_in_dim).sqrt()
+    return sum_of_squares(weight, fan_in_dim).sqrt()
 
 
 def unit_norms(members: Sequence[Tensor]) -> Tensor:

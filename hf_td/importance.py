@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hf_td import functional
 from hf_td.anatomy import Block, Layout, Projection, find_layer, layout_of
+from hf_td.reductions import any_nonzero
 
 # A linear layer, and those of its features that belong to the units of a block.
 Member = tuple[Any, Projection]
@@ -44,7 +45,7 @@ def read_units(layer: Any, consumer: Projection) -> Tensor:
 
     The leading dimension, if any, runs over experts.
     """
-    read = (_weight(layer) != 0).any(unit_dim(layer))
+    read = any_nonzero(_weight(layer), unit_dim(layer))
     return read[..., consumer.features.to(read.device)].any(-1)
 
 

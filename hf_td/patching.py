@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from hf_td.activations import Activations, attach_activations, sum_over_processes
@@ -129,12 +129,17 @@ def patch_model(
     for site in patch.sites:
         check_targetable(site.name, site.layer)
     for site in patch.sites:
-        target(site.layer, site.everything(), measures=measures)
+        target(site.layer, _everything(site.layer.weight), measures=measures)
     setattr(model, _STATE, patch)
     patch.self_counting = model.register_forward_pre_hook(_count_forward)
     if hasattr(model, "config"):
         setattr(model.config, CONFIG_KEY, config.to_dict())
     return model
+
+
+def _everything(weight: Tensor) -> Tensor:
+    """The mask until the first draw: one True, since to fill a mask would take longer than all."""
+    return torch.ones((1,) * weight.dim(), dtype=torch.bool, device=weight.device)
 
 
 def unpatch_model(model: ModelT) -> ModelT:

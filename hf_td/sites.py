@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -192,63 +193,64 @@ def plan_sites(
             selected cannot be dropped.
     """
     _check_patterns(anatomy, config)
-    makers: dict[str, Callable[..., Iterator[Site]]] = {
+    makers: dict[str, Callable[[_Plan, Block], Iterator[Site]]] = {
         "weight": _weight_sites,
         "unit": _unit_sites,
     }
+    plan = _Plan(model, anatomy, config, activations)
     sites: dict[str, Site] = {}
     for block in anatomy.blocks:
         make = makers.get(config.level_of(block.part))
-        for site in make(model, anatomy, block, config, activations) if make else ():
+        for site in make(plan, block) if make else ():
             sites.setdefault(site.name, site)
     if not sites:
         raise ValueError(_nothing_to_patch(model, anatomy, config))
     return tuple(sites.values())
 
 
-def _weight_sites(
-    model: nn.Module,
-    anatomy: Anatomy,
-    block: Block,
-    config: TargetedDropoutConfig,
-    activations: Activations | None,
-) -> Iterator[WeightSite]:
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What sites are made from."""
+
+    model: nn.Module
+    anatomy: Anatomy
+    config: TargetedDropoutConfig
+    activations: Activations | None
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """The number of each projection in its model, which does not depend on what is selected."""
+        names = dict.fromkeys(name for block in self.anatomy.blocks for name in block.modules)
+        return {name: number for number, name in enumerate(names)}
+
+
+def _weight_sites(plan: _Plan, block: Block) -> Iterator[WeightSite]:
     for name in block.modules:
-        if config.selects(name, block.layer):
-            yield WeightSite(name, find_layer(model, name), _index(anatomy, name), activations)
+        if plan.config.selects(name, block.layer):
+            layer = find_layer(plan.model, name)
+            yield WeightSite(name, layer, plan.index[name], plan.activations)
 
 
-def _unit_sites(
-    model: nn.Module,
-    anatomy: Anatomy,
-    block: Block,
-    config: TargetedDropoutConfig,
-    activations: Activations | None,
-) -> Iterator[UnitSite]:
+def _unit_sites(plan: _Plan, block: Block) -> Iterator[UnitSite]:
     name = block.consumer.module
-    if not config.selects(name, block.layer):
+    if not plan.config.selects(name, block.layer):
         return
     if block.obstacle:
         raise ValueError(
             f"the units of {block.name} cannot be dropped: {block.obstacle}; "
             f"use level='weight', or exclude=[{name!r}]"
         )
-    tied = anatomy.tied(block)
-    members = tuple(member for other in tied for member in members_of(model, other))
-    consumers = tuple(_consumer(model, other) for other in tied)
-    index = _index(anatomy, tied[0].consumer.module)
-    layer = find_layer(model, name)
-    yield UnitSite(name, layer, index, block, members, consumers, activations)
+    tied = plan.anatomy.tied(block)
+    members = tuple(member for other in tied for member in members_of(plan.model, other))
+    consumers = tuple(_consumer(plan.model, other) for other in tied)
+    index = plan.index[tied[0].consumer.module]
+    layer = find_layer(plan.model, name)
+    yield UnitSite(name, layer, index, block, members, consumers, plan.activations)
 
 
 def _consumer(model: nn.Module, block: Block) -> Consumer:
     name = block.consumer.module
     return name, find_layer(model, name), block.consumer.features
-
-
-def _index(anatomy: Anatomy, name: str) -> int:
-    """The number of a projection in its model, which does not depend on what is selected."""
-    return list(dict.fromkeys(n for b in anatomy.blocks for n in b.modules)).index(name)
 
 
 def _check_patterns(anatomy: Anatomy, config: TargetedDropoutConfig) -> None:

@@ -86,16 +86,36 @@ def cut_model(
     Raises:
         ValueError: as `compact_model`.
     """
+    kept = choose_units(model, anatomy, counts)
+    if not check:
+        _cut_in_turn(model, anatomy, kept)
+        return model
     # Made once: what is compared is the same question to both.
-    runs = runs_of(model, anatomy, example_inputs) if check else {}
+    runs = runs_of(model, anatomy, example_inputs)
     before = _footprint(model, anatomy, runs)
     if not before.wide:
         before = _footprint(model, anatomy, runs, wide=False)
-    kept = choose_units(model, anatomy, counts)
-    undo = replace(model, cut_parameters(model, kept), new_counts(model, kept))
+    undo = _cut(model, kept)
     _compare_or_undo(model, anatomy, before, undo, runs)
     _record(model, undo)
     return model
+
+
+def _cut(model: nn.Module, kept: Mapping[Block, Tensor]) -> Undo:
+    return replace(model, cut_parameters(model, kept), new_counts(model, kept))
+
+
+def _cut_in_turn(model: nn.Module, anatomy: Anatomy, kept: Mapping[Block, Tensor]) -> None:
+    """Cut one block after the other, so that the model is never in memory twice.
+
+    Tied blocks are cut together, since they share a parameter.
+    """
+    done: set[Block] = set()
+    for block in kept:
+        tied = [other for other in anatomy.tied(block) if other in kept and other not in done]
+        if tied:
+            _record(model, _cut(model, {other: kept[other] for other in tied}))
+            done.update(tied)
 
 
 def _footprint(

@@ -39,14 +39,15 @@ def needed_units(
     keep as many as the one that needs most, and a multiple of `EXPERTS_MULTIPLE`. Blocks whose
     forward cannot run with fewer heads are not in it.
     """
-    dead = dead_heads(model, anatomy)
+    live = _live_anywhere(model, anatomy)
+    dead = _with_dead_heads(live)
     fixed = fixed_heads(model, dead, runs_of(model, anatomy, example_inputs)) if dead else {}
     counts = {}
-    for block in anatomy.blocks:
-        if block.obstacle is None and block not in fixed:
+    for block in live:
+        if block not in fixed:
             step = _step(model, block, multiple_of)
-            live = int(_live_anywhere(model, anatomy, block).sum(-1).max())
-            counts[block] = min(block.units, step * max(1, -(-live // step)))
+            alive = int(live[block].sum(-1).max())
+            counts[block] = min(block.units, step * max(1, -(-alive // step)))
     return counts
 
 
@@ -60,8 +61,11 @@ def _step(model: nn.Module, block: Block, multiple_of: int) -> int:
 
 def dead_heads(model: nn.Module, anatomy: Anatomy) -> list[Block]:
     """The attention blocks that have heads without effect."""
-    heads = [b for b in anatomy.blocks if b.part == "attention" and b.obstacle is None]
-    return [block for block in heads if not _live_anywhere(model, anatomy, block).all()]
+    return _with_dead_heads(_live_anywhere(model, anatomy))
+
+
+def _with_dead_heads(live: Mapping[Block, Tensor]) -> list[Block]:
+    return [block for block in live if block.part == "attention" and not live[block].all()]
 
 
 def choose_units(
@@ -71,15 +75,21 @@ def choose_units(
 
     `(count,)`, or `(experts, count)`.
     """
+    live = _live_anywhere(model, anatomy)
+    return {block: _first(live[block], count) for block, count in counts.items()}
+
+
+def _live_anywhere(model: nn.Module, anatomy: Anatomy) -> dict[Block, Tensor]:
+    """For each block whose units can go, those that are alive in it or in one that is tied to it.
+
+    Weights are large, so each is read once.
+    """
+    own = {block: live_units(model, block) for block in anatomy.blocks}
     return {
-        block: _first(_live_anywhere(model, anatomy, block), count)
-        for block, count in counts.items()
+        block: torch.stack([own[other] for other in anatomy.tied(block)]).any(0)
+        for block in anatomy.blocks
+        if block.obstacle is None
     }
-
-
-def _live_anywhere(model: nn.Module, anatomy: Anatomy, block: Block) -> Tensor:
-    """The units that are alive in the block or in one that is tied to it."""
-    return torch.stack([live_units(model, other) for other in anatomy.tied(block)]).any(0)
 
 
 def _first(live: Tensor, count: int) -> Tensor:

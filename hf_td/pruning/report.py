@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hf_td.anatomy import Block, find_layer
 from hf_td.importance import read_units
+from hf_td.reductions import count_nonzero
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def _weight(model: nn.Module, name: str) -> Tensor:
 
 def _count_layer(model: nn.Module, name: str) -> LayerSparsity:
     weight = _weight(model, name)
-    return LayerSparsity(name, weight.numel() - int(weight.count_nonzero()), weight.numel())
+    return LayerSparsity(name, weight.numel() - count_nonzero(weight), weight.numel())
 
 
 def _count_block(model: nn.Module, block: Block) -> BlockSparsity:
