@@ -160,15 +160,15 @@ class Gate(Treatment):
         """Put the product in front of the weights."""
         for site in self.sites:
             module, name = place_of(site)
-            parametrize.register_parametrization(module, name, _Product(self, spreader(site)))
+            product = _Product(self, spreader(site), list(module._parameters))
+            parametrize.register_parametrization(module, name, product)
 
     @torch.no_grad()
     def finish(self) -> None:
         """Give the weights back as they were multiplied; what has the factor 0 is pruned."""
         factor = self.eval().factor()
         for site in self.sites:
-            module, name = place_of(site)
-            parametrize.remove_parametrizations(module, name, leave_parametrized=False)
+            _remove_product(*place_of(site))
             weight = site.layer.weight
             weight.copy_(weight * spreader(site)(factor))
             site.remove(factor == 0)
@@ -177,15 +177,24 @@ class Gate(Treatment):
 class _Product(nn.Module):
     """The weight of a layer times what a gate says."""
 
-    def __init__(self, gate: Gate, spread: nn.Module) -> None:
+    def __init__(self, gate: Gate, spread: nn.Module, order: list[str]) -> None:
         super().__init__()
         # No submodule: the gate has its place in the model already.
         self.__dict__["gate"] = gate
         self.spread = spread
+        self.order = order
 
     def forward(self, weight: Tensor) -> Tensor:
         """Of the shape and the type of the weight."""
         return (weight * self.spread(self.gate.factor())).to(weight.dtype)
+
+
+def _remove_product(module: Any, name: str) -> None:
+    """Put the weight back where it was, also in the order of the parameters."""
+    order = module.parametrizations[name][0].order
+    parametrize.remove_parametrizations(module, name, leave_parametrized=False)
+    parameters = module._parameters
+    parameters |= {n: parameters.pop(n) for n in order if n in parameters}
 
 
 class ByChannel(nn.Module):
