@@ -8,6 +8,8 @@ busy, `report` and `page` make tables and plots of the lines.
 from hf_td.sweeps.cells import Cell, plan_cells
 from hf_td.sweeps.grid import Place, Sweep, read_sweep
 from hf_td.sweeps.ledger import Ledger
+from hf_td.sweeps.page import write_page
+from hf_td.sweeps.report import read_report
 from hf_td.sweeps.run import run_sweep
 from hf_td.sweeps.workers import InProcess, OnRay
 
@@ -19,6 +21,8 @@ __all__ = [
     "Place",
     "Sweep",
     "plan_cells",
+    "read_report",
     "read_sweep",
     "run_sweep",
+    "write_page",
 ]
