@@ -8,6 +8,7 @@ weight with the gradient that the paper prescribes: none for what was dropped.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -65,6 +66,40 @@ def cutoff(scores: Tensor, count: int, dim: int = -1) -> Tensor:
 def _first_ties(ties: Tensor, below: Tensor, count: int, dim: int) -> Tensor:
     missing = count - below.sum(dim, keepdim=True)
     return ties & (ties.cumsum(dim) <= missing)
+
+
+def lowest_neighbours(scores: Tensor, lowest: int, of: int, dim: int = -1) -> Tensor:
+    """True for the `lowest` lowest scores in each group of `of` neighbours along `dim`.
+
+    Of equal scores the first go. Every group has exactly `lowest`, as the sparse kernels of GPUs
+    expect (2:4).
+
+    Args:
+        scores: any shape, with a multiple of `of` entries along `dim`.
+        lowest: how many of each group, in [0, of].
+        of: the size of a group.
+        dim: the dimension along which entries are neighbours.
+
+    Returns:
+        A boolean tensor of the shape of `scores`.
+    """
+    # One tensor for each place in a group: comparing these pair by pair needs no sort.
+    places = scores.movedim(dim, -1).unflatten(-1, (-1, of)).unbind(-1)
+    ranks = [torch.zeros_like(place, dtype=torch.int16) for place in places]
+    for first, second in combinations(range(of), 2):
+        is_lower = places[second] < places[first]
+        ranks[first] += is_lower
+        ranks[second] += ~is_lower
+    chosen = torch.stack([rank < lowest for rank in ranks], -1)
+    return chosen.flatten(-2).movedim(-1, dim)
+
+
+def has_zero_neighbours(weight: Tensor, lowest: int, of: int, dim: int = -1) -> bool:
+    """Whether each group of `of` neighbours along `dim` has at least `lowest` zeros."""
+    if weight.shape[dim] % of:
+        return False
+    groups = (weight == 0).movedim(dim, -1).unflatten(-1, (-1, of))
+    return bool((groups.sum(-1) >= lowest).all())
 
 
 def row_norms(weight: Tensor, fan_in_dim: int) -> Tensor:

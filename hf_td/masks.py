@@ -35,7 +35,7 @@ def _candidates(site: Site, config: TargetedDropoutConfig, targeting: float) -> 
         # A fixed set: the same scores at every update.
         generator = _generator(scores.device, config.seed, -1, site.index)
         scores = torch.rand(scores.shape, generator=generator, device=scores.device)
-    return functional.candidate_mask(scores, targeting, site.dim)
+    return functional.candidate_mask(site.eligible(scores), targeting, site.dim)
 
 
 def _generator(device: torch.device, *key: int) -> torch.Generator:

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_td import importance
+from hf_td import functional, importance
 from hf_td.activations import Activations
 from hf_td.anatomy import Anatomy, Block, Companion, Projection, find_layer
-from hf_td.config import TargetedDropoutConfig, matches
+from hf_td.config import Neighbours, TargetedDropoutConfig, matches
 from hf_td.importance import Member, members_of
 
 # Name and layer of a consumer, and the input features of each of its units, `(units, per_unit)`.
@@ -33,6 +33,7 @@ class WeightSite:
         index: the number of the site in its model, which keys its draws.
         activations: to scale the scores with, or None.
         given: scores from elsewhere, in place of those that are read off the weights.
+        pattern: where only the lowest of each group of neighbours may go.
     """
 
     name: str
@@ -40,6 +41,7 @@ class WeightSite:
     index: int
     activations: Activations | None = None
     given: Tensor | None = None
+    pattern: Neighbours | None = None
 
     @property
     def dim(self) -> int:
@@ -55,6 +57,18 @@ class WeightSite:
         if self.given is not None:
             return self.given
         return importance.weight_scores(self.layer, self._activation())
+
+    def eligible(self, scores: Tensor) -> Tensor:
+        """The scores, infinite where the pattern lets nothing go."""
+        if self.pattern is None:
+            return scores
+        may_go = functional.lowest_neighbours(scores, *self.pattern, self.dim)
+        return scores.masked_fill(~may_go, torch.inf)
+
+    @property
+    def most(self) -> float:
+        """The fraction that can go at most."""
+        return 1.0 if self.pattern is None else self.pattern.share
 
     def _activation(self) -> Tensor | None:
         """`(fan_in,)`: root mean square of the inputs."""
@@ -114,6 +128,15 @@ class UnitSite:
         if self.given is not None:
             return self.given
         return importance.unit_scores(self.members, self._activation())
+
+    def eligible(self, scores: Tensor) -> Tensor:
+        """The scores: any unit may go."""
+        return scores
+
+    @property
+    def most(self) -> float:
+        """The fraction that can go at most."""
+        return 1.0
 
     def _activation(self) -> Tensor | None:
         """`(units,)`: root mean square of the features of each unit, over all tied blocks."""
@@ -190,7 +213,7 @@ def plan_sites(
 
     Raises:
         ValueError: nothing, or not everything that is named, is there; or units that are
-            selected cannot be dropped.
+            selected cannot be dropped; or a pattern does not fit a layer.
     """
     _check_patterns(anatomy, config)
     makers: dict[str, Callable[[_Plan, Block], Iterator[Site]]] = {
@@ -227,8 +250,19 @@ class _Plan:
 def _weight_sites(plan: _Plan, block: Block) -> Iterator[WeightSite]:
     for name in block.modules:
         if plan.config.selects(name, block.layer):
-            layer = find_layer(plan.model, name)
-            yield WeightSite(name, layer, plan.index[name], plan.activations)
+            layer, pattern = find_layer(plan.model, name), plan.config.neighbours
+            if pattern is not None:
+                _check_divides(name, layer, pattern)
+            yield WeightSite(name, layer, plan.index[name], plan.activations, pattern)
+
+
+def _check_divides(name: str, layer: Any, pattern: Neighbours) -> None:
+    fan_in = layer.weight.shape[importance.fan_in_dim(layer)]
+    if fan_in % pattern.of:
+        raise ValueError(
+            f"{name} has {fan_in} inputs, which cannot be split into groups of {pattern.of} "
+            f"neighbours; leave it out by exclude=[{name!r}], or take another pattern"
+        )
 
 
 def _unit_sites(plan: _Plan, block: Block) -> Iterator[UnitSite]:

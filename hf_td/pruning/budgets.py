@@ -55,7 +55,8 @@ class Budget:
 
 
 def _lowest(site: Site, sparsity: float) -> Tensor:
-    return functional.candidate_mask(site.scores(), sparsity, site.dim, break_ties=True)
+    scores = site.eligible(site.scores())
+    return functional.candidate_mask(scores, sparsity, site.dim, break_ties=True)
 
 
 def _choose_globally(sites: Sequence[Site], sparsity: float, budget: Budget) -> list[Tensor]:
@@ -79,7 +80,7 @@ def _comparable(site: Site, floor: float) -> Tensor:
     scores = scores / scores.square().mean().sqrt().clamp(min=1e-12)
     flat = scores.flatten()
     lowest = functional.candidate_mask(flat, 1 - floor, break_ties=True).view_as(scores)
-    return scores.masked_fill(~lowest, torch.inf)
+    return site.eligible(scores).masked_fill(~lowest, torch.inf)
 
 
 def _limit(scores: Sequence[Tensor], costs: Sequence[float], sparsity: float) -> float:

@@ -40,7 +40,8 @@ def prune_model(
 
     Args:
         model: any model that can be patched; patched or not, trained with targeted dropout or not.
-        sparsity: the fraction to remove, in [0, 1].
+        sparsity: the fraction to remove, in [0, 1]; under a pattern N:M at most N/M, at which every
+            group of M neighbours loses exactly N (below it, at most N).
         config: which layers, and at which level; None means as the model was trained (which its
             own config records), or the defaults, with importance by what a baseline has learned
             of the model, or by magnitude where there is no calibration either.
@@ -55,14 +56,15 @@ def prune_model(
         What is gone, by layer and in total, counted in the weights.
 
     Raises:
-        ValueError: sparsity is out of range, nothing is there to be pruned, or importance by
-            activation is asked for and nothing tells the activations.
+        ValueError: sparsity is out of range or more than a pattern takes, nothing is there to be
+            pruned, or importance by activation is asked for and nothing tells the activations.
     """
     check_sparsity(sparsity)
     budget = as_budget(budget, of)
     sites = sites_to_prune(
         model, config, calibration=calibration, example_inputs=example_inputs, **overrides
     )
+    check_reachable(sites, sparsity)
     remove_lowest(sites, sparsity, budget)
     return count_sparsity(model, read_anatomy(model, example_inputs).blocks)
 
@@ -71,6 +73,16 @@ def check_sparsity(sparsity: float) -> None:
     """Raise ValueError unless `sparsity` is a fraction in [0, 1]."""
     if not 0 <= sparsity <= 1:
         raise ValueError(f"sparsity is the fraction to remove, in [0, 1]; got {sparsity}")
+
+
+def check_reachable(sites: Iterable[Site], sparsity: float) -> None:
+    """Raise ValueError if a pattern lets less go than `sparsity`."""
+    for site in sites:
+        if sparsity > site.most:
+            raise ValueError(
+                f"the pattern takes {site.most:g} of the weights of {site.name} at most, but the "
+                f"sparsity is {sparsity}; prune to {site.most:g}, or without a pattern"
+            )
 
 
 def sites_to_prune(

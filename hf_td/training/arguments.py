@@ -77,6 +77,9 @@ class TargetedDropoutFields:
     rescale: bool = field(
         default=False, metadata={"help": "scale surviving candidates by 1 / (1 - drop rate)"}
     )
+    pattern: str | None = _setting(
+        "at the weight level, N:M: the N lowest of each M neighbours are the candidates, as in 2:4"
+    )
     untargeted_lr_scale: float = field(
         default=2.0,
         metadata={
