@@ -17,6 +17,7 @@ from hf_td.activations import Activations
 from hf_td.anatomy import Anatomy, Block, Companion, Projection, find_layer
 from hf_td.config import TargetedDropoutConfig, matches
 from hf_td.importance import Member, members_of
+from hf_td.kernels import Ranked
 
 # Name and layer of a consumer, and the input features of each of its units, `(units, per_unit)`.
 Consumer = tuple[str, Any, Tensor]
@@ -50,6 +51,10 @@ class WeightSite:
     def scores(self) -> Tensor:
         """Of the shape of the weight."""
         return importance.weight_scores(self.layer, self._activation())
+
+    def ranked(self, key: int) -> Ranked:
+        """What is ranked in an update whose draws are a function of `key`."""
+        return Ranked(self.layer.weight, self.dim, self._activation(), key)
 
     def _activation(self) -> Tensor | None:
         """`(fan_in,)`: root mean square of the inputs."""
