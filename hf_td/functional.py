@@ -21,6 +21,22 @@ _DRAW_LEVELS = 1 << 16
 _DRAWS_PER_WORD = 4
 
 
+def weight_scores(weight: Tensor, scale: Tensor | None, fan_in_dim: int) -> Tensor:
+    """Magnitudes of weights, of the shape of the weight; ranked along `fan_in_dim`.
+
+    Args:
+        weight: `(out, in)`, `(in, out)`, or with leading dimensions.
+        scale: what the weights of each input are multiplied with, `(fan_in,)`; None for ones.
+        fan_in_dim: the dimension of the weight that runs over the inputs.
+    """
+    magnitude = weight.detach().abs()
+    if scale is None:
+        return magnitude
+    shape = [1] * weight.dim()
+    shape[fan_in_dim] = -1
+    return magnitude * scale.view(shape)
+
+
 def candidate_count(total: int, fraction: float) -> int:
     """Number of candidates among `total`: `floor(fraction * total)`, safe against rounding.
 
@@ -117,6 +133,11 @@ def unit_norms(members: Sequence[Tensor]) -> Tensor:
         Scores of shape `(..., units)`.
     """
     return torch.stack([m.square().sum(-1) for m in members]).sum(0).sqrt()
+
+
+def generator(device: torch.device, key: int) -> torch.Generator:
+    """A generator whose draws are a function of `key`, a signed 64-bit integer."""
+    return torch.Generator(device).manual_seed(key)
 
 
 def random_drop(

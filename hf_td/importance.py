@@ -56,10 +56,7 @@ def weight_scores(layer: Any, activation: Tensor | None = None) -> Tensor:
         layer: a linear layer.
         activation: root mean square of each of its inputs, `(fan_in,)`, to scale with.
     """
-    magnitude = _weight(layer).abs()
-    if activation is None:
-        return magnitude
-    return magnitude * activation.unsqueeze(unit_dim(layer) - magnitude.dim())
+    return functional.weight_scores(_weight(layer), activation, fan_in_dim(layer))
 
 
 def unit_scores(members: Sequence[Member], activation: Tensor | None = None) -> Tensor:

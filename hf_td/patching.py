@@ -53,8 +53,7 @@ class Patch:
         number = self.updates if update is None else update
         self.settle_activations()
         self.rates = self.config.rates(progress, number)
-        for site in self.sites:
-            draw(site, self.config, self.rates, number)
+        draw(self.sites, self.config, self.rates, number)
         self.updates = number + 1
 
     def resume(self, checkpoint: str | Path) -> None:

@@ -18,6 +18,7 @@ from hf_td.activations import Activations
 from hf_td.anatomy import Anatomy, Block, Companion, Projection, find_layer
 from hf_td.config import Neighbours, TargetedDropoutConfig, matches
 from hf_td.importance import Member, members_of
+from hf_td.kernels import Ranked
 
 # Name and layer of a consumer, and the input features of each of its units, `(units, per_unit)`.
 Consumer = tuple[str, Any, Tensor]
@@ -69,6 +70,10 @@ class WeightSite:
     def most(self) -> float:
         """The fraction that can go at most."""
         return 1.0 if self.pattern is None else self.pattern.share
+
+    def ranked(self, key: int) -> Ranked:
+        """What is ranked in an update whose draws are a function of `key`."""
+        return Ranked(self.layer.weight, self.dim, self._activation(), key)
 
     def _activation(self) -> Tensor | None:
         """`(fan_in,)`: root mean square of the inputs."""
