@@ -258,7 +258,7 @@ def _weight_sites(plan: _Plan, block: Block) -> Iterator[WeightSite]:
             layer, pattern = find_layer(plan.model, name), plan.config.neighbours
             if pattern is not None:
                 _check_divides(name, layer, pattern)
-            yield WeightSite(name, layer, plan.index[name], plan.activations, pattern)
+            yield WeightSite(name, layer, plan.index[name], plan.activations, pattern=pattern)
 
 
 def _check_divides(name: str, layer: Any, pattern: Neighbours) -> None:
