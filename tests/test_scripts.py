@@ -155,6 +155,18 @@ def test_gradual_magnitude_pruning_is_targeted_dropout_with_fixed_settings(optio
     assert "method_settings" not in configuration
 
 
+def test_every_method_distils_from_a_model_that_was_fine_tuned(options, tmp_path, capsys):
+    dense = {**options, "method": "none", "seed": 1, "output_dir": str(tmp_path / "dense")}
+    run_glue.main(_argv(dense))
+    teacher = str(tmp_path / "dense" / "seed-1")
+    for method in ("targeted_dropout", "l1"):
+        wanted = {**options, "method": method, "output_dir": str(tmp_path / method)}
+        run_glue.main(_argv({**wanted, "teacher": teacher, "distill_hidden_weight": 0.1}))
+        recorded = _results(wanted)["configuration"]["arguments"]
+        assert (recorded["teacher"], recorded["distill_hidden_weight"]) == (teacher, 0.1)
+    assert "does not exist" in _refused({**options, "teacher": str(tmp_path / "no")}, capsys)
+
+
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [

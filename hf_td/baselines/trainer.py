@@ -24,7 +24,7 @@ from hf_td.baselines.attaching import (
 )
 from hf_td.baselines.base import Baseline, Learning
 from hf_td.config import TargetedDropoutConfig
-from hf_td.training import ReliableMixin
+from hf_td.training import DistillationMixin, ReliableMixin
 from hf_td.training.arguments import TargetedDropoutFields
 from hf_td.training.losses import share_of_update
 from hf_td.training.optimizer import set_learning_rate
@@ -58,7 +58,7 @@ class BaselineCallback(TrainerCallback):
             state.log_history[-1]["penalty"] = logs["penalty"]
 
 
-class BaselineMixin(ReliableMixin):
+class BaselineMixin(DistillationMixin, ReliableMixin):
     """Makes a Trainer train by a baseline: attached when training starts, gone when it ends.
 
     The checkpoints of a run hold the parameters of the method beside the model's, so that it can

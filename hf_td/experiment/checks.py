@@ -8,6 +8,7 @@ from pathlib import Path
 from hf_td.experiment.arguments import Arguments
 from hf_td.experiment.errors import UsageError, blaming_input
 from hf_td.experiment.methods import METHODS
+from hf_td.experiment.models import locate
 from hf_td.hub.onnx_graph import check_extra
 
 logger = logging.getLogger(__name__)
@@ -23,6 +24,8 @@ def check_arguments(arguments: Arguments) -> None:
         METHODS[arguments.curve.method].settings(
             arguments.training.level, arguments.method_settings
         )
+    if arguments.training.teacher is not None:
+        locate(arguments.training.teacher)
     _check_sparsities(arguments)
     _check_export(arguments)
     _check_seeds(arguments.seeds)

@@ -147,9 +147,9 @@ def find_model(arguments: ModelArguments) -> ModelSource:
             installed, the Hub cannot be reached and the model is not in the cache, or
             `config_overrides` cannot be read.
     """
-    main = _locate(arguments.model_name_or_path)
-    config = _locate(arguments.config_name or main)
-    tokenizer = _locate(arguments.tokenizer_name or main)
+    main = locate(arguments.model_name_or_path)
+    config = locate(arguments.config_name or main)
+    tokenizer = locate(arguments.tokenizer_name or main)
     options = {
         "cache_dir": arguments.cache_dir,
         "revision": arguments.model_revision,
@@ -165,8 +165,12 @@ def find_model(arguments: ModelArguments) -> ModelSource:
     return ModelSource(main, config, tokenizer, options, overrides)
 
 
-def _locate(name: str) -> str:
-    """A folder as it is written, the built-in model's folder, a Hub id, or a type."""
+def locate(name: str) -> str:
+    """A folder as it is written, the built-in model's folder, a Hub id, or a type.
+
+    Raises:
+        UsageError: it names a folder, and there is no model.
+    """
     if name.startswith(NEW):
         return name
     if name == BUILTIN_MODEL:

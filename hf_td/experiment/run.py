@@ -22,7 +22,7 @@ from hf_td.experiment.output import checkpoint_of, seed_folder
 from hf_td.experiment.problem import Problem
 from hf_td.learned import save_learned
 from hf_td.pruning import sites_to_prune
-from hf_td.training import TargetedDropoutArguments
+from hf_td.training import TargetedDropoutArguments, load_teacher
 
 # What evaluation returns beside metrics.
 _NOT_METRICS = ("runtime", "per_second", "epoch", "preparation_time")
@@ -78,7 +78,7 @@ def _make_trainer(
     with blaming_input():
         # Refuses what the model has not; activations are measured later.
         sites_to_prune(model, training.targeted_dropout(), importance="magnitude")
-    return METHODS[arguments.curve.method].make_trainer(
+    trainer = METHODS[arguments.curve.method].make_trainer(
         problem.trainer_family,
         training.level,
         arguments.method_settings,
@@ -91,6 +91,10 @@ def _make_trainer(
         compute_metrics=problem.compute_metrics,
         preprocess_logits_for_metrics=problem.reduce_logits,
     )
+    if training.teacher is not None and arguments.trains:
+        with blaming_input():  # refuse a teacher that does not fit before anything is trained
+            load_teacher(training.teacher, _model(trainer), problem.processor)
+    return trainer
 
 
 def _train(trainer: Trainer, arguments: Arguments, seed: int) -> dict[str, Any]:

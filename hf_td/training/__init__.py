@@ -2,10 +2,12 @@
 
 from hf_td.training.arguments import TargetedDropoutArguments, TargetedDropoutSeq2SeqArguments
 from hf_td.training.callback import TargetedDropoutCallback
+from hf_td.training.distillation import DistillationMixin, load_teacher
 from hf_td.training.reliable import ReliableMixin, ReliableTrainer
 from hf_td.training.trainer import TargetedDropoutSeq2SeqTrainer, TargetedDropoutTrainer
 
 __all__ = [
+    "DistillationMixin",
     "ReliableMixin",
     "ReliableTrainer",
     "TargetedDropoutArguments",
@@ -13,4 +15,5 @@ __all__ = [
     "TargetedDropoutSeq2SeqArguments",
     "TargetedDropoutSeq2SeqTrainer",
     "TargetedDropoutTrainer",
+    "load_teacher",
 ]

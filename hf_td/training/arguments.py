@@ -12,6 +12,7 @@ from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
 from hf_td.config import RECIPES, TargetedDropoutConfig
 from hf_td.schedules import SHAPES, Schedule
+from hf_td.training.distillation import DistillationFields
 
 _RATES = ("targeting", "drop_rate")
 
@@ -111,10 +112,12 @@ class TargetedDropoutFields:
 
 
 @dataclass
-class TargetedDropoutArguments(TargetedDropoutFields, TrainingArguments):
-    """`TrainingArguments` with the settings of targeted dropout."""
+class TargetedDropoutArguments(TargetedDropoutFields, DistillationFields, TrainingArguments):
+    """`TrainingArguments` with the settings of targeted dropout and of distillation."""
 
 
 @dataclass
-class TargetedDropoutSeq2SeqArguments(TargetedDropoutFields, Seq2SeqTrainingArguments):
-    """`Seq2SeqTrainingArguments` with the settings of targeted dropout."""
+class TargetedDropoutSeq2SeqArguments(
+    TargetedDropoutFields, DistillationFields, Seq2SeqTrainingArguments
+):
+    """`Seq2SeqTrainingArguments` with the settings of targeted dropout and of distillation."""
