@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from fnmatch import fnmatchcase
@@ -16,8 +17,11 @@ CONFIG_KEY = "targeted_dropout"
 Level = Literal["weight", "unit"]
 PartLevel = Literal["weight", "unit", "none"]
 ExpertsLevel = Literal["unit", "none"]
-Importance = Literal["magnitude", "activation", "random"]
+Importance = Literal["magnitude", "activation", "random", "learned"]
 Draw = Literal["unit", "element"]
+
+# Those that can rank while a model trains; the others are for pruning alone.
+IN_TRAINING: tuple[Importance, ...] = ("magnitude", "activation", "random")
 
 
 # Stands for "as the recipe of the level says".
@@ -54,6 +58,40 @@ class Rates(NamedTuple):
     drop_rate: float
 
 
+class Neighbours(NamedTuple):
+    """A pattern: of each group of neighbours along the fan-in the lowest are candidates.
+
+    Attributes:
+        lowest: how many of each group.
+        of: the size of a group.
+    """
+
+    lowest: int
+    of: int
+
+    @property
+    def share(self) -> float:
+        """The fraction of the weights that are candidates."""
+        return self.lowest / self.of
+
+
+def parse_pattern(text: str | None) -> Neighbours | None:
+    """A pattern from "N:M"; None for None.
+
+    Raises:
+        ValueError: it is not of this form, or not 0 < N < M.
+
+    >>> parse_pattern("2:4")
+    Neighbours(lowest=2, of=4)
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+):(\d+)", text) if isinstance(text, str) else None
+    if found is None or not 0 < int(found[1]) < int(found[2]):
+        raise ValueError(f"pattern is 'N:M' with 0 < N < M, such as '2:4', got {text!r}")
+    return Neighbours(lowest=int(found[1]), of=int(found[2]))
+
+
 @dataclass(frozen=True, kw_only=True)
 class TargetedDropoutConfig:
     """What is targeted, how much of it, and how the rates grow over the run.
@@ -77,12 +115,16 @@ class TargetedDropoutConfig:
         layers: indices of the layers to patch; None means all.
         importance: what ranks: `magnitude` (the paper); `activation`, the magnitude times the root
             mean square of the activation that belongs to it (a weight's input, a unit's output), as
-            the authors' `targeted_ard` and Wanda do; `random`, a fixed random set.
+            the authors' `targeted_ard` and Wanda do; `random`, a fixed random set. For pruning
+            alone: `learned`, the scores that a baseline has learned.
         draw: at the unit level, drop whole units (the paper's text) or single elements of a
             targeted unit's weights (the authors' code).
         rescale: scale surviving candidates by `1 / (1 - drop_rate)`, as the authors' second
             release does.
         seed: of the draws; a mask is a function of (seed, update, layer).
+        pattern: at the weight level, "N:M": the candidates are the N lowest of each M neighbours
+            along the fan-in, so that exactly these go ("2:4" for the sparse kernels of GPUs). The
+            final targeting is N/M. The literature counts what stays: its 1:4 is 3:4 here.
     """
 
     level: Level = "weight"
@@ -100,10 +142,12 @@ class TargetedDropoutConfig:
     draw: Draw = "unit"
     rescale: bool = False
     seed: int = 0
+    pattern: str | None = None
 
     def __post_init__(self) -> None:
         _check_choice("level", self.level, get_args(Level))
-        self._fill_in()
+        neighbours = parse_pattern(self.pattern)
+        self._fill_in(neighbours)
         self._normalise()
         _check_choice("attention_level", self.attention_level, (*get_args(PartLevel), None))
         _check_choice("feed_forward_level", self.feed_forward_level, (*get_args(PartLevel), None))
@@ -118,8 +162,12 @@ class TargetedDropoutConfig:
                 f"others: experts_level='unit' goes with draw='unit' and rescale=False, got "
                 f"draw={self.draw!r}, rescale={self.rescale}"
             )
+        if neighbours is not None:
+            self._check_pattern(neighbours)
 
-    def _fill_in(self) -> None:
+    def _fill_in(self, neighbours: Neighbours | None) -> None:
+        if neighbours is not None and self.targeting is FROM_RECIPE:
+            object.__setattr__(self, "targeting", neighbours.share)
         for name, value in RECIPES[self.level].items():
             if getattr(self, name) is FROM_RECIPE:
                 object.__setattr__(self, name, value)
@@ -131,6 +179,23 @@ class TargetedDropoutConfig:
             object.__setattr__(self, name, _as_patterns(name, getattr(self, name)))
         if self.layers is not None:
             object.__setattr__(self, "layers", _as_indices(self.layers))
+
+    def _check_pattern(self, neighbours: Neighbours) -> None:
+        if "weight" not in (self.level_of("attention"), self.level_of("feed_forward")):
+            raise ValueError(
+                f"the pattern {self.pattern} ranks neighbouring weights, but the level of both "
+                "parts is another; use level='weight', or no pattern"
+            )
+        if self.targeting != neighbours.share:
+            raise ValueError(
+                f"the pattern {self.pattern} makes {neighbours.share:g} of the weights candidates, "
+                f"but targeting is {self.targeting}; leave one of them out"
+            )
+
+    @property
+    def neighbours(self) -> Neighbours | None:
+        """The pattern in numbers."""
+        return parse_pattern(self.pattern)
 
     def level_of(self, part: str) -> PartLevel:
         """The level of a part: `attention`, `feed_forward` or `experts`."""
@@ -191,7 +256,11 @@ def configure(
     unknown = sorted(set(overrides) - known)
     if unknown:
         raise TypeError(f"unknown settings {unknown}; known are {sorted(known)}")
-    return TargetedDropoutConfig(**overrides) if config is None else replace(config, **overrides)
+    if config is None:
+        return TargetedDropoutConfig(**overrides)
+    if overrides.get("pattern") is not None:
+        overrides = {"targeting": FROM_RECIPE, **overrides}  # the new pattern says it
+    return replace(config, **overrides)
 
 
 def trained_with(model: Any) -> TargetedDropoutConfig | None:

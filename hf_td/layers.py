@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from hf_td import functional
+from hf_td import kernels
 from hf_td.activations import sampled_squares
 from hf_td.anatomy import Stack, layout_of, stacks_of
 from hf_td.routing import (
@@ -47,7 +47,7 @@ class TargetedMixin:
 
     def effective_weight(self) -> Tensor:
         """The weight that this update uses."""
-        return functional.masked(self.weight, self.keep)
+        return kernels.masked(self.weight, self.keep)
 
     def measure(self, inputs: Tensor) -> None:
         """Add a training input, `(..., fan_in)`, to what importance by activation looks at."""
@@ -126,7 +126,7 @@ class TargetedExpertsMixin:
         if not self.training:
             return parent.forward(*args, **kwargs)
         stacks = _targeted_stacks(self)
-        masked = {stack.name: functional.masked(stack.weight, stack.keep) for stack in stacks}
+        masked = {stack.name: kernels.masked(stack.weight, stack.keep) for stack in stacks}
         with _in_front(self, masked):
             return parent.forward(*args, **kwargs)
 

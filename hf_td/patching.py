@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from hf_td.activations import Activations, attach_activations, sum_over_processes
 from hf_td.anatomy import Anatomy, read_anatomy
-from hf_td.config import CONFIG_KEY, Rates, TargetedDropoutConfig, configure
+from hf_td.config import CONFIG_KEY, IN_TRAINING, Rates, TargetedDropoutConfig, configure
 from hf_td.layers import can_measure, check_targetable, restore, target
 from hf_td.masks import draw
 from hf_td.sites import Site, plan_sites
@@ -53,8 +53,7 @@ class Patch:
         number = self.updates if update is None else update
         self.settle_activations()
         self.rates = self.config.rates(progress, number)
-        for site in self.sites:
-            draw(site, self.config, self.rates, number)
+        draw(self.sites, self.config, self.rates, number)
         self.updates = number + 1
 
     def resume(self, checkpoint: str | Path) -> None:
@@ -116,6 +115,11 @@ def patch_model(
     if find_patch(model) is not None:
         raise ValueError("the model is patched already; call unpatch_model(model) first")
     config = configure(config, overrides)
+    if config.importance not in IN_TRAINING:
+        raise ValueError(
+            f"importance {config.importance!r} can rank for pruning, but not while a model trains; "
+            f"there it is one of {list(IN_TRAINING)}"
+        )
     anatomy = read_anatomy(model, example_inputs)
     measures = config.importance == "activation"
     activations = attach_activations(model, Activations()) if measures else None
@@ -123,12 +127,17 @@ def patch_model(
     for site in patch.sites:
         check_targetable(site.name, site.layer)
     for site in patch.sites:
-        target(site.layer, site.everything(), measures=measures)
+        target(site.layer, _everything(site.layer.weight), measures=measures)
     setattr(model, _STATE, patch)
     patch.self_counting = model.register_forward_pre_hook(_count_forward)
     if hasattr(model, "config"):
         setattr(model.config, CONFIG_KEY, config.to_dict())
     return model
+
+
+def _everything(weight: Tensor) -> Tensor:
+    """The mask until the first draw: one True, since to fill a mask would take longer than all."""
+    return torch.ones((1,) * weight.dim(), dtype=torch.bool, device=weight.device)
 
 
 def unpatch_model(model: ModelT) -> ModelT:

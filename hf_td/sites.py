@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hf_td import importance
+from hf_td import functional, importance
 from hf_td.activations import Activations
 from hf_td.anatomy import Anatomy, Block, Companion, Holder, Mixture, Projection, find_layer
-from hf_td.config import TargetedDropoutConfig, matches
+from hf_td.config import Neighbours, TargetedDropoutConfig, matches
 from hf_td.importance import Member, members_of
+from hf_td.kernels import Ranked
 from hf_td.routing import Router, empty_rows, gone_experts, mark_gone
 
 # Name and layer of a consumer, and the input features of each of its units, `(units, per_unit)`.
@@ -32,12 +34,16 @@ class WeightSite:
         layer: the linear layer.
         index: the number of the site in its model, which keys its draws.
         activations: to scale the scores with, or None.
+        given: scores from elsewhere, in place of those that are read off the weights.
+        pattern: where only the lowest of each group of neighbours may go.
     """
 
     name: str
     layer: Any
     index: int
     activations: Activations | None = None
+    given: Tensor | None = None
+    pattern: Neighbours | None = None
 
     @property
     def dim(self) -> int:
@@ -49,18 +55,31 @@ class WeightSite:
         """How many weights the mask is for."""
         return self.layer.weight.numel()
 
-    @property
-    def most(self) -> float:
-        """The largest fraction that may go."""
-        return 1.0
-
     def everything(self) -> Tensor:
         """The mask that drops nothing."""
         return torch.ones_like(self.layer.weight, dtype=torch.bool)
 
     def scores(self) -> Tensor:
         """Of the shape of the weight."""
+        if self.given is not None:
+            return self.given
         return importance.weight_scores(self.layer, self._activation())
+
+    def eligible(self, scores: Tensor) -> Tensor:
+        """The scores, infinite where the pattern lets nothing go."""
+        if self.pattern is None:
+            return scores
+        may_go = functional.lowest_neighbours(scores, *self.pattern, self.dim)
+        return scores.masked_fill(~may_go, torch.inf)
+
+    @property
+    def most(self) -> float:
+        """The fraction that can go at most."""
+        return 1.0 if self.pattern is None else self.pattern.share
+
+    def ranked(self, key: int) -> Ranked:
+        """What is ranked in an update whose draws are a function of `key`."""
+        return Ranked(self.layer.weight, self.dim, self._activation(), key)
 
     def _activation(self) -> Tensor | None:
         """`(fan_in,)`: root mean square of the inputs."""
@@ -92,6 +111,7 @@ class UnitSite:
             chosen in each.
         consumers: names and layers of the consumers, in the same way.
         activations: to scale the scores with, or None.
+        given: scores from elsewhere, in place of those that are read off the weights.
     """
 
     name: str
@@ -101,6 +121,7 @@ class UnitSite:
     members: tuple[Member, ...]
     consumers: tuple[Consumer, ...]
     activations: Activations | None = None
+    given: Tensor | None = None
 
     @property
     def dim(self) -> int:
@@ -112,11 +133,6 @@ class UnitSite:
         """How many weights the mask is for: the consumer's."""
         return self.layer.weight.numel()
 
-    @property
-    def most(self) -> float:
-        """The largest fraction that may go."""
-        return 1.0
-
     def everything(self) -> Tensor:
         """The mask that drops nothing."""
         weight = self.layer.weight
@@ -125,7 +141,18 @@ class UnitSite:
 
     def scores(self) -> Tensor:
         """`(units,)`, or `(experts, units)`: neurons are ranked inside each expert."""
+        if self.given is not None:
+            return self.given
         return importance.unit_scores(self.members, self._activation())
+
+    def eligible(self, scores: Tensor) -> Tensor:
+        """The scores: any unit may go."""
+        return scores
+
+    @property
+    def most(self) -> float:
+        """The fraction that can go at most."""
+        return 1.0
 
     def _activation(self) -> Tensor | None:
         """`(units,)`: root mean square of the features of each unit, over all tied blocks."""
@@ -185,7 +212,7 @@ class ExpertSite:
     """
 
     name: str
-    layer: Router
+    layer: Any
     index: int
     mixture: Mixture
     slices: tuple[tuple[nn.Module, str], ...]
@@ -203,8 +230,12 @@ class ExpertSite:
 
     @property
     def most(self) -> float:
-        """The largest fraction that may go: each token has to find as many as it goes to."""
-        return 1 - self.mixture.chosen / self.mixture.units
+        """The fraction that can be asked for at most; as many as tokens need stay in any case."""
+        return 1.0
+
+    def eligible(self, scores: Tensor) -> Tensor:
+        """The scores, infinite for as many of the highest as each token goes to: these stay."""
+        return scores.index_fill(0, scores.topk(self.mixture.chosen).indices, torch.inf)
 
     @property
     def weights(self) -> tuple[Tensor, ...]:
@@ -279,7 +310,7 @@ def plan_sites(
 
     Raises:
         ValueError: nothing, or not everything that is named, is there; or units that are
-            selected cannot be dropped.
+            selected cannot be dropped; or a pattern does not fit a layer.
     """
     _check_patterns(anatomy, config)
     if config.experts_level != "none" and all(m.chosen == m.units for m in anatomy.mixtures):
@@ -287,76 +318,87 @@ def plan_sites(
             f"experts_level='unit' is for mixtures of experts, and {type(model).__name__} has none "
             "with more experts than each token goes to"
         )
-    makers: dict[tuple[type[Holder], str], Callable[..., Iterator[Site]]] = {
+    makers: dict[tuple[type[Holder], str], Callable[[_Plan, Any], Iterator[Site]]] = {
         (Block, "weight"): _weight_sites,
         (Block, "unit"): _unit_sites,
         (Mixture, "unit"): _expert_sites,
     }
+    plan = _Plan(model, anatomy, config, activations)
     sites: dict[str, Site] = {}
     for holder in anatomy.holders:
         make = makers.get((type(holder), config.level_of(holder.part)))
-        for site in make(model, anatomy, holder, config, activations) if make else ():
+        for site in make(plan, holder) if make else ():
             sites.setdefault(site.name, site)
     if not sites:
         raise ValueError(_nothing_to_patch(model, anatomy, config))
     return tuple(sites.values())
 
 
-def _weight_sites(
-    model: nn.Module,
-    anatomy: Anatomy,
-    block: Block,
-    config: TargetedDropoutConfig,
-    activations: Activations | None,
-) -> Iterator[WeightSite]:
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What sites are made from."""
+
+    model: nn.Module
+    anatomy: Anatomy
+    config: TargetedDropoutConfig
+    activations: Activations | None
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """The number of each projection in its model, which does not depend on what is selected."""
+        names = dict.fromkeys(_names(self.anatomy))
+        return {name: number for number, name in enumerate(names)}
+
+
+def _weight_sites(plan: _Plan, block: Block) -> Iterator[WeightSite]:
     for name in block.modules:
-        if config.selects(name, block.layer):
-            yield WeightSite(name, find_layer(model, name), _index(anatomy, name), activations)
+        if plan.config.selects(name, block.layer):
+            layer, pattern = find_layer(plan.model, name), plan.config.neighbours
+            if pattern is not None:
+                _check_divides(name, layer, pattern)
+            yield WeightSite(name, layer, plan.index[name], plan.activations, pattern=pattern)
 
 
-def _unit_sites(
-    model: nn.Module,
-    anatomy: Anatomy,
-    block: Block,
-    config: TargetedDropoutConfig,
-    activations: Activations | None,
-) -> Iterator[UnitSite]:
+def _check_divides(name: str, layer: Any, pattern: Neighbours) -> None:
+    fan_in = layer.weight.shape[importance.fan_in_dim(layer)]
+    if fan_in % pattern.of:
+        raise ValueError(
+            f"{name} has {fan_in} inputs, which cannot be split into groups of {pattern.of} "
+            f"neighbours; leave it out by exclude=[{name!r}], or take another pattern"
+        )
+
+
+def _unit_sites(plan: _Plan, block: Block) -> Iterator[UnitSite]:
     name = block.consumer.module
-    if not config.selects(name, block.layer):
+    if not plan.config.selects(name, block.layer):
         return
     if block.obstacle:
         raise ValueError(
             f"the units of {block.name} cannot be dropped: {block.obstacle}; "
             f"use level='weight', or exclude=[{name!r}]"
         )
-    tied = anatomy.tied(block)
-    members = tuple(member for other in tied for member in members_of(model, other))
-    consumers = tuple(_consumer(model, other) for other in tied)
-    index = _index(anatomy, tied[0].consumer.module)
-    layer = find_layer(model, name)
-    yield UnitSite(name, layer, index, block, members, consumers, activations)
+    tied = plan.anatomy.tied(block)
+    members = tuple(member for other in tied for member in members_of(plan.model, other))
+    consumers = tuple(_consumer(plan.model, other) for other in tied)
+    index = plan.index[tied[0].consumer.module]
+    layer = find_layer(plan.model, name)
+    yield UnitSite(name, layer, index, block, members, consumers, plan.activations)
 
 
-def _expert_sites(
-    model: nn.Module,
-    anatomy: Anatomy,
-    mixture: Mixture,
-    config: TargetedDropoutConfig,
-    activations: Activations | None,
-) -> Iterator[ExpertSite]:
+def _expert_sites(plan: _Plan, mixture: Mixture) -> Iterator[ExpertSite]:
     name = mixture.router or mixture.experts
-    if not config.selects(name, mixture.layer) or mixture.chosen == mixture.units:
+    if not plan.config.selects(name, mixture.layer) or mixture.chosen == mixture.units:
         return
     if mixture.obstacle:
         raise ValueError(
             f"the experts of {mixture.name} cannot be dropped: {mixture.obstacle}; "
             f"use experts_level='none', or exclude=[{name!r}]"
         )
-    router = Router(model.get_submodule(name))
+    router = Router(plan.model.get_submodule(name))
     _check_rows(name, router)
     places = (piece.parameter.rpartition(".") for piece in mixture.slices)
-    slices = tuple((model.get_submodule(path), leaf) for path, _, leaf in places)
-    yield ExpertSite(name, router, _index(anatomy, name), mixture, slices, activations)
+    slices = tuple((plan.model.get_submodule(path), leaf) for path, _, leaf in places)
+    yield ExpertSite(name, router, plan.index[name], mixture, slices, plan.activations)
 
 
 def _check_rows(name: str, router: Router) -> None:
@@ -373,11 +415,6 @@ def _check_rows(name: str, router: Router) -> None:
 def _consumer(model: nn.Module, block: Block) -> Consumer:
     name = block.consumer.module
     return name, find_layer(model, name), block.consumer.features
-
-
-def _index(anatomy: Anatomy, name: str) -> int:
-    """The number of a projection in its model, which does not depend on what is selected."""
-    return list(dict.fromkeys(_names(anatomy))).index(name)
 
 
 def _names(anatomy: Anatomy) -> list[str]:

@@ -17,6 +17,7 @@ PACKAGE = Path(hf_td.__file__).parent
 # A room imports from those above it in this list, and from itself. A new room is a new entry.
 ROOMS = [
     "_register",
+    "reductions",
     "functional",
     "kernels",
     "schedules",
@@ -24,6 +25,7 @@ ROOMS = [
     "routing",
     "layout",
     "activations",
+    "learned",
     "anatomy",
     "importance",
     "sites",
@@ -38,6 +40,7 @@ ROOMS = [
     "coverage",
     "baselines",
     "experiment",
+    "sweeps",
     "cli",
     "__main__",
 ]

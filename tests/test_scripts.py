@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard, constants
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForSequenceClassification,
@@ -125,6 +126,57 @@ def test_a_run_writes_results_curve_and_models(options, method, capsys):
     assert (folder / "curve.png").is_file()
     assert (folder / "curve.svg").is_file()
     assert "90.0%" in capsys.readouterr().out
+
+
+def test_a_baseline_runs_with_its_settings_and_is_pruned_by_what_it_learned(options):
+    wanted = {"method": "movement", "method_settings": "sparsity=0.4,learning_rate=2e-2"}
+    run_glue.main(_argv({**options, **wanted, "level": "unit", "export_sparsity": 0.5}))
+    results, folder = _results(options), Path(options["output_dir"]) / "seed-42"
+    recorded = results["configuration"]["method_settings"]
+    assert recorded == {"sparsity": 0.4, "learning_rate": 0.02, "begin": 0.1, "end": 0.7}
+    assert results["configuration"]["arguments"]["method"] == "movement"
+    learned = load_file(folder / "learned_scores.safetensors")
+    kept = learned["bert.encoder.layer.0.output.dense"].argsort()[32:].sort().values
+    stock = AutoModelForSequenceClassification.from_pretrained(folder)
+    small = AutoModelForSequenceClassification.from_pretrained(folder / "export")
+    whole, compact = (m.bert.encoder.layer[0].output.dense.weight for m in (stock, small))
+    assert compact.shape == (32, 32)
+    assert torch.equal(compact, whole[:, kept])
+
+
+def test_gradual_magnitude_pruning_is_targeted_dropout_with_fixed_settings(options):
+    run_glue.main(_argv({**options, "method": "gradual_magnitude", "targeting": 0.8}))
+    configuration = _results(options)["configuration"]
+    settings = configuration["targeted_dropout"]
+    assert (settings["importance"], settings["drop_rate"]) == ("magnitude", 1.0)
+    schedule = {"shape": "cubic", "initial": 0.0, "begin": 0.1, "end": 0.7}
+    assert settings["targeting_schedule"] == {**schedule, "sampled": 0.0, "off": 0.0}
+    assert settings["targeting"] == 0.8
+    assert "method_settings" not in configuration
+
+
+def test_every_method_distils_from_a_model_that_was_fine_tuned(options, tmp_path, capsys):
+    dense = {**options, "method": "none", "seed": 1, "output_dir": str(tmp_path / "dense")}
+    run_glue.main(_argv(dense))
+    teacher = str(tmp_path / "dense" / "seed-1")
+    for method in ("targeted_dropout", "l1"):
+        wanted = {**options, "method": method, "output_dir": str(tmp_path / method)}
+        run_glue.main(_argv({**wanted, "teacher": teacher, "distill_hidden_weight": 0.1}))
+        recorded = _results(wanted)["configuration"]["arguments"]
+        assert (recorded["teacher"], recorded["distill_hidden_weight"]) == (teacher, 0.1)
+    assert "does not exist" in _refused({**options, "teacher": str(tmp_path / "no")}, capsys)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"method": "l0", "method_settings": "strength=1"}, "unknown settings ['strength']; known"),
+        ({"method": "l0", "method_settings": "penalty"}, "--method_settings is name=value"),
+        ({"method": "none", "method_settings": "penalty=1"}, "has no settings of its own"),
+    ],
+)
+def test_settings_that_a_method_has_not_are_refused(options, wanted, message, capsys):
+    assert message in _refused({**options, **wanted}, capsys)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from hf_td.config import TargetedDropoutConfig
 from hf_td.pruning import (
     Budget,
     as_budget,
+    check_reachable,
     check_sparsity,
     count_sparsity,
     kept_weights,
@@ -73,6 +74,8 @@ def pruning_curve(
     sites = sites_to_prune(
         model, config, calibration=calibration, example_inputs=example_inputs, **overrides
     )
+    for sparsity in sparsities:
+        check_reachable(sites, sparsity)
     holders = read_anatomy(model, example_inputs).holders
     points = []
     for sparsity in sparsities:

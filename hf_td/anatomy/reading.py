@@ -80,11 +80,12 @@ def _read(model: nn.Module, example_inputs: Mapping[str, Any] | None) -> Anatomy
         ]
         mixtures = read_mixtures(model, experts)
     claimed = {name for block in blocks for name in block.modules}
+    called = set(traces.called)
     return Anatomy(
         blocks=tuple(blocks),
         mixtures=tuple(mixtures),
         unclaimed=tuple(n for n in _prunable(model) if n not in claimed),
-        uncalled=tuple(join(prefix, n) for n in linear_layers(base) if n not in traces.called),
+        uncalled=tuple(join(prefix, n) for n in linear_layers(base) if n not in called),
         runs=tuple(join(prefix, path) if path else "" for path in traces.seen),
         unread=tuple(f"{join(prefix, p) or 'model'}: {why}" for p, why in traces.unread.items()),
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from hf_td.anatomy import Anatomy, Holder, read_anatomy
+from hf_td.anatomy import Anatomy, Block, Holder, Mixture, read_anatomy
 from hf_td.compaction.check import Footprint, compare, footprint
 from hf_td.compaction.kept import choose_units, dead_heads, needed_units
 from hf_td.compaction.runs import Runs, runs_of
@@ -84,27 +84,52 @@ def cut_model(
     Raises:
         ValueError: as `compact_model`.
     """
-    # Made once: what is compared is the same question to both.
-    runs = runs_of(model, anatomy, example_inputs) if check else {}
-    before = _footprint(model, anatomy, runs)
-    if not before.wide:
-        before = _footprint(model, anatomy, runs, wide=False)
     kept = choose_units(model, anatomy, counts)
-    routers = list(marked_routers(model).values())
-    undo = replace(model, cut_parameters(model, kept), new_counts(model, kept))
-    _mark(routers)
+    routers = marked_routers(model)
     try:
-        _compare_or_undo(model, anatomy, before, undo, runs)
+        if check:
+            _cut_and_compare(model, anatomy, kept, example_inputs)
+        else:
+            _cut_in_turn(model, anatomy, kept)
     finally:
-        _mark(routers)
-    _record(model, undo)
+        for router in routers.values():
+            mark_gone(router)  # a stock module again, unless the cut was undone
     return model
 
 
-def _mark(routers: Iterable[nn.Module]) -> None:
-    """Let routers leave out what is gone and still there: once it is cut, nothing."""
-    for router in routers:
-        mark_gone(router)
+def _cut_and_compare(
+    model: nn.Module,
+    anatomy: Anatomy,
+    kept: Mapping[Holder, Tensor],
+    example_inputs: Mapping[str, Any] | None,
+) -> None:
+    # Made once: what is compared is the same question to both.
+    runs = runs_of(model, anatomy, example_inputs)
+    before = _footprint(model, anatomy, runs)
+    if not before.wide:
+        before = _footprint(model, anatomy, runs, wide=False)
+    undo = _cut(model, kept)
+    _compare_or_undo(model, anatomy, before, undo, runs)
+    _record(model, undo)
+
+
+def _cut(model: nn.Module, kept: Mapping[Holder, Tensor]) -> Undo:
+    return replace(model, cut_parameters(model, kept), new_counts(model, kept))
+
+
+def _cut_in_turn(model: nn.Module, anatomy: Anatomy, kept: Mapping[Holder, Tensor]) -> None:
+    """Cut one block after the other, so that the model is never in memory twice.
+
+    Tied blocks are cut together, since they share a parameter. Whole experts come last: neurons are
+    counted in all experts that there are.
+    """
+    done: set[Holder] = set()
+    for block in sorted(kept, key=lambda holder: isinstance(holder, Mixture)):
+        tied = anatomy.tied(block) if isinstance(block, Block) else (block,)
+        tied = [other for other in tied if other in kept and other not in done]
+        if tied:
+            _record(model, _cut(model, {other: kept[other] for other in tied}))
+            done.update(tied)
 
 
 def _footprint(

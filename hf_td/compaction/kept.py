@@ -43,14 +43,15 @@ def needed_units(
     keep as many neurons as the one that needs most, and a multiple of `EXPERTS_MULTIPLE`. Blocks
     whose forward cannot run with fewer heads are not in it.
     """
-    dead = dead_heads(model, anatomy)
+    live = _live_anywhere(model, anatomy)
+    dead = _with_dead_heads(live)
     fixed = fixed_heads(model, dead, runs_of(model, anatomy, example_inputs)) if dead else {}
     counts: dict[Holder, int] = {}
-    for block in anatomy.holders:
-        if block.obstacle is None and block not in fixed:
+    for block in live:
+        if block not in fixed:
             step = _step(model, block, multiple_of)
-            live = int(_live_anywhere(model, anatomy, block).sum(-1).max())
-            counts[block] = min(block.units, step * max(1, -(-live // step)))
+            alive = int(live[block].sum(-1).max())
+            counts[block] = min(block.units, step * max(1, -(-alive // step)))
     return counts
 
 
@@ -64,8 +65,12 @@ def _step(model: nn.Module, block: Holder, multiple_of: int) -> int:
 
 def dead_heads(model: nn.Module, anatomy: Anatomy) -> list[Block]:
     """The attention blocks that have heads without effect."""
-    heads = [b for b in anatomy.blocks if b.part == "attention" and b.obstacle is None]
-    return [block for block in heads if not _live_anywhere(model, anatomy, block).all()]
+    return _with_dead_heads(_live_anywhere(model, anatomy))
+
+
+def _with_dead_heads(live: Mapping[Holder, Tensor]) -> list[Block]:
+    heads = [block for block in live if isinstance(block, Block) and block.part == "attention"]
+    return [block for block in heads if not live[block].all()]
 
 
 def choose_units(
@@ -75,17 +80,22 @@ def choose_units(
 
     `(count,)`, or `(experts, count)`.
     """
-    return {
-        block: _first(_live_anywhere(model, anatomy, block), count)
-        for block, count in counts.items()
+    live = _live_anywhere(model, anatomy)
+    return {block: _first(live[block], count) for block, count in counts.items()}
+
+
+def _live_anywhere(model: nn.Module, anatomy: Anatomy) -> dict[Holder, Tensor]:
+    """For each block whose units can go, those that are alive in it or in one that is tied to it.
+
+    Weights are large, so each is read once. Mixtures are tied to none.
+    """
+    own = {block: live_units(model, block) for block in anatomy.blocks}
+    blocks: dict[Holder, Tensor] = {
+        block: torch.stack([own[other] for other in anatomy.tied(block)]).any(0)
+        for block in anatomy.blocks
+        if block.obstacle is None
     }
-
-
-def _live_anywhere(model: nn.Module, anatomy: Anatomy, block: Holder) -> Tensor:
-    """The units that are alive in the block or in one that is tied to it."""
-    if isinstance(block, Mixture):
-        return live_units(model, block)
-    return torch.stack([live_units(model, other) for other in anatomy.tied(block)]).any(0)
+    return blocks | {m: live_units(model, m) for m in anatomy.mixtures if m.obstacle is None}
 
 
 def _first(live: Tensor, count: int) -> Tensor:

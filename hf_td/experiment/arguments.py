@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from hf_td.experiment.methods import METHODS
+from hf_td.experiment.pairs import parse_pairs
 from hf_td.glue import GLUE_DATASET
 from hf_td.hub.export import Form
 from hf_td.training import TargetedDropoutArguments
@@ -27,10 +28,29 @@ RECIPE: dict[str, Any] = {
     "report_to": "none",
 }
 
+# Gradual magnitude pruning (Zhu and Gupta, arXiv 1710.01878): the mask of the lowest magnitudes,
+# redone at every update, grows by a cubic schedule.
+_GRADUAL: dict[str, Any] = {
+    "importance": "magnitude",
+    "drop_rate": 1.0,
+    "drop_rate_schedule": "constant",
+    "drop_rate_sampled": 0.0,
+    "drop_rate_off": 0.0,
+    "targeting_schedule": "cubic",
+    "targeting_initial": 0.0,
+    "targeting_begin": 0.1,
+    "targeting_end": 0.7,
+    "targeting_sampled": 0.0,
+    "targeting_off": 0.0,
+    "untargeted_lr_scale": 1.0,
+}
+
 # What a method at a level needs besides: a sparse network learns from larger updates.
 _LEVEL_RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     ("targeted_dropout", "weight"): {"learning_rate": 2.5e-4},
     ("targeted_dropout", "unit"): {"learning_rate": 2e-4},
+    ("gradual_magnitude", "weight"): {"learning_rate": 2.5e-4, **_GRADUAL},
+    ("gradual_magnitude", "unit"): {"learning_rate": 2e-4, **_GRADUAL},
 }
 
 
@@ -122,6 +142,11 @@ class DataArguments:
         "leave out training rows whose text is part of another row's, as the phrases in SST-2 are",
     )
     max_eval_samples: int | None = argument(None, "evaluate on this number of rows, the first")
+    held_out: int | None = argument(
+        None,
+        "evaluate on this number of rows held out of the training set instead of the validation "
+        "set: to choose settings by",
+    )
 
 
 @dataclass
@@ -132,6 +157,9 @@ class CurveArguments:
         "targeted_dropout",
         "how to fine-tune; none is plain fine-tuning, pruned in the same way",
         choices=sorted(METHODS),
+    )
+    method_settings: str | None = argument(
+        None, "settings of the method, such as penalty=0.1,learning_rate=0.01"
     )
     sparsities: list[float] = field(
         default_factory=lambda: [0.0, 0.5, 0.75, 0.9],
@@ -172,6 +200,11 @@ class Arguments:
     training: TargetedDropoutArguments
 
     @property
+    def method_settings(self) -> dict[str, Any]:
+        """The settings that were given to the method."""
+        return parse_pairs(self.curve.method_settings, "--method_settings")
+
+    @property
     def seeds(self) -> list[int]:
         """The seeds to run."""
         return [self.training.seed] if self.curve.seeds is None else self.curve.seeds
@@ -210,7 +243,8 @@ class Arguments:
         """What makes the experiment what it is, as JSON values; equal for equal experiments.
 
         `arguments` are those that differ from the defaults of their class (the recipe therefore
-        counts); `targeted_dropout` are the full settings, without the seed.
+        counts); `targeted_dropout` are the full settings, without the seed; `method_settings`
+        those of a baseline.
         """
         chosen: dict[str, Any] = {"train": self.trains, "measure": self.measures}
         for group in (self.model, self.data, self.curve):
@@ -219,7 +253,9 @@ class Arguments:
         chosen |= _differing(self.training.to_dict(), plain.to_dict())
         settings = self.training.targeted_dropout().to_dict()
         settings.pop("seed")
-        return {"arguments": chosen, "targeted_dropout": settings}
+        own = METHODS[self.curve.method].settings(self.training.level, self.method_settings)
+        method = {} if own is None else {"method_settings": own}
+        return {"arguments": chosen, "targeted_dropout": settings, **method}
 
 
 def _defaults(kind: Any) -> dict[str, Any]:

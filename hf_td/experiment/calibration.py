@@ -1,28 +1,40 @@
-"""Training data on which activations are measured, for models that were trained without it."""
+"""How a model that was fine-tuned is pruned, and the training data that this looks at."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from hf_td.activations import find_activations
 from hf_td.experiment.arguments import Arguments
+from hf_td.experiment.methods import METHODS
 from hf_td.experiment.problem import Problem
+from hf_td.learned import find_learned
 
 _ROWS = 256
 
 
+def how_to_prune(model: nn.Module, problem: Problem, arguments: Arguments) -> dict[str, Any]:
+    """The arguments of `prune_model` and `pruning_curve`, beside the sparsities.
+
+    Every method is pruned in the same way; one that learned scores by these, and the others by the
+    importance that was asked for.
+    """
+    config = arguments.training.targeted_dropout()
+    if METHODS[arguments.curve.method].baseline is not None and find_learned(model):
+        return {"config": replace(config, importance="learned")}
+    # Activations that were not measured in training are measured on training data.
+    known = config.importance != "activation" or find_activations(model) is not None
+    calibration = None if known else calibration_batches(model, problem, arguments)
+    return {"config": config, "calibration": calibration}
+
+
 def calibration_batches(
     model: nn.Module, problem: Problem, arguments: Arguments
-) -> list[dict[str, Any]] | None:
-    """The first training rows in batches; None where pruning needs none.
-
-    Only importance by activation does, of a model whose training did not measure them.
-    """
-    importance = arguments.training.targeted_dropout().importance
-    if importance != "activation" or find_activations(model) is not None:
-        return None
+) -> list[dict[str, Any]]:
+    """The first training rows, in batches on the device of the model."""
     device = next(model.parameters()).device
     size = arguments.training.per_device_eval_batch_size
     rows = range(min(_ROWS, len(problem.train_data)))

@@ -8,6 +8,7 @@ from pathlib import Path
 from hf_td.experiment.arguments import Arguments
 from hf_td.experiment.errors import UsageError, blaming_input
 from hf_td.experiment.methods import METHODS
+from hf_td.experiment.models import locate
 from hf_td.hub.onnx_graph import check_extra
 
 logger = logging.getLogger(__name__)
@@ -19,6 +20,12 @@ def check_arguments(arguments: Arguments) -> None:
     """Raise UsageError for a wrong method, sparsity, seed or checkpoint; warn of a doubtful one."""
     if arguments.curve.method not in METHODS:
         raise UsageError(f"unknown method {arguments.curve.method!r}; known are {sorted(METHODS)}")
+    with blaming_input():
+        METHODS[arguments.curve.method].settings(
+            arguments.training.level, arguments.method_settings
+        )
+    if arguments.training.teacher is not None:
+        locate(arguments.training.teacher)
     _check_sparsities(arguments)
     _check_export(arguments)
     _check_seeds(arguments.seeds)
@@ -31,8 +38,14 @@ def _check_sparsities(arguments: Arguments) -> None:
     wrong = [sparsity for sparsity in sparsities if not 0 <= sparsity <= 1]
     if wrong or not sparsities:
         raise UsageError(f"sparsities are fractions to remove, in [0, 1]; got {wrong or 'none'}")
+    pattern = arguments.training.pattern
+    if pattern is not None and max(sparsities) > targeting:
+        raise UsageError(
+            f"--pattern {pattern} removes {targeting:g} of the weights at most; give --sparsities "
+            f"that are no higher, such as 0 {targeting:g}"
+        )
     above = [sparsity for sparsity in sparsities if sparsity > targeting]
-    if above and arguments.curve.method == "targeted_dropout":
+    if above and METHODS[arguments.curve.method].targets:
         logger.warning(
             "warning: the sparsities %s are above the targeting %s, so the model is not trained "
             "for them; raise --targeting",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from huggingface_hub import constants
 from transformers import (
     AutoConfig,
@@ -22,6 +23,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from hf_td.experiment.arguments import ModelArguments
 from hf_td.experiment.errors import UsageError, blaming_input
+from hf_td.experiment.pairs import parse_pairs
 from hf_td.glue.hub import is_path, is_reachable
 
 BUILTIN_MODEL = "builtin-minilm"
@@ -58,6 +60,11 @@ class ModelSource:
         """Whether the model is untrained."""
         return self.model.startswith(NEW)
 
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether there is a tokenizer or an image processor to load."""
+        return not self.tokenizer.startswith(NEW)
+
     def load_config(self, **changes: Any) -> PretrainedConfig:
         """The configuration, with changes, and with those of the user above all."""
         with blaming_input():
@@ -73,7 +80,7 @@ class ModelSource:
 
     def load_tokenizer(self) -> Tokenizer:
         """The tokenizer; one without a padding token pads with its end-of-text token."""
-        if self.tokenizer.startswith(NEW):
+        if not self.has_tokenizer:
             raise UsageError(f"{self.tokenizer} has no tokenizer; name one with --tokenizer_name")
         with blaming_input():
             tokenizer = AutoTokenizer.from_pretrained(self.tokenizer, **self.options)
@@ -97,13 +104,23 @@ class ModelSource:
 
     def load_model(self, auto_class: Any, config: PretrainedConfig, **extra: Any) -> Any:
         """A model of `auto_class` with the pretrained weights, if there are any, in float32."""
+        if self.is_new:
+            return self.make_model(auto_class, config)
+        with self._explaining(auto_class, config):
+            return auto_class.from_pretrained(
+                self.model, config=config, dtype=torch.float32, **self.options, **extra
+            )
+
+    def make_model(self, auto_class: Any, config: PretrainedConfig) -> Any:
+        """An untrained model of `auto_class`, in float32."""
+        with self._explaining(auto_class, config):
+            return auto_class.from_config(config, dtype=torch.float32)
+
+    @contextmanager
+    def _explaining(self, auto_class: Any, config: PretrainedConfig) -> Iterator[None]:
         try:
             with blaming_input():
-                if self.is_new:
-                    return auto_class.from_config(config, dtype=torch.float32)
-                return auto_class.from_pretrained(
-                    self.model, config=config, dtype=torch.float32, **self.options, **extra
-                )
+                yield
         except (UsageError, RuntimeError) as error:
             raise self._explained(error, auto_class, config) from error
 
@@ -130,9 +147,9 @@ def find_model(arguments: ModelArguments) -> ModelSource:
             installed, the Hub cannot be reached and the model is not in the cache, or
             `config_overrides` cannot be read.
     """
-    main = _locate(arguments.model_name_or_path)
-    config = _locate(arguments.config_name or main)
-    tokenizer = _locate(arguments.tokenizer_name or main)
+    main = locate(arguments.model_name_or_path)
+    config = locate(arguments.config_name or main)
+    tokenizer = locate(arguments.tokenizer_name or main)
     options = {
         "cache_dir": arguments.cache_dir,
         "revision": arguments.model_revision,
@@ -144,19 +161,16 @@ def find_model(arguments: ModelArguments) -> ModelSource:
     if remote and _is_offline():
         _check_cached(remote, options)
         options["local_files_only"] = True
-    overrides = _parse_overrides(arguments.config_overrides)
+    overrides = parse_pairs(arguments.config_overrides, "--config_overrides")
     return ModelSource(main, config, tokenizer, options, overrides)
 
 
-def _parse_overrides(text: str | None) -> dict[str, Any]:
-    pairs = [item.partition("=") for item in (text or "").split(",") if item]
-    if not all(name and equals for name, equals, _ in pairs):
-        raise UsageError(f"--config_overrides is name=value,name=value; got {text!r}")
-    return {name.strip(): yaml.safe_load(value) for name, _, value in pairs}
+def locate(name: str) -> str:
+    """A folder as it is written, the built-in model's folder, a Hub id, or a type.
 
-
-def _locate(name: str) -> str:
-    """A folder as it is written, the built-in model's folder, a Hub id, or a type."""
+    Raises:
+        UsageError: it names a folder, and there is no model.
+    """
     if name.startswith(NEW):
         return name
     if name == BUILTIN_MODEL:

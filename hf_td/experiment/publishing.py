@@ -10,7 +10,7 @@ import torch
 
 from hf_td.compaction import can_compact, compact_model
 from hf_td.experiment.arguments import Arguments
-from hf_td.experiment.calibration import calibration_batches
+from hf_td.experiment.calibration import how_to_prune
 from hf_td.experiment.errors import UsageError, blaming_input
 from hf_td.experiment.methods import METHODS
 from hf_td.experiment.models import base_model_facts
@@ -51,11 +51,10 @@ def publish(arguments: Arguments, problem: Problem, results: Results) -> None:
 def _export(
     arguments: Arguments, problem: Problem, results: Results, run: dict[str, Any], folder: Path
 ) -> Export:
-    settings = arguments.training.targeted_dropout()
     with blaming_input():
         model = problem.load_model(folder.parent)
-        calibration = calibration_batches(model, problem, arguments)
-        prune_model(model, arguments.sparsity_to_export, settings, calibration=calibration)
+        how = how_to_prune(model, problem, arguments)
+        prune_model(model, arguments.sparsity_to_export, **how)
         card = _card(arguments, problem, results, run, _latency(model, problem))
         point = card.exported_point
         return export_model(

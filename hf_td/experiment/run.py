@@ -15,13 +15,14 @@ from hf_td.activations import save_activations
 from hf_td.analysis import pruning_curve
 from hf_td.analysis.metrics import metric_value
 from hf_td.experiment.arguments import Arguments
-from hf_td.experiment.calibration import calibration_batches
+from hf_td.experiment.calibration import how_to_prune
 from hf_td.experiment.errors import blaming_input
 from hf_td.experiment.methods import METHODS
 from hf_td.experiment.output import checkpoint_of, seed_folder
 from hf_td.experiment.problem import Problem
+from hf_td.learned import save_learned
 from hf_td.pruning import sites_to_prune
-from hf_td.training import TargetedDropoutArguments
+from hf_td.training import TargetedDropoutArguments, load_teacher
 
 # What evaluation returns beside metrics.
 _NOT_METRICS = ("runtime", "per_second", "epoch", "preparation_time")
@@ -77,7 +78,10 @@ def _make_trainer(
     with blaming_input():
         # Refuses what the model has not; activations are measured later.
         sites_to_prune(model, training.targeted_dropout(), importance="magnitude")
-    return METHODS[arguments.curve.method].trainer(
+    trainer = METHODS[arguments.curve.method].make_trainer(
+        problem.trainer_family,
+        training.level,
+        arguments.method_settings,
         model=model,
         args=training,
         train_dataset=problem.train_data,
@@ -87,6 +91,10 @@ def _make_trainer(
         compute_metrics=problem.compute_metrics,
         preprocess_logits_for_metrics=problem.reduce_logits,
     )
+    if training.teacher is not None and arguments.trains:
+        with blaming_input():  # refuse a teacher that does not fit before anything is trained
+            load_teacher(training.teacher, _model(trainer), problem.processor)
+    return trainer
 
 
 def _train(trainer: Trainer, arguments: Arguments, seed: int) -> dict[str, Any]:
@@ -101,6 +109,7 @@ def _save(trainer: Trainer, problem: Problem, folder: Path) -> None:
     if trainer.args.should_save:
         _model(trainer).save_pretrained(folder)
         save_activations(_model(trainer), folder)
+        save_learned(_model(trainer), folder)
         problem.processor.save_pretrained(folder)
 
 
@@ -117,8 +126,7 @@ def _measure(trainer: Trainer, problem: Problem, arguments: Arguments) -> list[d
         _model(trainer),
         arguments.curve.sparsities,
         evaluate,
-        arguments.training.targeted_dropout(),
-        calibration=calibration_batches(_model(trainer), problem, arguments),
+        **how_to_prune(_model(trainer), problem, arguments),
     )
     return [asdict(point) for point in points]
 

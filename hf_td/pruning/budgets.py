@@ -55,8 +55,9 @@ class Budget:
 
 
 def _lowest(site: Site, sparsity: float) -> Tensor:
-    fraction = min(sparsity, site.most)
-    return functional.candidate_mask(site.scores(), fraction, site.dim, break_ties=True)
+    scores = site.eligible(site.scores())
+    lowest = functional.candidate_mask(scores, sparsity, site.dim, break_ties=True)
+    return lowest & scores.isfinite()
 
 
 def _choose_globally(sites: Sequence[Site], sparsity: float, budget: Budget) -> list[Tensor]:
@@ -80,9 +81,8 @@ def _comparable(site: Site, floor: float) -> Tensor:
     scores = site.scores().float()
     scores = scores / scores.square().mean().sqrt().clamp(min=1e-12)
     flat = scores.flatten()
-    fraction = min(1 - floor, site.most)
-    lowest = functional.candidate_mask(flat, fraction, break_ties=True).view_as(scores)
-    return scores.masked_fill(~lowest, torch.inf)
+    lowest = functional.candidate_mask(flat, 1 - floor, break_ties=True).view_as(scores)
+    return site.eligible(scores).masked_fill(~lowest, torch.inf)
 
 
 def _limit(scores: Sequence[Tensor], costs: Sequence[float], sparsity: float) -> float:

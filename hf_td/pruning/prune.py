@@ -15,6 +15,8 @@ from hf_td.anatomy import read_anatomy
 from hf_td.config import TargetedDropoutConfig, configure, trained_with
 from hf_td.layers import can_measure
 from hf_td.layout import record_layout
+from hf_td.learned import FILE as SCORES_FILE
+from hf_td.learned import find_learned
 from hf_td.pruning.budgets import Budget, Of
 from hf_td.pruning.report import PruningReport, count_sparsity
 from hf_td.sites import ExpertSite, Site, plan_sites
@@ -46,10 +48,11 @@ def prune_model(
 
     Args:
         model: any model that can be patched; patched or not, trained with targeted dropout or not.
-        sparsity: the fraction to remove, in [0, 1].
+        sparsity: the fraction to remove, in [0, 1]; under a pattern N:M at most N/M, at which every
+            group of M neighbours loses exactly N (below it, at most N).
         config: which layers, and at which level; None means as the model was trained (which its
-            own config records), or the defaults, with importance by magnitude where there is no
-            calibration.
+            own config records), or the defaults, with importance by what a baseline has learned
+            of the model, or by magnitude where there is no calibration either.
         budget: `uniform`, `global`, or a `Budget` with its details.
         of: what a global sparsity is a fraction of: `units`, `parameters` or `flops`.
         calibration: batches of training data, keyword arguments for `model`, on which importance
@@ -61,14 +64,15 @@ def prune_model(
         What is gone, by layer and in total, counted in the weights (of routers, none).
 
     Raises:
-        ValueError: sparsity is out of range, nothing is there to be pruned, or importance by
-            activation is asked for and nothing tells the activations.
+        ValueError: sparsity is out of range or more than a pattern takes, nothing is there to be
+            pruned, or importance by activation is asked for and nothing tells the activations.
     """
     check_sparsity(sparsity)
     budget = as_budget(budget, of)
     sites = sites_to_prune(
         model, config, calibration=calibration, example_inputs=example_inputs, **overrides
     )
+    check_reachable(sites, sparsity)
     anatomy = read_anatomy(model, example_inputs)  # before the config changes, which it hangs on
     remove_lowest(sites, sparsity, budget)
     if any(isinstance(site, ExpertSite) for site in sites):
@@ -82,6 +86,16 @@ def check_sparsity(sparsity: float) -> None:
         raise ValueError(f"sparsity is the fraction to remove, in [0, 1]; got {sparsity}")
 
 
+def check_reachable(sites: Iterable[Site], sparsity: float) -> None:
+    """Raise ValueError if a pattern lets less go than `sparsity`."""
+    for site in sites:
+        if sparsity > site.most:
+            raise ValueError(
+                f"the pattern takes {site.most:g} of the weights of {site.name} at most, but the "
+                f"sparsity is {sparsity}; prune to {site.most:g}, or without a pattern"
+            )
+
+
 def sites_to_prune(
     model: nn.Module,
     config: TargetedDropoutConfig | None = None,
@@ -93,14 +107,36 @@ def sites_to_prune(
     """What `prune_model` ranks, with the same arguments."""
     config = config or trained_with(model)
     if config is None:  # no training has measured activations
-        overrides = {"importance": "activation" if calibration else "magnitude", **overrides}
+        overrides = {"importance": _default_importance(model, calibration), **overrides}
     config = configure(config, overrides)
     anatomy = read_anatomy(model, example_inputs)
     sites = plan_sites(model, anatomy, config)
+    if config.importance == "learned":
+        return _with_scores(sites, find_learned(model))
     if config.importance != "activation":
         return sites
     names = [site.name for site in sites if can_measure(site.layer)]
     return plan_sites(model, anatomy, config, _activations(model, names, calibration))
+
+
+def _default_importance(model: nn.Module, calibration: Any) -> str:
+    if find_learned(model):
+        return "learned"
+    return "activation" if calibration else "magnitude"
+
+
+def _with_scores(sites: tuple[Site, ...], learned: Mapping[str, Tensor]) -> tuple[Site, ...]:
+    """The sites, ranked by learned scores."""
+    for site in sites:
+        shape = tuple(site.scores().shape)
+        found = tuple(learned[site.name].shape) if site.name in learned else None
+        if found != shape:
+            raise ValueError(
+                f"importance 'learned' needs scores of shape {shape} for {site.name}, found "
+                f"{found or 'none'}: train with a method that learns scores at this level and keep "
+                f"{SCORES_FILE} beside the weights, or prune by importance='magnitude'"
+            )
+    return tuple(replace(s, given=learned[s.name].to(s.layer.weight.device)) for s in sites)
 
 
 def _activations(

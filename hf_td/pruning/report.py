@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hf_td.anatomy import Block, Holder, Mixture, find_layer
 from hf_td.importance import read_units
+from hf_td.reductions import count_nonzero
 from hf_td.routing import gone_experts
 
 
@@ -142,7 +143,7 @@ def _weight(model: nn.Module, name: str) -> Tensor:
 
 def _count_layer(model: nn.Module, name: str) -> LayerSparsity:
     weight = _weight(model, name)
-    return LayerSparsity(name, weight.numel() - int(weight.count_nonzero()), weight.numel())
+    return LayerSparsity(name, weight.numel() - count_nonzero(weight), weight.numel())
 
 
 def _count_units(model: nn.Module, block: Holder) -> BlockSparsity:

@@ -2,14 +2,18 @@
 
 from hf_td.training.arguments import TargetedDropoutArguments, TargetedDropoutSeq2SeqArguments
 from hf_td.training.callback import TargetedDropoutCallback
-from hf_td.training.reliable import ReliableTrainer
+from hf_td.training.distillation import DistillationMixin, load_teacher
+from hf_td.training.reliable import ReliableMixin, ReliableTrainer
 from hf_td.training.trainer import TargetedDropoutSeq2SeqTrainer, TargetedDropoutTrainer
 
 __all__ = [
+    "DistillationMixin",
+    "ReliableMixin",
     "ReliableTrainer",
     "TargetedDropoutArguments",
     "TargetedDropoutCallback",
     "TargetedDropoutSeq2SeqArguments",
     "TargetedDropoutSeq2SeqTrainer",
     "TargetedDropoutTrainer",
+    "load_teacher",
 ]

@@ -12,6 +12,7 @@ from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
 from hf_td.config import RECIPES, TargetedDropoutConfig
 from hf_td.schedules import SHAPES, Schedule
+from hf_td.training.distillation import DistillationFields
 
 _RATES = ("targeting", "drop_rate")
 
@@ -69,8 +70,9 @@ class TargetedDropoutFields:
     layers: list[int] | None = field(
         default=None, metadata={"help": "indices of the layers to target; all by default"}
     )
-    importance: Literal["magnitude", "activation", "random"] | None = _setting(
-        "what ranks: magnitude, magnitude times activation, or a fixed random set"
+    importance: Literal["magnitude", "activation", "random", "learned"] | None = _setting(
+        "what ranks: magnitude, magnitude times activation, a fixed random set; or, for pruning "
+        "alone, what a baseline has learned"
     )
     draw: Literal["unit", "element"] = field(
         default="unit",
@@ -78,6 +80,9 @@ class TargetedDropoutFields:
     )
     rescale: bool = field(
         default=False, metadata={"help": "scale surviving candidates by 1 / (1 - drop rate)"}
+    )
+    pattern: str | None = _setting(
+        "at the weight level, N:M: the N lowest of each M neighbours are the candidates, as in 2:4"
     )
     untargeted_lr_scale: float = field(
         default=2.0,
@@ -110,10 +115,12 @@ class TargetedDropoutFields:
 
 
 @dataclass
-class TargetedDropoutArguments(TargetedDropoutFields, TrainingArguments):
-    """`TrainingArguments` with the settings of targeted dropout."""
+class TargetedDropoutArguments(TargetedDropoutFields, DistillationFields, TrainingArguments):
+    """`TrainingArguments` with the settings of targeted dropout and of distillation."""
 
 
 @dataclass
-class TargetedDropoutSeq2SeqArguments(TargetedDropoutFields, Seq2SeqTrainingArguments):
-    """`Seq2SeqTrainingArguments` with the settings of targeted dropout."""
+class TargetedDropoutSeq2SeqArguments(
+    TargetedDropoutFields, DistillationFields, Seq2SeqTrainingArguments
+):
+    """`Seq2SeqTrainingArguments` with the settings of targeted dropout and of distillation."""

@@ -1,7 +1,8 @@
-"""A learning rate of their own for the parameters that are never dropped."""
+"""A learning rate of their own for parameters that are not like the others."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
@@ -31,3 +32,22 @@ def _untargeted(model: nn.Module) -> set[int]:
     assert isinstance(base, nn.Module)
     body = {id(p) for p in base.parameters() if p.dim() > 1}
     return {id(p) for p in model.parameters() if id(p) not in body}
+
+
+def set_learning_rate(
+    optimizer: Optimizer, parameters: Iterable[nn.Parameter], learning_rate: float
+) -> None:
+    """Split parameters off their groups, with a learning rate of their own and no weight decay.
+
+    Args:
+        optimizer: one that has made no step yet; its groups are changed in place.
+        parameters: some of those that it has.
+        learning_rate: theirs.
+    """
+    wanted = {id(p) for p in parameters}
+    for group in list(optimizer.param_groups):
+        chosen = [p for p in group["params"] if id(p) in wanted]
+        if chosen:
+            group["params"] = [p for p in group["params"] if id(p) not in wanted]
+            own = {"params": chosen, "lr": learning_rate, "weight_decay": 0.0}
+            optimizer.add_param_group({**group, **own})

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, Trainer
 
+from hf_td.training.distillation import DistillationMixin
+
 
 class ReliableMixin:
     """Stops at a loss that is not finite, and writes checkpoints that resume whole."""
@@ -69,5 +71,5 @@ def _in_memory_names(model: Any) -> Iterator[None]:
         del model.__dict__["save_pretrained"]
 
 
-class ReliableTrainer(ReliableMixin, Trainer):
-    """`transformers.Trainer` for runs without targeted dropout."""
+class ReliableTrainer(DistillationMixin, ReliableMixin, Trainer):
+    """`transformers.Trainer` for runs without targeted dropout; distils where it is told to."""

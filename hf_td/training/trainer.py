@@ -15,11 +15,12 @@ from hf_td.training.arguments import (
     TargetedDropoutSeq2SeqArguments,
 )
 from hf_td.training.callback import TargetedDropoutCallback
+from hf_td.training.distillation import DistillationMixin
 from hf_td.training.optimizer import scale_untargeted
 from hf_td.training.reliable import ReliableMixin
 
 
-class TargetedDropoutMixin(ReliableMixin):
+class TargetedDropoutMixin(DistillationMixin, ReliableMixin):
     """Makes a Trainer train with targeted dropout.
 
     A model that is not patched yet is patched with the settings of the arguments; one that is

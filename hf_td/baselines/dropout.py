@@ -1,0 +1,63 @@
+"""Dropout of weights or of units, wherever they rank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hf_td.baselines.base import Baseline, Gate
+from hf_td.config import TargetedDropoutConfig
+from hf_td.sites import Site
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropout(Baseline):
+    """Drops each weight or unit with one probability, and scales what is left by 1 / (1 - rate).
+
+    As in the paper's comparison (`untargeted` in the authors' code): a draw holds for an update,
+    and evaluation uses the full weights.
+
+    Attributes:
+        rate: the probability, in [0, 1). The paper matches it to what targeted dropout drops on
+            average, targeting times drop rate: .5 * .5.
+    """
+
+    rate: float = 0.25
+
+    def __post_init__(self) -> None:
+        self._check_fractions("rate")
+
+    def treat(self, sites: Sequence[Site], config: TargetedDropoutConfig) -> Gate:
+        """Noise on the site."""
+        return _Dropped(sites, self.rate)
+
+
+class Noise(Gate):
+    """A gate that is drawn afresh at each update, and 1 in eval mode.
+
+    Attributes:
+        drawn: the factor of this update, float32; a function of seed, update and site, so that it
+            needs no saving.
+    """
+
+    drawn: Tensor
+
+    def __init__(self, sites: Sequence[Site]) -> None:
+        super().__init__(sites)
+        self.register_buffer("drawn", self.ranked_like(1.0), persistent=False)
+
+    def factor(self) -> Tensor:
+        """What was drawn, or ones."""
+        return self.drawn if self.training else torch.ones_like(self.drawn)
+
+
+class _Dropped(Noise):
+    def __init__(self, sites: Sequence[Site], rate: float) -> None:
+        super().__init__(sites)
+        self.rate = rate
+
+    def advance(self, progress: float) -> None:
+        self.drawn.bernoulli_(1 - self.rate).div_(1 - self.rate)

@@ -1,0 +1,138 @@
+"""Movement pruning (Sanh et al., arXiv 2005.07683)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from hf_td import functional
+from hf_td.baselines.base import Gate, Learning, Penalised
+from hf_td.config import TargetedDropoutConfig
+from hf_td.schedules import Schedule
+from hf_td.sites import Site
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Movement(Learning):
+    """What both kinds share: a cubic schedule.
+
+    Attributes:
+        begin: progress at which the schedule starts, in [0, 1).
+        end: progress at which it is at its final value, in (begin, 1].
+        learning_rate: of the scores.
+    """
+
+    begin: float = 0.1
+    end: float = 0.7
+    learning_rate: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.schedule  # refuses what is no ramp
+
+    @property
+    def schedule(self) -> Schedule:
+        """From progress to the fraction of the final value."""
+        return Schedule(shape="cubic", begin=self.begin, end=self.end)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Movement(_Movement):
+    """Keeps the weights or units with the highest learned scores, more of them gone over the run.
+
+    A score gets the gradient of the mask (straight through): at the weight level that of the masked
+    weight times the weight, so that it grows where a weight moves away from zero; at the unit level
+    their sum over what the consumer reads of the unit (block movement pruning, Lagunas et al.,
+    arXiv 2109.04838). The top is taken inside each output unit, as pruning does here, where the
+    paper takes it of each matrix. Pruning ranks by the scores.
+
+    Attributes:
+        sparsity: the final fraction that is masked, in [0, 1); the targeting where it is None.
+    """
+
+    sparsity: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_fractions("sparsity")
+
+    def treat(self, sites: Sequence[Site], config: TargetedDropoutConfig) -> Gate:
+        """Scores and a mask on the site."""
+        sparsity = config.targeting if self.sparsity is None else self.sparsity
+        return _TopMask(sites, self.schedule, sparsity)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftMovement(_Movement, Penalised):
+    """Keeps the weights or units whose learned score is above a threshold: soft movement pruning.
+
+    As `Movement`, but a mask is 1 where the sigmoid of the score is above the threshold, and the
+    penalty, on the mean of the sigmoids of each layer (averaged over layers), says how many that
+    are. Both grow by the schedule.
+
+    Attributes:
+        penalty: what multiplies the mean.
+        threshold: final value, in (0, 1).
+    """
+
+    PER: ClassVar[Literal["", "example", "site"]] = "site"
+
+    penalty: float = 100.0
+    threshold: float = 0.1
+    learning_rate: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold is in (0, 1), got {self.threshold}")
+
+    def penalty_at(self, progress: float) -> float:
+        """What multiplies the cost at a progress in [0, 1]."""
+        return super().penalty_at(progress) * self.schedule(progress)
+
+    def treat(self, sites: Sequence[Site], config: TargetedDropoutConfig) -> Gate:
+        """Scores and a mask on the site."""
+        return _ThresholdMask(sites, self.schedule, self.threshold)
+
+
+class _Mask(Gate):
+    """A mask that lets gradients through to learned scores.
+
+    Attributes:
+        final: what the schedule leads to.
+        importance: the learned scores.
+        mask: of the current update; a function of the scores and the progress.
+    """
+
+    mask: Tensor
+
+    def __init__(self, sites: Sequence[Site], schedule: Schedule, final: float) -> None:
+        super().__init__(sites)
+        self.schedule, self.final = schedule, final
+        self.importance = nn.Parameter(self.ranked_like(0.0))
+        self.register_buffer("mask", self.ranked_like(1.0), persistent=False)
+
+    def factor(self) -> Tensor:
+        # The difference is 0, and its gradient that of the mask.
+        return self.mask + (self.importance - self.importance.detach())
+
+    def scores(self) -> Tensor:
+        return self.importance
+
+
+class _TopMask(_Mask):
+    def advance(self, progress: float) -> None:
+        fraction = self.final * self.schedule(progress)
+        gone = functional.candidate_mask(self.importance.detach(), fraction, self.site.dim)
+        self.mask.copy_(~gone)
+
+
+class _ThresholdMask(_Mask):
+    def advance(self, progress: float) -> None:
+        self.mask.copy_(self.importance.sigmoid() > self.final * self.schedule(progress))
+
+    def cost(self) -> Tensor:
+        return self.importance.sigmoid().mean()

@@ -1,0 +1,87 @@
+"""Smallify (Leclerc et al., arXiv 1806.03723)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from hf_td.baselines.base import Gate, Learning, Penalised
+from hf_td.config import TargetedDropoutConfig
+from hf_td.sites import Site
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smallify(Penalised, Learning):
+    """Multiplies each weight or unit by a switch, and removes it when the switch's sign flickers.
+
+    The penalty is on the sum of the magnitudes of the switches. After each update the exponential
+    moving variance of a switch's sign is brought up to date, and a switch whose variance reaches
+    the threshold is 0 for good. Pruning ranks by the magnitude of the switches.
+
+    The paper draws the switches from U[0, 1), which suits random weights; the weights of a
+    pretrained network mean something, so they start at 1 here (`spread=1` for the paper's).
+
+    Attributes:
+        penalty: what multiplies the sum; the defaults are the paper's.
+        spread: switches start uniformly in [1 - spread, 1], in [0, 1].
+        decay: of the moving mean and variance, in [0, 1).
+        threshold: the variance that removes, positive.
+        learning_rate: of the switches.
+    """
+
+    UNIT: ClassVar[Mapping[str, Any]] = {"penalty": 1e-4}
+
+    penalty: float = 1e-5
+    spread: float = 0.0
+    decay: float = 0.9
+    threshold: float = 0.5
+    learning_rate: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_fractions("decay")
+        if not 0 <= self.spread <= 1:
+            raise ValueError(f"spread is in [0, 1], got {self.spread}")
+        if self.threshold <= 0:
+            raise ValueError(f"threshold is positive, got {self.threshold}")
+
+    def treat(self, sites: Sequence[Site], config: TargetedDropoutConfig) -> Gate:
+        """Switches on the site."""
+        return _Switches(sites, self)
+
+
+class _Switches(Gate):
+    """Switches, with the moving mean and variance of their signs."""
+
+    alive: Tensor
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, sites: Sequence[Site], method: Smallify) -> None:
+        super().__init__(sites)
+        self.method = method
+        ones = self.ranked_like(1.0)
+        self.switches = nn.Parameter(ones - method.spread * torch.rand_like(ones))
+        self.register_buffer("alive", ones.clone())
+        self.register_buffer("mean", ones.clone())
+        self.register_buffer("variance", torch.zeros_like(ones))
+
+    def advance(self, progress: float) -> None:
+        step = 1 - self.method.decay
+        difference = self.switches.sign() - self.mean
+        self.mean.add_(step * difference)
+        self.variance.add_(step * difference.square()).mul_(self.method.decay)
+        self.alive.mul_(self.variance < self.method.threshold)
+
+    def factor(self) -> Tensor:
+        return self.switches * self.alive
+
+    def cost(self) -> Tensor:
+        return self.factor().abs().sum()
+
+    def scores(self) -> Tensor:
+        return self.factor().abs()

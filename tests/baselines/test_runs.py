@@ -1,0 +1,336 @@
+"""Whole runs by every method: training, resuming, the stock model, and pruning afterwards."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
+
+from hf_td import TargetedDropoutArguments, TargetedDropoutSeq2SeqArguments, prune_model
+from hf_td.analysis import pruning_curve
+from hf_td.baselines import (
+    L0,
+    L1,
+    Baseline,
+    BaselineSeq2SeqTrainer,
+    BaselineTrainer,
+    Dropout,
+    Movement,
+    QuantalSynapticDilution,
+    RandomSubnetwork,
+    Smallify,
+    SoftMovement,
+    VariationalDropout,
+    attach_baseline,
+    find_baseline,
+    finish_baseline,
+)
+from hf_td.config import TargetedDropoutConfig
+from hf_td.learned import FILE, find_learned, save_learned
+from hf_td.patching import patch_model
+from hf_td.pruning import sites_to_prune
+from tests.families import tiny_family
+from tests.tiny import tiny_inputs, tiny_model
+from tests.training.test_trainer import QUIET, STEPS, assert_same_weights, examples
+
+METHODS: dict[str, Baseline] = {
+    "dropout": Dropout(),
+    "quantal": QuantalSynapticDilution(),
+    "l1": L1(),
+    "l0": L0(closed=0.3, learning_rate=0.5),
+    "variational": VariationalDropout(),
+    "smallify": Smallify(learning_rate=0.8),
+    "random_subnetwork": RandomSubnetwork(sparsity=0.5),
+    "movement": Movement(sparsity=0.5, end=0.5),
+    "soft_movement": SoftMovement(learning_rate=0.5, end=0.5),
+}
+LEARNING = {"l0", "variational", "smallify", "movement", "soft_movement"}
+every_method = pytest.mark.parametrize("name", METHODS)
+every_level = pytest.mark.parametrize("level", ["weight", "unit"])
+
+
+def trainer_of(model: Any, baseline: Baseline, folder: Path, family: str = "bert", **settings: Any):
+    kinds = (TargetedDropoutArguments, BaselineTrainer)
+    if family == "t5":
+        kinds = (TargetedDropoutSeq2SeqArguments, BaselineSeq2SeqTrainer)
+    arguments: Any = kinds[0](str(folder), **{**QUIET, **settings})
+    return kinds[1](model, arguments, train_dataset=examples(family), baseline=baseline)
+
+
+def shapes_of(model: nn.Module) -> dict[str, Any]:
+    return {name: (type(module), module._forward_hooks) for name, module in model.named_modules()}
+
+
+@every_method
+@every_level
+def test_a_run_ends_with_a_stock_checkpoint_that_is_pruned_by_what_was_learned(
+    name, level, tmp_path
+):
+    model = tiny_model("bert")
+    before = {n: type(m) for n, m in model.named_modules()}
+    keys, parameters = list(model.state_dict()), list(model.parameters())
+    trainer = trainer_of(model, METHODS[name], tmp_path / "run", level=level)
+    trainer.train()
+    assert {n: type(m) for n, m in model.named_modules()} == before
+    assert list(model.state_dict()) == keys
+    assert all(ours is theirs for ours, theirs in zip(model.parameters(), parameters, strict=True))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+    learned = find_learned(model)
+    assert bool(learned) == (name in LEARNING)
+    model.save_pretrained(tmp_path / "model")
+    save_learned(model, tmp_path / "model")
+    assert (tmp_path / "model" / FILE).is_file() == bool(learned)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
+    assert_same_weights(loaded, model)
+
+    importance = "learned" if learned else "magnitude"
+    report = prune_model(loaded, 0.5, level=level)
+    assert report.sparsity >= 0.5
+    prune_model(model, 0.5, level=level, importance=importance)
+    assert_same_weights(loaded, model)
+
+
+@every_method
+@every_level
+def test_an_update_trains_the_weights_and_what_the_method_learns(name, level, tmp_path):
+    model = tiny_model("bert")
+    start = {n: p.detach().clone() for n, p in model.named_parameters()}
+    trainer = trainer_of(model, METHODS[name], tmp_path, level=level, max_steps=1)
+    seen: dict[str, Any] = {}
+
+    def look(*args: Any, **kwargs: Any) -> Any:
+        found = find_baseline(model)
+        assert found is not None
+        seen.update({n: p.detach().clone() for n, p in found.named_parameters()})
+        return step(*args, **kwargs)
+
+    step = trainer.training_step
+    trainer.training_step = look
+    trainer.train()
+    assert bool(seen) == (name in LEARNING)
+    moved = [n for n, p in model.named_parameters() if not torch.equal(p, start[n])]
+    assert "bert.encoder.layer.0.intermediate.dense.weight" in moved
+    assert "classifier.weight" in moved
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "level", "accumulation"),
+    [
+        ("l0", "bert", "unit", 2),
+        ("l0", "gpt2", "weight", 1),
+        ("variational", "bert", "weight", 2),
+        ("variational", "llama", "unit", 1),
+        ("smallify", "vit", "unit", 1),
+        ("movement", "bert", "weight", 1),
+        ("soft_movement", "t5", "unit", 1),
+        ("dropout", "llama", "unit", 2),
+        ("quantal", "bert", "weight", 1),
+        ("random_subnetwork", "gpt2", "weight", 1),
+        ("l1", "bert", "unit", 1),
+    ],
+)
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(
+    name, family, level, accumulation, tmp_path
+):
+    settings = {
+        "level": level,
+        "gradient_accumulation_steps": accumulation,
+        "per_device_train_batch_size": 2,
+        "save_strategy": "steps",
+        "save_steps": STEPS // 2,
+    }
+    method = METHODS[name]
+    whole = trainer_of(tiny_model(family), method, tmp_path / "a", family, **settings)
+    whole.train()
+    checkpoint = str(tmp_path / "a" / f"checkpoint-{STEPS // 2}")
+    settings["save_strategy"] = "no"
+    resumed = trainer_of(tiny_model(family, seed=1), method, tmp_path / "b", family, **settings)
+    resumed.train(resume_from_checkpoint=checkpoint)
+    assert resumed.state.global_step == STEPS
+    assert_same_weights(resumed.model, whole.model)
+    ours, theirs = find_learned(resumed.model), find_learned(whole.model)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[n], theirs[n]) for n in ours)
+
+
+@every_method
+@every_level
+def test_finishing_changes_no_output(name, level):
+    model = tiny_model("bert")
+    baseline = METHODS[name]
+    attach_baseline(model, baseline, TargetedDropoutConfig(level=level), examples=10)
+    found = find_baseline(model)
+    assert found is not None
+    torch.manual_seed(0)
+    for parameter in found.parameters():
+        parameter.data += 1.8 * (torch.rand_like(parameter) - 0.5)
+    found.advance(0.9, update=3)
+    model.eval()
+    inputs = tiny_inputs(model)
+    with torch.no_grad():
+        during = model(**inputs).logits
+        finish_baseline(model)
+        torch.testing.assert_close(model(**inputs).logits, during)
+
+
+def test_nothing_changes_in_eval_mode_before_training():
+    for name, method in METHODS.items():
+        if name in ("random_subnetwork", "l0"):
+            continue
+        model = tiny_model("bert")
+        inputs = tiny_inputs(model)
+        with torch.no_grad():
+            expected = model(**inputs).logits
+            attach_baseline(model, method, TargetedDropoutConfig(level="unit"))
+            torch.testing.assert_close(model(**inputs).logits, expected)
+
+
+@pytest.mark.parametrize("name", ["l0", "movement", "random_subnetwork", "dropout", "l1"])
+@every_level
+def test_experts_are_treated(name, level, tmp_path):
+    model = tiny_family("mixtral")
+    keys = list(model.state_dict())
+    attach_baseline(model, METHODS[name], TargetedDropoutConfig(level=level), examples=10)
+    found = find_baseline(model)
+    assert found is not None
+    found.advance(0.9, update=0)
+    loss = model.train()(**tiny_inputs(model), labels=tiny_inputs(model)["input_ids"]).loss
+    penalty = found.penalty()
+    (loss if penalty is None else loss + penalty).backward()
+    assert all(p.grad is not None for p in found.parameters())
+    finish_baseline(model)
+    assert list(model.state_dict()) == keys
+    if name in LEARNING:
+        assert prune_model(model, 0.5, level=level).sparsity > 0.4
+
+
+def test_variational_dropout_refuses_experts():
+    with pytest.raises(TypeError, match=r"variational dropout cannot reach .*experts"):
+        attach_baseline(
+            tiny_family("mixtral"), VariationalDropout(), TargetedDropoutConfig(), examples=10
+        )
+
+
+def test_the_parameters_of_a_method_have_their_own_learning_rate(tmp_path):
+    trainer = trainer_of(tiny_model("bert"), L0(learning_rate=0.3), tmp_path, weight_decay=0.1)
+    attach_baseline(trainer.model, trainer.baseline, TargetedDropoutConfig(), examples=10)
+    found = find_baseline(trainer.model)
+    assert found is not None
+    groups = trainer.create_optimizer().param_groups
+    own = {id(p) for p in found.parameters()}
+    theirs = [g for g in groups if {id(p) for p in g["params"]} == own]
+    assert [(g["lr"], g["weight_decay"]) for g in theirs] == [(0.3, 0.0)]
+    assert sum(len(g["params"]) for g in groups) == len(list(trainer.model.parameters()))
+
+
+def test_an_optimiser_that_does_not_know_the_method_is_refused(tmp_path):
+    trainer = trainer_of(tiny_model("bert"), L0(), tmp_path)
+    trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="L0 has parameters that the given optimiser does not kno"):
+        trainer.train()
+
+
+def test_the_penalty_is_part_of_the_loss_and_of_the_log(tmp_path):
+    losses = {}
+    for penalty in (0.0, 100.0):
+        settings = {"max_steps": 1, "per_device_train_batch_size": 4}
+        trainer = trainer_of(tiny_model("bert"), L1(penalty=penalty), tmp_path, **settings)
+        trainer.train()
+        losses[penalty] = trainer.state.log_history[0]
+    added = losses[100.0]["loss"] - losses[0.0]["loss"]
+    model = tiny_model("bert")
+    sites = sites_to_prune(model, TargetedDropoutConfig(importance="magnitude"))
+    expected = 100 * sum(float(site.layer.weight.detach().abs().mean()) for site in sites)
+    assert added == pytest.approx(expected, rel=1e-3)
+    # Logged after the update, which has changed the weights a little.
+    assert losses[100.0]["penalty"] == pytest.approx(expected, rel=0.5)
+    assert losses[0.0]["penalty"] == 0
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_the_penalty_counts_once_in_an_update(family, tmp_path):
+    """Also where the model divides its loss over the micro-batches itself, as Llama does."""
+    losses = {}
+    for penalty, accumulation in product((0.0, 10.0), (1, 2)):
+        settings: dict[str, Any] = {
+            "max_steps": 1,
+            "per_device_train_batch_size": 4 // accumulation,
+            "gradient_accumulation_steps": accumulation,
+        }
+        trainer = trainer_of(tiny_model(family), L1(penalty=penalty), tmp_path, family, **settings)
+        trainer.train()
+        losses[penalty, accumulation] = trainer.state.log_history[0]["loss"]
+    added = [losses[10.0, n] - losses[0.0, n] for n in (1, 2)]
+    assert added[0] == pytest.approx(added[1], rel=1e-4)
+    assert added[0] > 1
+
+
+def test_a_trainer_with_model_init_attaches_to_the_fresh_model(tmp_path):
+    arguments = TargetedDropoutArguments(str(tmp_path), level="unit", **QUIET)
+    trainer = BaselineTrainer(
+        args=arguments,
+        model_init=lambda: tiny_model("bert"),
+        train_dataset=examples("bert"),
+        baseline=Movement(),
+    )
+    trainer.train()
+    assert type(trainer.model) is BertForSequenceClassification
+    assert find_learned(trainer.model)
+
+
+def test_a_curve_ranks_by_what_was_learned(tmp_path):
+    model = tiny_model("bert")
+    trainer = trainer_of(model, Movement(sparsity=0.75), tmp_path, level="unit")
+    trainer.train()
+    scores = find_learned(model)["bert.encoder.layer.0.output.dense"]
+    columns = []
+
+    def evaluate(pruned: Any) -> float:
+        weight = pruned.bert.encoder.layer[0].output.dense.weight
+        columns.append((weight == 0).all(0))
+        return 0.0
+
+    config = TargetedDropoutConfig(level="unit", importance="learned")
+    pruning_curve(model, [0.25, 0.875], evaluate, config)
+    lowest = scores.argsort()[:56]
+    assert columns[1][lowest].all()
+    assert int(columns[1].sum()) == 56
+
+
+# --- what is refused ---
+
+
+def test_scores_of_another_level_are_refused(tmp_path):
+    model = tiny_model("bert")
+    trainer_of(model, Movement(), tmp_path, level="unit").train()
+    with pytest.raises(ValueError, match=r"'learned' needs scores of shape \(32, 32\) for .*query"):
+        prune_model(model, 0.5, level="weight", importance="learned")
+
+
+def test_a_model_without_scores_cannot_be_ranked_by_them():
+    with pytest.raises(ValueError, match=r"needs scores of shape .* found none: train with a"):
+        prune_model(tiny_model("bert"), 0.5, importance="learned")
+
+
+def test_learned_scores_cannot_target():
+    with pytest.raises(
+        ValueError, match="importance 'learned' can rank for pruning, but not while"
+    ):
+        patch_model(tiny_model("bert"), importance="learned")
+
+
+def test_a_model_has_one_baseline_or_is_patched():
+    model = attach_baseline(tiny_model("bert"), L1())
+    with pytest.raises(ValueError, match="is patched, or has a baseline already"):
+        attach_baseline(model, L1())
+    with pytest.raises(ValueError, match="is patched, or has a baseline already"):
+        attach_baseline(patch_model(tiny_model("bert")), L1())
+    finish_baseline(model)
+    with pytest.raises(ValueError, match="has no baseline; call attach_baseline first"):
+        finish_baseline(model)

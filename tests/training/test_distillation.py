@@ -1,0 +1,283 @@
+"""Distillation: its losses by hand, and in the training of every kind of Trainer."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
+
+from hf_td import TargetedDropoutArguments, TargetedDropoutTrainer
+from hf_td.baselines import L1, BaselineTrainer
+from hf_td.training import ReliableTrainer, distillation
+from hf_td.training.distillation import counted_rows, hidden_loss, load_teacher, logits_loss
+from tests.tiny import VOCABULARY, tiny_model
+from tests.training.test_trainer import QUIET, examples, seq2seq, trainer_of
+
+BERT: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+}
+
+
+def still(model: PreTrainedModel) -> PreTrainedModel:
+    """The model without dropout of its own."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> str:
+    """The folder of a tiny BERT."""
+    tiny_model("bert", seed=7).save_pretrained(tmp_path / "teacher")
+    return str(tmp_path / "teacher")
+
+
+def first_loss(trainer: Any) -> float:
+    """The loss of the first update."""
+    trainer.train()
+    return trainer.state.log_history[0]["loss"]
+
+
+def reliable(model: Any, folder: Path, family: str = "bert", **settings: Any) -> ReliableTrainer:
+    settings = {**QUIET, "max_steps": 1, **settings}
+    arguments = TargetedDropoutArguments(str(folder), **settings)
+    return ReliableTrainer(model, arguments, train_dataset=examples(family))
+
+
+# --- the losses ---
+
+
+def test_the_divergence_by_hand():
+    student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[2 * math.log(3), 0.0]])
+    # At temperature 2 the teacher says 3 to 1: .75 ln(.75 / .5) + .25 ln(.25 / .5), times 4.
+    expected = 4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+    assert float(logits_loss(student, teacher, 2.0)) == pytest.approx(expected, rel=1e-5)
+    assert float(logits_loss(teacher, teacher, 2.0)) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_teacher_is_what_is_approached():
+    student = torch.zeros(1, 3, requires_grad=True)
+    teacher = torch.tensor([[1.0, 2.0, 4.0]])
+    logits_loss(student, teacher, 1.0).backward()
+    assert_close(student.grad, torch.full((1, 3), 1 / 3) - teacher.softmax(-1))
+
+
+def test_of_a_regression_it_is_the_squared_error():
+    student, teacher = torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [2.5]])
+    assert float(logits_loss(student, teacher, 2.0)) == pytest.approx((4 + 0.25) / 2)
+
+
+def test_tokens_without_a_label_do_not_count():
+    logits = torch.zeros(1, 4, 5)
+    labels = torch.tensor([[-100, 3, -100, 2]])
+    rows = counted_rows(logits, labels, shifted=False)
+    assert rows is not None
+    assert rows.tolist() == [[False, True, False, True]]
+    shifted = counted_rows(logits, labels, shifted=True)
+    assert shifted is not None
+    assert shifted.tolist() == [[True, False, True, False]]
+    teacher = torch.randn(1, 4, 5)
+    expected = (
+        logits_loss(logits[:, 0], teacher[:, 0], 1.0)
+        + logits_loss(logits[:, 2], teacher[:, 2], 1.0)
+    ) / 2
+    assert_close(logits_loss(logits, teacher, 1.0, shifted), expected)
+    assert counted_rows(torch.zeros(4, 3), torch.tensor([0, 1, 2, 0]), shifted=False) is not None
+    assert counted_rows(torch.zeros(4, 1), torch.zeros(4), shifted=False) is None
+
+
+def test_hidden_states_are_compared_layer_by_layer_where_tokens_count():
+    ours = [torch.zeros(1, 2, 3), torch.ones(1, 2, 3)]
+    theirs = [torch.full((1, 2, 3), 2.0), torch.tensor([[[1.0] * 3, [4.0] * 3]])]
+    assert float(hidden_loss(ours, theirs)) == pytest.approx((4 + 4.5) / 2)
+    first = torch.tensor([[True, False]])
+    assert float(hidden_loss(ours, theirs, first)) == pytest.approx((4 + 0) / 2)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "message"),
+    [
+        ([torch.zeros(1, 2, 3)], "layers with hidden states: 2 in the student, 1 in the teacher"),
+        ([torch.zeros(1, 2, 4)] * 2, "the width of a layer: 3 in the student, 4 in the teacher"),
+    ],
+)
+def test_models_that_are_not_alike_cannot_share_hidden_states(theirs, message):
+    with pytest.raises(ValueError, match=message):
+        hidden_loss([torch.zeros(1, 2, 3)] * 2, theirs)
+
+
+# --- in a Trainer ---
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.4, 1.0])
+def test_the_loss_is_shared_by_labels_and_teacher(weight, teacher, tmp_path):
+    student = still(tiny_model("bert"))
+    batch = torch.stack([row["input_ids"] for row in examples("bert")])
+    labels = torch.stack([row["labels"] for row in examples("bert")])
+    with torch.no_grad():
+        task = student(batch, labels=labels)
+        wanted = tiny_model("bert", seed=7)(batch).logits
+    expected = (1 - weight) * task.loss + weight * logits_loss(task.logits, wanted, 3.0)
+    trainer = reliable(
+        student,
+        tmp_path,
+        per_device_train_batch_size=32,
+        teacher=teacher,
+        distill_weight=weight,
+        distill_temperature=3.0,
+    )
+    assert first_loss(trainer) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_a_teacher_that_the_student_equals_teaches_nothing(tmp_path):
+    student = still(tiny_model("bert"))
+    student.save_pretrained(tmp_path / "teacher")
+    settings = {"teacher": str(tmp_path / "teacher"), "distill_weight": 1.0}
+    trainer = reliable(student, tmp_path, distill_hidden_weight=1.0, **settings)
+    assert first_loss(trainer) == pytest.approx(0, abs=1e-6)
+
+
+def test_hidden_states_are_added(teacher, tmp_path):
+    losses = {}
+    for weight in (0.0, 0.5):
+        trainer = reliable(
+            still(tiny_model("bert")), tmp_path, teacher=teacher, distill_hidden_weight=weight
+        )
+        losses[weight] = first_loss(trainer)
+    assert losses[0.5] > losses[0.0] + 0.1
+
+
+@pytest.mark.parametrize("kind", [ReliableTrainer, TargetedDropoutTrainer, BaselineTrainer])
+def test_every_trainer_distils_and_leaves_the_teacher_alone(kind, teacher, tmp_path, monkeypatch):
+    loads = []
+    monkeypatch.setattr(
+        BertForSequenceClassification,
+        "from_pretrained",
+        counting(BertForSequenceClassification.from_pretrained, loads),
+    )
+    distillation._load.cache_clear()
+    own: dict[str, Any] = {"baseline": L1(penalty=0.0)} if kind is BaselineTrainer else {}
+    found = {}
+    for weight in (0.0, 1.0):
+        settings = {**QUIET, "max_steps": 3, "targeting": 0.5, "distill_weight": weight}
+        arguments = TargetedDropoutArguments(str(tmp_path), teacher=teacher, **settings)
+        trainer = kind(tiny_model("bert"), arguments, train_dataset=examples("bert"), **own)
+        trainer.train()
+        found[weight] = trainer.model.get_parameter("classifier.weight").detach().clone()
+    assert not torch.equal(found[0.0], found[1.0])
+    assert len(loads) == 1
+    loaded = load_teacher(teacher, tiny_model("bert"))
+    assert len(loads) == 1
+    assert not loaded.training
+    assert not any(p.requires_grad for p in loaded.parameters())
+    for name, tensor in tiny_model("bert", seed=7).state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
+
+
+def counting(load: Any, calls: list[Any]) -> Any:
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        return load(*args, **kwargs)
+
+    return counted
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "t5", "vit"])
+def test_other_tasks_distil_too(family, tmp_path):
+    tiny_model(family, seed=7).save_pretrained(tmp_path / "teacher")
+    settings = {"max_steps": 2, "teacher": str(tmp_path / "teacher"), "distill_hidden_weight": 0.1}
+    settings["targeting"] = 0.5
+    trainer = trainer_of(tiny_model(family), seq2seq(family, tmp_path, **settings), family)
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_the_teacher_counts_once_in_an_update(family, tmp_path):
+    tiny_model(family, seed=7).save_pretrained(tmp_path / "teacher")
+    losses = []
+    for accumulation in (1, 2):
+        trainer = reliable(
+            still(tiny_model(family)),
+            tmp_path,
+            family,
+            per_device_train_batch_size=4 // accumulation,
+            gradient_accumulation_steps=accumulation,
+            teacher=str(tmp_path / "teacher"),
+            distill_weight=1.0,
+        )
+        losses.append(first_loss(trainer))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_evaluation_does_not_ask_the_teacher(tmp_path):
+    student = tiny_model("bert")
+    data = examples("bert")
+    plain = TargetedDropoutArguments(str(tmp_path), **QUIET)
+    taught = TargetedDropoutArguments(str(tmp_path), teacher=str(tmp_path / "nowhere"), **QUIET)
+    losses = [
+        ReliableTrainer(student, arguments, eval_dataset=data).evaluate()["eval_loss"]
+        for arguments in (plain, taught)
+    ]
+    assert losses[0] == losses[1]
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vocab_size": 70}, "the size of the vocabulary is 70, not 64"),
+        ({"num_labels": 3}, "the number of labels is 3, not 2"),
+        ({"id2label": {0: "no", 1: "yes"}}, "the labels is {0: 'no', 1: 'yes'}, not {0: 'yes'"),
+    ],
+)
+def test_a_teacher_of_other_words_or_labels_is_refused(changes, message, tmp_path):
+    config = BertConfig(**{**BERT, **changes})
+    BertForSequenceClassification(config).save_pretrained(tmp_path)
+    student = tiny_model("bert")
+    if "id2label" in changes:
+        student.config.id2label = {0: "yes", 1: "no"}
+    with pytest.raises(ValueError, match=message):
+        load_teacher(str(tmp_path), student)
+
+
+def test_a_teacher_of_another_task_is_refused(tmp_path):
+    tiny_model("gpt2").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="the task is ForCausalLM, not ForSequenceClassification"):
+        load_teacher(str(tmp_path), tiny_model("bert"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"distill_temperature": 0}, "distill_temperature is positive, got 0"),
+        ({"distill_weight": 1.5}, r"distill_weight is a share in \[0, 1\], got 1.5"),
+        ({"distill_hidden_weight": -1}, "distill_hidden_weight is at least 0, got -1"),
+    ],
+)
+def test_bad_settings_are_refused(settings, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        TargetedDropoutArguments(str(tmp_path), use_cpu=True, **settings)
+
+
+def test_widths_that_differ_are_refused_when_training_starts(tmp_path):
+    config = BertConfig(**{**BERT, "hidden_size": 48})
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "teacher")
+    trainer = reliable(
+        tiny_model("bert"), tmp_path, teacher=str(tmp_path / "teacher"), distill_hidden_weight=1.0
+    )
+    with pytest.raises(ValueError, match="the width of a layer: 32 in the student, 48 in the teac"):
+        trainer.train()
