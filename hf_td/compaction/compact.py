@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -12,8 +12,9 @@ from hf_td.compaction.check import Footprint, compare, footprint
 from hf_td.compaction.kept import choose_units, dead_heads, needed_units
 from hf_td.compaction.layout import QUANT_METHOD, CompactLayout, count_of
 from hf_td.compaction.runs import Runs, runs_of
-from hf_td.compaction.surgery import cut_parameters, new_counts
+from hf_td.compaction.surgery import Cuts, cut_parameters, cuts_of, new_counts
 from hf_td.compaction.trial import Undo, fixed_heads, replace
+from hf_td.compaction.undo import CutRecord
 from hf_td.patching import find_patch, unpatch_model
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -88,34 +89,35 @@ def cut_model(
     """
     kept = choose_units(model, anatomy, counts)
     if not check:
-        _cut_in_turn(model, anatomy, kept)
+        for _, undo in _cut_in_turn(model, anatomy, kept):
+            _record(model, *undo)
         return model
     # Made once: what is compared is the same question to both.
     runs = runs_of(model, anatomy, example_inputs)
     before = _footprint(model, anatomy, runs)
     if not before.wide:
         before = _footprint(model, anatomy, runs, wide=False)
-    undo = _cut(model, kept)
-    _compare_or_undo(model, anatomy, before, undo, runs)
-    _record(model, undo)
+    records = [CutRecord.of(cuts, undo) for cuts, undo in _cut_in_turn(model, anatomy, kept)]
+    _compare_or_undo(model, anatomy, before, records, runs)
+    for record in records:
+        _record(model, record.parameters, record.counts)
     return model
 
 
-def _cut(model: nn.Module, kept: Mapping[Block, Tensor]) -> Undo:
-    return replace(model, cut_parameters(model, kept), new_counts(model, kept))
-
-
-def _cut_in_turn(model: nn.Module, anatomy: Anatomy, kept: Mapping[Block, Tensor]) -> None:
+def _cut_in_turn(
+    model: nn.Module, anatomy: Anatomy, kept: Mapping[Block, Tensor]
+) -> Iterator[tuple[Cuts, Undo]]:
     """Cut one block after the other, so that the model is never in memory twice.
 
     Tied blocks are cut together, since they share a parameter.
     """
     done: set[Block] = set()
     for block in kept:
-        tied = [other for other in anatomy.tied(block) if other in kept and other not in done]
-        if tied:
-            _record(model, _cut(model, {other: kept[other] for other in tied}))
-            done.update(tied)
+        units = {b: kept[b] for b in anatomy.tied(block) if b in kept and b not in done}
+        done.update(units)
+        cuts = cuts_of(model, units)
+        if cuts:
+            yield cuts, replace(model, cut_parameters(model, units), new_counts(model, units))
 
 
 def _footprint(
@@ -136,23 +138,25 @@ def _footprint(
 
 
 def _compare_or_undo(
-    model: nn.Module, anatomy: Anatomy, before: Footprint, undo: Undo, runs: Runs
+    model: nn.Module, anatomy: Anatomy, before: Footprint, records: list[CutRecord], runs: Runs
 ) -> None:
     try:
         compare(before, _footprint(model, anatomy, runs, before.wide))
     except Exception as error:
-        replace(model, *undo)
+        for record in reversed(records):
+            record.undo(model)
         raise ValueError(
             f"{type(model).__name__} cannot be made compact, and was left as it was: {error}"
         ) from error
 
 
-def _record(model: nn.Module, undo: Undo) -> None:
+def _record(
+    model: nn.Module, replaced: Iterable[str], counts: Mapping[str, Mapping[str, int]]
+) -> None:
     """Add what was cut to the layout in the config, if there is one."""
     config: Any = getattr(model, "config", None)
     if config is None:
         return
-    replaced, counts = undo
     parameters = dict(model.named_parameters(remove_duplicate=False))
     layout = layout_of_model(model) or CompactLayout(shapes={}, attributes={})
     shapes = {name: tuple(parameters[name].shape) for name in replaced}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
@@ -161,15 +161,22 @@ def remove_lowest(sites: tuple[Site, ...], sparsity: float, budget: Budget) -> N
 
 
 @contextmanager
-def kept_weights(sites: tuple[Site, ...]) -> Iterator[None]:
-    """Restore, on leaving, every weight and bias that pruning can change, bit for bit."""
+def kept_weights(sites: tuple[Site, ...]) -> Iterator[Callable[[], None]]:
+    """Restore, on leaving, every weight and bias that pruning can change, bit for bit.
+
+    Gives a function that restores them before, to prune anew.
+    """
     tensors = _distinct(sites)
     copies = [tensor.clone() for tensor in tensors]
-    try:
-        yield
-    finally:
+
+    def restore() -> None:
         for tensor, copy in zip(tensors, copies, strict=True):
             tensor.copy_(copy)
+
+    try:
+        yield restore
+    finally:
+        restore()
 
 
 def _distinct(sites: tuple[Site, ...]) -> list[Tensor]:
