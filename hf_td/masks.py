@@ -30,12 +30,16 @@ def draw(site: Site, config: TargetedDropoutConfig, rates: Rates, update: int) -
 
 
 def _candidates(site: Site, config: TargetedDropoutConfig, targeting: float) -> Tensor:
-    scores = site.scores()
-    if config.importance == "random":
-        # A fixed set: the same scores at every update.
-        generator = _generator(scores.device, config.seed, -1, site.index)
-        scores = torch.rand(scores.shape, generator=generator, device=scores.device)
+    is_random = config.importance == "random"
+    scores = random_scores(site, config.seed) if is_random else site.scores()
     return functional.candidate_mask(scores, targeting, site.dim)
+
+
+def random_scores(site: Site, seed: int) -> Tensor:
+    """Scores of a fixed random set: the same at every update, and when the model is pruned."""
+    scores = site.scores()
+    generator = _generator(scores.device, seed, -1, site.index)
+    return torch.rand(scores.shape, generator=generator, device=scores.device)
 
 
 def _generator(device: torch.device, *key: int) -> torch.Generator:
