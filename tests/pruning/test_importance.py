@@ -129,7 +129,8 @@ def test_a_random_set_is_the_one_that_training_dropped(level):
     settings: dict[str, Any] = {"level": level, "targeting": 0.5, "targeting_schedule": "constant"}
     model = patch_model(tiny_model("bert"), importance="random", seed=3, **settings)
     anneal(model, progress=1.0, update=0)
-    dropped = ~model.get_submodule(DOWN).keep.bool()
+    layer: Any = model.get_submodule(DOWN)
+    dropped = ~layer.keep.bool()
     config = TargetedDropoutConfig(importance="random", seed=3, **settings)
     unpatch_model(model)
     prune_model(model, 0.5, config)
