@@ -25,9 +25,9 @@ def how_to_prune(model: nn.Module, problem: Problem, arguments: Arguments) -> di
     config = arguments.training.targeted_dropout()
     if METHODS[arguments.curve.method].baseline is not None and find_learned(model):
         return {"config": replace(config, importance="learned")}
-    # Activations that were not measured in training are measured on training data.
-    known = config.importance != "activation" or find_activations(model) is not None
-    calibration = None if known else calibration_batches(model, problem, arguments)
+    measured = config.importance == "activation" and find_activations(model) is not None
+    needs = config.importance in ("activation", "taylor", "movement") and not measured
+    calibration = calibration_batches(model, problem, arguments) if needs else None
     return {"config": config, "calibration": calibration}
 
 

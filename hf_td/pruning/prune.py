@@ -16,9 +16,13 @@ from hf_td.config import TargetedDropoutConfig, configure, trained_with
 from hf_td.layers import can_measure
 from hf_td.learned import FILE as SCORES_FILE
 from hf_td.learned import find_learned
+from hf_td.masks import random_scores
 from hf_td.pruning.budgets import Budget, Of
+from hf_td.pruning.first_order import movement_scores, taylor_scores
 from hf_td.pruning.report import PruningReport, count_sparsity
 from hf_td.sites import Site, plan_sites
+
+Batches = Iterable[Mapping[str, Any]] | None
 
 
 def prune_model(
@@ -48,7 +52,8 @@ def prune_model(
         budget: `uniform`, `global`, or a `Budget` with its details.
         of: what a global sparsity is a fraction of: `units`, `parameters` or `flops`.
         calibration: batches of training data, keyword arguments for `model`, on which importance
-            by activation is measured; None for what was measured while the model was trained.
+            by activation is measured (None for what was measured while the model was trained), or,
+            with labels, importance by `taylor` or `movement`.
         example_inputs: as in `patch_model`.
         **overrides: settings that replace those of `config`, such as `level="unit"`.
 
@@ -57,7 +62,7 @@ def prune_model(
 
     Raises:
         ValueError: sparsity is out of range or more than a pattern takes, nothing is there to be
-            pruned, or importance by activation is asked for and nothing tells the activations.
+            pruned, or nothing tells what the importance that is asked for needs.
     """
     check_sparsity(sparsity)
     budget = as_budget(budget, of)
@@ -100,8 +105,8 @@ def sites_to_prune(
     config = configure(config, overrides)
     anatomy = read_anatomy(model, example_inputs)
     sites = plan_sites(model, anatomy, config)
-    if config.importance == "learned":
-        return _with_scores(sites, find_learned(model))
+    if config.importance in _GIVEN:
+        return _with_scores(sites, _GIVEN[config.importance](model, sites, config, calibration))
     if config.importance != "activation":
         return sites
     names = [site.name for site in sites if can_measure(site.layer)]
@@ -114,8 +119,14 @@ def _default_importance(model: nn.Module, calibration: Any) -> str:
     return "activation" if calibration else "magnitude"
 
 
-def _with_scores(sites: tuple[Site, ...], learned: Mapping[str, Tensor]) -> tuple[Site, ...]:
-    """The sites, ranked by learned scores."""
+def _with_scores(sites: tuple[Site, ...], scores: Mapping[str, Tensor]) -> tuple[Site, ...]:
+    return tuple(replace(s, given=scores[s.name].to(s.layer.weight.device)) for s in sites)
+
+
+def _learned(
+    model: nn.Module, sites: tuple[Site, ...], config: TargetedDropoutConfig, calibration: Batches
+) -> dict[str, Tensor]:
+    learned = find_learned(model)
     for site in sites:
         shape = tuple(site.scores().shape)
         found = tuple(learned[site.name].shape) if site.name in learned else None
@@ -125,7 +136,36 @@ def _with_scores(sites: tuple[Site, ...], learned: Mapping[str, Tensor]) -> tupl
                 f"{found or 'none'}: train with a method that learns scores at this level and keep "
                 f"{SCORES_FILE} beside the weights, or prune by importance='magnitude'"
             )
-    return tuple(replace(s, given=learned[s.name].to(s.layer.weight.device)) for s in sites)
+    return learned
+
+
+def _random(
+    model: nn.Module, sites: tuple[Site, ...], config: TargetedDropoutConfig, calibration: Batches
+) -> dict[str, Tensor]:
+    """Those of the training, so that what it always dropped is what goes."""
+    return {site.name: random_scores(site, config.seed) for site in sites}
+
+
+def _first_order(
+    model: nn.Module, sites: tuple[Site, ...], config: TargetedDropoutConfig, calibration: Batches
+) -> dict[str, Tensor]:
+    if calibration is None:
+        raise ValueError(
+            f"importance {config.importance!r} looks at gradients: pass a few batches of training "
+            "data, with labels, as calibration=..."
+        )
+    measure = {"taylor": taylor_scores, "movement": movement_scores}[config.importance]
+    return measure(model, sites, calibration)
+
+
+# Importance that is not read off the weights: from model, sites, settings and calibration data to
+# scores by the name of the site. Another one is another row.
+_GIVEN: dict[str, Callable[..., Mapping[str, Tensor]]] = {
+    "learned": _learned,
+    "random": _random,
+    "taylor": _first_order,
+    "movement": _first_order,
+}
 
 
 def _activations(
