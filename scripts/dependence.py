@@ -30,11 +30,12 @@ from hf_td.experiment import (
 from hf_td.experiment.calibration import calibration_batches, first_batches
 
 INTRODUCTION = """\
-What pruning removes is d. To second order the loss changes by -g·d (linear) + ½ d·Hd (self), with
-the gradient g and the Hessian H; beside that stands the true change. The cross term with what is
-kept, θ·Hd over the weights that stay, is no part of it: it says how much removing d would turn the
-gradient of the others. In the details, *within* and *between* are a block's own curvature and that
-with other blocks, and *predicted* and *true* are for the block alone.
+What pruning removes is d (of a unit: the weights that read it). To second order the loss changes by
+-g·d (linear) + ½ d·Hd (self), with the gradient g and the Hessian H; beside that stands the true
+change. The prediction is local, and d is no small step. The cross term with what is kept, θ·Hd over
+the weights that stay, is no part of it: it says how much the others come to be needed differently.
+In the details, *within* and *between* are a block's own curvature and that with other blocks, and
+*predicted* and *true* are for the block alone.
 """
 
 
@@ -66,7 +67,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         for found in measured[label]:
             change = f"predicted {found.predicted:+.4f}, true {found.true:+.4f}"
             print(f"{label}, {found.sparsity:.0%} removed: {change}", flush=True)
-    facts = {"command": shlex.join(["python", *sys.argv]), "environment": environment()}
+    words = sys.argv[1:] if argv is None else argv
+    command = shlex.join(["python", "scripts/dependence.py", *words])
+    facts = {"command": command, "environment": environment()}
     write_json(
         options.output.with_suffix(".json"), {"measured": dependence_record(measured), **facts}
     )

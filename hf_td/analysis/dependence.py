@@ -30,6 +30,7 @@ from hf_td.pruning import (
     remove_lowest,
     sites_to_prune,
 )
+from hf_td.sites import Site
 
 Batch = Mapping[str, Any]
 Tensors = Mapping[str, Tensor]
@@ -44,7 +45,7 @@ class BlockDependence:
     Attributes:
         name: dotted name of the block, and its part.
         label: the same, short: the index of the layer, and its part.
-        removed: how many of its weights and biases are in S.
+        removed: how many of its weights are in S.
         terms: of its part of S.
         true: the change of the loss where S is removed from this block alone.
     """
@@ -108,9 +109,10 @@ def measure_dependence(
 
     A gradient and a Hessian-vector product for each batch give all sums; one more product for each
     block tells its own part of the curvature from that between blocks. S is what `prune_model`
-    would set to zero; as kept counts what stays of the same parameters. Meanwhile the model is in
-    eval mode and its attention eager, since other kernels can be differentiated only once; it is
-    left as it was.
+    would set to zero; of a unit only what its consumer reads, as in training: the producers' rows
+    have no effect without it, and the smaller step is predicted better. As kept counts what stays
+    of the same parameters. Meanwhile the model is in eval mode and its attention eager, since other
+    kernels can be differentiated only once; it is left as it was.
 
     Args:
         model: patched or plain; its forward returns a `loss`, the mean over a batch.
@@ -131,12 +133,7 @@ def measure_dependence(
     sites = sites_to_prune(
         model, config, calibration=calibration, example_inputs=example_inputs, **overrides
     )
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    with kept_weights(sites):
-        remove_lowest(sites, sparsity, as_budget(budget))
-        removed = {name: before[name] - p.detach() for name, p in model.named_parameters()}
-    removed = {name: step for name, step in removed.items() if step.any()}
-    del before
+    removed = _removed(model, sites, sparsity, as_budget(budget))
     found = _blocks_of(read_anatomy(model, example_inputs).blocks, removed)
     groups = {name: parameters for name, (_, parameters) in found.items()}
     with _differentiable_twice(model, removed):
@@ -151,6 +148,23 @@ def measure_dependence(
     sizes = {name: sum(int(removed[n].count_nonzero()) for n in groups[name]) for name in groups}
     blocks = [BlockDependence(n, labels[n], sizes[n], terms[n], alone[n]) for n in groups]
     return Dependence(sparsity, loss, pruned_loss, tuple(blocks))
+
+
+def _removed(
+    model: nn.Module, sites: tuple[Site, ...], sparsity: float, budget: Budget
+) -> dict[str, Tensor]:
+    """By parameter, the values that go where they stand, and zero elsewhere."""
+    ranked = [site.name for site in sites]  # a layer, or the consumer of units
+    parameters = {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if any(_is_in(name, layer) for layer in ranked)
+    }
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    with kept_weights(sites):
+        remove_lowest(sites, sparsity, budget)
+        steps = {name: before[name] - p.detach() for name, p in parameters.items()}
+    return {name: step for name, step in steps.items() if step.any()}
 
 
 def _blocks_of(blocks: Sequence[Block], removed: Tensors) -> dict[str, tuple[Block, list[str]]]:
