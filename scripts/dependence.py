@@ -27,7 +27,7 @@ from hf_td.experiment import (
     parse_arguments,
     run_program,
 )
-from hf_td.experiment.calibration import calibration_batches, first_batches
+from hf_td.experiment.calibration import first_batches, how_to_prune
 
 INTRODUCTION = """\
 What pruning removes is d (of a unit: the weights that read it). To second order the loss changes by
@@ -87,10 +87,9 @@ def measure(arguments: Arguments, rows: int, size: int) -> list[Dependence]:
     problem = glue_problem(arguments)
     model = problem.make_model().to(arguments.training.device)
     batches = first_batches(problem, rows, size, arguments.training.device)
-    calibration = calibration_batches(model, problem, arguments)
-    config = arguments.training.targeted_dropout()
+    how = how_to_prune(model, problem, arguments)
     return [
-        measure_dependence(model, sparsity, batches, config, calibration=calibration)
+        measure_dependence(model, sparsity, batches, **how)
         for sparsity in arguments.curve.sparsities
         if sparsity > 0
     ]
