@@ -17,7 +17,7 @@ CONFIG_KEY = "targeted_dropout"
 Level = Literal["weight", "unit"]
 PartLevel = Literal["weight", "unit", "none"]
 ExpertsLevel = Literal["unit", "none"]
-Importance = Literal["magnitude", "activation", "random", "learned"]
+Importance = Literal["magnitude", "activation", "random", "taylor", "movement", "learned"]
 Draw = Literal["unit", "element"]
 
 # Those that can rank while a model trains; the others are for pruning alone.
@@ -116,7 +116,8 @@ class TargetedDropoutConfig:
         importance: what ranks: `magnitude` (the paper); `activation`, the magnitude times the root
             mean square of the activation that belongs to it (a weight's input, a unit's output), as
             the authors' `targeted_ard` and Wanda do; `random`, a fixed random set. For pruning
-            alone: `learned`, the scores that a baseline has learned.
+            alone: `taylor`, how much the loss would change to first order, `movement`, how much it
+            would grow, and `learned`, the scores that a baseline has learned.
         draw: at the unit level, drop whole units (the paper's text) or single elements of a
             targeted unit's weights (the authors' code).
         rescale: scale surviving candidates by `1 / (1 - drop_rate)`, as the authors' second

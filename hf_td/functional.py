@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_td.reductions import sum_of_squares
+from hf_td.reductions import count_nonzero, sum_of_squares
 
 # Drops are decided on 16-bit integers, four of which come out of one 64-bit draw.
 _DRAW_LEVELS = 1 << 16
@@ -66,7 +66,10 @@ def candidate_mask(
         return torch.full_like(scores, count > 0, dtype=torch.bool)
     limit = cutoff(scores, count, dim)
     below = scores < limit
-    return below | _first_ties(scores == limit, below, count, dim) if break_ties else below
+    slices = below.numel() // below.shape[dim]
+    if not break_ties or count_nonzero(below) == count * slices:
+        return below
+    return below | _first_ties(scores == limit, below, count, dim)
 
 
 def cutoff(scores: Tensor, count: int, dim: int = -1) -> Tensor:

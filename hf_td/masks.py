@@ -47,13 +47,17 @@ def _draw_one(site: Site, config: TargetedDropoutConfig, rates: Rates, update: i
 
 
 def _candidates(site: Site, config: TargetedDropoutConfig, targeting: float) -> Tensor:
-    scores = site.scores()
-    if config.importance == "random":
-        # A fixed set: the same scores at every update. What is below zero is gone already.
-        generator = functional.generator(scores.device, _key(config.seed, -1, site.index))
-        drawn = torch.rand(scores.shape, generator=generator, device=scores.device)
-        scores = drawn.where(scores >= 0, -1)
+    is_random = config.importance == "random"
+    scores = random_scores(site, config.seed) if is_random else site.scores()
     return functional.candidate_mask(site.eligible(scores), targeting, site.dim)
+
+
+def random_scores(site: Site, seed: int) -> Tensor:
+    """Scores of a fixed random set: the same at every update, and when the model is pruned."""
+    scores = site.scores()
+    generator = functional.generator(scores.device, _key(seed, -1, site.index))
+    drawn = torch.rand(scores.shape, generator=generator, device=scores.device)
+    return drawn.where(scores >= 0, -1)  # what is below zero is gone already
 
 
 def _key(*parts: int) -> int:

@@ -209,6 +209,8 @@ class ExpertSite:
         mixture: what the experts belong to.
         slices: modules, and names of parameters in them, that have an entry for each expert.
         activations: to scale the scores with, or None.
+        given: scores from elsewhere, none below zero, in place of those that are read off the
+            weights.
     """
 
     name: str
@@ -217,6 +219,7 @@ class ExpertSite:
     mixture: Mixture
     slices: tuple[tuple[nn.Module, str], ...]
     activations: Activations | None = None
+    given: Tensor | None = None
 
     @property
     def dim(self) -> int:
@@ -252,7 +255,8 @@ class ExpertSite:
         With activations it is scaled with the root mean square of the weight that the router gives
         the expert.
         """
-        scores = importance.expert_scores(self.weights, self._activation())
+        own = importance.expert_scores(self.weights, self._activation())
+        scores = own if self.given is None else self.given
         return scores.masked_fill(gone_experts(self.layer.module), -1)
 
     def _activation(self) -> Tensor | None:

@@ -344,8 +344,8 @@ TABLE: dict[str, Family] = {
         units="stock",
     ),
     "dinov2": Family(title="DINOv2", make=_dinov2, units="stock"),
-    "swin": Family(title="Swin", make=_swin, neurons="compact", sizes=(2, 32)),
-    "clip": Family(title="CLIP", make=_clip, neurons="compact"),
+    "swin": Family(title="Swin", make=_swin, sizes=(2, 32)),
+    "clip": Family(title="CLIP", make=_clip),
     "wav2vec2": Family(title="Wav2Vec2", make=_wav2vec2),
 }
 

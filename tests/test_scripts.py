@@ -144,6 +144,13 @@ def test_a_baseline_runs_with_its_settings_and_is_pruned_by_what_it_learned(opti
     assert torch.equal(compact, whole[:, kept])
 
 
+def test_the_scripts_prune_by_gradients_of_training_data(options, capsys):
+    run_glue.main(_argv({**options, "method": "none", "importance": "taylor"}))
+    assert _results(options)["configuration"]["targeted_dropout"]["importance"] == "taylor"
+    message = _refused({**options, "importance": "taylor", "overwrite_output": True}, capsys)
+    assert "--importance taylor ranks for pruning alone" in message
+
+
 def test_gradual_magnitude_pruning_is_targeted_dropout_with_fixed_settings(options):
     run_glue.main(_argv({**options, "method": "gradual_magnitude", "targeting": 0.8}))
     configuration = _results(options)["configuration"]

@@ -25,7 +25,8 @@ from hf_td import (
     unpatch_model,
 )
 from hf_td.activations import save_activations
-from hf_td.compaction import layout_of_model
+from hf_td.baselines import L1, attach_baseline
+from hf_td.compaction import compact, layout_of_model
 from hf_td.hub import export_model, load_archived_model
 from hf_td.hub.verify import _reload
 from hf_td.patching import Patch, find_patch
@@ -557,6 +558,40 @@ def test_rows_of_zeros_that_are_no_mark_are_refused():
         routers_of(model)[0].weight[3] = 0
     with pytest.raises(ValueError, match=r"1 of the 8 rows of model.layers.0.mlp.gate are all ze"):
         prune_model(model, 0.5, importance="magnitude", **ONLY)
+
+
+def test_what_cannot_rank_or_treat_experts_is_refused():
+    batches = [{**family_inputs(mixture("mixtral")), "labels": torch.ones(2, 7, dtype=torch.long)}]
+    for importance in ("taylor", "movement"):
+        with pytest.raises(ValueError, match="cannot rank the experts of model.layers.0.mlp.gate"):
+            prune_model(mixture("mixtral"), 0.5, importance=importance, calibration=batches, **ONLY)
+    with pytest.raises(ValueError, match="whole experts are for targeted dropout alone"):
+        attach_baseline(mixture("mixtral"), L1(), TargetedDropoutConfig(**ONLY))
+
+
+def test_a_random_set_is_the_same_in_training_and_pruning():
+    model = patch_model(mixture("mixtral"), **ONLY, **{**RATES, "importance": "random", "seed": 4})
+    anneal(model, progress=1.0, update=0)
+    kept = kept_now(model)
+    unpatch_model(model)
+    prune_model(model, 0.5, importance="random", seed=4, **ONLY)
+    assert left_in(model) == kept
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_cut_is_checked_or_not_and_undone_as_a_whole(check, monkeypatch):
+    model = mixture("mixtral")
+    prune_model(model, 0.5, level="unit", experts_level="unit", importance="magnitude")
+    expected, settings = family_outputs(model), model.config.to_dict()
+    if not check:
+        assert_same(compact_model(model, check=False), expected)
+        return
+    monkeypatch.setattr(compact, "compare", lambda *_: (_ for _ in ()).throw(ValueError("wrong")))
+    with pytest.raises(ValueError, match="left as it was: wrong"):
+        compact_model(model)
+    assert [len(kept) for kept in left_in(model)] == [4, 4]
+    assert model.config.to_dict() == settings
+    assert_same(model, expected)
 
 
 def test_a_forward_that_was_replaced_is_refused():

@@ -78,12 +78,13 @@ def pruning_curve(
         check_reachable(sites, sparsity)
     holders = read_anatomy(model, example_inputs).holders
     points = []
-    for sparsity in sparsities:
-        with kept_weights(sites):
+    with kept_weights(sites) as restore:
+        for sparsity in sparsities:
             remove_lowest(sites, sparsity, budget)
-            report = count_sparsity(model, holders)
+            gone = count_sparsity(model, holders)
             metrics = _as_metrics(evaluate(model))
-        points.append(CurvePoint(sparsity, report.sparsity, report.share_of_parameters, metrics))
+            points.append(CurvePoint(sparsity, gone.sparsity, gone.share_of_parameters, metrics))
+            restore()
     return points
 
 

@@ -1,4 +1,4 @@
-"""Plots of pruning curves, without any global state of matplotlib."""
+"""Plots of what was measured, without any global state of matplotlib."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Curve = Mapping[float, float]
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart; the markers help
 # in print. Blue and vermilion, the most different, come first.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 # When the colours come round again, the lines are broken and the markers hollow.
 _DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
@@ -63,7 +63,7 @@ def plot_curves(
         ValueError: there is no curve, or a method has none.
     """
     _check(curves)
-    return _write(lambda: _draw(curves, metric, title, lower_is_better), path_stem)
+    return write_figure(lambda: _draw(curves, metric, title, lower_is_better), path_stem)
 
 
 def plot_strips(
@@ -93,10 +93,11 @@ def plot_strips(
     """
     if not any(values for panel in panels.values() for values in panel.values()):
         raise ValueError("no values to plot")
-    return _write(lambda: _draw_strips(panels, metric, title, marked), path_stem)
+    return write_figure(lambda: _draw_strips(panels, metric, title, marked), path_stem)
 
 
-def _write(draw: Callable[[], Figure], path_stem: str | Path) -> tuple[Path, Path]:
+def write_figure(draw: Callable[[], Figure], path_stem: str | Path) -> tuple[Path, Path]:
+    """Draw in the style of this project, and write a PNG and an SVG; returns their paths."""
     import matplotlib  # only who plots pays for the import
 
     stem = Path(path_stem)
@@ -168,7 +169,7 @@ def _draw_strips(
 def _add_strip(axes: Axes, place: int, values: Sequence[float], marked: float | None) -> None:
     if not values:
         return
-    colour = _COLOURS[place % len(_COLOURS)]
+    colour = COLOURS[place % len(COLOURS)]
     axes.plot([min(values), max(values)], [place, place], color="#bbbbbb", linewidth=3, zorder=1)
     axes.plot([median(values)], [place], marker="|", markersize=16, color=_GREY, zorder=2)
     look: dict[str, Any] = {"marker": "o", "linestyle": "none", "markeredgecolor": colour}
@@ -194,15 +195,15 @@ def _add_method(axes: Axes, place: int, name: str, seeds: Sequence[Curve]) -> No
     sparsities = sorted({sparsity for seed in seeds for sparsity in seed})
     values = [[seed[sparsity] for seed in seeds if sparsity in seed] for sparsity in sparsities]
     percent = [100 * sparsity for sparsity in sparsities]
-    look: dict[str, Any] = {"color": _COLOURS[place % len(_COLOURS)]}
-    dashes = _DASHES[place // len(_COLOURS) % len(_DASHES)]
+    look: dict[str, Any] = {"color": COLOURS[place % len(COLOURS)]}
+    dashes = _DASHES[place // len(COLOURS) % len(_DASHES)]
     label = f"{name} ({len(seeds)} seeds: mean, range)" if len(seeds) > 1 else name
     if len(seeds) > 1:
         lowest, highest = [min(v) for v in values], [max(v) for v in values]
         axes.fill_between(percent, lowest, highest, alpha=0.18, linewidth=0, **look)
     marker = _MARKERS[place % len(_MARKERS)]
     means = [fmean(v) for v in values]
-    filling = look["color"] if place < len(_COLOURS) else "white"
+    filling = look["color"] if place < len(COLOURS) else "white"
     look |= {"marker": marker, "markerfacecolor": filling, "linestyle": dashes, "label": label}
     axes.plot(percent, means, markersize=6, linewidth=2, **look)
 

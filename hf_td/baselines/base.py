@@ -177,6 +177,8 @@ class Gate(Treatment):
 class _Product(nn.Module):
     """The weight of a layer times what a gate says."""
 
+    gate: Gate
+
     def __init__(self, gate: Gate, spread: nn.Module, order: list[str]) -> None:
         super().__init__()
         # No submodule: the gate has its place in the model already.

@@ -60,9 +60,9 @@ class _Quantal(Noise):
         self.shape = 1 / method.variation**2
         release = torch.ones_like(self.drawn)
         if method.rate:
-            kept, dropped = 1 - method.rate, method.rate
-            betas = (method.concentration * part * release for part in (kept, dropped))
-            release = Beta(*betas).sample().clamp(min=_RAREST)
+            whole = method.concentration * release
+            release = Beta((1 - method.rate) * whole, method.rate * whole).sample()
+            release = release.clamp(min=_RAREST)
         self.register_buffer("release", release, persistent=False)
 
     def advance(self, progress: float) -> None:

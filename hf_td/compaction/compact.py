@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -11,8 +11,9 @@ from hf_td.anatomy import Anatomy, Block, Holder, Mixture, read_anatomy
 from hf_td.compaction.check import Footprint, compare, footprint
 from hf_td.compaction.kept import choose_units, dead_heads, needed_units
 from hf_td.compaction.runs import Runs, runs_of
-from hf_td.compaction.surgery import cut_parameters, new_counts
+from hf_td.compaction.surgery import Cuts, cut_parameters, cuts_of, new_counts
 from hf_td.compaction.trial import Undo, fixed_heads, replace
+from hf_td.compaction.undo import CutRecord
 from hf_td.layout import count_of, record_layout
 from hf_td.patching import find_patch, unpatch_model
 from hf_td.routing import mark_gone, marked_routers
@@ -90,7 +91,8 @@ def cut_model(
         if check:
             _cut_and_compare(model, anatomy, kept, example_inputs)
         else:
-            _cut_in_turn(model, anatomy, kept)
+            for _, undo in _cut_in_turn(model, anatomy, kept):
+                _record(model, *undo)
     finally:
         for router in routers.values():
             mark_gone(router)  # a stock module again, unless the cut was undone
@@ -108,16 +110,15 @@ def _cut_and_compare(
     before = _footprint(model, anatomy, runs)
     if not before.wide:
         before = _footprint(model, anatomy, runs, wide=False)
-    undo = _cut(model, kept)
-    _compare_or_undo(model, anatomy, before, undo, runs)
-    _record(model, undo)
+    records = [CutRecord.of(cuts, undo) for cuts, undo in _cut_in_turn(model, anatomy, kept)]
+    _compare_or_undo(model, anatomy, before, records, runs)
+    for record in records:
+        _record(model, record.parameters, record.counts)
 
 
-def _cut(model: nn.Module, kept: Mapping[Holder, Tensor]) -> Undo:
-    return replace(model, cut_parameters(model, kept), new_counts(model, kept))
-
-
-def _cut_in_turn(model: nn.Module, anatomy: Anatomy, kept: Mapping[Holder, Tensor]) -> None:
+def _cut_in_turn(
+    model: nn.Module, anatomy: Anatomy, kept: Mapping[Holder, Tensor]
+) -> Iterator[tuple[Cuts, Undo]]:
     """Cut one block after the other, so that the model is never in memory twice.
 
     Tied blocks are cut together, since they share a parameter. Whole experts come last: neurons are
@@ -126,10 +127,11 @@ def _cut_in_turn(model: nn.Module, anatomy: Anatomy, kept: Mapping[Holder, Tenso
     done: set[Holder] = set()
     for block in sorted(kept, key=lambda holder: isinstance(holder, Mixture)):
         tied = anatomy.tied(block) if isinstance(block, Block) else (block,)
-        tied = [other for other in tied if other in kept and other not in done]
-        if tied:
-            _record(model, _cut(model, {other: kept[other] for other in tied}))
-            done.update(tied)
+        units = {b: kept[b] for b in tied if b in kept and b not in done}
+        done.update(units)
+        cuts = cuts_of(model, units)
+        if cuts:
+            yield cuts, replace(model, cut_parameters(model, units), new_counts(model, units))
 
 
 def _footprint(
@@ -150,20 +152,22 @@ def _footprint(
 
 
 def _compare_or_undo(
-    model: nn.Module, anatomy: Anatomy, before: Footprint, undo: Undo, runs: Runs
+    model: nn.Module, anatomy: Anatomy, before: Footprint, records: list[CutRecord], runs: Runs
 ) -> None:
     try:
         compare(before, _footprint(model, anatomy, runs, before.wide))
     except Exception as error:
-        replace(model, *undo)
+        for record in reversed(records):
+            record.undo(model)
         raise ValueError(
             f"{type(model).__name__} cannot be made compact, and was left as it was: {error}"
         ) from error
 
 
-def _record(model: nn.Module, undo: Undo) -> None:
+def _record(
+    model: nn.Module, replaced: Iterable[str], counts: Mapping[str, Mapping[str, int]]
+) -> None:
     """Add what was cut to the layout in the config, if there is one."""
-    replaced, counts = undo
     parameters = dict(model.named_parameters(remove_duplicate=False))
     record_layout(
         model,

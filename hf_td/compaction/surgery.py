@@ -20,8 +20,8 @@ def cut_parameters(model: nn.Module, kept: Mapping[Holder, Tensor]) -> dict[str,
     """The smaller tensor of each parameter that loses something, by name."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     smaller: dict[str, Tensor] = {}
-    for (name, dim), gone in _cuts(model, kept).items():
-        smaller[name] = _without(smaller.get(name, parameters[name].detach()), dim, gone)
+    for (name, dim), gone in cuts_of(model, kept).items():
+        smaller[name] = without(smaller.get(name, parameters[name].detach()), dim, gone)
     return smaller
 
 
@@ -29,30 +29,51 @@ def smaller_shapes(model: nn.Module, kept: Mapping[Holder, Tensor]) -> dict[str,
     """The shapes of what `cut_parameters` gives."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     shapes: dict[str, list[int]] = {}
-    for (name, dim), gone in _cuts(model, kept).items():
+    for (name, dim), gone in cuts_of(model, kept).items():
         left = int((~gone).sum(-1).max())
         shapes.setdefault(name, list(parameters[name].shape))[dim] = left
     return {name: tuple(shape) for name, shape in shapes.items()}
 
 
-def _without(tensor: Tensor, dim: int, gone: Tensor) -> Tensor:
+def without(tensor: Tensor, dim: int, gone: Tensor) -> Tensor:
     """A tensor less some of its slices; with a row for each expert, those of each expert."""
-    stays = (~gone).nonzero()[:, -1].to(tensor.device)
+    stays = _places(~gone, tensor, dim)
     if gone.dim() == 1:
-        return tensor.index_select(dim, stays)
+        return tensor.index_select(dim, stays.flatten())
+    return tensor.take_along_dim(stays, dim).contiguous()
+
+
+def take(tensor: Tensor, dim: int, gone: Tensor) -> Tensor:
+    """What `without` leaves out."""
+    return without(tensor, dim, ~gone)
+
+
+def join(smaller: Tensor, dim: int, gone: Tensor, taken: Tensor | None) -> Tensor:
+    """The tensor of which `without` left `smaller`; what it left out is `taken`, or zeros."""
+    shape = list(smaller.shape)
+    shape[dim] = gone.shape[-1]
+    whole = smaller.new_zeros(shape)
+    for part, chosen in ((smaller, ~gone), (taken, gone)):
+        if part is not None:
+            index = _places(chosen, smaller, dim)
+            whole.scatter_(dim, index.expand_as(part), part)
+    return whole
+
+
+def _places(chosen: Tensor, tensor: Tensor, dim: int) -> Tensor:
+    """The indices of what is chosen, of as many dimensions as the tensor."""
     shape = [1] * tensor.dim()
-    shape[0], shape[dim] = len(gone), -1
-    return tensor.take_along_dim(stays.view(shape), dim).contiguous()
+    if chosen.dim() > 1:
+        shape[0] = len(chosen)
+    shape[dim] = -1
+    return chosen.nonzero()[:, -1].to(tensor.device).view(shape)
 
 
-def _cuts(model: nn.Module, kept: Mapping[Holder, Tensor]) -> Cuts:
-    """What goes of each parameter; a fused layer collects it from all its roles.
-
-    Whole experts come last: neurons are counted in all experts that there are.
-    """
+def cuts_of(model: nn.Module, kept: Mapping[Holder, Tensor]) -> Cuts:
+    """What goes of each parameter; a fused layer collects it from all its roles."""
     sizes = {n: p.shape for n, p in model.named_parameters(remove_duplicate=False)}
     found: Cuts = {}
-    for block, units in sorted(kept.items(), key=lambda pair: isinstance(pair[0], Mixture)):
+    for block, units in kept.items():
         gone = torch.ones(*units.shape[:-1], block.units, dtype=torch.bool).scatter(-1, units, 0)
         if gone.any():
             for name, dim, slices in _slices(model, block):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from hf_td.config import IN_TRAINING
 from hf_td.experiment.arguments import Arguments
 from hf_td.experiment.errors import UsageError, blaming_input
 from hf_td.experiment.methods import METHODS
@@ -24,12 +25,22 @@ def check_arguments(arguments: Arguments) -> None:
         METHODS[arguments.curve.method].settings(
             arguments.training.level, arguments.method_settings
         )
+    _check_importance(arguments)
     if arguments.training.teacher is not None:
         locate(arguments.training.teacher)
     _check_sparsities(arguments)
     _check_export(arguments)
     _check_seeds(arguments.seeds)
     _check_checkpoint(arguments)
+
+
+def _check_importance(arguments: Arguments) -> None:
+    importance = arguments.training.targeted_dropout().importance
+    if METHODS[arguments.curve.method].targets and importance not in IN_TRAINING:
+        raise UsageError(
+            f"--importance {importance} ranks for pruning alone; method {arguments.curve.method} "
+            f"ranks while it trains, by one of {list(IN_TRAINING)}"
+        )
 
 
 def _check_sparsities(arguments: Arguments) -> None:

@@ -94,7 +94,7 @@ def _limit(scores: Sequence[Tensor], costs: Sequence[float], sparsity: float) ->
     spent = each[order].cumsum(0)
     affordable = int((spent <= sparsity * spent[-1] * (1 + 1e-9)).sum())
     possible = min(affordable, int(ranked.isfinite().sum()))
-    return float(ranked[possible - 1]) if possible else -1.0
+    return float(ranked[possible - 1]) if possible else -torch.inf
 
 
 def _check_counted_once(sites: Sequence[Site]) -> None:

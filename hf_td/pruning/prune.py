@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
@@ -17,9 +17,13 @@ from hf_td.layers import can_measure
 from hf_td.layout import record_layout
 from hf_td.learned import FILE as SCORES_FILE
 from hf_td.learned import find_learned
+from hf_td.masks import random_scores
 from hf_td.pruning.budgets import Budget, Of
+from hf_td.pruning.first_order import movement_scores, taylor_scores
 from hf_td.pruning.report import PruningReport, count_sparsity
 from hf_td.sites import ExpertSite, Site, plan_sites
+
+Batches = Iterable[Mapping[str, Any]] | None
 
 
 def prune_model(
@@ -56,7 +60,8 @@ def prune_model(
         budget: `uniform`, `global`, or a `Budget` with its details.
         of: what a global sparsity is a fraction of: `units`, `parameters` or `flops`.
         calibration: batches of training data, keyword arguments for `model`, on which importance
-            by activation is measured; None for what was measured while the model was trained.
+            by activation is measured (None for what was measured while the model was trained), or,
+            with labels, importance by `taylor` or `movement`.
         example_inputs: as in `patch_model`.
         **overrides: settings that replace those of `config`, such as `level="unit"`.
 
@@ -65,7 +70,7 @@ def prune_model(
 
     Raises:
         ValueError: sparsity is out of range or more than a pattern takes, nothing is there to be
-            pruned, or importance by activation is asked for and nothing tells the activations.
+            pruned, or nothing tells what the importance that is asked for needs.
     """
     check_sparsity(sparsity)
     budget = as_budget(budget, of)
@@ -111,8 +116,8 @@ def sites_to_prune(
     config = configure(config, overrides)
     anatomy = read_anatomy(model, example_inputs)
     sites = plan_sites(model, anatomy, config)
-    if config.importance == "learned":
-        return _with_scores(sites, find_learned(model))
+    if config.importance in _GIVEN:
+        return _with_scores(sites, _GIVEN[config.importance](model, sites, config, calibration))
     if config.importance != "activation":
         return sites
     names = [site.name for site in sites if can_measure(site.layer)]
@@ -125,8 +130,14 @@ def _default_importance(model: nn.Module, calibration: Any) -> str:
     return "activation" if calibration else "magnitude"
 
 
-def _with_scores(sites: tuple[Site, ...], learned: Mapping[str, Tensor]) -> tuple[Site, ...]:
-    """The sites, ranked by learned scores."""
+def _with_scores(sites: tuple[Site, ...], scores: Mapping[str, Tensor]) -> tuple[Site, ...]:
+    return tuple(replace(s, given=scores[s.name].to(s.layer.weight.device)) for s in sites)
+
+
+def _learned(
+    model: nn.Module, sites: tuple[Site, ...], config: TargetedDropoutConfig, calibration: Batches
+) -> dict[str, Tensor]:
+    learned = find_learned(model)
     for site in sites:
         shape = tuple(site.scores().shape)
         found = tuple(learned[site.name].shape) if site.name in learned else None
@@ -136,7 +147,43 @@ def _with_scores(sites: tuple[Site, ...], learned: Mapping[str, Tensor]) -> tupl
                 f"{found or 'none'}: train with a method that learns scores at this level and keep "
                 f"{SCORES_FILE} beside the weights, or prune by importance='magnitude'"
             )
-    return tuple(replace(s, given=learned[s.name].to(s.layer.weight.device)) for s in sites)
+    return learned
+
+
+def _random(
+    model: nn.Module, sites: tuple[Site, ...], config: TargetedDropoutConfig, calibration: Batches
+) -> dict[str, Tensor]:
+    """Those of the training, so that what it always dropped is what goes."""
+    return {site.name: random_scores(site, config.seed) for site in sites}
+
+
+def _first_order(
+    model: nn.Module, sites: tuple[Site, ...], config: TargetedDropoutConfig, calibration: Batches
+) -> dict[str, Tensor]:
+    if calibration is None:
+        raise ValueError(
+            f"importance {config.importance!r} looks at gradients: pass a few batches of training "
+            "data, with labels, as calibration=..."
+        )
+    experts = [site.name for site in sites if isinstance(site, ExpertSite)]
+    if experts:
+        raise ValueError(
+            f"importance {config.importance!r} cannot rank the experts of {experts[0]}: without "
+            "one the router chooses another, which no gradient tells; use importance='magnitude' "
+            "or 'activation'"
+        )
+    measure = {"taylor": taylor_scores, "movement": movement_scores}[config.importance]
+    return measure(model, sites, calibration)
+
+
+# Importance that is not read off the weights: from model, sites, settings and calibration data to
+# scores by the name of the site. Another one is another row.
+_GIVEN: dict[str, Callable[..., Mapping[str, Tensor]]] = {
+    "learned": _learned,
+    "random": _random,
+    "taylor": _first_order,
+    "movement": _first_order,
+}
 
 
 def _activations(
@@ -172,21 +219,25 @@ def remove_lowest(sites: tuple[Site, ...], sparsity: float, budget: Budget) -> N
 
 
 @contextmanager
-def kept_weights(sites: tuple[Site, ...]) -> Iterator[None]:
+def kept_weights(sites: tuple[Site, ...]) -> Iterator[Callable[[], None]]:
     """Restore, on leaving, every weight and bias that pruning can change, bit for bit.
 
-    Routers choose again as before.
+    Gives a function that restores them before, to prune anew. Routers choose again as before.
     """
     tensors = _distinct(sites)
     copies = [tensor.clone() for tensor in tensors]
-    try:
-        yield
-    finally:
+
+    def restore() -> None:
         for tensor, copy in zip(tensors, copies, strict=True):
             tensor.copy_(copy)
         for site in sites:
             if isinstance(site, ExpertSite):
                 site.settle()
+
+    try:
+        yield restore
+    finally:
+        restore()
 
 
 def _distinct(sites: tuple[Site, ...]) -> list[Tensor]:

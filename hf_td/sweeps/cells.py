@@ -100,7 +100,8 @@ class _Planner:
         return Cell(name, place.seed, place.arguments, models, ())
 
     def _target(self, place: Place, reference: str, referring: tuple[Place, ...]) -> Cell:
-        pairs = dict(word.partition("=")[::2] for word in reference.split())
+        words = [word.partition("=") for word in reference.split()]
+        pairs = {key: value for key, _, value in words}
         wanted = {key: str(getattr(place, key)) for key in _KEYS} | pairs
         target = self._places.get(tuple(wanted[key] for key in _KEYS))
         if target is None or set(pairs) - set(_KEYS):

@@ -70,9 +70,11 @@ class TargetedDropoutFields:
     layers: list[int] | None = field(
         default=None, metadata={"help": "indices of the layers to target; all by default"}
     )
-    importance: Literal["magnitude", "activation", "random", "learned"] | None = _setting(
+    importance: (
+        Literal["magnitude", "activation", "random", "taylor", "movement", "learned"] | None
+    ) = _setting(
         "what ranks: magnitude, magnitude times activation, a fixed random set; or, for pruning "
-        "alone, what a baseline has learned"
+        "alone, the change or the growth of the loss to first order, or what a baseline has learned"
     )
     draw: Literal["unit", "element"] = field(
         default="unit",

@@ -104,7 +104,7 @@ def test_many_methods_are_told_apart_and_their_legend_stands_beside():
 
 def test_strips_show_every_value_from_lowest_to_highest_and_fill_the_marked_one(tmp_path):
     panels = {"75%": {"a": [0.5, 0.9, 0.6], "b": [0.7]}, "90%": {"b": [0.4]}}
-    figure = plots._draw_strips(panels, "f1", "title", {"75%": {"a": 0.6}})
+    figure: Any = plots._draw_strips(panels, "f1", "title", {"75%": {"a": 0.6}})
     left, right = figure.axes
     assert [text.get_text() for text in left.get_yticklabels()] == ["a", "b"]
     span, median, dots, marked = left.lines[:4]

@@ -58,6 +58,13 @@ def value(number: Any) -> float:
     return float(number.detach())
 
 
+def penalty_of(baseline: AttachedBaseline) -> Tensor:
+    """Of a method that has one."""
+    penalty = baseline.penalty()
+    assert penalty is not None
+    return penalty
+
+
 def original(model: nn.Module, name: str) -> Tensor:
     """The weight that is trained, behind the one that the layer computes with."""
     return model.get_parameter(f"{name}.parametrizations.weight.original")
@@ -140,7 +147,7 @@ def test_l1_is_the_sum_of_mean_magnitudes():
     model, baseline = attached(L1(penalty=0.5), "weight", include=(QUERY, DOWN))
     weights = [model.get_submodule(name).weight for name in (QUERY, DOWN)]
     expected = 0.5 * sum(value(w.abs().sum() / w.numel()) for w in weights)
-    penalty = baseline.penalty()
+    penalty = penalty_of(baseline)
     assert value(penalty) == pytest.approx(expected, rel=1e-6)
     penalty.backward()
     assert_close(weights[0].grad, 0.5 * weights[0].detach().sign() / weights[0].numel())
@@ -180,7 +187,7 @@ def test_l0_starts_open_and_pays_for_open_gates():
     assert value(gate.logits.std()) == pytest.approx(0.01, abs=0.001)
     # log(.1 / 1.1) * 2/3 = -1.5986; ten examples.
     each = 1 / (1 + torch.exp(-(gate.logits + 1.598597)))
-    penalty = baseline.penalty()
+    penalty = penalty_of(baseline)
     assert_close(penalty, 0.2 / 10 * each.sum())
     penalty.backward()
     assert_close(gate.logits.grad, 0.02 * (each * (1 - each)).detach())
@@ -259,7 +266,8 @@ def test_units_bear_noise_of_their_own():
 def test_the_divergence_warms_up_and_is_shared_by_the_examples():
     model, baseline = attached(VariationalDropout(penalty=0.5, warmup=0.4), "weight")
     total = sum(
-        divergence(log_alpha(t.log_variance, t.site.layer.weight)).sum() for _, t in baseline
+        divergence(log_alpha(t.get_parameter("log_variance"), t.site.layer.weight)).sum()
+        for _, t in baseline
     )
     for progress, grown in [(0.0, 0.0), (0.1, 0.25), (0.4, 1.0), (0.9, 1.0)]:
         baseline.advance(progress, update=1)

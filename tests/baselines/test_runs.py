@@ -239,7 +239,7 @@ def test_an_optimiser_that_does_not_know_the_method_is_refused(tmp_path):
 def test_the_penalty_is_part_of_the_loss_and_of_the_log(tmp_path):
     losses = {}
     for penalty in (0.0, 100.0):
-        settings = {"max_steps": 1, "per_device_train_batch_size": 4}
+        settings: dict[str, Any] = {"max_steps": 1, "per_device_train_batch_size": 4}
         trainer = trainer_of(tiny_model("bert"), L1(penalty=penalty), tmp_path, **settings)
         trainer.train()
         losses[penalty] = trainer.state.log_history[0]
