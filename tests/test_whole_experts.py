@@ -563,7 +563,7 @@ def test_rows_of_zeros_that_are_no_mark_are_refused():
 def test_what_cannot_rank_or_treat_experts_is_refused():
     batches = [{**family_inputs(mixture("mixtral")), "labels": torch.ones(2, 7, dtype=torch.long)}]
     for importance in ("taylor", "movement"):
-        with pytest.raises(ValueError, match="cannot rank the experts of model.layers.0.mlp.gate"):
+        with pytest.raises(ValueError, match=r"cannot rank the experts of model.layers.0"):
             prune_model(mixture("mixtral"), 0.5, importance=importance, calibration=batches, **ONLY)
     with pytest.raises(ValueError, match="whole experts are for targeted dropout alone"):
         attach_baseline(mixture("mixtral"), L1(), TargetedDropoutConfig(**ONLY))
