@@ -85,8 +85,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def measure(arguments: Arguments, rows: int, size: int) -> list[Dependence]:
     """What was measured at each sparsity of one model."""
     problem = glue_problem(arguments)
-    model = problem.make_model().to(arguments.training.device)
-    batches = first_batches(problem, rows, size, arguments.training.device)
+    device = arguments.training.device
+    model = problem.make_model()
+    model.to(device)  # pyright: ignore[reportArgumentType]  # a decorator hides its type
+    batches = first_batches(problem, rows, size, device)
     how = how_to_prune(model, problem, arguments)
     return [
         measure_dependence(model, sparsity, batches, **how)
