@@ -78,8 +78,8 @@ def _compute_type(weight: Tensor) -> torch.dtype:
 
 
 def _product(tensor: Tensor, keep: Tensor, dtype: torch.dtype) -> Tensor:
-    if torch.is_grad_enabled():  # a gradient of the gradient is wanted
+    differentiable = torch.is_grad_enabled()  # where a gradient of the gradient is wanted
+    if differentiable or tensor.dtype == dtype:
         return (tensor * keep).to(dtype)
-    if cpu.supports_product(tensor, keep):
-        return cpu.product(tensor, keep, dtype)
-    return (tensor * keep).to(dtype)
+    # One kernel on CUDA, which reads both types and writes the third.
+    return torch.mul(tensor, keep, out=torch.empty_like(tensor, dtype=dtype))
