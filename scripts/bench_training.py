@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> None:
     known = (
         set() if options.again or not lines.is_file() else set(map(_key, read_json_lines(lines)))
     )
-    facts = {"command": arguments, "seed": 0, **environment()}
+    facts = {"script": Path(__file__).name, "command": arguments, "seed": 0, **environment()}
     for record in _records(
         options, lambda c: _key({"case": "step", **c.facts(), **place}) in known
     ):
