@@ -138,7 +138,7 @@ def _draw_lines(lines: Mapping[str, Mapping[float, float]], x: str, y: str) -> F
     axes = figure.add_subplot()
     for place, (name, line) in enumerate(lines.items()):
         points = sorted(line.items())
-        look: dict[str, Any] = {"color": _COLOURS[place % len(_COLOURS)], "label": name}
+        look: dict[str, Any] = {"color": COLOURS[place % len(COLOURS)], "label": name}
         look |= {"marker": _MARKERS[place % len(_MARKERS)], "markersize": 6, "linewidth": 2}
         axes.plot([p for p, _ in points], [v for _, v in points], **look)
     places = sorted({p for line in lines.values() for p in line})
