@@ -26,7 +26,7 @@ from hf_td.analysis import pruning_curve
 from hf_td.patching import patch_model, unpatch_model
 from hf_td.pruning import prune_model, to_semi_structured
 
-BERT_LARGE: dict[str, int] = {
+BERT_LARGE: dict[str, Any] = {
     "hidden_size": 1024,
     "num_hidden_layers": 24,
     "num_attention_heads": 16,
@@ -269,9 +269,11 @@ def _semi_structured(rounds: int) -> Iterator[Record]:
     if not torch.cuda.is_available():
         return
     config = LlamaConfig(hidden_size=4096, num_hidden_layers=4, intermediate_size=11_008)
-    dense = LlamaForCausalLM(config).eval().to("cuda", torch.float16)
+    dense: Any = LlamaForCausalLM(config).eval()
+    dense.to("cuda", torch.float16)
     prune_model(dense, 0.5, level="weight", pattern="2:4")
-    sparse = LlamaForCausalLM(config).eval().to("cuda", torch.float16)
+    sparse: Any = LlamaForCausalLM(config).eval()
+    sparse.to("cuda", torch.float16)
     sparse.load_state_dict(dense.state_dict())
     to_semi_structured(sparse)
     for tokens in (1, 16, 128, 1024, 4096):

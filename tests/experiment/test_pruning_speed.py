@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
@@ -9,7 +11,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from hf_td.experiment import pruning_speed
 from hf_td.experiment.pruning_speed import CASES, measure_case, pruning_section
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "hidden_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
@@ -55,7 +57,7 @@ def test_a_big_model_is_written_in_every_way(monkeypatch, tmp_path):
 
 def test_big_models_have_no_rows_that_are_alike():
     model = pruning_speed._noisy(lambda: BertForSequenceClassification(BertConfig(**SMALL)))
-    weight = model.get_submodule("bert.encoder.layer.1.intermediate.dense").weight
+    weight = model.get_parameter("bert.encoder.layer.1.intermediate.dense.weight")
     assert len(torch.unique(weight.detach(), dim=0)) == 256
 
 
