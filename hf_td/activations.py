@@ -1,5 +1,7 @@
 """How large the inputs of linear layers are, which importance by activation scales with.
 
+Of a router it is the weights that it gives to its experts.
+
 Not in the paper; the authors' code has an early form of it (`targeted_ard`), and Wanda (Sun et al.,
 arXiv 2306.11695) ranks single weights so.
 """
@@ -17,6 +19,7 @@ from torch import Tensor, distributed, nn
 from transformers.utils.hub import cached_file
 
 from hf_td.config import TargetedDropoutConfig, trained_with
+from hf_td.routing import routed_squares
 
 # Lies beside the weights of a model that was trained with importance by activation.
 FILE = "activations.safetensors"
@@ -112,6 +115,13 @@ def sampled_squares(inputs: Tensor) -> tuple[Tensor, int]:
     return rows.float().square().sum(0), rows.shape[0]
 
 
+def _squares(layer: Any, inputs: Tensor, output: Any) -> tuple[Tensor, int]:
+    """Of the weights that a router gives, or of what goes into any other layer."""
+    if isinstance(output, tuple):
+        return routed_squares(output, len(layer.weight))
+    return sampled_squares(inputs)
+
+
 @torch.no_grad()
 def measure_activations(
     model: nn.Module, names: Iterable[str], batches: Iterable[Mapping[str, Any]]
@@ -120,7 +130,7 @@ def measure_activations(
 
     Args:
         model: any model.
-        names: dotted names of linear layers that a forward calls.
+        names: dotted names of linear layers and routers that a forward calls.
         batches: keyword arguments for `model`; use training data, never what will be reported.
 
     Raises:
@@ -129,15 +139,13 @@ def measure_activations(
     sums: dict[str, Tensor] = {}
     rows: dict[str, int] = {}
 
-    def add(name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        total, count = sampled_squares(inputs[0])
+    def add(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+        total, count = _squares(layer, inputs[0], output)
         sums[name] = sums.get(name, 0) + total
         rows[name] = rows.get(name, 0) + count
 
     wanted = list(names)
-    hooks = [
-        model.get_submodule(name).register_forward_pre_hook(partial(add, name)) for name in wanted
-    ]
+    hooks = [model.get_submodule(name).register_forward_hook(partial(add, name)) for name in wanted]
     was_training = model.training
     try:
         model.eval()

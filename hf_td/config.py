@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from fnmatch import fnmatchcase
@@ -15,6 +16,7 @@ CONFIG_KEY = "targeted_dropout"
 
 Level = Literal["weight", "unit"]
 PartLevel = Literal["weight", "unit", "none"]
+ExpertsLevel = Literal["unit", "none"]
 Importance = Literal["magnitude", "activation", "random", "taylor", "movement", "learned"]
 Draw = Literal["unit", "element"]
 
@@ -56,6 +58,40 @@ class Rates(NamedTuple):
     drop_rate: float
 
 
+class Neighbours(NamedTuple):
+    """A pattern: of each group of neighbours along the fan-in the lowest are candidates.
+
+    Attributes:
+        lowest: how many of each group.
+        of: the size of a group.
+    """
+
+    lowest: int
+    of: int
+
+    @property
+    def share(self) -> float:
+        """The fraction of the weights that are candidates."""
+        return self.lowest / self.of
+
+
+def parse_pattern(text: str | None) -> Neighbours | None:
+    """A pattern from "N:M"; None for None.
+
+    Raises:
+        ValueError: it is not of this form, or not 0 < N < M.
+
+    >>> parse_pattern("2:4")
+    Neighbours(lowest=2, of=4)
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+):(\d+)", text) if isinstance(text, str) else None
+    if found is None or not 0 < int(found[1]) < int(found[2]):
+        raise ValueError(f"pattern is 'N:M' with 0 < N < M, such as '2:4', got {text!r}")
+    return Neighbours(lowest=int(found[1]), of=int(found[2]))
+
+
 @dataclass(frozen=True, kw_only=True)
 class TargetedDropoutConfig:
     """What is targeted, how much of it, and how the rates grow over the run.
@@ -66,13 +102,15 @@ class TargetedDropoutConfig:
         level: `weight` ranks the weights inside each output unit; `unit` ranks heads and neurons.
         attention_level: the level of attention blocks where it differs; `none` leaves them alone.
         feed_forward_level: the same for feed-forward blocks.
+        experts_level: `unit` ranks whole experts inside each mixture, beside their neurons or
+            weights, which `feed_forward_level` is for; `none` leaves all experts in.
         targeting: gamma, the final fraction of weights or units that are candidates, in [0, 1).
             It should be at least the sparsity that will be shipped.
         drop_rate: alpha, the final probability that a candidate is dropped in an update, in [0, 1].
         targeting_schedule: how the targeting grows; a `Schedule`, its JSON form, or a shape's name.
         drop_rate_schedule: how the drop rate grows.
         include: patterns (`fnmatch`) on the dotted names of the layers to patch. At the unit level
-            the name of a block's consumer (its last layer) decides.
+            the name of a block's consumer (its last layer) decides; of a mixture, its router.
         exclude: patterns that take layers out again.
         layers: indices of the layers to patch; None means all.
         importance: what ranks: `magnitude` (the paper); `activation`, the magnitude times the root
@@ -85,11 +123,15 @@ class TargetedDropoutConfig:
         rescale: scale surviving candidates by `1 / (1 - drop_rate)`, as the authors' second
             release does.
         seed: of the draws; a mask is a function of (seed, update, layer).
+        pattern: at the weight level, "N:M": the candidates are the N lowest of each M neighbours
+            along the fan-in, so that exactly these go ("2:4" for the sparse kernels of GPUs). The
+            final targeting is N/M. The literature counts what stays: its 1:4 is 3:4 here.
     """
 
     level: Level = "weight"
     attention_level: PartLevel | None = None
     feed_forward_level: PartLevel | None = None
+    experts_level: ExpertsLevel = "none"
     targeting: float = FROM_RECIPE
     drop_rate: float = FROM_RECIPE
     targeting_schedule: Schedule = FROM_RECIPE
@@ -101,19 +143,32 @@ class TargetedDropoutConfig:
     draw: Draw = "unit"
     rescale: bool = False
     seed: int = 0
+    pattern: str | None = None
 
     def __post_init__(self) -> None:
         _check_choice("level", self.level, get_args(Level))
-        self._fill_in()
+        neighbours = parse_pattern(self.pattern)
+        self._fill_in(neighbours)
         self._normalise()
         _check_choice("attention_level", self.attention_level, (*get_args(PartLevel), None))
         _check_choice("feed_forward_level", self.feed_forward_level, (*get_args(PartLevel), None))
+        _check_choice("experts_level", self.experts_level, get_args(ExpertsLevel))
         _check_choice("importance", self.importance, get_args(Importance))
         _check_choice("draw", self.draw, get_args(Draw))
         _check_rate("targeting", self.targeting, "a fraction in [0, 1)", below_one=True)
         _check_rate("drop_rate", self.drop_rate, "a probability in [0, 1]")
+        if self.experts_level == "unit" and (self.draw != "unit" or self.rescale):
+            raise ValueError(
+                "whole experts are dropped by their router, which spreads the weight over the "
+                f"others: experts_level='unit' goes with draw='unit' and rescale=False, got "
+                f"draw={self.draw!r}, rescale={self.rescale}"
+            )
+        if neighbours is not None:
+            self._check_pattern(neighbours)
 
-    def _fill_in(self) -> None:
+    def _fill_in(self, neighbours: Neighbours | None) -> None:
+        if neighbours is not None and self.targeting is FROM_RECIPE:
+            object.__setattr__(self, "targeting", neighbours.share)
         for name, value in RECIPES[self.level].items():
             if getattr(self, name) is FROM_RECIPE:
                 object.__setattr__(self, name, value)
@@ -126,8 +181,25 @@ class TargetedDropoutConfig:
         if self.layers is not None:
             object.__setattr__(self, "layers", _as_indices(self.layers))
 
+    def _check_pattern(self, neighbours: Neighbours) -> None:
+        if "weight" not in (self.level_of("attention"), self.level_of("feed_forward")):
+            raise ValueError(
+                f"the pattern {self.pattern} ranks neighbouring weights, but the level of both "
+                "parts is another; use level='weight', or no pattern"
+            )
+        if self.targeting != neighbours.share:
+            raise ValueError(
+                f"the pattern {self.pattern} makes {neighbours.share:g} of the weights candidates, "
+                f"but targeting is {self.targeting}; leave one of them out"
+            )
+
+    @property
+    def neighbours(self) -> Neighbours | None:
+        """The pattern in numbers."""
+        return parse_pattern(self.pattern)
+
     def level_of(self, part: str) -> PartLevel:
-        """The level of a part, `attention` or `feed_forward`."""
+        """The level of a part: `attention`, `feed_forward` or `experts`."""
         return getattr(self, f"{part}_level") or self.level
 
     def selects(self, name: str, layer: int | None) -> bool:
@@ -185,7 +257,11 @@ def configure(
     unknown = sorted(set(overrides) - known)
     if unknown:
         raise TypeError(f"unknown settings {unknown}; known are {sorted(known)}")
-    return TargetedDropoutConfig(**overrides) if config is None else replace(config, **overrides)
+    if config is None:
+        return TargetedDropoutConfig(**overrides)
+    if overrides.get("pattern") is not None:
+        overrides = {"targeting": FROM_RECIPE, **overrides}  # the new pattern says it
+    return replace(config, **overrides)
 
 
 def trained_with(model: Any) -> TargetedDropoutConfig | None:

@@ -8,14 +8,33 @@ weight with the gradient that the paper prescribes: none for what was dropped.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from hf_td.reductions import count_nonzero, sum_of_squares
+
 # Drops are decided on 16-bit integers, four of which come out of one 64-bit draw.
 _DRAW_LEVELS = 1 << 16
 _DRAWS_PER_WORD = 4
+
+
+def weight_scores(weight: Tensor, scale: Tensor | None, fan_in_dim: int) -> Tensor:
+    """Magnitudes of weights, of the shape of the weight; ranked along `fan_in_dim`.
+
+    Args:
+        weight: `(out, in)`, `(in, out)`, or with leading dimensions.
+        scale: what the weights of each input are multiplied with, `(fan_in,)`; None for ones.
+        fan_in_dim: the dimension of the weight that runs over the inputs.
+    """
+    magnitude = weight.detach().abs()
+    if scale is None:
+        return magnitude
+    shape = [1] * weight.dim()
+    shape[fan_in_dim] = -1
+    return magnitude * scale.view(shape)
 
 
 def candidate_count(total: int, fraction: float) -> int:
@@ -47,7 +66,10 @@ def candidate_mask(
         return torch.full_like(scores, count > 0, dtype=torch.bool)
     limit = cutoff(scores, count, dim)
     below = scores < limit
-    return below | _first_ties(scores == limit, below, count, dim) if break_ties else below
+    slices = below.numel() // below.shape[dim]
+    if not break_ties or count_nonzero(below) == count * slices:
+        return below
+    return below | _first_ties(scores == limit, below, count, dim)
 
 
 def cutoff(scores: Tensor, count: int, dim: int = -1) -> Tensor:
@@ -65,10 +87,43 @@ def _first_ties(ties: Tensor, below: Tensor, count: int, dim: int) -> Tensor:
     return ties & (ties.cumsum(dim) <= missing)
 
 
+def lowest_neighbours(scores: Tensor, lowest: int, of: int, dim: int = -1) -> Tensor:
+    """True for the `lowest` lowest scores in each group of `of` neighbours along `dim`.
+
+    Of equal scores the first go. Every group has exactly `lowest`, as the sparse kernels of GPUs
+    expect (2:4).
+
+    Args:
+        scores: any shape, with a multiple of `of` entries along `dim`.
+        lowest: how many of each group, in [0, of].
+        of: the size of a group.
+        dim: the dimension along which entries are neighbours.
+
+    Returns:
+        A boolean tensor of the shape of `scores`.
+    """
+    # One tensor for each place in a group: comparing these pair by pair needs no sort.
+    places = scores.movedim(dim, -1).unflatten(-1, (-1, of)).unbind(-1)
+    ranks = [torch.zeros_like(place, dtype=torch.int16) for place in places]
+    for first, second in combinations(range(of), 2):
+        is_lower = places[second] < places[first]
+        ranks[first] += is_lower
+        ranks[second] += ~is_lower
+    chosen = torch.stack([rank < lowest for rank in ranks], -1)
+    return chosen.flatten(-2).movedim(-1, dim)
+
+
+def has_zero_neighbours(weight: Tensor, lowest: int, of: int, dim: int = -1) -> bool:
+    """Whether each group of `of` neighbours along `dim` has at least `lowest` zeros."""
+    if weight.shape[dim] % of:
+        return False
+    groups = (weight == 0).movedim(dim, -1).unflatten(-1, (-1, of))
+    return bool((groups.sum(-1) >= lowest).all())
+
+
 def row_norms(weight: Tensor, fan_in_dim: int) -> Tensor:
     """L2 norm of each output unit's weights: `(units_out,)`, in float32 or wider."""
-    wide = weight if weight.dtype == torch.float64 else weight.float()
-    return wide.square().sum(fan_in_dim).sqrt()
+    return sum_of_squares(weight, fan_in_dim).sqrt()
 
 
 def unit_norms(members: Sequence[Tensor]) -> Tensor:
@@ -83,6 +138,16 @@ def unit_norms(members: Sequence[Tensor]) -> Tensor:
     return torch.stack([m.square().sum(-1) for m in members]).sum(0).sqrt()
 
 
+def generator(device: torch.device, key: int) -> torch.Generator:
+    """A generator whose draws are a function of `key`, a signed 64-bit integer."""
+    return torch.Generator(device).manual_seed(key)
+
+
+def drop_threshold(drop_rate: float) -> int:
+    """How many of the 2**16 values of a draw mean that a candidate is dropped."""
+    return round(drop_rate * _DRAW_LEVELS)
+
+
 def random_drop(
     shape: torch.Size, drop_rate: float, generator: torch.Generator, device: torch.device
 ) -> Tensor:
@@ -90,7 +155,7 @@ def random_drop(
 
     The rates 0 and 1 are exact: never and always.
     """
-    threshold = round(drop_rate * _DRAW_LEVELS)
+    threshold = drop_threshold(drop_rate)
     if threshold in (0, _DRAW_LEVELS):
         return torch.full(shape, threshold > 0, dtype=torch.bool, device=device)
     words = torch.empty(-(-shape.numel() // _DRAWS_PER_WORD), dtype=torch.int64, device=device)

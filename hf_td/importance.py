@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hf_td import functional
 from hf_td.anatomy import Block, Layout, Projection, find_layer, layout_of
+from hf_td.reductions import any_nonzero
 
 # A linear layer, and those of its features that belong to the units of a block.
 Member = tuple[Any, Projection]
@@ -44,7 +45,7 @@ def read_units(layer: Any, consumer: Projection) -> Tensor:
 
     The leading dimension, if any, runs over experts.
     """
-    read = (_weight(layer) != 0).any(unit_dim(layer))
+    read = any_nonzero(_weight(layer), unit_dim(layer))
     return read[..., consumer.features.to(read.device)].any(-1)
 
 
@@ -55,10 +56,7 @@ def weight_scores(layer: Any, activation: Tensor | None = None) -> Tensor:
         layer: a linear layer.
         activation: root mean square of each of its inputs, `(fan_in,)`, to scale with.
     """
-    magnitude = _weight(layer).abs()
-    if activation is None:
-        return magnitude
-    return magnitude * activation.unsqueeze(unit_dim(layer) - magnitude.dim())
+    return functional.weight_scores(_weight(layer), activation, fan_in_dim(layer))
 
 
 def unit_scores(members: Sequence[Member], activation: Tensor | None = None) -> Tensor:
@@ -73,6 +71,19 @@ def unit_scores(members: Sequence[Member], activation: Tensor | None = None) -> 
     norms = functional.unit_norms(
         [_row_norms(layer)[..., _index(p, layer)] for layer, p in members]
     )
+    return norms if activation is None else norms * activation
+
+
+def expert_scores(weights: Sequence[Tensor], activation: Tensor | None = None) -> Tensor:
+    """`(experts,)`: L2 norm of all the weights of each expert.
+
+    Args:
+        weights: the parameters of the experts, each `(experts, ...)`.
+        activation: root mean square of the weight that the router gives each expert, `(experts,)`,
+            to scale with.
+    """
+    rows = [functional.row_norms(weight.detach().flatten(1), 1) for weight in weights]
+    norms = functional.unit_norms([row[:, None] for row in rows])
     return norms if activation is None else norms * activation
 
 

@@ -17,9 +17,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from hf_td import functional
+from hf_td import kernels
 from hf_td.activations import sampled_squares
 from hf_td.anatomy import Stack, layout_of, stacks_of
+from hf_td.routing import (
+    MaskedRouterMixin,
+    Router,
+    gone_experts,
+    mark_gone,
+    routed_squares,
+    stock_class,
+)
 
 
 class TargetedMixin:
@@ -39,15 +47,19 @@ class TargetedMixin:
 
     def effective_weight(self) -> Tensor:
         """The weight that this update uses."""
-        return functional.masked(self.weight, self.keep)
+        return kernels.masked(self.weight, self.keep)
 
     def measure(self, inputs: Tensor) -> None:
         """Add a training input, `(..., fan_in)`, to what importance by activation looks at."""
         if self.input_squares is not None:
             with torch.no_grad():
-                squares, rows = sampled_squares(inputs)
-                self.input_squares += squares
-                self.input_rows += rows
+                self.add_squares(*sampled_squares(inputs))
+
+    def add_squares(self, squares: Tensor, rows: int) -> None:
+        """Add a sum of squares and the number of its rows to what was measured."""
+        if self.input_squares is not None:
+            self.input_squares += squares
+            self.input_rows += rows
 
     def take_squares(self) -> tuple[Tensor, Tensor] | None:
         """The sum of the squared inputs since the last call and its number of rows, or None."""
@@ -114,9 +126,30 @@ class TargetedExpertsMixin:
         if not self.training:
             return parent.forward(*args, **kwargs)
         stacks = _targeted_stacks(self)
-        masked = {stack.name: functional.masked(stack.weight, stack.keep) for stack in stacks}
+        masked = {stack.name: kernels.masked(stack.weight, stack.keep) for stack in stacks}
         with _in_front(self, masked):
             return parent.forward(*args, **kwargs)
+
+
+class TargetedRouterMixin(TargetedMixin, MaskedRouterMixin):
+    """For routers, which do not choose the experts that this update drops.
+
+    `keep` is boolean, `(experts,)`. What importance looks at are the weights that the router would
+    give without dropping: or what is dropped would seem to be of no use, and be dropped again.
+    """
+
+    training: bool
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the stock class gives without the experts that are dropped or gone."""
+        gone = gone_experts(self)
+        if not self.training:
+            return self.route(gone, *args, **kwargs)
+        if self.input_squares is not None:
+            with torch.no_grad():
+                output = self.route(gone, *args, **kwargs)
+                self.add_squares(*routed_squares(output, len(gone)))
+        return self.route(gone | ~self.keep, *args, **kwargs)
 
 
 def _targeted_stacks(module: Any) -> list[Stack]:
@@ -142,24 +175,32 @@ TARGETED: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-def _targeted_class(stock: type[nn.Module]) -> type[nn.Module]:
+def _targeted_class(layer: Any) -> type[nn.Module]:
+    """The targeted class of a layer, or of the module that it lies in."""
+    stock = stock_class(_module_of(layer))
     if stock not in TARGETED:
-        mixin: Any = ShadowedMixin if issubclass(stock, nn.Linear) else TargetedExpertsMixin
-        TARGETED[stock] = type(f"Targeted{stock.__name__}", (mixin, stock), {})
+        TARGETED[stock] = type(f"Targeted{stock.__name__}", (_mixin(layer), stock), {})
     return TARGETED[stock]
 
 
+def _mixin(layer: Any) -> Any:
+    if isinstance(layer, Router):
+        return TargetedRouterMixin
+    return TargetedExpertsMixin if isinstance(layer, Stack) else ShadowedMixin
+
+
 def _can_be_targeted(layer: Any) -> bool:
-    """A known class, or a subclass of `nn.Linear` or a stack that keeps an ordinary weight."""
+    """A known class, or a subclass of `nn.Linear`, stack or router that has an ordinary weight."""
     if type(layer) in (nn.Linear, Conv1D):
         return True
     weight = getattr(layer, "weight", None)
     plain = type(weight) is nn.Parameter and weight.is_floating_point()
-    return isinstance(layer, (nn.Linear, Stack)) and plain and not is_targeted(_module_of(layer))
+    known = isinstance(layer, (nn.Linear, Stack, Router))
+    return known and plain and not is_targeted(_module_of(layer))
 
 
 def _module_of(layer: Any) -> Any:
-    return layer.module if isinstance(layer, Stack) else layer
+    return layer.module if isinstance(layer, (Stack, Router)) else layer
 
 
 def check_targetable(name: str, layer: Any) -> None:
@@ -167,7 +208,7 @@ def check_targetable(name: str, layer: Any) -> None:
 
     Args:
         name: dotted name of the layer, for the message.
-        layer: a linear layer, or a stack of experts.
+        layer: a linear layer, a stack of experts, or a router.
 
     Raises:
         TypeError: the class has no targeted variant (quantised layers have none), the layer is
@@ -201,33 +242,42 @@ def target(layer: Any, keep: Tensor, *, measures: bool = False) -> None:
     """
     module = _module_of(layer)
     if not is_targeted(module):
-        module.__class__ = _targeted_class(type(module))
+        module.__class__ = _targeted_class(layer)
     module.register_buffer(_keep_name(layer), keep, persistent=False)
     if can_measure(layer):
-        _prepare_to_measure(module, measures)
+        _prepare_to_measure(layer, measures)
 
 
-def _prepare_to_measure(module: Any, measures: bool) -> None:
+def _prepare_to_measure(layer: Any, measures: bool) -> None:
+    module = _module_of(layer)
     squares = rows = None
     if measures:
-        layout = layout_of(module)
-        assert layout is not None
-        fan_in = module.weight.shape[layout.fan_in_dim]
-        squares = torch.zeros(fan_in, device=module.weight.device)
+        squares = torch.zeros(_measured_features(layer), device=module.weight.device)
         # An integer, so that it counts right in a model that is cast to half precision.
         rows = torch.zeros((), dtype=torch.long, device=module.weight.device)
     module.register_buffer("input_squares", squares, persistent=False)
     module.register_buffer("input_rows", rows, persistent=False)
 
 
+def _measured_features(layer: Any) -> int:
+    """The number of experts, or of inputs."""
+    layout = layout_of(layer)
+    return layer.weight.shape[0 if layout is None else layout.fan_in_dim]
+
+
 def restore(layer: Any) -> None:
-    """Turn a targeted layer back into its stock class, in place; experts with their last stack."""
+    """Turn a targeted layer back into its stock class, in place; experts with their last stack.
+
+    A router from which experts were pruned goes on leaving them out.
+    """
     module = _module_of(layer)
     delattr(module, _keep_name(layer))
     if can_measure(layer):
         del module.input_squares, module.input_rows
     if not _targeted_stacks(module):
         module.__class__ = next(s for s, targeted in TARGETED.items() if type(module) is targeted)
+    if isinstance(layer, Router):
+        mark_gone(module)
 
 
 def _keep_name(layer: Any) -> str:
@@ -240,5 +290,5 @@ def can_measure(layer: Any) -> bool:
 
 
 def is_targeted(module: nn.Module) -> bool:
-    """Whether the module is a targeted layer, or has experts that are targeted."""
+    """Whether the module is a targeted layer or router, or has experts that are targeted."""
     return isinstance(module, (TargetedMixin, TargetedExpertsMixin))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from hf_td.activations import Activations, attach_activations, sum_over_processes
@@ -53,8 +53,7 @@ class Patch:
         number = self.updates if update is None else update
         self.settle_activations()
         self.rates = self.config.rates(progress, number)
-        for site in self.sites:
-            draw(site, self.config, self.rates, number)
+        draw(self.sites, self.config, self.rates, number)
         self.updates = number + 1
 
     def resume(self, checkpoint: str | Path) -> None:
@@ -79,9 +78,8 @@ class Patch:
         """The fraction of the targeted weights that the current update drops."""
         kept = total = 0.0
         for site in self.sites:
-            size = site.layer.weight.numel()
-            kept += float((site.layer.keep != 0).float().mean()) * size
-            total += size
+            kept += float((site.layer.keep != 0).float().mean()) * site.size
+            total += site.size
         return 1 - kept / total
 
 
@@ -92,7 +90,7 @@ def patch_model(
     example_inputs: Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> ModelT:
-    """Replace the attention and feed-forward projections by targeted-dropout variants, in place.
+    """Replace attention and feed-forward projections, or routers, by targeted variants, in place.
 
     The parameters stay the same objects under the same names; in eval mode the model computes
     what it computed before. Train it with `TargetedDropoutTrainer`, or with any loop that calls
@@ -129,12 +127,17 @@ def patch_model(
     for site in patch.sites:
         check_targetable(site.name, site.layer)
     for site in patch.sites:
-        target(site.layer, site.everything(), measures=measures)
+        target(site.layer, _everything(site.layer.weight), measures=measures)
     setattr(model, _STATE, patch)
     patch.self_counting = model.register_forward_pre_hook(_count_forward)
     if hasattr(model, "config"):
         setattr(model.config, CONFIG_KEY, config.to_dict())
     return model
+
+
+def _everything(weight: Tensor) -> Tensor:
+    """The mask until the first draw: one True, since to fill a mask would take longer than all."""
+    return torch.ones((1,) * weight.dim(), dtype=torch.bool, device=weight.device)
 
 
 def unpatch_model(model: ModelT) -> ModelT:

@@ -19,11 +19,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("results", nargs="+", type=Path, help="results.json of each run")
     parser.add_argument("--output", required=True, type=Path, metavar="STEM", help="where to")
     parser.add_argument("--title", required=True, help="of the table and the plot")
+    parser.add_argument("--labels", nargs="+", help="of the runs, where their methods do not tell")
+    parser.add_argument("--metrics", nargs="+", default=[], help="a table for each of these")
     options = parser.parse_args(argv)
     experiments = [read_results(path) for path in options.results]
+    if options.labels:
+        experiments = labelled(experiments, options.labels)
+    check_metrics(experiments, options.metrics)
     write_json(options.output.with_suffix(".json"), experiments)
     plot_comparison(experiments, options.output, options.title)
-    page = comparison_markdown(experiments, options.title, options.output.name)
+    stem = options.output.name
+    page = comparison_markdown(experiments, options.title, stem, options.metrics)
     options.output.with_suffix(".md").write_text(page, encoding="utf-8")
 
 
@@ -36,6 +42,21 @@ def read_results(path: Path) -> Results:
     if not isinstance(results, dict) or "summary" not in results:
         raise UsageError(f"{path} holds no results; expected the results.json of a run")
     return results
+
+
+def labelled(experiments: Sequence[Results], labels: Sequence[str]) -> list[Results]:
+    """The results with a label each; raises UsageError unless there are as many, all different."""
+    if len(set(labels)) != len(experiments):
+        raise UsageError(f"--labels are {len(experiments)} different ones, one a run; got {labels}")
+    return [{**found, "label": label} for found, label in zip(experiments, labels, strict=True)]
+
+
+def check_metrics(experiments: Sequence[Results], metrics: Sequence[str]) -> None:
+    """Raise UsageError where a metric was not measured."""
+    measured = experiments[0]["summary"][0]["metrics"]
+    unknown = [metric for metric in metrics if metric not in measured]
+    if unknown:
+        raise UsageError(f"--metrics are of {', '.join(measured)}; got {', '.join(unknown)}")
 
 
 if __name__ == "__main__":

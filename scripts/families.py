@@ -34,15 +34,17 @@ def updated(page: str) -> str:
 def families_markdown() -> str:
     """The table: a row for each family."""
     head = (
-        "| family | layout of the projections | heads | neurons gone | heads and neurons gone |",
-        "|---|---|---|---|---|",
+        "| family | layout of the projections | heads | neurons gone | heads and neurons gone "
+        "| experts gone |",
+        "|---|---|---|---|---|---|",
     )
     return "\n".join([*head, *map(_row, TABLE.values()), "", *_notes()])
 
 
 def _row(family: Family) -> str:
     both = "-" if family.heads == "refused" else family.units
-    cells = (family.title, family.layers, HEADS[family.heads], family.neurons, both)
+    experts = family.experts or "-"
+    cells = (family.title, family.layers, HEADS[family.heads], family.neurons, both, experts)
     return f"| {' | '.join(cells)} |"
 
 

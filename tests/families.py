@@ -34,6 +34,7 @@ class Family:
         layers: how its projections lie in its parameters.
         neurons: the form that `export_model` chooses where only neurons are gone.
         units: the form where half of the heads and half of the neurons are gone.
+        experts: the form where half of the experts are gone; None for what is no mixture.
         heads: what becomes of pruned heads.
         why: what is said of heads that stay or are refused, a part of the error.
         sizes: number of heads (or KV groups) and of neurons of the first layer.
@@ -44,6 +45,7 @@ class Family:
     layers: str = "Linear"
     neurons: Form = "stock"
     units: Form = "compact"
+    experts: Form | None = None
     heads: Heads = "go"
     why: str = ""
     sizes: tuple[int, int] = (4, 64)
@@ -303,6 +305,7 @@ TABLE: dict[str, Family] = {
         make=lambda: hf.MixtralForCausalLM(hf.MixtralConfig(**_GROUPED, num_local_experts=4)),
         layers="Linear; experts 3-D",
         units="stock",
+        experts="stock",
         sizes=(2, 64),
     ),
     "qwen3_moe": Family(
@@ -310,6 +313,7 @@ TABLE: dict[str, Family] = {
         make=_qwen3_moe,
         layers="Linear; experts 3-D",
         units="stock",
+        experts="stock",
         sizes=(2, 32),
     ),
     "gpt_oss": Family(
@@ -317,6 +321,7 @@ TABLE: dict[str, Family] = {
         make=_gpt_oss,
         layers="Linear; experts 3-D, transposed and interleaved",
         units="stock",
+        experts="stock",
         sizes=(2, 64),
     ),
     "t5": Family(title="T5", make=FAMILIES["t5"], units="stock"),
@@ -339,8 +344,8 @@ TABLE: dict[str, Family] = {
         units="stock",
     ),
     "dinov2": Family(title="DINOv2", make=_dinov2, units="stock"),
-    "swin": Family(title="Swin", make=_swin, neurons="compact", sizes=(2, 32)),
-    "clip": Family(title="CLIP", make=_clip, neurons="compact"),
+    "swin": Family(title="Swin", make=_swin, sizes=(2, 32)),
+    "clip": Family(title="CLIP", make=_clip),
     "wav2vec2": Family(title="Wav2Vec2", make=_wav2vec2),
 }
 

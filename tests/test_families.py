@@ -31,6 +31,8 @@ of_heads = {
     kind: pytest.mark.parametrize("name", [n for n, row in TABLE.items() if row.heads == kind])
     for kind in ("go", "stay", "refused")
 }
+of_mixtures = pytest.mark.parametrize("name", [n for n, row in TABLE.items() if row.experts])
+NOTHING_ELSE = {"attention_level": "none", "feed_forward_level": "none"}
 UPDATES = 2
 
 
@@ -152,6 +154,15 @@ def test_all_units_go_for_real_where_they_can(name, tmp_path):
     heads, neurons = family.sizes
     left = heads // 2 if family.heads == "go" else heads
     check_way_out(model, (left, neurons // 2), family.units, tmp_path)
+
+
+@of_mixtures
+def test_whole_experts_go_for_real(name, tmp_path):
+    model = tiny_family(name)
+    report = prune_model(model, 0.5, experts_level="unit", **NOTHING_ELSE)
+    gone = [(block.removed, block.total) for block in report.blocks if block.part == "experts"]
+    assert gone == [(2, 4)] * 2
+    check_way_out(model, TABLE[name].sizes, "stock", tmp_path)
 
 
 def check_way_out(model: Any, left: tuple[int, int], form: str, folder: Path) -> None:

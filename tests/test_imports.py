@@ -17,10 +17,13 @@ PACKAGE = Path(hf_td.__file__).parent
 # A room imports from those above it in this list, and from itself. A new room is a new entry.
 ROOMS = [
     "_register",
+    "reductions",
     "functional",
     "kernels",
     "schedules",
     "config",
+    "routing",
+    "layout",
     "activations",
     "learned",
     "anatomy",
@@ -37,6 +40,7 @@ ROOMS = [
     "coverage",
     "baselines",
     "experiment",
+    "sweeps",
     "cli",
     "__main__",
 ]

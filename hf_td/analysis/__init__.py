@@ -1,5 +1,6 @@
-"""What a trained model is worth at every sparsity."""
+"""What a trained model is worth at every sparsity, and why."""
 
 from hf_td.analysis.curve import CurvePoint, pruning_curve
+from hf_td.analysis.dependence import Dependence, measure_dependence
 
-__all__ = ["CurvePoint", "pruning_curve"]
+__all__ = ["CurvePoint", "Dependence", "measure_dependence", "pruning_curve"]

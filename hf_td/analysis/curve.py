@@ -13,6 +13,7 @@ from hf_td.config import TargetedDropoutConfig
 from hf_td.pruning import (
     Budget,
     as_budget,
+    check_reachable,
     check_sparsity,
     count_sparsity,
     kept_weights,
@@ -73,14 +74,17 @@ def pruning_curve(
     sites = sites_to_prune(
         model, config, calibration=calibration, example_inputs=example_inputs, **overrides
     )
-    blocks = read_anatomy(model, example_inputs).blocks
-    points = []
     for sparsity in sparsities:
-        with kept_weights(sites):
+        check_reachable(sites, sparsity)
+    holders = read_anatomy(model, example_inputs).holders
+    points = []
+    with kept_weights(sites) as restore:
+        for sparsity in sparsities:
             remove_lowest(sites, sparsity, budget)
-            report = count_sparsity(model, blocks)
+            gone = count_sparsity(model, holders)
             metrics = _as_metrics(evaluate(model))
-        points.append(CurvePoint(sparsity, report.sparsity, report.share_of_parameters, metrics))
+            points.append(CurvePoint(sparsity, gone.sparsity, gone.share_of_parameters, metrics))
+            restore()
     return points
 
 

@@ -1,10 +1,11 @@
-"""Plots of pruning curves, without any global state of matplotlib."""
+"""Plots of what was measured, without any global state of matplotlib."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from hf_td.analysis.metrics import metric_label
@@ -18,8 +19,11 @@ Curve = Mapping[float, float]
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart; the markers help
 # in print. Blue and vermilion, the most different, come first.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+# When the colours come round again, the lines are broken and the markers hollow.
+_DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
+_MANY = 7  # more methods than this have their legend beside the plot
 _GREY = "#666666"
 # The salt makes the ids in an SVG, and so the file, the same every time.
 _STYLE: Any = {
@@ -58,17 +62,95 @@ def plot_curves(
     Raises:
         ValueError: there is no curve, or a method has none.
     """
+    _check(curves)
+    return write_figure(lambda: _draw(curves, metric, title, lower_is_better), path_stem)
+
+
+def plot_strips(
+    panels: Mapping[str, Mapping[str, Sequence[float]]],
+    path_stem: str | Path,
+    *,
+    metric: str,
+    title: str,
+    marked: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
+) -> tuple[Path, Path]:
+    """Plot how values scatter, a strip of dots for each method, as PNG and SVG.
+
+    A grey line goes from the lowest value to the highest, a tick stands at the median.
+
+    Args:
+        panels: for each panel by its heading, and in it for each method, the values.
+        path_stem: as for `plot_curves`.
+        metric: name of the metric, for the axes.
+        title: of the plot.
+        marked: of a panel and a method one value that is shown filled.
+
+    Returns:
+        The paths of the PNG and of the SVG.
+
+    Raises:
+        ValueError: there is no value.
+    """
+    if not any(values for panel in panels.values() for values in panel.values()):
+        raise ValueError("no values to plot")
+    return write_figure(lambda: _draw_strips(panels, metric, title, marked), path_stem)
+
+
+def plot_lines(
+    lines: Mapping[str, Mapping[float, float]], path_stem: str | Path, *, x: str, y: str
+) -> tuple[Path, Path]:
+    """Plot lines over a logarithmic axis, as PNG and SVG; the same input gives the same files.
+
+    Args:
+        lines: for each name, in the order of the legend, what is plotted.
+        path_stem: where to write, without a suffix; missing folders are made.
+        x: label of the logarithmic axis.
+        y: label of the other.
+
+    Returns:
+        The paths of the PNG and of the SVG.
+
+    Raises:
+        ValueError: there is no point, or a line has none.
+    """
+    _check({name: [line] for name, line in lines.items()})
+    return write_figure(lambda: _draw_lines(lines, x, y), path_stem)
+
+
+def write_figure(draw: Callable[[], Figure], path_stem: str | Path) -> tuple[Path, Path]:
+    """Draw in the style of this project, and write a PNG and an SVG; returns their paths."""
     import matplotlib  # only who plots pays for the import
 
-    _check(curves)
     stem = Path(path_stem)
     paths = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
     stem.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(_STYLE):
-        figure = _draw(curves, metric, title, lower_is_better)
+        figure = draw()
         figure.savefig(paths[0], dpi=160)
         figure.savefig(paths[1], metadata={"Date": None})
     return paths
+
+
+def _draw_lines(lines: Mapping[str, Mapping[float, float]], x: str, y: str) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for place, (name, line) in enumerate(lines.items()):
+        points = sorted(line.items())
+        look: dict[str, Any] = {"color": _COLOURS[place % len(_COLOURS)], "label": name}
+        look |= {"marker": _MARKERS[place % len(_MARKERS)], "markersize": 6, "linewidth": 2}
+        axes.plot([p for p, _ in points], [v for _, v in points], **look)
+    places = sorted({p for line in lines.values() for p in line})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(places, [f"{p:g}" for p in places])
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.axhline(0, color=_GREY, linewidth=0.8)
+    axes.grid(color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False, loc="best")
+    return figure
 
 
 def _check(curves: Mapping[str, Sequence[Curve]]) -> None:
@@ -82,7 +164,8 @@ def _draw(
 ) -> Figure:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    many = len(curves) > _MANY
+    figure = Figure(figsize=(9.6, 5.0) if many else (6.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
     for place, (name, seeds) in enumerate(curves.items()):
         _add_method(axes, place, name, [seed for seed in seeds if seed])
@@ -93,8 +176,49 @@ def _draw(
     axes.tick_params(color=_GREY)
     axes.grid(color="#dddddd", linewidth=0.8, which="both" if lower_is_better else "major")
     axes.set_axisbelow(True)
-    axes.legend(frameon=False, loc="best")
+    if many:
+        figure.legend(frameon=False, loc="outside right upper", handlelength=3, fontsize=10)
+    else:
+        axes.legend(frameon=False, loc="best")
     return figure
+
+
+def _draw_strips(
+    panels: Mapping[str, Mapping[str, Sequence[float]]],
+    metric: str,
+    title: str,
+    marked: Mapping[str, Mapping[str, float]],
+) -> Figure:
+    from matplotlib.figure import Figure
+
+    methods = list(dict.fromkeys(name for panel in panels.values() for name in panel))
+    height = 1.6 + 0.36 * len(methods)
+    figure = Figure(figsize=(2.4 + 3.6 * len(panels), height), layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    all_axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, (heading, strips) in zip(all_axes, panels.items(), strict=True):
+        for place, name in enumerate(methods):
+            _add_strip(axes, place, strips.get(name, ()), marked.get(heading, {}).get(name))
+        axes.set_title(heading, fontsize=11)
+        axes.set_xlabel(metric_label(metric))
+        axes.grid(color="#dddddd", linewidth=0.8, axis="x")
+        axes.set_axisbelow(True)
+        axes.tick_params(color=_GREY)
+    all_axes[0].set_yticks(range(len(methods)), methods)
+    all_axes[0].set_ylim(len(methods) - 0.5, -0.5)  # the first method above
+    return figure
+
+
+def _add_strip(axes: Axes, place: int, values: Sequence[float], marked: float | None) -> None:
+    if not values:
+        return
+    colour = COLOURS[place % len(COLOURS)]
+    axes.plot([min(values), max(values)], [place, place], color="#bbbbbb", linewidth=3, zorder=1)
+    axes.plot([median(values)], [place], marker="|", markersize=16, color=_GREY, zorder=2)
+    look: dict[str, Any] = {"marker": "o", "linestyle": "none", "markeredgecolor": colour}
+    axes.plot(values, [place] * len(values), markersize=6, markerfacecolor="none", **look)
+    if marked is not None:
+        axes.plot([marked], [place], markersize=8, markerfacecolor=colour, **look)
 
 
 def _set_scale(axes: Axes, metric: str, lower_is_better: bool) -> None:
@@ -114,14 +238,17 @@ def _add_method(axes: Axes, place: int, name: str, seeds: Sequence[Curve]) -> No
     sparsities = sorted({sparsity for seed in seeds for sparsity in seed})
     values = [[seed[sparsity] for seed in seeds if sparsity in seed] for sparsity in sparsities]
     percent = [100 * sparsity for sparsity in sparsities]
-    look: dict[str, Any] = {"color": _COLOURS[place % len(_COLOURS)]}
+    look: dict[str, Any] = {"color": COLOURS[place % len(COLOURS)]}
+    dashes = _DASHES[place // len(COLOURS) % len(_DASHES)]
     label = f"{name} ({len(seeds)} seeds: mean, range)" if len(seeds) > 1 else name
     if len(seeds) > 1:
         lowest, highest = [min(v) for v in values], [max(v) for v in values]
         axes.fill_between(percent, lowest, highest, alpha=0.18, linewidth=0, **look)
     marker = _MARKERS[place % len(_MARKERS)]
     means = [fmean(v) for v in values]
-    axes.plot(percent, means, marker=marker, markersize=6, linewidth=2, label=label, **look)
+    filling = look["color"] if place < len(COLOURS) else "white"
+    look |= {"marker": marker, "markerfacecolor": filling, "linestyle": dashes, "label": label}
+    axes.plot(percent, means, markersize=6, linewidth=2, **look)
 
 
 def _ticks(curves: Mapping[str, Sequence[Curve]], closest: float = 4.0) -> list[float]:

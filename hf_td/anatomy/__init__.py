@@ -1,6 +1,16 @@
 """Reads a Transformer by its structure: where its units are, and in which layers they lie."""
 
-from hf_td.anatomy.blocks import Anatomy, Block, Companion, Part, Projection, Role, layer_index
+from hf_td.anatomy.blocks import (
+    Anatomy,
+    Block,
+    Companion,
+    Holder,
+    Mixture,
+    Part,
+    Projection,
+    Role,
+    layer_index,
+)
 from hf_td.anatomy.experts import eager_experts
 from hf_td.anatomy.inputs import probe_inputs
 from hf_td.anatomy.layouts import (
@@ -22,7 +32,9 @@ __all__ = [
     "Block",
     "Companion",
     "FeedForwardBlocks",
+    "Holder",
     "Layout",
+    "Mixture",
     "Part",
     "Projection",
     "Role",

@@ -101,11 +101,49 @@ class Block:
 
 
 @dataclass(frozen=True, eq=False)
+class Mixture:
+    """A mixture of experts, which can be taken out whole.
+
+    Attributes:
+        name: dotted path that the router and the experts share.
+        units: number of experts.
+        chosen: how many of them each token goes to; so many have to stay. 0 if it is not known.
+        router: dotted name of the module that chooses.
+        experts: dotted name of the module that has the experts.
+        slices: all parameters that have an entry for each expert.
+        obstacle: why whole experts cannot be dropped; None if they can.
+    """
+
+    name: str
+    units: int
+    chosen: int
+    router: str
+    experts: str
+    slices: tuple[Companion, ...]
+    obstacle: str | None = None
+
+    @property
+    def part(self) -> Literal["experts"]:
+        """What its units are."""
+        return "experts"
+
+    @property
+    def layer(self) -> int | None:
+        """Index of the layer that the mixture is in: the first number in its name."""
+        return layer_index(self.name)
+
+
+# What has units that can be taken out whole.
+Holder = Block | Mixture
+
+
+@dataclass(frozen=True, eq=False)
 class Anatomy:
     """A reading of a model.
 
     Attributes:
         blocks: in the order in which the model runs them.
+        mixtures: of experts, in that order too.
         unclaimed: linear layers and stacks of experts that are in no block (embedding projections,
             heads, routers, ...).
         uncalled: linear layers of the base model that a forward never calls; patching them would do
@@ -116,10 +154,16 @@ class Anatomy:
     """
 
     blocks: tuple[Block, ...]
+    mixtures: tuple[Mixture, ...] = field(default=())
     unclaimed: tuple[str, ...] = field(default=())
     uncalled: tuple[str, ...] = field(default=())
     runs: tuple[str, ...] = field(default=("",))
     unread: tuple[str, ...] = field(default=())
+
+    @property
+    def holders(self) -> tuple[Holder, ...]:
+        """The blocks, then the mixtures."""
+        return (*self.blocks, *self.mixtures)
 
     def tied(self, block: Block) -> tuple[Block, ...]:
         """The blocks that share a companion with `block`, itself included.

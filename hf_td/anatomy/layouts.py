@@ -91,7 +91,7 @@ def find_layer(model: nn.Module, name: str) -> Any:
     """The linear layer of a dotted name, or the stack of experts whose parameter it names."""
     path, _, leaf = name.rpartition(".")
     module = model.get_submodule(path)
-    return Stack(module, leaf) if leaf in module._parameters else model.get_submodule(name)
+    return Stack(module, leaf) if leaf in module._parameters else module.get_submodule(leaf)
 
 
 def parameter_names(model: nn.Module, name: str) -> list[str]:

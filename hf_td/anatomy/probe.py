@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -31,6 +32,13 @@ class Probe:
         """Indices of the consumer's input features."""
         return torch.arange(self.consumer.input.shape[-1])
 
+    @cached_property
+    def _noise(self) -> Tensor:
+        """Positive numbers of the shape of the consumer's input."""
+        return (
+            torch.rand(self.consumer.input.shape, generator=torch.Generator().manual_seed(1)) + 0.5
+        )
+
     def units_of_channels(self, units: int) -> Tensor:
         """`(channels,)`: the number of the unit of each channel, if there are so many units."""
         return self.channels // (len(self.channels) // units)
@@ -44,8 +52,7 @@ class Probe:
         self, choice: Tensor, leaves: Sequence[Tensor], one_token: bool = False
     ) -> Sequence[Tensor]:
         hidden = self.consumer.input
-        noise = torch.rand(hidden.shape, generator=torch.Generator().manual_seed(1)) + 0.5
-        upstream = (noise * choice).flatten(0, -2)
+        upstream = (self._noise * choice).flatten(0, -2)
         if one_token:
             upstream[:-1] = 0
         upstream = upstream.view(hidden.shape).to(hidden.device, hidden.dtype)

@@ -121,11 +121,17 @@ def attach_baseline(
 
     Raises:
         TypeError: a layer is of a class that cannot be treated.
-        ValueError: the model is patched or has a baseline already, or nothing matches.
+        ValueError: the model is patched or has a baseline already, nothing matches, or whole
+            experts are to be treated.
     """
     if find_patch(model) is not None or find_baseline(model) is not None:
         raise ValueError("the model is patched, or has a baseline already; take that off first")
     config = config or TargetedDropoutConfig()
+    if config.experts_level != "none":
+        raise ValueError(
+            "baselines treat weights, heads and neurons; whole experts are for targeted dropout "
+            "alone: use experts_level='none'"
+        )
     sites = plan_sites(model, read_anatomy(model, example_inputs), config)
     for site in sites:
         check_targetable(site.name, site.layer)

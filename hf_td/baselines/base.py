@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 from hf_td.anatomy import Stack
 from hf_td.config import TargetedDropoutConfig
 from hf_td.importance import fan_in_dim, unit_dim
-from hf_td.sites import Site, UnitSite, WeightSite, by_feature
+from hf_td.sites import Site, UnitSite, by_feature
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,4 +242,4 @@ def spreader(site: Site) -> nn.Module:
 
     Made while the weight is still in its place, since it needs its shape.
     """
-    return nn.Identity() if isinstance(site, WeightSite) else _ByColumn(site)
+    return _ByColumn(site) if isinstance(site, UnitSite) else nn.Identity()

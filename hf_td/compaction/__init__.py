@@ -1,14 +1,12 @@
 """Makes pruned models small: takes dead heads and neurons out, and records what is left."""
 
 from hf_td.compaction.compact import (
-    LAYOUT_KEY,
     can_compact,
     compact_model,
     cut_model,
-    layout_of_model,
 )
 from hf_td.compaction.kept import needed_units
-from hf_td.compaction.layout import CompactLayout, apply_layout
+from hf_td.layout import LAYOUT_KEY, CompactLayout, apply_layout, layout_of_model
 
 __all__ = [
     "LAYOUT_KEY",

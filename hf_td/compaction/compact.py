@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from hf_td.anatomy import Anatomy, Block, read_anatomy
+from hf_td.anatomy import Anatomy, Block, Holder, Mixture, read_anatomy
 from hf_td.compaction.check import Footprint, compare, footprint
 from hf_td.compaction.kept import choose_units, dead_heads, needed_units
-from hf_td.compaction.layout import QUANT_METHOD, CompactLayout, count_of
 from hf_td.compaction.runs import Runs, runs_of
-from hf_td.compaction.surgery import cut_parameters, new_counts
+from hf_td.compaction.surgery import Cuts, cut_parameters, cuts_of, new_counts
 from hf_td.compaction.trial import Undo, fixed_heads, replace
+from hf_td.compaction.undo import CutRecord
+from hf_td.layout import count_of, record_layout
 from hf_td.patching import find_patch, unpatch_model
+from hf_td.routing import mark_gone, marked_routers
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
-
-# The key under which a compact model's config keeps its layout.
-LAYOUT_KEY = "quantization_config"
 
 
 def compact_model(
@@ -29,11 +28,11 @@ def compact_model(
     check: bool = True,
     example_inputs: Mapping[str, Any] | None = None,
 ) -> ModelT:
-    """Take the heads and neurons that pruning left without effect out of a model, in place.
+    """Take heads, neurons and experts that pruning left without effect out of a model, in place.
 
-    A unit goes when its consumer reads nothing of it (all its columns are zero). Every layer
-    keeps at least one unit, which then contributes nothing; heads that the forward of a family
-    counts on all stay, as zeros. The layout is recorded in
+    A unit goes when its consumer reads nothing of it (all its columns are zero), an expert when its
+    router never chooses it. Every layer keeps at least one unit, which then contributes nothing;
+    heads that the forward of a family counts on all stay, as zeros. The layout is recorded in
     `model.config`, so that what `save_pretrained` writes loads again after `import hf_td`.
 
     Args:
@@ -69,14 +68,14 @@ def can_compact(
     return _cuts(needed_units(model, anatomy, multiple_of, example_inputs))
 
 
-def _cuts(counts: Mapping[Block, int]) -> bool:
+def _cuts(counts: Mapping[Holder, int]) -> bool:
     return any(count < block.units for block, count in counts.items())
 
 
 def cut_model(
     model: ModelT,
     anatomy: Anatomy,
-    counts: Mapping[Block, int],
+    counts: Mapping[Holder, int],
     *,
     check: bool = True,
     example_inputs: Mapping[str, Any] | None = None,
@@ -86,16 +85,53 @@ def cut_model(
     Raises:
         ValueError: as `compact_model`.
     """
+    kept = choose_units(model, anatomy, counts)
+    routers = marked_routers(model)
+    try:
+        if check:
+            _cut_and_compare(model, anatomy, kept, example_inputs)
+        else:
+            for _, undo in _cut_in_turn(model, anatomy, kept):
+                _record(model, *undo)
+    finally:
+        for router in routers.values():
+            mark_gone(router)  # a stock module again, unless the cut was undone
+    return model
+
+
+def _cut_and_compare(
+    model: nn.Module,
+    anatomy: Anatomy,
+    kept: Mapping[Holder, Tensor],
+    example_inputs: Mapping[str, Any] | None,
+) -> None:
     # Made once: what is compared is the same question to both.
-    runs = runs_of(model, anatomy, example_inputs) if check else {}
+    runs = runs_of(model, anatomy, example_inputs)
     before = _footprint(model, anatomy, runs)
     if not before.wide:
         before = _footprint(model, anatomy, runs, wide=False)
-    kept = choose_units(model, anatomy, counts)
-    undo = replace(model, cut_parameters(model, kept), new_counts(model, kept))
-    _compare_or_undo(model, anatomy, before, undo, runs)
-    _record(model, undo)
-    return model
+    records = [CutRecord.of(cuts, undo) for cuts, undo in _cut_in_turn(model, anatomy, kept)]
+    _compare_or_undo(model, anatomy, before, records, runs)
+    for record in records:
+        _record(model, record.parameters, record.counts)
+
+
+def _cut_in_turn(
+    model: nn.Module, anatomy: Anatomy, kept: Mapping[Holder, Tensor]
+) -> Iterator[tuple[Cuts, Undo]]:
+    """Cut one block after the other, so that the model is never in memory twice.
+
+    Tied blocks are cut together, since they share a parameter. Whole experts come last: neurons are
+    counted in all experts that there are.
+    """
+    done: set[Holder] = set()
+    for block in sorted(kept, key=lambda holder: isinstance(holder, Mixture)):
+        tied = anatomy.tied(block) if isinstance(block, Block) else (block,)
+        units = {b: kept[b] for b in tied if b in kept and b not in done}
+        done.update(units)
+        cuts = cuts_of(model, units)
+        if cuts:
+            yield cuts, replace(model, cut_parameters(model, units), new_counts(model, units))
 
 
 def _footprint(
@@ -116,38 +152,28 @@ def _footprint(
 
 
 def _compare_or_undo(
-    model: nn.Module, anatomy: Anatomy, before: Footprint, undo: Undo, runs: Runs
+    model: nn.Module, anatomy: Anatomy, before: Footprint, records: list[CutRecord], runs: Runs
 ) -> None:
     try:
         compare(before, _footprint(model, anatomy, runs, before.wide))
     except Exception as error:
-        replace(model, *undo)
+        for record in reversed(records):
+            record.undo(model)
         raise ValueError(
             f"{type(model).__name__} cannot be made compact, and was left as it was: {error}"
         ) from error
 
 
-def _record(model: nn.Module, undo: Undo) -> None:
+def _record(
+    model: nn.Module, replaced: Iterable[str], counts: Mapping[str, Mapping[str, int]]
+) -> None:
     """Add what was cut to the layout in the config, if there is one."""
-    config: Any = getattr(model, "config", None)
-    if config is None:
-        return
-    replaced, counts = undo
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    layout = layout_of_model(model) or CompactLayout(shapes={}, attributes={})
-    shapes = {name: tuple(parameters[name].shape) for name in replaced}
-    attributes = {m: {a: count_of(model.get_submodule(m), a) for a in c} for m, c in counts.items()}
-    merged = CompactLayout(
-        shapes={**layout.shapes, **shapes}, attributes={**layout.attributes, **attributes}
+    record_layout(
+        model,
+        {name: tuple(parameters[name].shape) for name in replaced},
+        {m: {a: count_of(model.get_submodule(m), a) for a in c} for m, c in counts.items()},
     )
-    setattr(config, LAYOUT_KEY, merged.to_dict())
-
-
-def layout_of_model(model: nn.Module) -> CompactLayout | None:
-    """The layout that a model's config records, or None for a model that is not compact."""
-    recorded = getattr(getattr(model, "config", None), LAYOUT_KEY, None)
-    ours = isinstance(recorded, dict) and recorded.get("quant_method") == QUANT_METHOD
-    return CompactLayout.from_dict(recorded) if ours else None
 
 
 def _nothing_dead(

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from hf_td.anatomy import Block
+from hf_td.anatomy import Block, Holder
 from hf_td.anatomy.blocks import pattern_of
 from hf_td.anatomy.trace import trace
-from hf_td.compaction.layout import count_of, set_counts, set_parameter
 from hf_td.compaction.runs import Runs, run_of
 from hf_td.compaction.surgery import new_counts, smaller_shapes
+from hf_td.layout import count_of, set_counts, set_parameter
 
 # What a cut replaced: parameters by name, and counts by module name.
 Undo = tuple[Mapping[str, Tensor], dict[str, dict[str, int]]]
@@ -39,7 +39,7 @@ def fixed_heads(model: nn.Module, blocks: Iterable[Block], runs: Runs) -> dict[B
 def _refusal(model: nn.Module, blocks: list[Block], runs: Runs) -> str | None:
     """What the forward says to one head fewer in each of these blocks."""
     path = run_of(blocks[0], runs)
-    kept = {block: torch.arange(block.units - 1) for block in blocks}
+    kept: dict[Holder, Tensor] = {block: torch.arange(block.units - 1) for block in blocks}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     shapes = smaller_shapes(model, kept)
     smaller = {name: parameters[name].detach().new_empty(shape) for name, shape in shapes.items()}

@@ -24,6 +24,7 @@ import hf_td
 from hf_td.anatomy import (
     Anatomy,
     Block,
+    Holder,
     Stack,
     linear_layers,
     probe_inputs,
@@ -35,6 +36,7 @@ from hf_td.coverage.twins import RECIPES, Recipe, shrunk
 from hf_td.hub.stock import REFUSALS, express
 from hf_td.patching import anneal, find_patch, patch_model, unpatch_model
 from hf_td.pruning import prune_model
+from hf_td.routing import Router
 
 MOST_PARAMETERS = 300_000_000
 SAME_FAILURES = 6
@@ -217,7 +219,7 @@ def update(model: Any) -> None:
     patch = find_patch(model)
     assert patch is not None
     for site in patch.sites:
-        module = site.layer.module if isinstance(site.layer, Stack) else site.layer
+        module = site.layer.module if isinstance(site.layer, (Stack, Router)) else site.layer
         module.train()
     anneal(model, progress=0.5, update=0)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
@@ -252,7 +254,7 @@ def _blame(error: Exception) -> Record:
 def _form(twin: Twin) -> str:
     """How a uniform half of the units can be exported."""
     blocks = [b for b in twin.anatomy.blocks if b.obstacle is None]
-    wanted = {b: max(1, b.units - int(b.units * SPARSITY)) for b in blocks}
+    wanted: dict[Holder, int] = {b: max(1, b.units - int(b.units * SPARSITY)) for b in blocks}
     try:
         _, units = express(twin.model, twin.anatomy.blocks, wanted)
     except REFUSALS as error:

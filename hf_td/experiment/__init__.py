@@ -21,10 +21,16 @@ from hf_td.experiment.parsing import parse_arguments
 from hf_td.experiment.problem import Problem
 from hf_td.experiment.run import fine_tune_and_measure
 from hf_td.experiment.series import report, run_experiment
+from hf_td.experiment.translation import (
+    TRANSLATION,
+    TranslationArguments,
+    translation_problem,
+)
 
 __all__ = [
     "METHODS",
     "OF_ONE_SIZE",
+    "TRANSLATION",
     "Arguments",
     "CurveArguments",
     "DataArguments",
@@ -32,6 +38,7 @@ __all__ = [
     "ModelArguments",
     "Problem",
     "TextArguments",
+    "TranslationArguments",
     "UsageError",
     "builtin_model",
     "fine_tune_and_measure",
@@ -43,4 +50,5 @@ __all__ = [
     "report",
     "run_experiment",
     "run_program",
+    "translation_problem",
 ]

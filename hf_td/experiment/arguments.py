@@ -142,6 +142,11 @@ class DataArguments:
         "leave out training rows whose text is part of another row's, as the phrases in SST-2 are",
     )
     max_eval_samples: int | None = argument(None, "evaluate on this number of rows, the first")
+    held_out: int | None = argument(
+        None,
+        "evaluate on this number of rows held out of the training set instead of the validation "
+        "set: to choose settings by",
+    )
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from hf_td.activations import find_activations
@@ -35,9 +36,15 @@ def calibration_batches(
     model: nn.Module, problem: Problem, arguments: Arguments
 ) -> list[dict[str, Any]]:
     """The first training rows, in batches on the device of the model."""
-    device = next(model.parameters()).device
     size = arguments.training.per_device_eval_batch_size
-    rows = range(min(_ROWS, len(problem.train_data)))
-    chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
+    return first_batches(problem, _ROWS, size, next(model.parameters()).device)
+
+
+def first_batches(
+    problem: Problem, rows: int, size: int, device: torch.device
+) -> list[dict[str, Any]]:
+    """The first training rows, in batches of `size`."""
+    chosen = range(min(rows, len(problem.train_data)))
+    chunks = [chosen[start : start + size] for start in range(0, len(chosen), size)]
     batches = [problem.collator([problem.train_data[i] for i in chunk]) for chunk in chunks]
     return [{name: value.to(device) for name, value in batch.items()} for batch in batches]

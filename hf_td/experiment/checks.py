@@ -49,6 +49,12 @@ def _check_sparsities(arguments: Arguments) -> None:
     wrong = [sparsity for sparsity in sparsities if not 0 <= sparsity <= 1]
     if wrong or not sparsities:
         raise UsageError(f"sparsities are fractions to remove, in [0, 1]; got {wrong or 'none'}")
+    pattern = arguments.training.pattern
+    if pattern is not None and max(sparsities) > targeting:
+        raise UsageError(
+            f"--pattern {pattern} removes {targeting:g} of the weights at most; give --sparsities "
+            f"that are no higher, such as 0 {targeting:g}"
+        )
     above = [sparsity for sparsity in sparsities if sparsity > targeting]
     if above and METHODS[arguments.curve.method].targets:
         logger.warning(

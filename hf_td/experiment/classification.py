@@ -48,6 +48,7 @@ def glue_problem(arguments: Arguments) -> Problem:
             max_train_samples=data.max_train_samples,
             max_eval_samples=data.max_eval_samples,
             drop_fragments=data.drop_fragments,
+            held_out=data.held_out,
         )
     tokenizer = source.load_tokenizer()
     config = source.load_config(**_labels(task, splits), pad_token_id=tokenizer.pad_token_id)
@@ -59,7 +60,7 @@ def glue_problem(arguments: Arguments) -> Problem:
         task=task.name,
         dataset=_dataset_name(data.dataset_name, task),
         dataset_config=task.name,
-        split=task.validation_splits[0],
+        split=task.validation_splits[0] if data.held_out is None else "held-out training",
         metric=f"{next(iter(evaluation))}_{task.primary}" if len(evaluation) > 1 else task.primary,
         make_model=partial(_load, source, config, mismatched),
         load_model=AutoModelForSequenceClassification.from_pretrained,

@@ -34,31 +34,41 @@ def plot_comparison(experiments: Sequence[Results], stem: Path, title: str) -> t
 
 
 def _label(experiment: Results) -> str:
-    return METHODS[experiment["method"]].label
+    """What it was called when it was compared; else its method."""
+    return experiment.get("label") or METHODS[experiment["method"]].label
 
 
-def comparison_markdown(experiments: Sequence[Results], title: str, stem: str) -> str:
-    """A page with the table, the plot beside it, and where every figure comes from.
+def comparison_markdown(
+    experiments: Sequence[Results], title: str, stem: str, metrics: Sequence[str] = ()
+) -> str:
+    """A page with a table for each metric, the plot, and where every figure comes from.
 
     Args:
         experiments: results on one task, measured at the same sparsities.
         title: heading of the page.
         stem: name, without its ending, of the plot beside the page.
+        metrics: of the tables; the one of the experiments where none are named. The plot shows
+            that one in any case.
     """
+    metrics = metrics or [experiments[0]["metric"]]
+    tables = "\n\n".join(_table(experiments, metric) for metric in metrics)
+    sources = "\n".join(_source(experiment) for experiment in experiments)
+    return f"# {title}\n\n{tables}\n\n![{title}]({stem}.png)\n\n## Where it comes from\n\n{sources}"
+
+
+def _table(experiments: Sequence[Results], metric: str) -> str:
+    """What is measured, and a line for each sparsity."""
     heads = ["sparsity", "of all parameters", *map(_label, experiments)]
     rows = [heads, ["---:"] * len(heads)]
     for points in zip(*(e["summary"] for e in experiments), strict=True):
-        values = [cell(p["metrics"][experiments[0]["metric"]], p["seeds"]) for p in points]
+        values = [cell(p["metrics"][metric], p["seeds"]) for p in points]
         shares = f"{points[0]['sparsity']:.0%}", f"{points[0]['removed_of_all']:.0%}"
         rows.append([*shares, *values])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    metric = label_of(experiments[0], experiments[0]["metric"])
     split = experiments[0].get("split", "validation")  # which older results do not say
-    sources = "\n".join(_source(experiment) for experiment in experiments)
     return (
-        f"# {title}\n\n{metric} on the {split} split after one-shot pruning, with the standard "
-        f"deviation over seeds where there are several.\n\n{table}\n\n"
-        f"![{title}]({stem}.png)\n\n## Where it comes from\n\n{sources}"
+        f"{label_of(experiments[0], metric)} on the {split} split after one-shot pruning, with the "
+        f"standard deviation over seeds where there are several.\n\n{table}"
     )
 
 

@@ -57,11 +57,23 @@ class Method:
         baseline = self.make_baseline(level, settings)
         return None if baseline is None else asdict(baseline)
 
-    def make_trainer(self, level: str, settings: Mapping[str, Any], **kwargs: Any) -> Trainer:
-        """Its Trainer, which takes the same arguments as any."""
+    def make_trainer(
+        self, family: type[Trainer], level: str, settings: Mapping[str, Any], **kwargs: Any
+    ) -> Trainer:
+        """Its Trainer, of a family such as `Seq2SeqTrainer`, which takes the same arguments."""
         baseline = self.make_baseline(level, settings)
         own: dict[str, Any] = {} if baseline is None else {"baseline": baseline}
-        return self.trainer(**kwargs, **own)
+        return self.trainer_of(family)(**kwargs, **own)
+
+    def trainer_of(self, family: type[Trainer]) -> type[Trainer]:
+        """The class of its Trainer, in a family such as `Seq2SeqTrainer`.
+
+        What the method overrides comes before what the family does, and both before the stock
+        Trainer.
+        """
+        if issubclass(self.trainer, family):
+            return self.trainer
+        return type(f"{self.trainer.__name__}Of{family.__name__}", (self.trainer, family), {})
 
 
 def _baseline(label: str, baseline: type[Baseline]) -> Method:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -58,6 +60,11 @@ class ModelSource:
         """Whether the model is untrained."""
         return self.model.startswith(NEW)
 
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether there is a tokenizer or an image processor to load."""
+        return not self.tokenizer.startswith(NEW)
+
     def load_config(self, **changes: Any) -> PretrainedConfig:
         """The configuration, with changes, and with those of the user above all."""
         with blaming_input():
@@ -73,7 +80,7 @@ class ModelSource:
 
     def load_tokenizer(self) -> Tokenizer:
         """The tokenizer; one without a padding token pads with its end-of-text token."""
-        if self.tokenizer.startswith(NEW):
+        if not self.has_tokenizer:
             raise UsageError(f"{self.tokenizer} has no tokenizer; name one with --tokenizer_name")
         with blaming_input():
             tokenizer = AutoTokenizer.from_pretrained(self.tokenizer, **self.options)
@@ -97,13 +104,23 @@ class ModelSource:
 
     def load_model(self, auto_class: Any, config: PretrainedConfig, **extra: Any) -> Any:
         """A model of `auto_class` with the pretrained weights, if there are any, in float32."""
+        if self.is_new:
+            return self.make_model(auto_class, config)
+        with self._explaining(auto_class, config):
+            return auto_class.from_pretrained(
+                self.model, config=config, dtype=torch.float32, **self.options, **extra
+            )
+
+    def make_model(self, auto_class: Any, config: PretrainedConfig) -> Any:
+        """An untrained model of `auto_class`, in float32."""
+        with self._explaining(auto_class, config):
+            return auto_class.from_config(config, dtype=torch.float32)
+
+    @contextmanager
+    def _explaining(self, auto_class: Any, config: PretrainedConfig) -> Iterator[None]:
         try:
             with blaming_input():
-                if self.is_new:
-                    return auto_class.from_config(config, dtype=torch.float32)
-                return auto_class.from_pretrained(
-                    self.model, config=config, dtype=torch.float32, **self.options, **extra
-                )
+                yield
         except (UsageError, RuntimeError) as error:
             raise self._explained(error, auto_class, config) from error
 

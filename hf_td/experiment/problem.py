@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,7 @@ class Problem:
         compute_metrics: as `Trainer` takes it.
         reduce_logits: from the logits and labels of a batch, what `compute_metrics` needs of them,
             so that not all logits have to be kept; by default the logits themselves.
+        trainer_family: what evaluates it; the Trainer of every method becomes one of this family.
     """
 
     task: str
@@ -47,3 +48,4 @@ class Problem:
     collator: Callable[[Any], Any]
     compute_metrics: Callable[[Any], dict[str, float]]
     reduce_logits: Callable[[Any, Tensor], Tensor] | None = None
+    trainer_family: type[Trainer] = Trainer

@@ -82,7 +82,7 @@ def _summarise(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         **{share: points[0][share] for share in shares},
         "seeds": len(points),
-        "metrics": {name: _spread([p["metrics"][name] for p in points]) for name in names},
+        "metrics": {name: spread_of([p["metrics"][name] for p in points]) for name in names},
     }
 
 
@@ -91,8 +91,8 @@ def is_finite(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
 
-def _spread(values: Sequence[float | None]) -> dict[str, float] | None:
-    """Mean and spread; None where a value was not finite."""
+def spread_of(values: Sequence[float | None]) -> dict[str, float] | None:
+    """Mean, standard deviation, lowest and highest; None where a value is not finite."""
     known = [value for value in values if is_finite(value)]
     if len(known) < len(values):
         return None

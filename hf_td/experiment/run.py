@@ -79,6 +79,7 @@ def _make_trainer(
         # Refuses what the model has not; activations are measured later.
         sites_to_prune(model, training.targeted_dropout(), importance="magnitude")
     trainer = METHODS[arguments.curve.method].make_trainer(
+        problem.trainer_family,
         training.level,
         arguments.method_settings,
         model=model,

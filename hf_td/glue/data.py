@@ -10,7 +10,7 @@ from .checks import check_columns, check_labels, check_splits
 from .folder import load_from_folder
 from .fragments import whole_texts
 from .hub import is_path, load_from_hub
-from .subsets import check_size, first_rows, random_subset
+from .subsets import check_size, first_rows, hold_out, random_subset
 from .tasks import Task, get_task
 
 if TYPE_CHECKING:  # transformers takes seconds to import
@@ -30,6 +30,7 @@ def load_task(
     max_train_samples: int | None = None,
     max_eval_samples: int | None = None,
     drop_fragments: bool = False,
+    held_out: int | None = None,
     seed: int = 0,
 ) -> datasets.DatasetDict:
     """Load the training split and the validation splits of a task, checked against the task.
@@ -44,6 +45,8 @@ def load_task(
         max_eval_samples: Keep at most this many rows, the first, of each validation split.
         drop_fragments: Leave out training rows whose text is part of another row's: most rows of
             the training set of SST-2 are phrases, while its validation set has whole sentences.
+        held_out: Evaluate on this many random rows that are held out of the training set (after
+            fragments are left out) instead of on the validation set.
         seed: The seed of the random subset.
 
     Raises:
@@ -55,10 +58,14 @@ def load_task(
     task = get_task(task)
     check_size("max_train_samples", max_train_samples)
     check_size("max_eval_samples", max_eval_samples)
+    check_size("held_out", held_out)
     found = _load(task, dataset_name)
     splits = _checked_splits(found, task, dataset_name)
     subsets = datasets.DatasetDict()
     train = _whole_rows(splits["train"], task) if drop_fragments else splits["train"]
+    if held_out is not None:
+        train, held = hold_out(train, held_out)
+        splits |= dict.fromkeys(task.validation_splits, held)
     subsets["train"] = random_subset(train, max_train_samples, seed)
     for name in task.validation_splits:
         subsets[name] = first_rows(splits[name], max_eval_samples)

@@ -1,6 +1,7 @@
 """Parts of a data set: a fixed random one to train on, the first rows to evaluate on."""
 
 import datasets
+import numpy as np
 
 
 def check_size(name: str, size: int | None) -> None:
@@ -19,3 +20,17 @@ def random_subset(split: datasets.Dataset, size: int | None, seed: int = 0) -> d
 def first_rows(split: datasets.Dataset, size: int | None) -> datasets.Dataset:
     """At most `size` rows, the first; all where `size` is None."""
     return split if size is None else split.select(range(min(size, len(split))))
+
+
+def hold_out(
+    split: datasets.Dataset, size: int, seed: int = 0
+) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """What is left of a split, in its order, and `size` random rows of it.
+
+    Raises:
+        ValueError: nothing would be left.
+    """
+    if size >= len(split):
+        raise ValueError(f"cannot hold {size} rows out of {len(split)}; nothing would be left.")
+    rows = np.random.default_rng(seed).permutation(len(split)).tolist()
+    return split.select(sorted(rows[size:])), split.select(sorted(rows[:size]))

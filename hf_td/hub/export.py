@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hf_td.anatomy import Anatomy, Block, probe_inputs, read_anatomy
+from hf_td.anatomy import Anatomy, Holder, Mixture, probe_inputs, read_anatomy
 from hf_td.compaction import cut_model, layout_of_model, needed_units
 from hf_td.hub.archived import write_archived_model
 from hf_td.hub.card import ExportFacts, write_card
@@ -52,7 +52,7 @@ class _Plan:
 
     form: str
     reason: str
-    counts: Mapping[Block, int]
+    counts: Mapping[Holder, int]
     config: Any = None
 
 
@@ -106,7 +106,7 @@ def export_model(
     anatomy = read_anatomy(shell, example_inputs)
     needed = needed_units(shell, anatomy, multiple_of, example_inputs)
     plan = _plan(shell, anatomy, form, keep_heads_stock, needed)
-    removal = count_removal(shell, anatomy.blocks)  # before it is cut
+    removal = count_removal(shell, anatomy.holders)  # before it is cut
     _make(shell, anatomy, plan, example_inputs if check else None, check)
     with whole_folder(folder, overwrite=overwrite) as temporary:
         _write(shell, plan, temporary, processing_class, metrics, example_inputs)
@@ -149,15 +149,15 @@ def _shell_of(model: Any) -> Any:
 
 
 def _plan(
-    model: Any, anatomy: Anatomy, form: Form, keep_heads_stock: bool, needed: Mapping[Block, int]
+    model: Any, anatomy: Anatomy, form: Form, keep_heads_stock: bool, needed: Mapping[Holder, int]
 ) -> _Plan:
     if form in ("compact", "onnx"):
         return _Plan(form, "it was asked for", needed)
     if form == "archive":
         return _Plan(form, "it was asked for", {})
-    config, units = express(model, anatomy.blocks, needed)
+    config, units = express(model, anatomy.holders, needed)
     wider = [block for block, count in units.items() if count > needed.get(block, block.units)]
-    lost = unexpressed(model, anatomy.blocks, config)
+    lost = unexpressed(model, anatomy.holders, config)
     padded = _Plan("padded", "it was asked for", units, config)
     choose: dict[str, Callable[[], _Plan]] = {
         "auto": lambda: _auto(wider, lost, needed, padded),
@@ -168,19 +168,33 @@ def _plan(
         raise ValueError(
             f"form must be one of {[*choose, 'compact', 'archive', 'onnx']}, got {form!r}"
         )
+    if form != "auto":
+        _check_experts(wider)
     plan = choose[form]()
     _check_possible(plan, lost)
     return plan
 
 
-def _auto(wider: list[Block], lost: list[str], needed: Mapping[Block, int], padded: _Plan) -> _Plan:
+def _check_experts(wider: list[Holder]) -> None:
+    """Zeros in the place of an expert would be chosen by the router of a stock model."""
+    uneven = _names([holder for holder in wider if isinstance(holder, Mixture)])
+    if uneven:
+        raise ValueError(
+            "a stock config cannot express the numbers of experts that are left, first of "
+            f"{_listed(uneven)}, and experts cannot be padded with zeros; use form='compact'"
+        )
+
+
+def _auto(
+    wider: list[Holder], lost: list[str], needed: Mapping[Holder, int], padded: _Plan
+) -> _Plan:
     if not wider and not lost:
         return _Plan("stock", "a stock config expresses every width", padded.counts, padded.config)
     reason = f"no stock config expresses the widths of {_listed(_names(wider) + lost)}"
     return _Plan("compact", reason, needed)
 
 
-def _stock(wider: list[Block], padded: _Plan, keep_heads_stock: bool) -> _Plan:
+def _stock(wider: list[Holder], padded: _Plan, keep_heads_stock: bool) -> _Plan:
     heads = all(block.part == "attention" for block in wider)
     if wider and not (heads and keep_heads_stock):
         hint = "keep_heads_stock=True, " if heads else ""
@@ -201,7 +215,7 @@ def _check_possible(plan: _Plan, lost: list[str]) -> None:
         )
 
 
-def _names(blocks: list[Block]) -> list[str]:
+def _names(blocks: list[Holder]) -> list[str]:
     return [block.name for block in blocks]
 
 

@@ -15,9 +15,9 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from hf_td.compaction.layout import QUANT_METHOD, CompactLayout, apply_layout
 from hf_td.hub.integrity import check_downloads
 from hf_td.hub.remote_code import MODULE
+from hf_td.layout import QUANT_METHOD, CompactLayout, apply_layout, mark_routers
 
 
 @register_quantization_config(QUANT_METHOD)
@@ -49,7 +49,9 @@ class CompactQuantizer(HfQuantizer):
         return model
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
-        make_ordinary(model, self.quantization_config.layout.for_model(model))
+        layout = self.quantization_config.layout.for_model(model)
+        mark_routers(model, layout)
+        make_ordinary(model, layout)
         return model
 
     def is_serializable(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hf_td.anatomy import Block, find_layer
+from hf_td.anatomy import Holder, find_layer
 from hf_td.compaction import layout_of_model
 from hf_td.hub.stock import build_empty, express
 from hf_td.pruning import count_sparsity
@@ -23,7 +23,7 @@ class Removal:
         prunable: all prunable weights of the dense model.
         parameters: all parameters of the dense model.
         bytes: their size in memory, in the type of the model.
-        structured: whether whole heads or neurons are gone.
+        structured: whether whole heads, neurons or experts are gone.
     """
 
     removed: int
@@ -43,12 +43,12 @@ class Removal:
         return self.removed / self.parameters
 
 
-def count_removal(model: Any, blocks: Iterable[Block]) -> Removal:
+def count_removal(model: Any, holders: Iterable[Holder]) -> Removal:
     """Count what is gone of a masked or compact model.
 
     The dense model is the stock model of its config; it is built without memory.
     """
-    report = count_sparsity(model, blocks)
+    report = count_sparsity(model, holders)
     compact = layout_of_model(model) is not None
     dense = _stock_model(model) if compact else model
     prunable = sum(_weight(dense, layer.name).numel() for layer in report.layers)

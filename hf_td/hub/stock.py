@@ -7,14 +7,18 @@ memory, and its shapes are looked at.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import reduce
 from math import ceil
-from typing import Any
+from operator import getitem
+from typing import Any, Literal
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
+from transformers import PreTrainedConfig
 
-from hf_td.anatomy import Block, find_layer, parameter_names
+from hf_td.anatomy import Block, Holder, Mixture, Part, find_layer, parameter_names
 
 # Fields that may hold a feed-forward width, or its ratio to the hidden size.
 RATIO_FIELDS = ("mlp_ratio",)
@@ -30,6 +34,8 @@ WIDTH_FIELDS = (
     "ffn_hidden_size",
     *RATIO_FIELDS,
 )
+# Fields that may hold the number of experts.
+EXPERT_FIELDS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 # Fields that may hold a number of heads; those of the second row count KV heads.
 HEAD_FIELDS = ("num_attention_heads", "num_heads", "n_heads", "n_head", "num_decoder_heads")
 KV_HEAD_FIELDS = ("num_key_value_heads", "num_kv_heads")
@@ -45,16 +51,23 @@ REFUSALS = (
     ZeroDivisionError,
 )
 
-# Numbers of units by block.
-Units = dict[Block, int]
+# Numbers of units by block or mixture.
+Units = dict[Holder, int]
+# The names that lead from a config to one nested in it, or to a field of that; and such fields.
+Path = tuple[str, ...]
+Fields = Mapping[Path, Any]
+
+_MARGIN = 1e-3  # of a neuron: above rounding, and far below one where hidden sizes differ
 
 
-def express(model: Any, blocks: Iterable[Block], wanted: Mapping[Block, int]) -> tuple[Any, Units]:
+def express(
+    model: Any, blocks: Iterable[Holder], wanted: Mapping[Holder, int]
+) -> tuple[Any, Units]:
     """The stock config that comes closest to the wanted numbers of units from above.
 
     Args:
         model: the full model, whose config is not changed.
-        blocks: all blocks of its reading.
+        blocks: all blocks and mixtures of its reading.
         wanted: the number of units that each block needs.
 
     Returns:
@@ -63,26 +76,36 @@ def express(model: Any, blocks: Iterable[Block], wanted: Mapping[Block, int]) ->
     """
     blocks = list(blocks)
     config = _stock_config(model.config, {})
-    heads = [b for b in blocks if b.part == "attention" and b in wanted]
-    neurons = [b for b in blocks if b.part == "feed_forward" and b in wanted]
-    fields = {**_widths(model, config, neurons, wanted), **_heads(model, config, heads, wanted)}
+    fields: dict[Path, Any] = {}
+    for tower in _towers(model, [block for block in blocks if block in wanted]):
+        fields |= _widths(model, config, tower, "feed_forward", wanted)
+        fields |= _widths(model, config, tower, "experts", wanted)
+        fields |= _heads(model, config, tower, wanted)
     config = _stock_config(config, fields)
     return config, units_of(build_empty(model, config), blocks)
 
 
-def units_of(stock: nn.Module, blocks: Iterable[Block]) -> Units:
+def units_of(stock: nn.Module, blocks: Iterable[Holder]) -> Units:
     """The number of units that each block has in a model of the same class."""
-    return {block: _width(stock, block) // block.consumer.features.shape[1] for block in blocks}
+    return {block: _width(stock, block) // _features(block) for block in blocks if _is_read(block)}
 
 
-def unexpressed(model: nn.Module, blocks: Iterable[Block], config: Any) -> list[str]:
+def _is_read(block: Holder) -> bool:
+    """Whether it is known what has an entry for each unit: of some mixtures it is not."""
+    return isinstance(block, Block) or block.obstacle is None
+
+
+def _features(block: Holder) -> int:
+    """How many entries each unit has of the width."""
+    return 1 if isinstance(block, Mixture) else block.consumer.features.shape[1]
+
+
+def unexpressed(model: nn.Module, blocks: Iterable[Holder], config: Any) -> list[str]:
     """The parameters that have another shape in a stock model, and that no block can change.
 
     A layer of a compact model that has a single unit left, for instance, is read as no block.
     """
-    free = [block for block in blocks if block.obstacle is None]
-    readable = {n for block in free for m in block.modules for n in parameter_names(model, m)}
-    readable |= {c.parameter for block in free for c in block.companions}
+    readable = {name for b in blocks if b.obstacle is None for name in _parameters(model, b)}
     stock = dict(build_empty(model, config).named_parameters(remove_duplicate=False))
     return [
         name
@@ -91,24 +114,89 @@ def unexpressed(model: nn.Module, blocks: Iterable[Block], config: Any) -> list[
     ]
 
 
+def _parameters(model: nn.Module, block: Holder) -> list[str]:
+    """The parameters that become smaller with fewer units."""
+    if isinstance(block, Mixture):
+        return [piece.parameter for piece in block.slices]
+    own = [name for module in block.modules for name in parameter_names(model, module)]
+    return [*own, *(companion.parameter for companion in block.companions)]
+
+
 def build_empty(model: nn.Module, config: Any) -> nn.Module:
     """A model of the same class from another config, on the meta device."""
     with torch.device("meta"):
         return type(model)(config)
 
 
-def _width(model: nn.Module, block: Block) -> int:
+def _width(model: nn.Module, block: Holder) -> int:
+    if isinstance(block, Mixture):
+        return model.get_parameter(block.slices[0].parameter).shape[block.slices[0].dim]
     return find_layer(model, block.consumer.module).weight.shape[block.consumer.feature_dim(model)]
 
 
-def _stock_config(config: Any, fields: Mapping[str, Any]) -> Any:
+@dataclass(frozen=True)
+class Tower:
+    """Blocks that are built from one config: the model's own, or one nested in it.
+
+    Attributes:
+        path: of the config within the model's, such as `("text_config",)`; () for the model's own.
+        config: that config.
+        blocks: what is built from it.
+    """
+
+    path: Path
+    config: Any
+    blocks: list[Holder]
+
+    def of(self, part: Part | Literal["experts"]) -> list[Holder]:
+        """Its attention blocks, its feed-forward blocks or its mixtures."""
+        return [block for block in self.blocks if block.part == part]
+
+    def placed(self, fields: Mapping[str, Any]) -> Fields:
+        """Fields of its config, by their paths in the model's."""
+        return {(*self.path, name): value for name, value in fields.items()}
+
+
+def _towers(model: Any, blocks: Iterable[Holder]) -> list[Tower]:
+    """The blocks by the config that the innermost module around each of them keeps.
+
+    In CLIP, for instance, `text_model` keeps `config.text_config`.
+    """
+    paths = _paths(model.config)
+    keepers = {
+        f"{name}.": module.config
+        for name, module in model.named_modules()
+        if name and id(getattr(module, "config", None)) in paths
+    }
+    towers: dict[Path, Tower] = {}
+    for block in blocks:
+        place = block.experts if isinstance(block, Mixture) else block.consumer.module
+        around = [name for name in keepers if place.startswith(name)]
+        config = keepers[max(around, key=len)] if around else model.config
+        path = paths[id(config)]
+        towers.setdefault(path, Tower(path, config, [])).blocks.append(block)
+    return list(towers.values())
+
+
+def _paths(config: Any, path: Path = ()) -> dict[int, Path]:
+    """The paths of a config and of all that are nested in it, by their identity."""
+    found = {id(config): path}
+    for name, nested in vars(config).items():
+        if isinstance(nested, PreTrainedConfig):
+            found |= _paths(nested, (*path, name))
+    return found
+
+
+def _stock_config(config: Any, fields: Fields) -> Any:
     """The config with some fields changed and its layout taken off; validated anew."""
-    values = {**config.to_dict(), **fields}
+    values = config.to_dict()
+    for (*path, name), value in fields.items():
+        reduce(getitem, path, values)[name] = value
     values.pop("quantization_config", None)
     return type(config).from_dict(values)
 
 
-def _attempt(model: nn.Module, config: Any, fields: Mapping[str, Any]) -> nn.Module | None:
+def _attempt(model: nn.Module, config: Any, fields: Fields) -> nn.Module | None:
     """A stock model with these fields, or None where its family refuses them."""
     try:
         return build_empty(model, _stock_config(config, fields))
@@ -117,51 +205,55 @@ def _attempt(model: nn.Module, config: Any, fields: Mapping[str, Any]) -> nn.Mod
 
 
 def _widths(
-    model: nn.Module, config: Any, blocks: list[Block], wanted: Mapping[Block, int]
-) -> dict[str, Any]:
-    """The fields that express feed-forward widths, each wide enough for all that it controls."""
+    model: nn.Module,
+    config: Any,
+    tower: Tower,
+    part: Literal["feed_forward", "experts"],
+    wanted: Mapping[Holder, int],
+) -> Fields:
+    """The fields that express widths of a part, each wide enough for all that it controls."""
+    stock = build_empty(model, config)
+    full = {block: _width(stock, block) for block in tower.of(part)}
     fields: dict[str, Any] = {}
-    for name in WIDTH_FIELDS:
-        if not hasattr(config, name):
-            continue
-        controlled = _controlled(model, config, name, blocks)
-        if controlled:
-            width = max(wanted[block] for block in controlled)
-            full = _width(build_empty(model, config), controlled[0])
-            fields[name] = _field_value(config, name, width, full)
-    return fields
+    for name in EXPERT_FIELDS if part == "experts" else WIDTH_FIELDS:
+        if full and hasattr(tower.config, name):
+            controlled = _controlled(model, config, tower, name, full)
+            needed = [(wanted[block], full[block]) for block in controlled]
+            fields |= {name: _field_value(tower.config, name, needed)} if needed else {}
+    return tower.placed(fields)
 
 
-def _controlled(model: nn.Module, config: Any, name: str, blocks: list[Block]) -> list[Block]:
-    """The blocks whose width follows the field."""
-    if not blocks:
-        return []
-    full = _width(build_empty(model, config), blocks[0])
-    trial = _attempt(model, config, {name: _field_value(config, name, 2 * full, full)})
-    return [] if trial is None else [b for b in blocks if _width(trial, b) == 2 * full]
+def _controlled(
+    model: nn.Module, config: Any, tower: Tower, name: str, full: Units
+) -> list[Holder]:
+    """The blocks whose width follows the field: all have the first one's, or a ratio to theirs."""
+    first = next(iter(full.values()))
+    doubled = {b: 2 * (width if name in RATIO_FIELDS else first) for b, width in full.items()}
+    value = _field_value(tower.config, name, [(2 * first, first)])
+    trial = _attempt(model, config, tower.placed({name: value}))
+    return [] if trial is None else [b for b in full if _width(trial, b) == doubled[b]]
 
 
-def _field_value(config: Any, name: str, width: int, full: int) -> int | float:
+def _field_value(config: Any, name: str, needed: Iterable[tuple[int, int]]) -> int | float:
+    """The least value for all pairs of the width that is needed and the full one."""
     if name not in RATIO_FIELDS:
-        return width
+        return max(width for width, _ in needed)
     before = getattr(config, name)
-    hidden = full / before
     if isinstance(before, int):  # strict configs take no fraction here
-        return ceil(width / hidden)
+        return max(ceil(width * before / full) for width, full in needed)
     # int(hidden * ratio) must be the width, whatever rounding does.
-    return (width + 0.5) / hidden
+    return max((width + _MARGIN) * before / full for width, full in needed)
 
 
-def _heads(
-    model: nn.Module, config: Any, blocks: list[Block], wanted: Mapping[Block, int]
-) -> dict[str, Any]:
+def _heads(model: nn.Module, config: Any, tower: Tower, wanted: Mapping[Holder, int]) -> Fields:
     """The fields that express the number of heads, if the head size stays as it is."""
+    blocks = [block for block in tower.of("attention") if isinstance(block, Block)]
     if not blocks or len({block.units for block in blocks}) > 1:
         return {}
     per_unit = blocks[0].consumer.features.shape[1]
     full = _width(build_empty(model, config), blocks[0]) // per_unit
     for units in range(max(wanted[block] for block in blocks), full):
-        fields = _head_fields(config, blocks[0], units)
+        fields = tower.placed(_head_fields(tower.config, blocks[0], units))
         trial = _attempt(model, config, fields)
         if trial is not None and all(_width(trial, b) == units * per_unit for b in blocks):
             return fields

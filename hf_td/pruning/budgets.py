@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hf_td import functional
 from hf_td.importance import fan_in_dim, unit_dim
-from hf_td.sites import Site, UnitSite
+from hf_td.sites import ExpertSite, Site, UnitSite
 
 Kind = Literal["uniform", "global"]
 Of = Literal["units", "parameters", "flops"]
@@ -55,7 +55,9 @@ class Budget:
 
 
 def _lowest(site: Site, sparsity: float) -> Tensor:
-    return functional.candidate_mask(site.scores(), sparsity, site.dim, break_ties=True)
+    scores = site.eligible(site.scores())
+    lowest = functional.candidate_mask(scores, sparsity, site.dim, break_ties=True)
+    return lowest & scores.isfinite()
 
 
 def _choose_globally(sites: Sequence[Site], sparsity: float, budget: Budget) -> list[Tensor]:
@@ -63,6 +65,7 @@ def _choose_globally(sites: Sequence[Site], sparsity: float, budget: Budget) -> 
 
     Sites with one index are tied: they have the same scores, and their units go together.
     """
+    _check_counted_once(sites)
     groups: dict[int, list[Site]] = {}
     for site in sites:
         groups.setdefault(site.index, []).append(site)
@@ -79,7 +82,7 @@ def _comparable(site: Site, floor: float) -> Tensor:
     scores = scores / scores.square().mean().sqrt().clamp(min=1e-12)
     flat = scores.flatten()
     lowest = functional.candidate_mask(flat, 1 - floor, break_ties=True).view_as(scores)
-    return scores.masked_fill(~lowest, torch.inf)
+    return site.eligible(scores).masked_fill(~lowest, torch.inf)
 
 
 def _limit(scores: Sequence[Tensor], costs: Sequence[float], sparsity: float) -> float:
@@ -94,8 +97,22 @@ def _limit(scores: Sequence[Tensor], costs: Sequence[float], sparsity: float) ->
     return float(ranked[possible - 1]) if possible else -torch.inf
 
 
+def _check_counted_once(sites: Sequence[Site]) -> None:
+    """Refuse to rank experts and what is inside of them together."""
+    mixtures = [site.mixture for site in sites if isinstance(site, ExpertSite)]
+    for site in sites:
+        around = [m for m in mixtures if site.name.startswith(f"{m.experts}.")]
+        if around:
+            raise ValueError(
+                f"a global budget would count {site.name} twice, by itself and in the experts of "
+                f"{around[0].name}; prune experts and what is inside of them one after the other"
+            )
+
+
 def _cost(site: Site, budget: Budget) -> float:
     """What one entry of a site costs."""
+    if isinstance(site, ExpertSite):
+        return _EXPERT_COSTS[budget.of](site)
     return _COSTS[budget.of](site, budget) if isinstance(site, UnitSite) else 1.0
 
 
@@ -119,6 +136,22 @@ def _unit_flops(site: UnitSite, budget: Budget) -> float:
         mixing = 4 * budget.length * site.block.consumer.features.shape[1]
     return 2 * _unit_parameters(site, budget) + mixing
 
+
+def _expert_parameters(site: ExpertSite) -> float:
+    """All that belongs to an expert, its row in the router included."""
+    return sum(p.numel() for p in site.parameters()) / site.mixture.units
+
+
+def _expert_flops(site: ExpertSite) -> float:
+    """Those of its logit alone: each token goes to as many experts as before."""
+    return 2 * site.layer.weight.shape[1]
+
+
+_EXPERT_COSTS: dict[str, Callable[[ExpertSite], float]] = {
+    "units": lambda site: 1.0,
+    "parameters": _expert_parameters,
+    "flops": _expert_flops,
+}
 
 _COSTS: dict[str, Callable[[UnitSite, Budget], float]] = {
     "units": lambda site, budget: 1.0,

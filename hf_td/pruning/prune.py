@@ -14,13 +14,14 @@ from hf_td.activations import FILE, Activations, find_activations, measure_activ
 from hf_td.anatomy import read_anatomy
 from hf_td.config import TargetedDropoutConfig, configure, trained_with
 from hf_td.layers import can_measure
+from hf_td.layout import record_layout
 from hf_td.learned import FILE as SCORES_FILE
 from hf_td.learned import find_learned
 from hf_td.masks import random_scores
 from hf_td.pruning.budgets import Budget, Of
 from hf_td.pruning.first_order import movement_scores, taylor_scores
 from hf_td.pruning.report import PruningReport, count_sparsity
-from hf_td.sites import Site, plan_sites
+from hf_td.sites import ExpertSite, Site, plan_sites
 
 Batches = Iterable[Mapping[str, Any]] | None
 
@@ -42,9 +43,17 @@ def prune_model(
     and neurons of lowest norm of each layer (paper, section 4.1), the same fraction everywhere.
     With a global budget one ranking over the whole model decides.
 
+    With `experts_level="unit"` whole experts go, as many as each token can spare. Zeros alone would
+    not do: a router would still choose them. So their rows in the router become zeros as well, and
+    the router gets a class that never chooses such experts, in eval mode too; the model computes
+    what it does without them. `compact_model` and `export_model` take them out. What
+    `save_pretrained` writes before that says so in its config: it loads after `import hf_td` as it
+    is, and not without.
+
     Args:
         model: any model that can be patched; patched or not, trained with targeted dropout or not.
-        sparsity: the fraction to remove, in [0, 1].
+        sparsity: the fraction to remove, in [0, 1]; under a pattern N:M at most N/M, at which every
+            group of M neighbours loses exactly N (below it, at most N).
         config: which layers, and at which level; None means as the model was trained (which its
             own config records), or the defaults, with importance by what a baseline has learned
             of the model, or by magnitude where there is no calibration either.
@@ -57,25 +66,39 @@ def prune_model(
         **overrides: settings that replace those of `config`, such as `level="unit"`.
 
     Returns:
-        What is gone, by layer and in total, counted in the weights.
+        What is gone, by layer and in total, counted in the weights (of routers, none).
 
     Raises:
-        ValueError: sparsity is out of range, nothing is there to be pruned, or nothing tells what
-            the importance that is asked for needs.
+        ValueError: sparsity is out of range or more than a pattern takes, nothing is there to be
+            pruned, or nothing tells what the importance that is asked for needs.
     """
     check_sparsity(sparsity)
     budget = as_budget(budget, of)
     sites = sites_to_prune(
         model, config, calibration=calibration, example_inputs=example_inputs, **overrides
     )
+    check_reachable(sites, sparsity)
+    anatomy = read_anatomy(model, example_inputs)  # before the config changes, which it hangs on
     remove_lowest(sites, sparsity, budget)
-    return count_sparsity(model, read_anatomy(model, example_inputs).blocks)
+    if any(isinstance(site, ExpertSite) for site in sites):
+        record_layout(model)
+    return count_sparsity(model, anatomy.holders)
 
 
 def check_sparsity(sparsity: float) -> None:
     """Raise ValueError unless `sparsity` is a fraction in [0, 1]."""
     if not 0 <= sparsity <= 1:
         raise ValueError(f"sparsity is the fraction to remove, in [0, 1]; got {sparsity}")
+
+
+def check_reachable(sites: Iterable[Site], sparsity: float) -> None:
+    """Raise ValueError if a pattern lets less go than `sparsity`."""
+    for site in sites:
+        if sparsity > site.most:
+            raise ValueError(
+                f"the pattern takes {site.most:g} of the weights of {site.name} at most, but the "
+                f"sparsity is {sparsity}; prune to {site.most:g}, or without a pattern"
+            )
 
 
 def sites_to_prune(
@@ -153,6 +176,13 @@ def _first_order(
             f"importance {config.importance!r} looks at gradients: pass a few batches of training "
             "data, with labels, as calibration=..."
         )
+    experts = [site.name for site in sites if isinstance(site, ExpertSite)]
+    if experts:
+        raise ValueError(
+            f"importance {config.importance!r} cannot rank the experts of {experts[0]}: without "
+            "one the router chooses another, which no gradient tells; use importance='magnitude' "
+            "or 'activation'"
+        )
     measure = {"taylor": taylor_scores, "movement": movement_scores}[config.importance]
     return measure(model, sites, calibration)
 
@@ -200,15 +230,25 @@ def remove_lowest(sites: tuple[Site, ...], sparsity: float, budget: Budget) -> N
 
 
 @contextmanager
-def kept_weights(sites: tuple[Site, ...]) -> Iterator[None]:
-    """Restore, on leaving, every weight and bias that pruning can change, bit for bit."""
+def kept_weights(sites: tuple[Site, ...]) -> Iterator[Callable[[], None]]:
+    """Restore, on leaving, every weight and bias that pruning can change, bit for bit.
+
+    Gives a function that restores them before, to prune anew. Routers choose again as before.
+    """
     tensors = _distinct(sites)
     copies = [tensor.clone() for tensor in tensors]
-    try:
-        yield
-    finally:
+
+    def restore() -> None:
         for tensor, copy in zip(tensors, copies, strict=True):
             tensor.copy_(copy)
+        for site in sites:
+            if isinstance(site, ExpertSite):
+                site.settle()
+
+    try:
+        yield restore
+    finally:
+        restore()
 
 
 def _distinct(sites: tuple[Site, ...]) -> list[Tensor]:

@@ -10,8 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from hf_td.anatomy import Block, find_layer
+from hf_td.anatomy import Block, Holder, Mixture, find_layer
 from hf_td.importance import read_units
+from hf_td.reductions import count_nonzero
+from hf_td.routing import gone_experts
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,12 @@ class LayerSparsity:
 
 @dataclass(frozen=True)
 class BlockSparsity:
-    """The units of one block.
+    """The units of one block or mixture.
 
     Attributes:
         name: dotted name.
-        part: `attention` (heads, or KV groups) or `feed_forward` (neurons).
-        removed: units of which the consumer reads nothing.
+        part: `attention` (heads, or KV groups), `feed_forward` (neurons) or `experts`.
+        removed: units of which the consumer reads nothing, or experts that are never chosen.
         total: all units, of all experts.
     """
 
@@ -62,7 +64,7 @@ class PruningReport:
 
     Attributes:
         layers: one entry for each prunable projection.
-        blocks: one entry for each block.
+        blocks: one entry for each block, and for each mixture.
         parameters: number of all parameters of the model, embeddings and biases included.
     """
 
@@ -123,13 +125,14 @@ class PruningReport:
         return table
 
 
-def count_sparsity(model: nn.Module, blocks: Iterable[Block]) -> PruningReport:
-    """Count what is zero in the projections of these blocks."""
-    blocks = tuple(blocks)
+def count_sparsity(model: nn.Module, holders: Iterable[Holder]) -> PruningReport:
+    """Count what is zero in the projections of these blocks, and what is gone of mixtures."""
+    holders = [h for h in holders if isinstance(h, Block) or h.obstacle is None]
+    blocks = [holder for holder in holders if isinstance(holder, Block)]
     names = dict.fromkeys(name for block in blocks for name in block.modules)
     return PruningReport(
         layers=tuple(_count_layer(model, name) for name in names),
-        blocks=tuple(_count_block(model, block) for block in blocks),
+        blocks=tuple(_count_units(model, holder) for holder in holders),
         parameters=sum(p.numel() for p in model.parameters()),
     )
 
@@ -140,9 +143,12 @@ def _weight(model: nn.Module, name: str) -> Tensor:
 
 def _count_layer(model: nn.Module, name: str) -> LayerSparsity:
     weight = _weight(model, name)
-    return LayerSparsity(name, weight.numel() - int(weight.count_nonzero()), weight.numel())
+    return LayerSparsity(name, weight.numel() - count_nonzero(weight), weight.numel())
 
 
-def _count_block(model: nn.Module, block: Block) -> BlockSparsity:
+def _count_units(model: nn.Module, block: Holder) -> BlockSparsity:
+    if isinstance(block, Mixture):
+        gone = gone_experts(model.get_submodule(block.router))
+        return BlockSparsity(block.name, block.part, int(gone.sum()), block.units)
     read = read_units(find_layer(model, block.consumer.module), block.consumer)
     return BlockSparsity(block.name, block.part, int((~read).sum()), read.numel())

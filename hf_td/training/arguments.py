@@ -36,6 +36,9 @@ class TargetedDropoutFields:
     feed_forward_level: Literal["weight", "unit", "none"] | None = _setting(
         "level of the feed-forward part, where it differs; none leaves it alone"
     )
+    experts_level: Literal["unit", "none"] = _setting(
+        "rank whole experts of mixtures, or leave them all in", default="none"
+    )
     targeting: float | None = _setting(
         "final fraction of weights or units that are candidates, in [0, 1)"
     )
@@ -79,6 +82,9 @@ class TargetedDropoutFields:
     )
     rescale: bool = field(
         default=False, metadata={"help": "scale surviving candidates by 1 / (1 - drop rate)"}
+    )
+    pattern: str | None = _setting(
+        "at the weight level, N:M: the N lowest of each M neighbours are the candidates, as in 2:4"
     )
     untargeted_lr_scale: float = field(
         default=2.0,

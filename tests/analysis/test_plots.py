@@ -89,3 +89,33 @@ def test_plotting_leaves_no_global_figure_and_never_imports_pyplot(tmp_path):
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_many_methods_are_told_apart_and_their_legend_stands_beside():
+    axes = _draw({str(n): [{0.0: 1.0, 0.5: n / 10}] for n in range(13)})
+    looks = {
+        (to_hex(line.get_color()), line.get_marker(), line.get_linestyle()) for line in axes.lines
+    }
+    assert len(looks) == 13
+    assert axes.get_legend() is None
+    (legend,) = axes.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [str(n) for n in range(13)]
+
+
+def test_strips_show_every_value_from_lowest_to_highest_and_fill_the_marked_one(tmp_path):
+    panels = {"75%": {"a": [0.5, 0.9, 0.6], "b": [0.7]}, "90%": {"b": [0.4]}}
+    figure: Any = plots._draw_strips(panels, "f1", "title", {"75%": {"a": 0.6}})
+    left, right = figure.axes
+    assert [text.get_text() for text in left.get_yticklabels()] == ["a", "b"]
+    span, median, dots, marked = left.lines[:4]
+    assert list(span.get_xdata()) == [0.5, 0.9]
+    assert list(median.get_xdata()) == [0.6]
+    assert list(dots.get_xdata()) == [0.5, 0.9, 0.6]
+    assert list(marked.get_xdata()) == [0.6]
+    assert (dots.get_markerfacecolor(), marked.get_markerfacecolor()) == ("none", "#0072B2")
+    assert {tuple(line.get_ydata()) for line in right.lines} == {(1, 1), (1,)}
+    png, svg = plots.plot_strips(panels, tmp_path / "s", metric="f1", title="t")
+    assert png.is_file()
+    assert svg.is_file()
+    with pytest.raises(ValueError, match="no values to plot"):
+        plots.plot_strips({"75%": {"a": []}}, tmp_path / "s", metric="f1", title="t")

@@ -436,3 +436,22 @@ def test_whole_texts_are_those_that_no_other_holds(texts):
         )
 
     assert whole_texts(texts) == [i for i in range(len(texts)) if not is_fragment(i)]
+
+
+def test_rows_held_out_are_evaluated_and_not_trained_on(tmp_path):
+    write_task(tmp_path, get_task("mnli"))
+    rows = set(load_task("mnli", str(tmp_path))["train"]["premise"])
+    found = load_task("mnli", str(tmp_path), held_out=2)
+    held, rest = set(found["validation_matched"]["premise"]), set(found["train"]["premise"])
+    assert len(held) == 2
+    assert held == set(found["validation_mismatched"]["premise"])
+    assert not held & rest
+    assert held | rest == rows
+    again = load_task("mnli", str(tmp_path), held_out=2)
+    assert set(again["validation_matched"]["premise"]) == held
+
+
+def test_some_rows_stay_to_train_on(tmp_path):
+    write_task(tmp_path, get_task("cola"))
+    with pytest.raises(ValueError, match="cannot hold 6 rows out of 6"):
+        load_task("cola", str(tmp_path), held_out=6)

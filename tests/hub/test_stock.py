@@ -9,10 +9,11 @@ import torch
 import transformers as hf
 
 from hf_td import prune_model, read_anatomy
-from hf_td.anatomy import Part
+from hf_td.anatomy import Holder, Part
 from hf_td.compaction import needed_units
 from hf_td.hub.stock import build_empty, express, unexpressed, units_of
 from tests.compaction.models import every_family, small_model
+from tests.families import tiny_family
 from tests.tiny import tiny_model
 
 # Family to the config field of its feed-forward width.
@@ -32,7 +33,7 @@ def expressed(model: Any, neurons: int | None = None, heads: int | None = None) 
     """The config for these numbers of units in every layer, and the units by part of the model."""
     blocks = read_anatomy(model).blocks
     units: dict[Part, int | None] = {"attention": heads, "feed_forward": neurons}
-    wanted = {block: units[block.part] or block.units for block in blocks}
+    wanted: dict[Holder, int] = {block: units[block.part] or block.units for block in blocks}
     config, found = express(model, blocks, wanted)
     return config, {part: {n for b, n in found.items() if b.part == part} for part in units}
 
@@ -124,6 +125,51 @@ def test_a_ratio_that_is_a_whole_number_is_rounded_up():
         assert found.mlp_ratio == width // 32
 
 
+def test_each_tower_has_fields_of_its_own():
+    model = tiny_family("clip")
+    blocks = read_anatomy(model).blocks
+    widths = {"text_model": 24, "vision_model": 40}
+    wanted = {
+        b: widths[b.name.split(".")[0]] if b.part == "feed_forward" else b.units for b in blocks
+    }
+    config, units = express(model, blocks, wanted)
+    assert units == wanted
+    assert config.text_config.intermediate_size == 24
+    assert config.vision_config.intermediate_size == 40
+    assert model.config.text_config.intermediate_size == 64
+
+
+def test_heads_of_a_tower_are_expressed_where_their_size_is_a_field():
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    text = hf.Qwen2Config(
+        **sizes, vocab_size=64, num_attention_heads=4, num_key_value_heads=2, head_dim=8
+    )
+    vision = hf.CLIPVisionConfig(**sizes, num_attention_heads=4, image_size=8, patch_size=4)
+    model = hf.LlavaForConditionalGeneration(
+        hf.LlavaConfig(text_config=text, vision_config=vision, image_token_index=63)
+    )
+    blocks = read_anatomy(model).blocks
+    language = {b for b in blocks if b.part == "attention" and "language_model" in b.name}
+    wanted = {b: 1 if b in language else b.units for b in blocks}
+    config, units = express(model, blocks, wanted)
+    assert len(language) == 2
+    assert units == wanted
+    found = config.text_config
+    assert (found.num_attention_heads, found.num_key_value_heads, found.head_dim) == (2, 1, 8)
+    assert config.vision_config.num_attention_heads == 4
+
+
+def test_a_ratio_holds_for_stages_of_several_widths():
+    model = tiny_family("swin")
+    blocks = read_anatomy(model).blocks
+    full = {b.units for b in blocks if b.part == "feed_forward"}
+    wanted = {b: b.units // 2 if b.part == "feed_forward" else b.units for b in blocks}
+    config, units = express(model, blocks, wanted)
+    assert len(full) > 1
+    assert units == wanted
+    assert config.mlp_ratio == pytest.approx(model.config.mlp_ratio / 2, abs=1e-3)
+
+
 def test_encoder_and_decoder_have_their_own_widths():
     config = hf.BartConfig(
         vocab_size=64,
@@ -139,7 +185,9 @@ def test_encoder_and_decoder_have_their_own_widths():
     torch.manual_seed(0)
     model = hf.BartModel(config).eval()
     blocks = read_anatomy(model).blocks
-    wanted = {b: 16 if b.name.startswith("encoder") else 40 for b in blocks if b.units > 4}
+    wanted: dict[Holder, int] = {
+        b: 16 if b.name.startswith("encoder") else 40 for b in blocks if b.units > 4
+    }
     found, units = express(model, blocks, wanted)
     assert (found.encoder_ffn_dim, found.decoder_ffn_dim) == (16, 40)
     assert all(units[block] == count for block, count in wanted.items())

@@ -2,25 +2,31 @@
 
 It is kept in config.json and read from files that anybody may have written. So it is data: it is
 checked against the stock model before anything is allocated, it can only make tensors smaller,
-and it names nothing but parameters and a fixed set of counts.
+and it names nothing but parameters, routers and a fixed set of counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import nn
 
+from hf_td.routing import mark_gone, marked_routers
+
 VERSION = 1
+
+# The key under which a compact model's config keeps its layout.
+LAYOUT_KEY = "quantization_config"
 
 # Transformers builds the model of a checkpoint in the shapes of its quantization method, so a
 # compact model presents itself as one; `hf_td.hub.loading` is what stands behind this name.
 QUANT_METHOD = "hf_td"
 
-# Counts that attention modules keep and their forwards read. Another spelling is another row.
+# Counts that modules keep and their forwards read. Another spelling is another row.
 QUERY_HEADS = frozenset(
     {"num_heads", "num_attention_heads", "n_heads", "n_head", "num_query_heads", "nhead"}
 )
@@ -28,7 +34,8 @@ KEY_VALUE_HEADS = frozenset(
     {"num_key_value_heads", "num_kv_heads", "n_kv_heads", "kv_heads", "num_key_value_head"}
 )
 WIDTHS = frozenset({"all_head_size", "embed_dim", "inner_dim", "split_size"})
-COUNTS = QUERY_HEADS | KEY_VALUE_HEADS | WIDTHS
+EXPERTS = frozenset({"num_experts", "num_local_experts", "n_routed_experts"})
+COUNTS = QUERY_HEADS | KEY_VALUE_HEADS | WIDTHS | EXPERTS
 
 # The sizes that classes of layers keep beside their weight: attribute to dimension of `weight`.
 _SIZES: dict[str, dict[str, int]] = {
@@ -45,18 +52,23 @@ class CompactLayout:
     Attributes:
         shapes: parameter name to its shape.
         attributes: module name to the counts that its forward reads.
+        routers: names of the routers that never choose what has rows of zeros: experts that were
+            pruned, and are not taken out yet.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     attributes: Mapping[str, Mapping[str, int]]
+    routers: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, as `quantization_config` of a model's config."""
+        routers = {"routers": list(self.routers)} if self.routers else {}
         return {
             "quant_method": QUANT_METHOD,
             "version": VERSION,
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
             "attributes": {name: dict(counts) for name, counts in self.attributes.items()},
+            **routers,
         }
 
     @classmethod
@@ -69,7 +81,10 @@ class CompactLayout:
         _expect(isinstance(values, Mapping), "layout", "a mapping", values)
         known = {"quant_method", "version", "shapes", "attributes"}
         _expect(
-            set(values) == known, "layout", f"the keys {sorted(known)}", sorted(map(str, values))
+            set(values) - {"routers"} == known,
+            "layout",
+            f"the keys {sorted(known)}",
+            sorted(map(str, values)),
         )
         for field, wanted in (("quant_method", QUANT_METHOD), ("version", VERSION)):
             got = values[field]
@@ -82,6 +97,7 @@ class CompactLayout:
         return cls(
             shapes={name: _shape(name, dims) for name, dims in values["shapes"].items()},
             attributes={name: _counts(name, c) for name, c in values["attributes"].items()},
+            routers=_names(values.get("routers", ())),
         )
 
     def for_model(self, model: nn.Module) -> CompactLayout:
@@ -97,6 +113,7 @@ class CompactLayout:
         return CompactLayout(
             shapes={rename(name): shape for name, shape in self.shapes.items()},
             attributes={rename(name): counts for name, counts in self.attributes.items()},
+            routers=tuple(map(rename, self.routers)),
         )
 
     def check(self, stock: nn.Module) -> None:
@@ -121,6 +138,42 @@ class CompactLayout:
                 known = isinstance(most, int) and count <= most
                 where = f"layout.attributes[{name!r}][{attribute!r}]"
                 _expect(known, where, f"a count of at most {most}", count)
+        for name in self.routers:
+            rows = parameters.get(f"{name}.weight")
+            fits = name in modules and rows is not None and rows.dim() == 2
+            _expect(fits, "layout.routers", "routers of the model", name)
+
+
+def layout_of_model(model: nn.Module) -> CompactLayout | None:
+    """The layout that a model's config records, or None for a model that is not compact."""
+    recorded = getattr(getattr(model, "config", None), LAYOUT_KEY, None)
+    ours = isinstance(recorded, dict) and recorded.get("quant_method") == QUANT_METHOD
+    return CompactLayout.from_dict(recorded) if ours else None
+
+
+def record_layout(
+    model: nn.Module,
+    shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
+    attributes: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
+) -> None:
+    """Add what changed to the layout in the model's config, and the routers as they are now.
+
+    What is saved then loads again after `import hf_td`, and not without it. A model without a
+    config keeps no record.
+    """
+    config: Any = getattr(model, "config", None)
+    if config is None:
+        return
+    known = layout_of_model(model) or CompactLayout(shapes={}, attributes={})
+    layout = CompactLayout(
+        shapes={**known.shapes, **shapes},
+        attributes={**known.attributes, **attributes},
+        routers=tuple(marked_routers(model)),
+    )
+    if layout != CompactLayout(shapes={}, attributes={}):
+        setattr(config, LAYOUT_KEY, layout.to_dict())
+    elif layout_of_model(model) is not None:
+        delattr(config, LAYOUT_KEY)
 
 
 def _expect(holds: bool, field: str, expected: str, got: Any) -> None:
@@ -137,6 +190,12 @@ def _shape(name: str, dims: Any) -> tuple[int, ...]:
     fine = isinstance(dims, (list, tuple)) and len(dims) > 0 and all(_is_count(d) for d in dims)
     _expect(fine, f"layout.shapes[{name!r}]", "a list of positive integers", dims)
     return tuple(dims)
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    fine = isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
+    _expect(fine, "layout.routers", "a list of names", value)
+    return tuple(value)
 
 
 def _counts(name: str, counts: Any) -> dict[str, int]:
@@ -160,6 +219,12 @@ def apply_layout(model: nn.Module, layout: CompactLayout) -> None:
     for name, shape in layout.shapes.items():
         set_parameter(model, name, parameters[name].detach().new_empty(shape))
     set_counts(model, layout.attributes)
+
+
+def mark_routers(model: nn.Module, layout: CompactLayout) -> None:
+    """Let the routers of a loaded model leave out what the layout says is gone."""
+    for name in layout.routers:
+        mark_gone(model.get_submodule(name))
 
 
 def set_parameter(model: nn.Module, name: str, value: torch.Tensor) -> None:

@@ -1,0 +1,10 @@
+"""The functions of `hf_td.functional` that a training step spends its time in, made fast.
+
+Same results, one pass over the weights: on the CPU by blocks of rows that fit its cache, on CUDA by
+Triton. What neither can do (other types, other devices) is left to `hf_td.functional`.
+"""
+
+from hf_td.kernels.dispatch import keep_masks, masked
+from hf_td.kernels.ranked import Ranked
+
+__all__ = ["Ranked", "keep_masks", "masked"]

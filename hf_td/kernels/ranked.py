@@ -1,0 +1,36 @@
+"""What is ranked in an update, and how `functional` masks it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from hf_td import functional
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """A weight whose entries are ranked inside each output unit.
+
+    Attributes:
+        weight: as its layer stores it, floating point.
+        dim: the dimension that runs over the inputs, along which entries are ranked.
+        scale: what magnitudes are multiplied with, `(fan_in,)`, float32; None for ones.
+        key: what draws are a function of, a 64-bit integer.
+    """
+
+    weight: Tensor
+    dim: int
+    scale: Tensor | None
+    key: int
+
+    def scores(self) -> Tensor:
+        """Of the shape of the weight."""
+        return functional.weight_scores(self.weight, self.scale, self.dim)
+
+    def keep_mask(self, fraction: float, drop_rate: float) -> Tensor:
+        """Boolean, of the shape of the weight: what the update keeps."""
+        candidates = functional.candidate_mask(self.scores(), fraction, self.dim)
+        generator = functional.generator(candidates.device, self.key)
+        return functional.keep_mask(candidates, drop_rate, generator)

@@ -1,0 +1,129 @@
+"""The fast functions of the CPU, bit for bit against the plain ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from hf_td import functional, kernels
+from hf_td.kernels import Ranked, cpu
+
+SHAPES = [(1, 7), (5, 1), (64, 96), (3, 2500)]
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """So that matrices of a test are many blocks, of rows that do not divide evenly."""
+    monkeypatch.setattr(cpu, "_BLOCK", 1000)
+
+
+@pytest.fixture
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def ranked(shape: tuple[int, int], dim: int, dtype: Any = torch.float32, scaled: bool = True):
+    draws = torch.Generator().manual_seed(0)
+    weight = torch.randn(shape, generator=draws).to(dtype)
+    scale = torch.rand(shape[dim], generator=draws) if scaled else None
+    return Ranked(weight, dim, scale, key=-(1 << 60) + 7)
+
+
+def expected(one: Ranked, fraction: float, drop_rate: float) -> Tensor:
+    scores = one.weight.abs()
+    if one.scale is not None:
+        scores = scores * (one.scale if one.dim == 1 else one.scale[:, None])
+    candidates = functional.candidate_mask(scores, fraction, one.dim)
+    generator = torch.Generator().manual_seed(one.key)
+    return functional.keep_mask(candidates, drop_rate, generator)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("threads", [1, 3], indirect=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("drop_rate", [1.0, 0.4])
+@pytest.mark.parametrize("fraction", [0.0, 0.5, 0.91])
+def test_masks_are_those_of_the_plain_functions(fraction, drop_rate, scaled, dtype, threads):
+    every = [ranked(shape, dim, dtype, scaled) for shape in SHAPES for dim in (0, 1)]
+    found = kernels.keep_masks(every, fraction, drop_rate)
+    for one, keep in zip(every, found, strict=True):
+        assert keep.dtype == torch.bool
+        assert torch.equal(keep, expected(one, fraction, drop_rate))
+        assert torch.equal(keep, one.keep_mask(fraction, drop_rate))
+
+
+def test_a_weight_that_is_a_view_is_ranked_where_it_lies():
+    whole = torch.randn(40, 60, generator=torch.Generator().manual_seed(1))
+    one = Ranked(whole[3:30, 10:50], 1, None, key=1)
+    (keep,) = kernels.keep_masks([one], 0.5, 1.0)
+    assert torch.equal(keep, expected(one, 0.5, 1.0))
+    assert (~keep).sum(1).tolist() == [20] * 27
+
+
+def test_experts_are_ranked_too():
+    weight = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1))
+    (keep,) = kernels.keep_masks([Ranked(weight, 2, None, key=1)], 0.5, 1.0)
+    assert (~keep).sum(2).tolist() == [[4] * 5] * 2
+
+
+@given(seed=st.integers(0, 2**31), fraction=st.floats(0, 0.999), dim=st.sampled_from([0, 1]))
+def test_the_lowest_of_each_unit_are_dropped_whatever_the_fraction(seed, fraction, dim):
+    weight = torch.randn(9, 11, generator=torch.Generator().manual_seed(seed))
+    (keep,) = kernels.keep_masks([Ranked(weight, dim, None, key=seed)], fraction, 1.0)
+    rows = zip(weight.abs().movedim(dim, 1), keep.movedim(dim, 1), strict=True)
+    for magnitudes, kept in rows:
+        count = functional.candidate_count(len(magnitudes), fraction)
+        lowest = sorted(range(len(magnitudes)), key=magnitudes.tolist().__getitem__)[:count]
+        assert sorted(torch.nonzero(~kept).flatten().tolist()) == sorted(lowest)
+
+
+def gradients(function: Any, weight: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    weight = weight.clone().requires_grad_()
+    result = function(weight, keep)
+    upstream = torch.randn(result.shape, generator=torch.Generator().manual_seed(2))
+    result.backward(upstream.to(result.dtype))
+    assert weight.grad is not None
+    return result.detach(), weight.grad
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("threads", [1, 3], indirect=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("keep_shape", [(90, 120), (1, 120), (90, 1)])
+@pytest.mark.parametrize("scale", [None, 2.0])
+def test_products_and_gradients_are_those_of_the_plain_function(keep_shape, dtype, scale, threads):
+    draws = torch.Generator().manual_seed(3)
+    weight = torch.randn(90, 120, generator=draws).to(dtype)
+    keep = torch.rand(keep_shape, generator=draws) < 0.5
+    mask = keep if scale is None else keep * scale
+    found, plain = (gradients(f, weight, mask) for f in (kernels.masked, functional.masked))
+    assert torch.equal(found[0], plain[0])
+    assert torch.equal(found[1], plain[1])
+    assert found[1].dtype == dtype
+
+
+def test_under_autocast_the_product_is_in_its_type_and_the_gradient_in_the_weights():
+    draws = torch.Generator().manual_seed(3)
+    weight = torch.randn(9, 12, generator=draws)
+    keep = torch.rand(9, 12, generator=draws) < 0.5
+    with torch.autocast("cpu", torch.bfloat16):
+        result, gradient = gradients(kernels.masked, weight, keep)
+    assert torch.equal(result, (weight * keep).bfloat16())
+    assert gradient.dtype == torch.float32
+    assert not gradient[~keep].any()
+    assert gradient[keep].all()
+
+
+def test_products_have_a_second_derivative():
+    weight = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    keep = torch.rand(3, 4) < 0.5
+    assert torch.autograd.gradgradcheck(lambda w: kernels.masked(w, keep) ** 2, (weight,))

@@ -1,0 +1,78 @@
+"""Small sweeps, and workers that train nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hf_td.sweeps import Cell, plan_cells, read_sweep
+from hf_td.sweeps.workers import Line
+
+GRID: dict[str, Any] = {
+    "title": "A title",
+    "common": {"model_name_or_path": "builtin-minilm", "use_cpu": True, "num_train_epochs": 2},
+    "tasks": {"sst2": {"task_name": "sst2"}, "cola": {"task_name": "cola"}},
+    "levels": {
+        "weight": {"level": "weight", "sparsities": [0, 0.5]},
+        "unit": {"level": "unit", "sparsities": [0, 0.25]},
+    },
+    "methods": {
+        "none": {
+            "seeds": [0, 1],
+            "levels": {
+                "unit": {"model_name_or_path": "{method=none level=weight}", "do_eval": True}
+            },
+        },
+        "targeted_dropout": {"tasks": {"cola": {"learning_rate": 1e-4}}},
+    },
+    "seeds": [0, 1],
+}
+
+
+def write_grid(folder: Path, **changes: Any) -> Path:
+    """A file with `GRID`, some sections replaced."""
+    path = folder / "sweep.yaml"
+    path.write_text(yaml.safe_dump({**GRID, **changes}, sort_keys=False))
+    return path
+
+
+def cells_of(folder: Path, **changes: Any) -> dict[str, Cell]:
+    """The cells of such a file."""
+    return plan_cells(read_sweep(write_grid(folder, **changes)))
+
+
+def titles(cells: Any) -> list[str]:
+    """What cells are called."""
+    return [str(cell.places[0]) for cell in cells]
+
+
+class FakeWorkers:
+    """Ends each cell at once, with a line but without training; keeps what is asked for."""
+
+    capacity = 1
+
+    def __init__(self, broken: tuple[str, ...] = ()) -> None:
+        self.ran: list[Cell] = []
+        self._broken = broken
+
+    def start(self, cell: Cell, root: Path, *, keep: bool) -> None:
+        """Note it."""
+        for other in cell.models.values():
+            assert other.model(root).is_dir()
+        self.ran.append(cell)
+        if keep:
+            cell.model(root).mkdir(parents=True, exist_ok=True)
+
+    def next(self) -> Line:
+        """Of the last cell."""
+        cell = self.ran[-1]
+        line: Line = {"cell": cell.name, "seed": cell.seed, "seconds": 60.0}
+        if any(word in str(cell.places[0]) for word in self._broken):
+            return {**line, "error": "ValueError: broken"}
+        place = cell.places[0]
+        curve = [{"sparsity": 0.5, "metrics": {"accuracy": 0.75}}]
+        return {**line, "task": place.task, "method": place.method, "metric": "accuracy"} | {
+            "curve": curve
+        }
