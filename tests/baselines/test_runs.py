@@ -283,6 +283,18 @@ def test_a_trainer_with_model_init_attaches_to_the_fresh_model(tmp_path):
     assert find_learned(trainer.model)
 
 
+def test_a_model_is_trained_again(tmp_path):
+    model = tiny_model("bert")
+    trainer = trainer_of(model, L0(closed=0.3, learning_rate=0.5), tmp_path, level="unit")
+    trainer.train()
+    first = find_learned(model)
+    trainer.train()
+    second = find_learned(model)
+    assert first.keys() == second.keys()
+    assert not any(torch.equal(first[name], second[name]) for name in first)
+    assert type(model.bert.encoder.layer[0].output.dense) is nn.Linear
+
+
 def test_a_curve_ranks_by_what_was_learned(tmp_path):
     model = tiny_model("bert")
     trainer = trainer_of(model, Movement(sparsity=0.75), tmp_path, level="unit")
@@ -322,6 +334,12 @@ def test_learned_scores_cannot_target():
         ValueError, match="importance 'learned' can rank for pruning, but not while"
     ):
         patch_model(tiny_model("bert"), importance="learned")
+
+
+def test_a_model_is_not_pruned_under_a_gate():
+    model = attach_baseline(tiny_model("bert"), Dropout(), TargetedDropoutConfig(level="unit"))
+    with pytest.raises(ValueError, match=r"output\.dense is no parameter but computed, as"):
+        prune_model(model, 0.5, level="unit")
 
 
 def test_a_model_has_one_baseline_or_is_patched():
