@@ -26,7 +26,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".versions"
-SHOWN = ("torch", "transformers", "huggingface_hub", "accelerate", "datasets", "peft")
+SHOWN: tuple[str, ...] = ("torch", "transformers", "huggingface_hub", "accelerate", "datasets", "peft")
 _VERSIONS = "import importlib.metadata as m; print(*(m.version(n) for n in {names!r}))"
 
 
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     sides = {"floor": lowest_versions(ROOT / "pyproject.toml"), "newest": options.newest}
     with ThreadPoolExecutor() as pool:
-        tried = pool.map(lambda side: try_side(*side, options.tests), sides.items())
+        tried = pool.map(lambda side: try_side(side[0], side[1], options.tests), sides.items())
         outcomes = dict(zip(sides, tried, strict=True))
     rich.print(versions_table(outcomes))
     for name, outcome in outcomes.items():

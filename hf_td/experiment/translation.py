@@ -123,7 +123,7 @@ def translation_metrics(
     predicted, generated = prediction.predictions
     scored = np.asarray(prediction.label_ids) != _NOT_SCORED
     right = np.asarray(predicted) == np.asarray(prediction.label_ids)
-    tokens = np.where(np.asarray(generated) == _NOT_SCORED, tokenizer.pad_token_id, generated)
+    tokens: Any = np.where(np.asarray(generated) == _NOT_SCORED, tokenizer.pad_token_id, generated)
     texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
     return {
         "bleu": corpus_bleu([text.strip() for text in texts], [list(references)]).score,
