@@ -26,7 +26,14 @@ from rich.table import Table
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".versions"
-SHOWN: tuple[str, ...] = ("torch", "transformers", "huggingface_hub", "accelerate", "datasets", "peft")
+SHOWN: tuple[str, ...] = (
+    "torch",
+    "transformers",
+    "huggingface_hub",
+    "accelerate",
+    "datasets",
+    "peft",
+)
 _VERSIONS = "import importlib.metadata as m; print(*(m.version(n) for n in {names!r}))"
 
 
