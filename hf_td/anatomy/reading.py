@@ -18,6 +18,7 @@ from hf_td.anatomy.layouts import expert_modules, linear_layers, stacks_of
 from hf_td.anatomy.mixtures import read_mixtures
 from hf_td.anatomy.probe import prove_block
 from hf_td.anatomy.registry import described, described_blocks
+from hf_td.anatomy.replaced import check_called, check_not_packed, replaced_forwards
 from hf_td.anatomy.towers import Traces, join, trace_all
 from hf_td.anatomy.trace import Call, Trace, is_in, moved, thawed
 from hf_td.config import CONFIG_KEY
@@ -43,7 +44,9 @@ def read_anatomy(model: nn.Module, example_inputs: Mapping[str, Any] | None = No
     Raises:
         ValueError: no example input can be made for this model, or it contradicts what was
             registered for it.
+        TypeError: its layers are quantised, or a kernel computes without calling them.
     """
+    check_not_packed(model)
     if not hasattr(model, "config"):
         return _read(model, example_inputs)  # nothing says that two such models are alike
     key = _fingerprint(model)
@@ -59,7 +62,9 @@ def _fingerprint(model: Any) -> tuple[Any, ...]:
     # How it was patched says nothing of the architecture.
     settings = {k: v for k, v in model.config.to_dict().items() if k != CONFIG_KEY}
     told = described(getattr(model, "base_model", model))
-    return (type(model), shapes, repr(settings), model.config._attn_implementation, told)
+    replaced = tuple(replaced_forwards(model).items())
+    attention = model.config._attn_implementation
+    return (type(model), shapes, repr(settings), attention, told, replaced)
 
 
 def _read(model: nn.Module, example_inputs: Mapping[str, Any] | None) -> Anatomy:
@@ -79,12 +84,13 @@ def _read(model: nn.Module, example_inputs: Mapping[str, Any] | None) -> Anatomy
         ]
         mixtures = read_mixtures(model, experts)
     claimed = {name for block in blocks for name in block.modules}
-    called = set(traces.called)
+    uncalled = [join(prefix, n) for n in linear_layers(base) if n not in traces.called]
+    check_called(model, uncalled)
     return Anatomy(
         blocks=tuple(blocks),
         mixtures=tuple(mixtures),
         unclaimed=tuple(n for n in _prunable(model) if n not in claimed),
-        uncalled=tuple(join(prefix, n) for n in linear_layers(base) if n not in called),
+        uncalled=tuple(uncalled),
         runs=tuple(join(prefix, path) if path else "" for path in traces.seen),
         unread=tuple(f"{join(prefix, p) or 'model'}: {why}" for p, why in traces.unread.items()),
     )
