@@ -158,10 +158,14 @@ def random_drop(
     threshold = drop_threshold(drop_rate)
     if threshold in (0, _DRAW_LEVELS):
         return torch.full(shape, threshold > 0, dtype=torch.bool, device=device)
+    return random_draws(shape, generator, device) < threshold - _DRAW_LEVELS // 2
+
+
+def random_draws(shape: torch.Size, generator: torch.Generator, device: torch.device) -> Tensor:
+    """Independent integers of 16 bits, any of which is as likely as the others."""
     words = torch.empty(-(-shape.numel() // _DRAWS_PER_WORD), dtype=torch.int64, device=device)
     words.random_(-(1 << 63), None, generator=generator)
-    draws = words.view(torch.int16)[: shape.numel()].view(shape)
-    return draws < threshold - _DRAW_LEVELS // 2
+    return words.view(torch.int16)[: shape.numel()].view(shape)
 
 
 def keep_mask(

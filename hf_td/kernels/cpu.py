@@ -54,26 +54,30 @@ def _mask_jobs(one: Ranked, keep: Tensor, fraction: float, drop_rate: float) -> 
         return
     rows, kept = (t.detach().movedim(one.dim, 1).numpy() for t in (one.weight, keep))
     scale = None if one.scale is None else one.scale.numpy()
-    drawn = None
+    draws = None
     if drop_rate < 1:
-        draws = functional.generator(keep.device, one.key)
-        drawn = functional.random_drop(keep.shape, drop_rate, draws, keep.device)
-        drawn = drawn.movedim(one.dim, 1).numpy()
+        generator = functional.generator(keep.device, one.key)
+        draws = functional.random_draws(keep.shape, generator, keep.device)
+        draws = draws.movedim(one.dim, 1).numpy()
+    below = functional.drop_threshold(drop_rate) - (1 << 15)  # draws are signed
     for block in _blocks(*rows.shape):
-        some = None if drawn is None else drawn[block]
-        yield partial(_mask, rows[block], scale, some, kept[block], count)
+        some = None if draws is None else draws[block]
+        yield partial(_mask, rows[block], scale, some, below, kept[block], count)
 
 
-def _mask(rows: Any, scale: Any, drawn: Any, keep: Any, count: int) -> None:
-    """Write the mask of some rows, numpy arrays of shape `(rows, fan_in)`, to `keep`."""
+def _mask(rows: Any, scale: Any, draws: Any, below: int, keep: Any, count: int) -> None:
+    """Write the mask of some rows, numpy arrays of shape `(rows, fan_in)`, to `keep`.
+
+    Candidates are dropped whose draw is less than `below`; all are where there are no draws.
+    """
     scores = np.abs(rows, order="C")
     if scale is not None:
         scores *= scale
     ranked = scores.copy()
     ranked.partition(count, axis=1)
     dropped = scores < ranked[:, count, None]
-    if drawn is not None:
-        dropped &= drawn
+    if draws is not None:
+        dropped &= draws < below
     np.logical_not(dropped, out=keep)
 
 

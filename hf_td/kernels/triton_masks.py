@@ -47,7 +47,8 @@ def write_masks(
     units, fan_in = weight.shape[1 - dim], weight.shape[dim]
     together = 1 if dim == 1 else _UNITS_SIDE_BY_SIDE
     width = triton.next_power_of_2(fan_in)
-    _masks[(triton.cdiv(units, together), len(pointers))](
+    kernel: Any = _masks
+    kernel[(triton.cdiv(units, together), len(pointers))](
         pointers,
         pointers if keys is None else keys,
         pointers if scales is None else scales,

@@ -50,7 +50,7 @@ def expected(one: Ranked, fraction: float, drop_rate: float) -> Tensor:
 @pytest.mark.parametrize("threads", [1, 3], indirect=True)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("scaled", [True, False])
-@pytest.mark.parametrize("drop_rate", [1.0, 0.4])
+@pytest.mark.parametrize("drop_rate", [1.0, 0.4, 1 - 1e-9, 1e-9])
 @pytest.mark.parametrize("fraction", [0.0, 0.5, 0.91])
 def test_masks_are_those_of_the_plain_functions(fraction, drop_rate, scaled, dtype, threads):
     every = [ranked(shape, dim, dtype, scaled) for shape in SHAPES for dim in (0, 1)]

@@ -52,7 +52,8 @@ class Stepper:
 
     def __init__(self, case: Case, device: str, variants: Variants) -> None:
         torch.manual_seed(0)
-        model = case.shape.build().to(device)
+        model: Any = case.shape.build()
+        model.to(device)
         apply = variants.get(case.variant)
         self.advance: Advance = (lambda update: None) if apply is None else apply(model)
         self.case, self.device, self.updates = case, device, 0
