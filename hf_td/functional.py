@@ -143,6 +143,11 @@ def generator(device: torch.device, key: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(key)
 
 
+def drop_threshold(drop_rate: float) -> int:
+    """How many of the 2**16 values of a draw mean that a candidate is dropped."""
+    return round(drop_rate * _DRAW_LEVELS)
+
+
 def random_drop(
     shape: torch.Size, drop_rate: float, generator: torch.Generator, device: torch.device
 ) -> Tensor:
@@ -150,7 +155,7 @@ def random_drop(
 
     The rates 0 and 1 are exact: never and always.
     """
-    threshold = round(drop_rate * _DRAW_LEVELS)
+    threshold = drop_threshold(drop_rate)
     if threshold in (0, _DRAW_LEVELS):
         return torch.full(shape, threshold > 0, dtype=torch.bool, device=device)
     words = torch.empty(-(-shape.numel() // _DRAWS_PER_WORD), dtype=torch.int64, device=device)

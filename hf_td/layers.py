@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
@@ -190,13 +191,14 @@ def _mixin(layer: Any) -> Any:
 
 
 def _can_be_targeted(layer: Any) -> bool:
-    """A known class, or a subclass of `nn.Linear`, stack or router that has an ordinary weight."""
-    if type(layer) in (nn.Linear, Conv1D):
-        return True
-    weight = getattr(layer, "weight", None)
-    plain = type(weight) is nn.Parameter and weight.is_floating_point()
-    known = isinstance(layer, (nn.Linear, Stack, Router))
-    return known and plain and not is_targeted(_module_of(layer))
+    """A linear layer, stack or router that is not targeted yet and keeps an ordinary weight."""
+    known = isinstance(layer, (nn.Linear, Conv1D, Stack, Router))
+    return known and not is_targeted(_module_of(layer)) and _is_ordinary(layer.weight)
+
+
+def _is_ordinary(weight: Any) -> bool:
+    """No tensor class of its own (sharded, quantised), and no less than 16 bits."""
+    return type(weight) is nn.Parameter and weight.is_floating_point() and weight.element_size() > 1
 
 
 def _module_of(layer: Any) -> Any:
@@ -219,13 +221,25 @@ def check_targetable(name: str, layer: Any) -> None:
     if not _can_be_targeted(layer):
         raise TypeError(
             f"cannot target {name}: expected a Linear or Conv1D layer with a floating-point weight "
-            f"of its own, got {stock.__module__}.{stock.__name__}; exclude it by exclude=[{name!r}]"
+            f"of its own, got {stock.__module__}.{stock.__name__}{_kind_of_weight(layer)}; "
+            f"exclude it by exclude=[{name!r}]"
         )
     if "forward" in module.__dict__:
         raise TypeError(
             f"cannot target {name}: its forward was replaced on the instance, as device_map hooks "
             "and kernel patches do; patch the model before, or load it without them"
         )
+
+
+def _kind_of_weight(layer: Any) -> str:
+    """What its weight is, where that is what stands in the way."""
+    weight = getattr(layer, "weight", None)
+    if weight is None or _is_ordinary(weight):
+        return ""
+    kind = f" with a {type(weight).__name__} of {weight.dtype}"
+    if isinstance(weight, DTensor):
+        return f"{kind}, of which a tensor-parallel plan or FSDP has a shard here"
+    return f"{kind}, as quantised layers have: quantise the pruned model instead"
 
 
 def target(layer: Any, keep: Tensor, *, measures: bool = False) -> None:

@@ -48,7 +48,7 @@ def parse(argv: Sequence[str] | None) -> tuple[Namespace, list[str]]:
     parser.add_argument("--labels", nargs="+", help="what they are called; by default their paths")
     parser.add_argument("--output", type=Path, required=True, metavar="STEM", help="where to")
     parser.add_argument("--title", default="The loss around fine-tuned models")
-    parser.add_argument("--rows", type=int, default=256, help="training rows to measure on")
+    parser.add_argument("--rows", type=int, default=128, help="training rows to measure on")
     parser.add_argument("--batch_size", type=int, default=32, help="rows at a time")
     return parser.parse_known_args(argv)
 
@@ -85,8 +85,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def measure(arguments: Arguments, rows: int, size: int) -> list[Dependence]:
     """What was measured at each sparsity of one model."""
     problem = glue_problem(arguments)
-    model = problem.make_model().to(arguments.training.device)
-    batches = first_batches(problem, rows, size, arguments.training.device)
+    device = arguments.training.device
+    model = problem.make_model()
+    model.to(device)  # pyright: ignore[reportArgumentType]  # a decorator hides its type
+    batches = first_batches(problem, rows, size, device)
     how = how_to_prune(model, problem, arguments)
     return [
         measure_dependence(model, sparsity, batches, **how)

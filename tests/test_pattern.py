@@ -59,6 +59,10 @@ def zeros_per_group(layer: Any, of: int) -> Tensor:
     )
 
 
+def patch_of(model: Any) -> Any:
+    return find_patch(model)
+
+
 def projections(model: Any) -> list[Any]:
     names = {name for block in read_anatomy(model).blocks for name in block.modules}
     return [model.get_submodule(name) for name in sorted(names)]
@@ -80,7 +84,7 @@ def test_experts_have_the_pattern_along_their_own_fan_in():
         model = tiny_family(family)
         report = prune_model(model, 0.5, level="weight", pattern="2:4")
         assert report.sparsity == 0.5
-        experts = next(m for m in model.modules() if hasattr(m, "is_transposed"))
+        experts: Any = next(m for m in model.modules() if hasattr(m, "is_transposed"))
         dim = 1 if experts.is_transposed else 2
         for stack in (experts.gate_up_proj, experts.down_proj):
             zeros = (stack.detach() == 0).movedim(dim, -1).unflatten(-1, (-1, 4)).sum(-1)
@@ -101,7 +105,7 @@ def test_below_the_pattern_no_group_loses_more_than_n(sparsity):
 
 def test_what_goes_below_the_pattern_are_the_lowest_of_its_candidates():
     model = tiny_model("bert")
-    layer = model.get_submodule("bert.encoder.layer.0.intermediate.dense")
+    layer: Any = model.get_submodule("bert.encoder.layer.0.intermediate.dense")
     row = torch.tensor([4.0, 1.0, 3.0, 2.0] * 8)
     layer.weight.data[0] = row + torch.arange(32) * 1e-3
     prune_model(model, 3 / 32, level="weight", pattern="2:4", importance="magnitude")
@@ -126,7 +130,7 @@ def test_training_drops_what_the_pattern_says_and_pruning_takes_just_that(import
     model(**inputs)  # measures activations
     rates = anneal(model, 1.0, 1)
     assert rates == (0.5, 1.0)
-    for site in find_patch(model).sites:
+    for site in patch_of(model).sites:
         groups = (~site.layer.keep).unflatten(1, (-1, 4)).sum(-1)
         assert (groups == 2).all()
     if importance == "random":
@@ -138,7 +142,7 @@ def test_training_drops_what_the_pattern_says_and_pruning_takes_just_that(import
     with torch.no_grad():
         masked = model(**inputs).logits
         # The same activations rank: those that the second update saw.
-        find_patch(model).settle_activations = lambda: None
+        patch_of(model).settle_activations = lambda: None
         prune_model(model, 0.5)
         torch.testing.assert_close(model.eval()(**inputs).logits, masked)
 
@@ -148,7 +152,7 @@ def test_the_targeting_grows_inside_the_pattern():
     patch_model(model, level="weight", pattern="2:4", importance="magnitude")
     for progress, wanted in ((0.0, 0.0), (0.2, None), (0.6, 0.5)):
         rates = anneal(model.train(), progress, 1)
-        site = find_patch(model).sites[0]
+        site = patch_of(model).sites[0]
         dropped = ~site.layer.keep
         assert (dropped.sum(1) == int(rates.targeting * 32 + 1e-6)).all()
         assert int(dropped.unflatten(1, (-1, 4)).sum(-1).max()) <= 2
@@ -267,7 +271,8 @@ def test_the_kernels_compute_what_the_masked_model_computes(dtype):
         intermediate_size=512,
         vocab_size=64,
     )
-    model = LlamaForCausalLM(config).eval().to("cuda", dtype)
+    model: Any = LlamaForCausalLM(config).eval()
+    model.to("cuda", dtype)
     prune_model(model, 0.5, level="weight", pattern="2:4")
     ids = torch.randint(0, 64, (4, 32), device="cuda")
     with torch.no_grad():

@@ -137,6 +137,10 @@ def test_a_baseline_runs_with_its_settings_and_is_pruned_by_what_it_learned(opti
     assert results["configuration"]["arguments"]["method"] == "movement"
     learned = load_file(folder / "learned_scores.safetensors")
     kept = learned["bert.encoder.layer.0.output.dense"].argsort()[32:].sort().values
+    card = (folder / "export" / "README.md").read_text()
+    assert (
+        "- method: movement pruning (learning_rate 0.02, begin 0.1, end 0.7, sparsity 0.4)" in card
+    )
     stock = AutoModelForSequenceClassification.from_pretrained(folder)
     small = AutoModelForSequenceClassification.from_pretrained(folder / "export")
     whole, compact = (m.bert.encoder.layer[0].output.dense.weight for m in (stock, small))

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from hf_td.analysis.expansion import Terms, expand
 from hf_td.anatomy import Block, read_anatomy
@@ -240,13 +241,13 @@ def _shares(batches: Sequence[Batch]) -> list[tuple[Batch, float]]:
 def _differentiable_twice(model: nn.Module, names: Tensors) -> Iterator[None]:
     """Eval mode, eager attention, and gradients for these parameters; all is restored."""
     modes = [(module, module.training) for module in model.modules()]
-    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values()
-    kernels = [(c, c._attn_implementation) for c in configs if hasattr(c, "_attn_implementation")]
+    stock = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    kernels = [(module.config, module.config._attn_implementation) for module in stock]
     frozen = [p for n, p in model.named_parameters() if n in names and not p.requires_grad]
     try:
         model.eval()
-        if kernels:
-            model.set_attn_implementation("eager")  # pyright: ignore
+        for module in stock:
+            module.set_attn_implementation("eager")
         for parameter in frozen:
             parameter.requires_grad_(True)
         yield

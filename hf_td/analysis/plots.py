@@ -96,6 +96,27 @@ def plot_strips(
     return write_figure(lambda: _draw_strips(panels, metric, title, marked), path_stem)
 
 
+def plot_lines(
+    lines: Mapping[str, Mapping[float, float]], path_stem: str | Path, *, x: str, y: str
+) -> tuple[Path, Path]:
+    """Plot lines over a logarithmic axis, as PNG and SVG; the same input gives the same files.
+
+    Args:
+        lines: for each name, in the order of the legend, what is plotted.
+        path_stem: where to write, without a suffix; missing folders are made.
+        x: label of the logarithmic axis.
+        y: label of the other.
+
+    Returns:
+        The paths of the PNG and of the SVG.
+
+    Raises:
+        ValueError: there is no point, or a line has none.
+    """
+    _check({name: [line] for name, line in lines.items()})
+    return write_figure(lambda: _draw_lines(lines, x, y), path_stem)
+
+
 def write_figure(draw: Callable[[], Figure], path_stem: str | Path) -> tuple[Path, Path]:
     """Draw in the style of this project, and write a PNG and an SVG; returns their paths."""
     import matplotlib  # only who plots pays for the import
@@ -108,6 +129,28 @@ def write_figure(draw: Callable[[], Figure], path_stem: str | Path) -> tuple[Pat
         figure.savefig(paths[0], dpi=160)
         figure.savefig(paths[1], metadata={"Date": None})
     return paths
+
+
+def _draw_lines(lines: Mapping[str, Mapping[float, float]], x: str, y: str) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for place, (name, line) in enumerate(lines.items()):
+        points = sorted(line.items())
+        look: dict[str, Any] = {"color": COLOURS[place % len(COLOURS)], "label": name}
+        look |= {"marker": _MARKERS[place % len(_MARKERS)], "markersize": 6, "linewidth": 2}
+        axes.plot([p for p, _ in points], [v for _, v in points], **look)
+    places = sorted({p for line in lines.values() for p in line})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(places, [f"{p:g}" for p in places])
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.axhline(0, color=_GREY, linewidth=0.8)
+    axes.grid(color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False, loc="best")
+    return figure
 
 
 def _check(curves: Mapping[str, Sequence[Curve]]) -> None:

@@ -18,8 +18,9 @@ from hf_td.anatomy.layouts import expert_modules, linear_layers, stacks_of
 from hf_td.anatomy.mixtures import read_mixtures
 from hf_td.anatomy.probe import prove_block
 from hf_td.anatomy.registry import described, described_blocks
+from hf_td.anatomy.replaced import check_called, check_not_packed, replaced_forwards
 from hf_td.anatomy.towers import Traces, join, trace_all
-from hf_td.anatomy.trace import Call, Trace, thawed
+from hf_td.anatomy.trace import Call, Trace, is_in, moved, thawed
 from hf_td.config import CONFIG_KEY
 
 # Readings of models seen before, by class and by the shapes of their linear layers.
@@ -43,7 +44,9 @@ def read_anatomy(model: nn.Module, example_inputs: Mapping[str, Any] | None = No
     Raises:
         ValueError: no example input can be made for this model, or it contradicts what was
             registered for it.
+        TypeError: its layers are quantised, or a kernel computes without calling them.
     """
+    check_not_packed(model)
     if not hasattr(model, "config"):
         return _read(model, example_inputs)  # nothing says that two such models are alike
     key = _fingerprint(model)
@@ -59,19 +62,20 @@ def _fingerprint(model: Any) -> tuple[Any, ...]:
     # How it was patched says nothing of the architecture.
     settings = {k: v for k, v in model.config.to_dict().items() if k != CONFIG_KEY}
     told = described(getattr(model, "base_model", model))
-    return (type(model), shapes, repr(settings), model.config._attn_implementation, told)
+    replaced = tuple(replaced_forwards(model).items())
+    attention = model.config._attn_implementation
+    return (type(model), shapes, repr(settings), attention, told, replaced)
 
 
 def _read(model: nn.Module, example_inputs: Mapping[str, Any] | None) -> Anatomy:
     with torch.inference_mode(False), thawed(model):
         base, traces = _trace(model, example_inputs)
         prefix = _name_of(base, model)
+        found = _found(traces)
+        if _reach_into_stacks(found, traces):
+            base, traces = _trace(model, example_inputs, whole=True)
+            found = _found(traces)
         told = described_blocks(base, traces)
-        found = [
-            _with_prefix(block, path)
-            for path, seen in traces.seen.items()
-            for block in _blocks_of(seen)
-        ]
         blocks = [_with_prefix(b, prefix) for b in _in_order(told, found, traces)]
         experts = [
             join(prefix, join(path, call.name))
@@ -80,32 +84,64 @@ def _read(model: nn.Module, example_inputs: Mapping[str, Any] | None) -> Anatomy
         ]
         mixtures = read_mixtures(model, experts)
     claimed = {name for block in blocks for name in block.modules}
-    called = set(traces.called)
+    uncalled = [join(prefix, n) for n in linear_layers(base) if n not in traces.called]
+    check_called(model, uncalled)
     return Anatomy(
         blocks=tuple(blocks),
         mixtures=tuple(mixtures),
         unclaimed=tuple(n for n in _prunable(model) if n not in claimed),
-        uncalled=tuple(join(prefix, n) for n in linear_layers(base) if n not in called),
+        uncalled=tuple(uncalled),
         runs=tuple(join(prefix, path) if path else "" for path in traces.seen),
         unread=tuple(f"{join(prefix, p) or 'model'}: {why}" for p, why in traces.unread.items()),
     )
 
 
-def _trace(model: nn.Module, example_inputs: Mapping[str, Any] | None) -> tuple[nn.Module, Traces]:
+def _found(traces: Traces) -> list[Block]:
+    return [
+        _with_prefix(block, path)
+        for path, seen in traces.seen.items()
+        for block in _blocks_of(seen)
+    ]
+
+
+def _reach_into_stacks(blocks: list[Block], traces: Traces) -> bool:
+    """Whether a block is made of several layers of which some were skipped."""
+    stacks = {
+        join(path, like).rpartition(".")[0]
+        for path, seen in traces.seen.items()
+        for like in seen.skipped.values()
+    }
+    return any(
+        len({_place_in(stack, name) for name in block.modules}) > 1
+        for block in blocks
+        for stack in stacks
+    )
+
+
+def _place_in(stack: str, name: str) -> str | None:
+    """In which layer of a stack a module is."""
+    if not is_in(name, stack):
+        return None
+    return name.removeprefix(stack).removeprefix(".").partition(".")[0]
+
+
+def _trace(
+    model: nn.Module, example_inputs: Mapping[str, Any] | None, *, whole: bool = False
+) -> tuple[nn.Module, Traces]:
     """What was run and what it showed: the base model, or the whole where the base does not run.
 
     Some models call a part their base that takes no input of the user: DINOv3's encoder.
     """
     base: nn.Module = getattr(model, "base_model", model)
     try:
-        return base, trace_all(base, example_inputs)
+        return base, trace_all(base, example_inputs, whole=whole or bool(described(base)))
     except ValueError as error:
         if described(base):
             return base, Traces(unread={"": str(error)})
         if base is model or example_inputs is not None:
             raise
         with suppress(ValueError):
-            return model, trace_all(model)
+            return model, trace_all(model, whole=whole)
         raise
 
 
@@ -129,7 +165,27 @@ def _prunable(model: nn.Module) -> list[str]:
 def _blocks_of(seen: Trace) -> list[Block]:
     """Every block that a forward showed, in the order in which they were over."""
     found = [*_prove_all(seen), *_prove_experts(seen)]
-    return sorted(found, key=lambda block: _last_call(seen, block))
+    blocks = [(_last_call(seen, block), block) for block in found]
+    for path, like in seen.skipped.items():
+        alike = [block for block in found if is_in(block.name, like)]
+        blocks += [
+            ((seen.order[path], *_last_call(seen, block)), _in_layer(block, like, path))
+            for block in alike
+        ]
+    return [block for _, block in sorted(blocks, key=lambda pair: pair[0])]
+
+
+def _in_layer(block: Block, like: str, path: str) -> Block:
+    """The same block in a layer that was skipped."""
+    obstacle = block.obstacle and block.obstacle.replace(f"{like}.", f"{path}.")
+    return replace(
+        _rename(
+            block,
+            moved(block.name, like, path),
+            lambda name: moved(name, like, path) if is_in(name, like) else name,
+        ),
+        obstacle=obstacle,
+    )
 
 
 def _prove_experts(seen: Trace) -> list[Block]:
@@ -148,9 +204,9 @@ def _prove_experts(seen: Trace) -> list[Block]:
     return blocks
 
 
-def _last_call(seen: Trace, block: Block) -> int:
+def _last_call(seen: Trace, block: Block) -> tuple[int, ...]:
     """When the block was over: at the call of its consumer."""
-    return seen.order.get(block.consumer.module, seen.order.get(block.name, -1))
+    return (seen.order.get(block.consumer.module, seen.order.get(block.name, -1)),)
 
 
 def _prove_all(seen: Trace) -> list[Block]:

@@ -28,32 +28,41 @@ class Traces:
     @property
     def called(self) -> list[str]:
         """Dotted names of the linear layers that were called, in order."""
-        return [join(path, call.name) for path, t in self.seen.items() for call in t.calls]
+        return [join(path, name) for path, seen in self.seen.items() for name in seen.called]
 
 
-def trace_all(model: nn.Module, example_inputs: Mapping[str, Any] | None = None) -> Traces:
+def trace_all(
+    model: nn.Module, example_inputs: Mapping[str, Any] | None = None, *, whole: bool = False
+) -> Traces:
     """Trace a model; a tower that was not run gets an input of its own.
 
     To be called within `thawed`.
+
+    Args:
+        model: what to run.
+        example_inputs: keyword arguments of its forward.
+        whole: as in `trace`.
 
     Raises:
         ValueError: no forward ran, neither of the model nor of a tower.
     """
     if example_inputs is not None:
-        return Traces({"": trace(model, example_inputs)})
+        return Traces({"": trace(model, example_inputs, whole=whole)})
     found = Traces()
-    failure = _try(model, "", found)
+    failure = _try(model, "", found, whole)
     for path, tower in _towers(model):
         if not {join(path, name) for name in linear_layers(tower)}.intersection(found.called):
-            _try(tower, path, found)
+            _try(tower, path, found, whole)
     if failure is not None and not found.seen:
         raise failure
     return found
 
 
-def _try(module: nn.Module, path: str, found: Traces) -> Exception | None:
+def _try(module: nn.Module, path: str, found: Traces, whole: bool) -> Exception | None:
     try:
-        found.seen[path] = first_that_runs(module, lambda inputs: trace(module, inputs))
+        found.seen[path] = first_that_runs(
+            module, lambda inputs: trace(module, inputs, whole=whole)
+        )
     except ValueError as error:
         found.unread[path] = str(error)
         return error

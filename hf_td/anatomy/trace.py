@@ -7,9 +7,9 @@ directly; nothing is multiplied, and a large model is traced as fast as a small 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_td.anatomy.layouts import expert_modules, in_features, linear_layers, out_features
+from hf_td.anatomy.repeats import skipping
 
 # A layer that reads the residual stream is fed by every layer before it. No block has so many
 # producers, so the search for feeders stops there.
@@ -42,6 +43,14 @@ class ExpertsCall:
 
 
 @dataclass(frozen=True, eq=False)
+class Skipped:
+    """A layer that was not run, and the one that it is like."""
+
+    name: str
+    like: str
+
+
+@dataclass(frozen=True, eq=False)
 class Given:
     """A parameter that a forward uses outside of linear layers."""
 
@@ -59,7 +68,8 @@ class Trace:
         experts: one call for each module of experts.
         given: the parameters of everything that is not a linear layer.
         outputs: the tensors that the forward returned.
-        order: the running number of each call, by name.
+        order: the running number of each call, by name; a layer that was skipped has one too.
+        skipped: names of layers that are like others, with the name of the one that each is like.
     """
 
     calls: tuple[Call, ...]
@@ -67,6 +77,20 @@ class Trace:
     given: tuple[Given, ...]
     outputs: tuple[Tensor, ...]
     order: Mapping[str, int]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def called(self) -> list[str]:
+        """Names of the linear layers that the forward calls, in order; of skipped layers too."""
+        run = {call.name for call in self.calls}
+        names: list[str] = []
+        for name in self.order:
+            like = self.skipped.get(name)
+            if like is not None:
+                names += [moved(inner, like, name) for inner in names if is_in(inner, like)]
+            elif name in run:
+                names.append(name)
+        return names
 
     def feeders(self, call: Call) -> list[Call]:
         """The calls whose leaves reach the input of `call`; empty if there are too many."""
@@ -106,13 +130,43 @@ class Trace:
         return {id(source.leaf): source for source in (*self.calls, *self.given)}
 
 
-def trace(model: nn.Module, inputs: Mapping[str, Any]) -> Trace:
+def is_in(name: str, path: str) -> bool:
+    """Whether a dotted name is that of a module or of something in it."""
+    return f"{name}.".startswith(f"{path}.")
+
+
+def moved(name: str, path: str, other: str) -> str:
+    """The name of the same thing in another module."""
+    return other + name.removeprefix(path)
+
+
+def trace(model: nn.Module, inputs: Mapping[str, Any], *, whole: bool = False) -> Trace:
     """Run one forward of `model` with its linear layers cut open. The model is left as it was.
 
     To be called, and its result to be used, within `thawed`.
+
+    Args:
+        model: what to run.
+        inputs: keyword arguments of the forward.
+        whole: run every layer, also those that are like others.
     """
-    calls: list[Call | ExpertsCall] = []
-    with evaluating(model), _stubbed(model, calls), torch.enable_grad():
+    if not whole:
+        with suppress(Exception):
+            return _trace(model, inputs, skipping)
+    return _trace(model, inputs, lambda *_: nullcontext())
+
+
+def _trace(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    skip: Callable[..., AbstractContextManager[None]],
+) -> Trace:
+    calls: list[Call | ExpertsCall | Skipped] = []
+
+    def note(name: str, like: str) -> None:
+        calls.append(Skipped(name, like))
+
+    with evaluating(model), skip(model, note), _stubbed(model, calls), torch.enable_grad():
         outputs = model(**inputs)
     first = {call.name: call for call in reversed(calls)}
     given = tuple(Given(name, parameter) for name, parameter in model.named_parameters())
@@ -123,6 +177,7 @@ def trace(model: nn.Module, inputs: Mapping[str, Any]) -> Trace:
         given=given,
         outputs=tuple(tensors_in(outputs)),
         order={call.name: number for number, call in enumerate(ordered)},
+        skipped={call.name: call.like for call in ordered if isinstance(call, Skipped)},
     )
 
 
@@ -162,7 +217,7 @@ def thawed(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _stubbed(model: nn.Module, calls: list[Call | ExpertsCall]) -> Iterator[None]:
+def _stubbed(model: nn.Module, calls: list[Any]) -> Iterator[None]:
     generator = torch.Generator().manual_seed(0)
     layers = {name: m for name, m in linear_layers(model).items() if _gives_a_tensor(m)}
     experts = expert_modules(model)
@@ -195,7 +250,7 @@ def _gives_a_tensor(layer: nn.Module) -> bool:
 def _stub(
     name: str,
     sizes: tuple[int, int],
-    calls: list[Call | ExpertsCall],
+    calls: list[Any],
     generator: torch.Generator,
 ) -> Any:
     fan_in, width = sizes
@@ -213,7 +268,7 @@ def _stub(
 
 
 def _experts_stub(
-    name: str, module: nn.Module, calls: list[Call | ExpertsCall], generator: torch.Generator
+    name: str, module: nn.Module, calls: list[Any], generator: torch.Generator
 ) -> Any:
     def forward(hidden: Tensor, *_: Any, **__: Any) -> Tensor:
         calls.append(ExpertsCall(name, module, hidden.shape[-1]))

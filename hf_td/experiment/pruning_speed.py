@@ -20,12 +20,13 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedModel,
 )
+from transformers.initialization import no_init_weights
 
 from hf_td.analysis import pruning_curve
 from hf_td.patching import patch_model, unpatch_model
 from hf_td.pruning import prune_model, to_semi_structured
 
-BERT_LARGE: dict[str, int] = {
+BERT_LARGE: dict[str, Any] = {
     "hidden_size": 1024,
     "num_hidden_layers": 24,
     "num_attention_heads": 16,
@@ -44,6 +45,9 @@ LLAMA_1B: dict[str, Any] = {
 SPARSITIES = (0.5, 0.9)
 # Sentences and their length, for the curve: half as many as RTE's, a small validation set.
 EVALUATED = (128, 128)
+
+# Of the numbers that big models are filled with; a prime.
+_PERIOD = 65_537
 
 # What a case gives: fields of its record.
 Record = dict[str, Any]
@@ -118,8 +122,12 @@ def _measured_in_fresh_process(function: Callable[..., Any], *arguments: Any) ->
 
 def first_patch() -> float:
     """Seconds of the first `patch_model` of a process, on a model of the shape of BERT-large."""
-    model = BertForSequenceClassification(BertConfig(**BERT_LARGE))
+    model = _bert_large()
     return _stopwatch(lambda: patch_model(model))
+
+
+def _bert_large() -> PreTrainedModel:
+    return _noisy(lambda: BertForSequenceClassification(BertConfig(**BERT_LARGE)))
 
 
 def _first_patches(rounds: int) -> Iterator[Record]:
@@ -127,7 +135,7 @@ def _first_patches(rounds: int) -> Iterator[Record]:
 
 
 def _later_patches(rounds: int) -> Iterator[Record]:
-    model = unpatch_model(patch_model(BertForSequenceClassification(BertConfig(**BERT_LARGE))))
+    model = unpatch_model(patch_model(_bert_large()))
     seconds = []
     for _ in range(rounds):
         seconds.append(_stopwatch(lambda: patch_model(model)))
@@ -174,13 +182,29 @@ def write_big_model(way: str, folder: str) -> dict[str, float]:
 
 
 def _big_model() -> PreTrainedModel:
-    """Random, in bfloat16, and never in memory in another type."""
+    """In bfloat16, and never in memory in another type."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
-        return LlamaForCausalLM(LlamaConfig(**LLAMA_1B)).eval()
+        return _noisy(lambda: LlamaForCausalLM(LlamaConfig(**LLAMA_1B)))
     finally:
         torch.set_default_dtype(before)
+
+
+def _noisy(build: Callable[[], PreTrainedModel]) -> PreTrainedModel:
+    """A model whose weights repeat a few random numbers: to draw all takes far too long.
+
+    The period is odd, so that no two rows are alike.
+    """
+    with no_init_weights():
+        model = build().eval()
+    noise = torch.randn(_PERIOD) * 0.02
+    for parameter in model.parameters():
+        flat = parameter.data.view(-1)
+        whole = len(flat) // _PERIOD * _PERIOD
+        flat[:whole].view(-1, _PERIOD).copy_(noise)
+        flat[whole:].copy_(noise[: len(flat) - whole])
+    return model
 
 
 def _peak_bytes() -> int:
@@ -245,9 +269,11 @@ def _semi_structured(rounds: int) -> Iterator[Record]:
     if not torch.cuda.is_available():
         return
     config = LlamaConfig(hidden_size=4096, num_hidden_layers=4, intermediate_size=11_008)
-    dense = LlamaForCausalLM(config).eval().to("cuda", torch.float16)
+    dense: Any = LlamaForCausalLM(config).eval()
+    dense.to("cuda", torch.float16)
     prune_model(dense, 0.5, level="weight", pattern="2:4")
-    sparse = LlamaForCausalLM(config).eval().to("cuda", torch.float16)
+    sparse: Any = LlamaForCausalLM(config).eval()
+    sparse.to("cuda", torch.float16)
     sparse.load_state_dict(dense.state_dict())
     to_semi_structured(sparse)
     for tokens in (1, 16, 128, 1024, 4096):

@@ -88,6 +88,7 @@ def _card(
         curve=run["curve"],
         sparsity=arguments.sparsity_to_export if run["curve"] else None,
         targeted_dropout=training.targeted_dropout() if targeted else None,
+        method=_method(arguments),
         learning_rate=training.learning_rate,
         epochs=training.num_train_epochs,
         seed=run["seed"],
@@ -96,6 +97,15 @@ def _card(
         latency=latency,
         **base_model_facts(arguments.model),
     )
+
+
+def _method(arguments: Arguments) -> str:
+    """The method with its settings, and whether the model was distilled."""
+    method = METHODS[arguments.curve.method]
+    settings = method.settings(arguments.training.level, arguments.method_settings) or {}
+    listed = ", ".join(f"{name} {value}" for name, value in settings.items())
+    taught = ", distilled from a dense model" if arguments.training.teacher else ""
+    return f"{method.label}{f' ({listed})' if listed else ''}{taught}"
 
 
 def _latency(model: Any, problem: Problem) -> Latency | None:

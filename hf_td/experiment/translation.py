@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
@@ -120,10 +120,10 @@ def translation_metrics(
         tokenizer: of the model.
         references: the translations of the same rows.
     """
-    predicted, generated = prediction.predictions
+    predicted, generated = cast(tuple[Any, Any], prediction.predictions)
     scored = np.asarray(prediction.label_ids) != _NOT_SCORED
     right = np.asarray(predicted) == np.asarray(prediction.label_ids)
-    tokens = np.where(np.asarray(generated) == _NOT_SCORED, tokenizer.pad_token_id, generated)
+    tokens: Any = np.where(np.asarray(generated) == _NOT_SCORED, tokenizer.pad_token_id, generated)
     texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
     return {
         "bleu": corpus_bleu([text.strip() for text in texts], [list(references)]).score,

@@ -36,6 +36,7 @@ class CardInfo:
         license: identifier such as `apache-2.0`.
         language: code or codes, such as `en`.
         targeted_dropout: the settings of the training; by default what the model records.
+        method: how it was trained, in words, where there is more to say than the settings do.
         learning_rate: of the training.
         epochs: of the training.
         seed: of the training.
@@ -64,6 +65,7 @@ class CardInfo:
     license: str | None = None
     language: str | Sequence[str] | None = None
     targeted_dropout: TargetedDropoutConfig | Mapping[str, Any] | None = None
+    method: str | None = None
     learning_rate: float | None = None
     epochs: float | None = None
     seed: int | None = None
@@ -108,7 +110,7 @@ class CardInfo:
     @property
     def training(self) -> dict[str, Any]:
         """What is known of the training beside targeted dropout."""
-        names = ("learning_rate", "epochs", "seed")
+        names = ("method", "learning_rate", "epochs", "seed")
         return {name: v for name in names if (v := getattr(self, name)) is not None}
 
 

@@ -1,7 +1,7 @@
 """The functions of `hf_td.functional` that a training step spends its time in, made fast.
 
-Same results, one pass over the weights: on the CPU by blocks of rows that fit its cache. What that
-cannot do (other types, other devices) is left to `hf_td.functional`.
+Same results, one pass over the weights: on the CPU by blocks of rows that fit its cache, on CUDA by
+Triton. What neither can do (other types, other devices) is left to `hf_td.functional`.
 """
 
 from hf_td.kernels.dispatch import keep_masks, masked

@@ -32,16 +32,8 @@ Job = Callable[[], Any]
 
 def supports(one: Ranked) -> bool:
     """Whether `keep_masks` takes a weight."""
-    return _is_matrix(one.weight)
-
-
-def supports_product(tensor: Tensor, keep: Tensor) -> bool:
-    """Whether `product` takes these."""
-    return _is_matrix(tensor) and keep.dtype == torch.bool
-
-
-def _is_matrix(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu" and tensor.dim() == 2 and tensor.dtype in _TYPES
+    weight = one.weight
+    return weight.device.type == "cpu" and weight.dim() == 2 and weight.dtype in _TYPES
 
 
 def keep_masks(ranked: Sequence[Ranked], fraction: float, drop_rate: float) -> list[Tensor]:
@@ -83,20 +75,6 @@ def _mask(rows: Any, scale: Any, drawn: Any, keep: Any, count: int) -> None:
     if drawn is not None:
         dropped &= drawn
     np.logical_not(dropped, out=keep)
-
-
-def product(tensor: Tensor, keep: Tensor, dtype: torch.dtype) -> Tensor:
-    """`tensor * keep` in a type, for two dimensions."""
-    result = torch.empty_like(tensor)
-    arrays = [t.numpy() for t in (tensor.detach(), keep.expand_as(tensor), result)]
-    _run(
-        partial(_multiply, *(array[block] for array in arrays)) for block in _blocks(*tensor.shape)
-    )
-    return result.to(dtype)
-
-
-def _multiply(tensor: Any, keep: Any, result: Any) -> None:
-    np.multiply(tensor, keep, out=result)
 
 
 def _blocks(rows: int, columns: int) -> Iterator[Block]:

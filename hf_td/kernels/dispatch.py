@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from hf_td import functional
-from hf_td.kernels import cpu
+from hf_td.kernels import cpu, cuda
 from hf_td.kernels.ranked import Ranked
 
 
 def keep_masks(ranked: Sequence[Ranked], fraction: float, drop_rate: float) -> list[Tensor]:
     """The masks of an update, of all weights together.
 
-    They are those of `functional`, bit for bit.
+    They are those of `functional`: on the CPU bit for bit, on CUDA with draws of another generator
+    where the drop rate is below 1.
 
     Args:
         ranked: weights, also of several devices.
@@ -39,6 +40,7 @@ def _plain(ranked: Sequence[Ranked], fraction: float, drop_rate: float) -> list[
 
 # The first that supports a weight takes it.
 _IMPLEMENTATIONS: tuple[tuple[Callable[..., list[Tensor]], Callable[[Ranked], bool]], ...] = (
+    (cuda.keep_masks, cuda.supports),
     (cpu.keep_masks, cpu.supports),
     (_plain, lambda _: True),
 )
@@ -78,8 +80,8 @@ def _compute_type(weight: Tensor) -> torch.dtype:
 
 
 def _product(tensor: Tensor, keep: Tensor, dtype: torch.dtype) -> Tensor:
-    if torch.is_grad_enabled():  # a gradient of the gradient is wanted
+    differentiable = torch.is_grad_enabled()  # where a gradient of the gradient is wanted
+    if differentiable or tensor.dtype == dtype:
         return (tensor * keep).to(dtype)
-    if cpu.supports_product(tensor, keep):
-        return cpu.product(tensor, keep, dtype)
-    return (tensor * keep).to(dtype)
+    # One kernel on CUDA, which reads both types and writes the third.
+    return torch.mul(tensor, keep, out=torch.empty_like(tensor, dtype=dtype))

@@ -115,12 +115,23 @@ def sites_to_prune(
     config = configure(config, overrides)
     anatomy = read_anatomy(model, example_inputs)
     sites = plan_sites(model, anatomy, config)
+    _check_own_weights(sites)
     if config.importance in _GIVEN:
         return _with_scores(sites, _GIVEN[config.importance](model, sites, config, calibration))
     if config.importance != "activation":
         return sites
     names = [site.name for site in sites if can_measure(site.layer)]
     return plan_sites(model, anatomy, config, _activations(model, names, calibration))
+
+
+def _check_own_weights(sites: tuple[Site, ...]) -> None:
+    """Zeros written to a weight that is computed afresh at each reading would be lost."""
+    computed = [site.name for site in sites if not isinstance(site.layer.weight, nn.Parameter)]
+    if computed:
+        raise ValueError(
+            f"the weight of {computed[0]} is no parameter but computed, as under a baseline or any "
+            "other parametrization; call finish_baseline, or remove the parametrization, first"
+        )
 
 
 def _default_importance(model: nn.Module, calibration: Any) -> str:

@@ -141,7 +141,8 @@ class _Run:
 
     def _visit(self, cell: Cell, ended: Mapping[str, Line], found: dict[str, Cell]) -> bool:
         """Add a cell and what it needs; False where something of that has failed."""
-        if "error" in ended.get(cell.name, ()) and not self._is_retried(cell):
+        failed = "error" in ended.get(cell.name, ())
+        if cell.name in self._ended_here or (failed and not self._retry):
             return False
         for other in self._needs(cell):
             if not self._has_model(other, ended) and not self._visit(other, ended, found):
@@ -152,9 +153,6 @@ class _Run:
     def _needs(self, cell: Cell) -> list[Cell]:
         """The cells whose models it needs."""
         return [self._cells[other.name] for other in cell.models.values()]
-
-    def _is_retried(self, cell: Cell) -> bool:
-        return self._retry and cell.name not in self._ended_here
 
     def _has_model(self, cell: Cell, ended: Mapping[str, Line]) -> bool:
         return _is_finished(cell, ended) and cell.model(self._ledger.root).is_dir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -19,6 +20,7 @@ from hf_td.experiment import (
     parse_arguments,
     run_experiment,
 )
+from hf_td.experiment.output import RESULTS
 from hf_td.sweeps.cells import Cell
 
 Line = dict[str, Any]
@@ -156,7 +158,18 @@ def _error(error: Exception) -> Line:
     return {"error": f"{type(error).__name__}: {error}", "traceback": trace}
 
 
+def _clear_useless(folder: Path, model: Path) -> None:
+    """Remove what cannot be continued: without its record, or finished without its model."""
+    record = folder / RESULTS
+    continues = record.is_file() and (
+        model.is_dir() or not json.loads(record.read_text(encoding="utf-8"))["runs"]
+    )
+    if folder.exists() and not continues:
+        shutil.rmtree(folder)
+
+
 def _measure(cell: Cell, root: Path) -> Line:
+    _clear_useless(cell.folder(root), cell.model(root))
     arguments = parse_arguments(cell.argv(root), DataArguments)
     results = run_experiment(arguments, glue_problem)
     (run,) = results["runs"]

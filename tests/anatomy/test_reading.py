@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from hf_td import Anatomy, patch_model, read_anatomy
 from hf_td.anatomy import Block, Projection
-from tests.tiny import FAMILIES, tiny_inputs, tiny_model
+from tests.tiny import FAMILIES, checkpoint_activations, tiny_inputs, tiny_model
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
@@ -336,7 +336,7 @@ def test_the_model_is_left_as_it_was_when_its_forward_fails():
         lambda model: model.to(torch.bfloat16),
         lambda model: model.to(torch.float16),
         lambda model: model.train(),
-        lambda model: model.train().activation_checkpointing_enable(),
+        lambda model: checkpoint_activations(model.train()),
     ],
     ids=["frozen", "bfloat16", "float16", "training", "checkpointing"],
 )

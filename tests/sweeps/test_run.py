@@ -71,6 +71,17 @@ def test_a_model_that_is_gone_is_made_again_when_it_is_needed(tmp_path, ledger):
     assert ran.index("sst2 weight none seed 0") < ran.index("sst2 unit none seed 0")
 
 
+class _ForgetfulWorkers(FakeWorkers):
+    def start(self, cell, root, *, keep):
+        super().start(cell, root, keep=False)
+
+
+def test_a_model_that_does_not_come_is_not_asked_for_again_and_again(tmp_path, ledger):
+    workers = _ForgetfulWorkers()
+    run_sweep(cells_of(tmp_path), ledger, workers)
+    assert len(titles(workers.ran)) == len(set(titles(workers.ran))) == 12
+
+
 def test_a_failed_cell_is_recorded_and_stops_only_what_needs_it(tmp_path, ledger, capsys):
     cells, workers = cells_of(tmp_path), FakeWorkers(broken=("sst2 weight none seed 0",))
     run_sweep(cells, ledger, workers)

@@ -93,6 +93,23 @@ def test_models_that_nobody_needs_are_not_kept(grid):
     assert folders == {plain}
 
 
+def test_what_a_killed_cell_left_is_continued_or_cleared(grid):
+    sweep.main([*grid, "--only", "level=weight", "method=none"])
+    (line,) = _lines(grid)
+    folder = Path(grid[-1]) / "cells" / line["cell"]
+    (folder / "seed-5").rename(folder / "lost")
+    sweep.main([*grid, "--only", "method=none"])  # the other level needs the model
+    again = _lines(grid)
+    assert [entry["cell"] for entry in again[:2]] == [line["cell"]] * 2
+    assert again[0]["curve"] == again[1]["curve"] == line["curve"]
+    assert len(again) == 3
+    assert (folder / "seed-5" / "model.safetensors").is_file()
+    for path in [*folder.glob("results.json"), Path(grid[-1]) / "cells.jsonl"]:
+        path.unlink()
+    sweep.main([*grid, "--only", "level=weight", "method=none"])  # killed before its first record
+    assert _lines(grid)[0]["curve"] == line["curve"]
+
+
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on(grid):
     command = [sys.executable, str(SCRIPTS / "sweep.py"), *grid]

@@ -1,0 +1,84 @@
+"""How long the parts of targeted dropout take, beside what moving their bytes takes at least."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_td import kernels
+from hf_td.experiment.speed.steps import spread, wait_for
+from hf_td.kernels import Ranked
+
+# Output units and inputs of the projections of a block of MiniLM and of one of BERT-base.
+_WIDTHS = (384, 768)
+# Read and written between two runs, so that nothing of a run is in the cache for the next.
+_FLUSH_BYTES = 1 << 28
+
+
+def measure_floors(*, device: str = "cpu", layers: int = 6, rounds: int = 9) -> Iterator[Any]:
+    """Time the parts on the float32 weights of some layers, and a copy of the same size.
+
+    Yields:
+        For each part a JSON object: its milliseconds, and the floor: the bytes that it must read
+        and write over the bandwidth of a copy that was measured beside it.
+    """
+    for width in _WIDTHS:
+        weights = [
+            torch.randn(s, device=device) * 0.04 for _ in range(layers) for s in _block(width)
+        ]
+        size = sum(weight.numel() for weight in weights)
+        copies = _time(lambda w=weights: [one.clone() for one in w], device, rounds)
+        bandwidth = 8 * size / (spread(copies).median / 1000)  # read and written
+        for name, per_weight, run in _parts(weights):
+            times = spread(_time(run, device, rounds))
+            yield {
+                "case": "kernel",
+                "kernel": name,
+                "width": width,
+                "weights": size,
+                "milliseconds": asdict(times),
+                "floor_milliseconds": 1000 * per_weight * size / bandwidth,
+                "copy_bytes_per_second": bandwidth,
+                "rounds": rounds,
+                "device": device,
+            }
+
+
+def _block(width: int) -> list[tuple[int, int]]:
+    return [(width, width)] * 4 + [(4 * width, width), (width, 4 * width)]
+
+
+def _parts(weights: list[Tensor]) -> Iterator[tuple[str, int, Callable[[], Any]]]:
+    """Name, bytes that must move per weight, and what is timed."""
+    scales = [torch.rand(w.shape[1], device=w.device) for w in weights]
+    ranked = [Ranked(w, 1, s, key) for key, (w, s) in enumerate(zip(weights, scales, strict=True))]
+    keeps = kernels.keep_masks(ranked, 0.91, 1.0)
+    pairs = list(zip(weights, keeps, strict=True))
+    yield "masks", 4 + 1, lambda: kernels.keep_masks(ranked, 0.91, 1.0)
+    yield "masks, drop rate 0.5", 4 + 1, lambda: kernels.keep_masks(ranked, 0.91, 0.5)
+    yield "masked weights", 4 + 1 + 4, lambda: [kernels.masked(w, k) for w, k in pairs]
+    yield "masked weights, bf16", 4 + 1 + 2, lambda: _under_autocast(pairs)
+
+
+def _under_autocast(pairs: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    with torch.autocast(pairs[0][0].device.type, torch.bfloat16):
+        return [kernels.masked(w, k) for w, k in pairs]
+
+
+def _time(run: Callable[[], Any], device: str, rounds: int) -> list[float]:
+    """Milliseconds of each round, after one that does not count."""
+    flush = torch.empty(_FLUSH_BYTES, dtype=torch.uint8, device=device)
+    times = []
+    for _ in range(rounds + 1):
+        flush.add_(1)
+        wait_for(device)
+        started = time.perf_counter()
+        run()
+        wait_for(device)
+        times.append(1000 * (time.perf_counter() - started))
+    return times[1:]

@@ -1,0 +1,230 @@
+"""The page of all that was measured about speed: tables, plots, and what missed its aim."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_td.analysis.plots import plot_lines
+from hf_td.experiment.speed.steps import Spread
+
+Record = Mapping[str, Any]
+# The name of a column, and its cell.
+Column = tuple[str, Callable[[Record], str]]
+
+# The largest ratio to the dense step that is aimed at, by (tokens per update, device).
+AIMS = {(4096, "cpu"): 1.04, (1024, "cpu"): 1.15, (4096, "cuda"): 1.02, (8192, "cuda"): 1.01}
+# What is measured to be compared with; no aim is for it.
+_OTHER_WAYS = ("naive port", "parametrize")
+
+_INTRODUCTION = """# How fast it is
+
+Made by `python scripts/performance.py` from training_speed.jsonl and pruning_speed.jsonl, where
+every line says by what command, on what hardware, with what versions and at what commit it was
+measured. Shown are medians, and quartiles in brackets, of repetitions in which the compared things
+took turns in one process. Models have random weights, on which times do not depend.
+
+"""
+_STEPS = """## Training steps
+
+Whole optimiser steps: masks, forwards, backwards, AdamW (fused, as the Trainer has it). The ratio
+is to the dense model's step beside it. *Weight* and *unit* are the levels with their recipes at the
+final targeting; candidates are ranked exactly and anew at every update. The naive port sorts every
+matrix in every forward, as the authors' code does.
+"""
+_PARTS = """## Parts, and their floors
+
+The weights of six layers, cold. The floor is what the part must read and write over the bandwidth
+of a copy that was measured beside it.
+"""
+_DRIFT = """## Why candidates are ranked at every update
+
+Fine-tuning of the built-in MiniLM on the built-in task with the weight level's recipe, while the
+targeting is final. If each cut-off were kept for some updates, this share of the targeted weights
+would be candidates wrongly, or wrongly none: on the mean of all updates, and at the worst of those
+that keep them. What it could save at most is the time of *masks* above.
+"""
+_MEMORY = """## Memory
+
+Peak of a few steps at 32 x 128, each in a process of its own; on the CPU with all that Python and
+its libraries take.
+"""
+_PRUNING = """## Pruning, compaction and archives
+
+Measured by `scripts/bench_pruning.py`.
+"""
+
+
+def write_page(folder: Path, training: Sequence[Record], pruning: Sequence[Record]) -> Path:
+    """Write performance.md and its plots.
+
+    Args:
+        folder: where to.
+        training: the lines of training_speed.jsonl; of repeated measurements the last counts.
+        pruning: the lines of pruning_speed.jsonl.
+
+    Returns:
+        The path of the page.
+    """
+    by_kind: dict[str, list[Record]] = {}
+    for record in training:
+        by_kind.setdefault(record["case"], []).append(record)
+    steps = _latest(by_kind.get("step", []), _STEP_IDENTITY)
+    sections = [
+        (_STEPS, _table(steps, _STEP_COLUMNS) + _missed(steps) + _plots(steps, folder)),
+        (_PARTS, _table(_latest(by_kind.get("kernel", []), _PART_IDENTITY), _PART_COLUMNS)),
+        (_DRIFT, _table(_latest(by_kind.get("drift", []), ("interval",)), _DRIFT_COLUMNS)),
+        (_MEMORY, _table(_latest(by_kind.get("memory", []), _STEP_IDENTITY), _MEMORY_COLUMNS)),
+        (_PRUNING, _table(_latest(pruning, ("case",)), _PRUNING_COLUMNS)),
+        ("## Commands\n", _commands([*training, *pruning])),
+    ]
+    page = folder / "performance.md"
+    text = _INTRODUCTION + "\n".join(f"{head}\n{body}" for head, body in sections if body)
+    page.write_text(text, encoding="utf-8")
+    return page
+
+
+def _latest(records: Iterable[Record], identity: Sequence[str]) -> list[Record]:
+    return list({repr([record.get(n) for n in identity]): record for record in records}.values())
+
+
+def _table(records: Sequence[Record], columns: Sequence[Column]) -> str:
+    if not records:
+        return ""
+    rows = [[cell(record) for _, cell in columns] for record in records]
+    lines = [[name for name, _ in columns], ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _spread(record: Record, name: str) -> str:
+    return str(Spread(**record[name]))
+
+
+def _size(record: Record) -> str:
+    micro = record["micro_batches"]
+    return f"{record['batch']} x {record['length']}" + (f", {micro} times" if micro > 1 else "")
+
+
+def _shape(record: Record) -> str:
+    shape = record["shape"]
+    return f"{shape['name']} ({shape['layers']} layers, {shape['hidden']})"
+
+
+def _where(record: Record) -> str:
+    if record["device"] == "cpu":
+        return "1 core" if record["threads"] == 1 else f"{record['threads']} cores"
+    return ", ".join(record["hardware"]["gpus"])
+
+
+_STEP_IDENTITY = (
+    "variant",
+    "shape",
+    "batch",
+    "length",
+    "micro_batches",
+    "precision",
+    "mode",
+    "device",
+    "threads",
+)
+_PART_IDENTITY = ("kernel", "width", "device", "threads")
+_STEP_COLUMNS: tuple[Column, ...] = (
+    ("model", _shape),
+    ("batch x length", _size),
+    ("precision", lambda r: f"{r['precision']}, {r['mode']}"),
+    ("on", _where),
+    ("variant", lambda r: r["variant"]),
+    ("dense step, ms", lambda r: f"{r['dense_milliseconds']['median']:.1f}"),
+    ("ratio", lambda r: _spread(r, "ratio")),
+)
+_PART_COLUMNS: tuple[Column, ...] = (
+    ("part", lambda r: r["kernel"]),
+    ("width", lambda r: str(r["width"])),
+    ("weights", lambda r: f"{r['weights'] / 1e6:.1f} M"),
+    ("on", _where),
+    ("ms", lambda r: _spread(r, "milliseconds")),
+    ("floor, ms", lambda r: f"{r['floor_milliseconds']:.2f}"),
+)
+_DRIFT_COLUMNS: tuple[Column, ...] = (
+    ("updates from ranking to ranking", lambda r: str(r["interval"])),
+    ("mean share", lambda r: f"{r['mean_share']:.2%}"),
+    ("largest share", lambda r: f"{r['largest_share']:.2%}"),
+    ("updates compared", lambda r: str(r["updates"])),
+)
+_MEMORY_COLUMNS: tuple[Column, ...] = (
+    ("model", _shape),
+    ("precision", lambda r: r["precision"]),
+    ("on", _where),
+    ("variant", lambda r: r["variant"]),
+    ("MB", lambda r: f"{r['bytes'] / 1e6:.0f}"),
+    ("MB, dense", lambda r: f"{r['dense_bytes'] / 1e6:.0f}"),
+    ("bytes more per patched weight", lambda r: f"{r['extra_bytes_per_weight']:.1f}"),
+)
+_PRUNING_COLUMNS: tuple[Column, ...] = (
+    ("case", lambda r: r["case"]),
+    ("seconds", lambda r: _number(r.get("seconds"))),
+    ("compared with", lambda r: str(r.get("baseline", ""))),
+    ("ratio", lambda r: _number(r.get("ratio"))),
+    ("ratio of memory", lambda r: _number(r.get("memory_ratio"))),
+)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, int | float) else str(value or "")
+
+
+def _aim(record: Record) -> float | None:
+    tokens = record["batch"] * record["length"]
+    plain = record["precision"] == ("float32" if record["device"] == "cpu" else "bf16")
+    aimed = plain and record["variant"] not in _OTHER_WAYS and record["micro_batches"] == 1
+    return AIMS.get((tokens, record["device"])) if aimed else None
+
+
+def _missed(records: Sequence[Record]) -> str:
+    """A sentence on each case that is above its aim."""
+    lines = [
+        f"- {_shape(r)}, {_size(r)}, {r['variant']}, {r['mode']}: {r['ratio']['median']:.3f}, "
+        f"where at most {aim} was the aim.\n"
+        for r in records
+        if (aim := _aim(r)) is not None and r["ratio"]["median"] > aim
+    ]
+    return "\nAbove their aims:\n\n" + "".join(lines) if lines else ""
+
+
+def _plots(records: Sequence[Record], folder: Path) -> str:
+    """Overhead against the tokens of a step, and against the width; images for the page."""
+    plain = [r for r in records if (r["precision"], r["mode"]) == ("float32", "eager")]
+    axes: dict[str, tuple[Callable[[Record], int], Callable[[Record], bool], str]] = {
+        "training-tokens": (_tokens, lambda r: r["shape"]["name"] == "MiniLM", "tokens per step"),
+        "training-width": (_hidden, lambda r: r["shape"]["name"] == "BERT, wide", "hidden size"),
+    }
+    images = ""
+    for name, (place, chosen, label) in axes.items():
+        lines: dict[str, dict[float, float]] = {}
+        for record in filter(chosen, plain):
+            overhead = 100 * (record["ratio"]["median"] - 1)
+            lines.setdefault(record["variant"], {})[place(record)] = overhead
+        if lines:
+            plot_lines(lines, folder / name, x=label, y="longer than the dense step (%)")
+            images += f"\n![{label}]({name}.svg)\n"
+    return images
+
+
+def _tokens(record: Record) -> int:
+    return record["batch"] * record["length"] * record["micro_batches"]
+
+
+def _hidden(record: Record) -> int:
+    return record["shape"]["hidden"]
+
+
+def _commands(records: Iterable[Record]) -> str:
+    """Every command that gave a line, with where and when in the project's history."""
+    found = {
+        f"- `python scripts/{r.get('script', 'bench_training.py')} {' '.join(r['command'])}`: "
+        f"{r['hardware']['cpu']}, torch {r['versions']['torch']}, commit {r['commit']}\n": None
+        for r in records
+        if "command" in r
+    }
+    return "".join(found)

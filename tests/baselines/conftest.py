@@ -1,0 +1,5 @@
+"""What makes many short training runs quick."""
+
+from tests.training.conftest import little_to_collect
+
+__all__ = ["little_to_collect"]

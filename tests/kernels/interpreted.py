@@ -1,0 +1,95 @@
+"""The Triton kernel in Triton's interpreter, on the CPU.
+
+Run by test_cuda.py in a process of its own: the interpreter is chosen before Triton is imported.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hf_td import functional
+from hf_td.kernels import Ranked, cuda
+
+SHAPES = [(5, 7), (9, 33), (3, 130)]
+_LOW = 0xFFFFFFFF
+
+
+def ranked(shape: tuple[int, int], dim: int, dtype: Any, scaled: bool, seed: int = 0) -> Ranked:
+    draws = torch.Generator().manual_seed(seed)
+    weight = torch.randn(shape, generator=draws).to(dtype)
+    scale = torch.rand(shape[dim], generator=draws) if scaled else None
+    return Ranked(weight, dim, scale, key=-(1 << 60) + 7919 * seed)
+
+
+def candidates(one: Ranked, fraction: float) -> Tensor:
+    return functional.candidate_mask(one.scores(), fraction, one.dim)
+
+
+def philox(key: int, counter: int) -> int:
+    """The first word of Philox 4x32 with ten rounds (Salmon et al., 2011), one number at a time."""
+    low, high = key & _LOW, key >> 32 & _LOW
+    words = [counter & _LOW, 0, 0, 0]
+    for _ in range(10):
+        first, second = 0xD2511F53 * words[0], 0xCD9E8D57 * words[2]
+        words = [
+            second >> 32 ^ words[1] ^ low,
+            second & _LOW,
+            first >> 32 ^ words[3] ^ high,
+            first & _LOW,
+        ]
+        low, high = low + 0x9E3779B9 & _LOW, high + 0xBB67AE85 & _LOW
+    return words[0]
+
+
+FLOAT, HALF = torch.float32, torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("fraction", "dim", "scaled", "dtype"),
+    [
+        (0.5, 0, True, FLOAT),
+        (0.91, 1, True, FLOAT),
+        (0.91, 0, False, FLOAT),
+        (0.5, 1, False, torch.float16),
+        (0.91, 1, True, HALF),
+        (0.5, 0, False, HALF),
+        (0.0, 1, True, FLOAT),
+    ],
+)
+def test_candidates_are_exactly_those_of_the_plain_function(fraction, dim, scaled, dtype):
+    every = [ranked(shape, dim, dtype, scaled, seed) for shape in SHAPES for seed in (0, 1)]
+    for one, keep in zip(every, cuda.keep_masks(every, fraction, 1.0), strict=True):
+        assert keep.dtype == torch.bool
+        assert torch.equal(keep, ~candidates(one, fraction))
+
+
+def test_ties_at_the_cut_off_are_kept_as_in_the_plain_function():
+    weight = torch.tensor([[1.0, -1.0, 2.0, 2.0, 2.0, 0.0], [3.0] * 6])
+    (keep,) = cuda.keep_masks([Ranked(weight, 1, None, key=0)], 0.5, 1.0)
+    assert keep.tolist() == [[False, False, True, True, True, False], [True] * 6]
+
+
+def test_a_view_of_a_larger_weight_is_ranked_where_it_lies():
+    whole = torch.randn(12, 40, generator=torch.Generator().manual_seed(1))
+    one = Ranked(whole[2:9, 5:25], 1, None, key=0)
+    (keep,) = cuda.keep_masks([one], 0.5, 1.0)
+    assert torch.equal(keep, ~candidates(one, 0.5))
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_draws_are_philox_keyed_by_the_weight_and_counted_by_the_position(dim):
+    every = [ranked((6, 20), dim, torch.float32, True, seed) for seed in (0, 1)]
+    for one, keep in zip(every, cuda.keep_masks(every, 0.75, 0.4), strict=True):
+        words = torch.tensor([philox(one.key, place) & 0xFFFF for place in range(120)])
+        drawn = (words < functional.drop_threshold(0.4)).view(6, 20)
+        assert torch.equal(keep, ~(candidates(one, 0.75) & drawn))
+
+
+def test_the_expected_share_of_candidates_is_dropped():
+    one = ranked((40, 256), 1, torch.float32, False)
+    (keep,) = cuda.keep_masks([one], 0.5, 0.3)
+    assert float((~keep).float().mean()) == pytest.approx(0.15, abs=0.015)
