@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -53,7 +54,7 @@ class CompactLayout:
         shapes: parameter name to its shape.
         attributes: module name to the counts that its forward reads.
         routers: names of the routers that never choose what has rows of zeros: experts that were
-            pruned, and are not taken out yet.
+            pruned, and are not taken out yet. Only archives keep such models.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -158,9 +159,11 @@ def record_layout(
 ) -> None:
     """Add what changed to the layout in the model's config, and the routers as they are now.
 
-    What is saved then loads again after `import hf_td`, and not without it. A model without a
-    config keeps no record.
+    What is saved then loads again after `import hf_td`, and not without it: the shapes do not fit.
+    A model with marked routers has the stock shapes, and would load as if nothing were gone, so its
+    `save_pretrained` refuses until they are taken out. A model without a config keeps no record.
     """
+    _guard_saving(model)
     config: Any = getattr(model, "config", None)
     if config is None:
         return
@@ -174,6 +177,26 @@ def record_layout(
         setattr(config, LAYOUT_KEY, layout.to_dict())
     elif layout_of_model(model) is not None:
         delattr(config, LAYOUT_KEY)
+
+
+def _guard_saving(model: nn.Module) -> None:
+    """Let a model, and the models in it, refuse to be saved while experts are only marked."""
+    for module in model.modules():
+        if hasattr(type(module), "save_pretrained"):
+            module.__dict__.pop("save_pretrained", None)
+            if marked_routers(module):
+                module.__dict__["save_pretrained"] = partial(_save_unless_marked, module)
+
+
+def _save_unless_marked(model: Any, *args: Any, **kwargs: Any) -> Any:
+    marked = list(marked_routers(model))
+    if marked:
+        raise ValueError(
+            f"experts are gone from {marked[0]}, but not taken out, which no checkpoint of the "
+            "stock shapes can say: the router would choose them again when it is loaded; call "
+            "compact_model(model) first, or write it with export_model"
+        )
+    return type(model).save_pretrained(model, *args, **kwargs)
 
 
 def _expect(holds: bool, field: str, expected: str, got: Any) -> None:
@@ -225,6 +248,7 @@ def mark_routers(model: nn.Module, layout: CompactLayout) -> None:
     """Let the routers of a loaded model leave out what the layout says is gone."""
     for name in layout.routers:
         mark_gone(model.get_submodule(name))
+    _guard_saving(model)
 
 
 def set_parameter(model: nn.Module, name: str, value: torch.Tensor) -> None:

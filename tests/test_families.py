@@ -32,7 +32,7 @@ of_heads = {
     for kind in ("go", "stay", "refused")
 }
 of_mixtures = pytest.mark.parametrize("name", [n for n, row in TABLE.items() if row.experts])
-NOTHING_ELSE = {"attention_level": "none", "feed_forward_level": "none"}
+NOTHING_ELSE: dict[str, Any] = {"attention_level": "none", "feed_forward_level": "none"}
 UPDATES = 2
 
 

@@ -46,9 +46,8 @@ def prune_model(
     With `experts_level="unit"` whole experts go, as many as each token can spare. Zeros alone would
     not do: a router would still choose them. So their rows in the router become zeros as well, and
     the router gets a class that never chooses such experts, in eval mode too; the model computes
-    what it does without them. `compact_model` and `export_model` take them out. What
-    `save_pretrained` writes before that says so in its config: it loads after `import hf_td` as it
-    is, and not without.
+    what it does without them. `compact_model` and `export_model` take them out; before that
+    `save_pretrained` refuses, since no stock checkpoint can say that experts are gone.
 
     Args:
         model: any model that can be patched; patched or not, trained with targeted dropout or not.

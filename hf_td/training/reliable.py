@@ -63,12 +63,14 @@ def _in_memory_names(model: Any) -> Iterator[None]:
     if not isinstance(model, PreTrainedModel):
         yield
         return
+    before = {k: v for k, v in model.__dict__.items() if k == "save_pretrained"}
     saving = partial(model.save_pretrained, save_original_format=False)
     model.__dict__["save_pretrained"] = saving
     try:
         yield
     finally:
         del model.__dict__["save_pretrained"]
+        model.__dict__.update(before)
 
 
 class ReliableTrainer(DistillationMixin, ReliableMixin, Trainer):
