@@ -48,7 +48,7 @@ class HQQLinear(nn.Module):
         self.register_buffer("qweight", torch.ones(layer.weight.shape, dtype=torch.int32))
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return input @ self.qweight.to(input.dtype).T
+        return F.linear(input, self.get_buffer("qweight").to(input.dtype))
 
 
 def quantised(kind: type[nn.Module]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -152,13 +152,15 @@ def test_metrics_are_those_of_hand_counts(pairs):
     labels = np.array([[5, 6, 1, -100], [7, 8, 9, 1]])
     predicted = np.array([[5, 9, 1, 3], [7, 8, 4, -100]])  # 2 of 3, and 2 of 4
     found = translation_metrics(
-        EvalPrediction((predicted, generated), labels), tokenizer=tokenizer, references=true
+        EvalPrediction(cast(Any, (predicted, generated)), labels),
+        tokenizer=tokenizer,
+        references=true,
     )
     assert found["token_accuracy"] == pytest.approx(4 / 7)
     assert found["bleu"] == pytest.approx(sacrebleu.corpus_bleu(said, [true]).score)
     perfect = tokenizer(true, padding=True, return_tensors="np").input_ids
     assert translation_metrics(
-        EvalPrediction((labels, perfect), labels), tokenizer=tokenizer, references=true
+        EvalPrediction(cast(Any, (labels, perfect)), labels), tokenizer=tokenizer, references=true
     ) == {"bleu": pytest.approx(100), "token_accuracy": 1}
 
 

@@ -292,7 +292,7 @@ def test_a_model_is_trained_again(tmp_path):
     second = find_learned(model)
     assert first.keys() == second.keys()
     assert not any(torch.equal(first[name], second[name]) for name in first)
-    assert type(model.bert.encoder.layer[0].output.dense) is nn.Linear
+    assert type(model.get_submodule("bert.encoder.layer.0.output.dense")) is nn.Linear
 
 
 def test_a_curve_ranks_by_what_was_learned(tmp_path):

@@ -129,7 +129,7 @@ def test_each_tower_has_fields_of_its_own():
     model = tiny_family("clip")
     blocks = read_anatomy(model).blocks
     widths = {"text_model": 24, "vision_model": 40}
-    wanted = {
+    wanted: dict[Holder, int] = {
         b: widths[b.name.split(".")[0]] if b.part == "feed_forward" else b.units for b in blocks
     }
     config, units = express(model, blocks, wanted)
@@ -141,16 +141,15 @@ def test_each_tower_has_fields_of_its_own():
 
 def test_heads_of_a_tower_are_expressed_where_their_size_is_a_field():
     sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-    text = hf.Qwen2Config(
-        **sizes, vocab_size=64, num_attention_heads=4, num_key_value_heads=2, head_dim=8
-    )
+    heads: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    text = hf.Qwen2Config(**sizes, **heads, vocab_size=64)
     vision = hf.CLIPVisionConfig(**sizes, num_attention_heads=4, image_size=8, patch_size=4)
     model = hf.LlavaForConditionalGeneration(
         hf.LlavaConfig(text_config=text, vision_config=vision, image_token_index=63)
     )
     blocks = read_anatomy(model).blocks
     language = {b for b in blocks if b.part == "attention" and "language_model" in b.name}
-    wanted = {b: 1 if b in language else b.units for b in blocks}
+    wanted: dict[Holder, int] = {b: 1 if b in language else b.units for b in blocks}
     config, units = express(model, blocks, wanted)
     assert len(language) == 2
     assert units == wanted
@@ -163,7 +162,9 @@ def test_a_ratio_holds_for_stages_of_several_widths():
     model = tiny_family("swin")
     blocks = read_anatomy(model).blocks
     full = {b.units for b in blocks if b.part == "feed_forward"}
-    wanted = {b: b.units // 2 if b.part == "feed_forward" else b.units for b in blocks}
+    wanted: dict[Holder, int] = {
+        b: b.units // 2 if b.part == "feed_forward" else b.units for b in blocks
+    }
     config, units = express(model, blocks, wanted)
     assert len(full) > 1
     assert units == wanted
