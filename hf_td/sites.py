@@ -399,14 +399,19 @@ def _expert_sites(plan: _Plan, mixture: Mixture) -> Iterator[ExpertSite]:
             f"use experts_level='none', or exclude=[{name!r}]"
         )
     router = Router(plan.model.get_submodule(name))
-    _check_rows(name, router)
+    _check_router(name, router)
     places = (piece.parameter.rpartition(".") for piece in mixture.slices)
     slices = tuple((plan.model.get_submodule(path), leaf) for path, _, leaf in places)
     yield ExpertSite(name, router, plan.index[name], mixture, slices, plan.activations)
 
 
-def _check_rows(name: str, router: Router) -> None:
-    """Refuse a router whose rows of zeros would be taken for experts that are gone."""
+def _check_router(name: str, router: Router) -> None:
+    """Refuse a router that cannot leave experts out, or whose own zeros would be marks."""
+    if "forward" in router.module.__dict__:
+        raise TypeError(
+            f"cannot target {name}: its forward was replaced on the instance, as device_map hooks "
+            "and kernel patches do, so that no expert can be left out; load the model without them"
+        )
     empty = empty_rows(router.weight) & ~gone_experts(router.module)
     if empty.any():
         raise ValueError(
