@@ -97,7 +97,7 @@ def _masks(
     feature = tl.arange(0, WIDTH)[None, :]
     inside = (unit < units) & (feature < fan_in)
 
-    weight = tl.load(pointers + layer).to(tl.pointer_type(TYPE))
+    weight = tl.load(pointers + layer).to(tl.pointer_type(TYPE))  # pyright: ignore[reportArgumentType]  # a constexpr is its value here
     place = unit * stride_unit + feature * stride_in
     score = tl.abs(tl.load(weight + place, mask=inside, other=0.0).to(tl.float32))
     if SCALED:
