@@ -168,17 +168,24 @@ def test_the_page_has_what_was_measured_and_what_missed_its_aim(tmp_path):
         times = {"median": ratio, "low": ratio - 0.01, "high": ratio + 0.01}
         record = {"case": "step", **case.facts(), "device": "cpu", "ratio": times, **facts}
         append_json_line(lines, {**record, "dense_milliseconds": times})
-    pruning = [{"case": "prune", "seconds": 1.25, "baseline": "sorting", "ratio": 0.5}]
+    patch = {
+        "seconds": 0.25,
+        "spread": {"low": 0.2, "high": 0.3},
+        "aim": "under 50 ms",
+        "met": False,
+    }
+    pruning = [{"case": "later_patch", **patch, **facts, "command": "python scripts/bench.py"}]
     page = write_page(tmp_path, read_json_lines(lines), pruning)
     text = page.read_text()
     assert "| weight | 1.0 | 1.010 (1.000 to 1.020) |" in text  # the last of two
     assert "1.500" not in text
     assert "- MiniLM (6 layers, 384), 32 x 128, unit, eager: 1.200, where at most 1.04" in text
     assert "naive port, eager: 1.9" not in text  # no aim is for it
-    assert "| prune | 1.25 | sorting | 0.5 |  |" in text
+    assert "| 0.25 (0.2 to 0.3) |  |  |  | under 50 ms | **no** |" in text
+    assert "- `python scripts/bench.py`: a CPU" in text
     assert text.count("`python scripts/bench_training.py --suite cpu`: a CPU, torch 2") == 1
     assert (tmp_path / "training-tokens.svg").is_file()
-    assert "Parts" not in text
+    assert "## Parts" not in text
 
 
 def test_a_page_of_nothing_is_only_its_introduction(tmp_path):
