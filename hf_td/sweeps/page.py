@@ -117,14 +117,14 @@ def _shown(table: Table, row: Row, spread: Spread, best: Spread) -> str:
     text = cell(spread, len(row.lines))
     if spread is not None and best is not None and spread["mean"] == best["mean"]:
         return f"**{text}**"
-    behind = row.targets and table.is_behind(spread, best)
+    behind = row.is_targeted_dropout and table.is_behind(spread, best)
     return f"{text} {_BEHIND}" if behind else text
 
 
 def _where_behind(table: Table) -> Iterator[str]:
     """In words where each row of targeted dropout loses."""
     for row in table.rows:
-        if not row.targets:
+        if not row.is_targeted_dropout:
             continue
         losses = []
         for sparsity in table.sparsities:

@@ -34,9 +34,9 @@ class Row:
     is_default: bool = True
 
     @property
-    def targets(self) -> bool:
+    def is_targeted_dropout(self) -> bool:
         """Whether it is targeted dropout."""
-        return METHODS[self.lines[0]["method"]].targets
+        return self.lines[0]["method"] == "targeted_dropout"
 
     @property
     def points(self) -> dict[float, Spread]:
