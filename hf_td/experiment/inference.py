@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import quantiles
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from hf_td.analysis.quartiles import Quartiles
 from hf_td.compaction import compact_model
 from hf_td.hub.folders import folder_bytes
 from hf_td.hub.latency import Latency, measure_latency
@@ -25,20 +25,6 @@ from hf_td.pruning import prune_model
 SPARSITIES = (0.25, 0.5, 0.75, 0.9)
 # Batch and length.
 SIZES = ((8, 128), (1, 32))
-
-
-@dataclass(frozen=True)
-class Spread:
-    """The median and the quartiles of what the rounds gave."""
-
-    median: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        digits = 1 if self.median >= 10 else 2
-        low, median, high = (f"{v:.{digits}f}" for v in (self.low, self.median, self.high))
-        return f"{median} ({low} to {high})"
 
 
 @dataclass(frozen=True)
@@ -136,17 +122,12 @@ def _latency_record(rounds: Sequence[Latency]) -> dict[str, Any]:
     return {
         "batch": batch,
         "length": length,
-        "speedup": asdict(_spread([r.speedup for r in rounds])),
-        "milliseconds": asdict(_spread([r.compact.median for r in rounds])),
-        "dense_milliseconds": asdict(_spread([r.dense.median for r in rounds])),
+        "speedup": asdict(Quartiles.of([r.speedup for r in rounds])),
+        "milliseconds": asdict(Quartiles.of([r.compact.median for r in rounds])),
+        "dense_milliseconds": asdict(Quartiles.of([r.dense.median for r in rounds])),
         "rounds": len(rounds),
         "threads": rounds[0].threads,
     }
-
-
-def _spread(values: Sequence[float]) -> Spread:
-    low, median, high = quantiles(values, n=4, method="inclusive")
-    return Spread(median=median, low=low, high=high)
 
 
 def latency_table(records: Sequence[Mapping[str, Any]]) -> str:
@@ -169,5 +150,5 @@ def _row(record: Mapping[str, Any]) -> tuple[tuple[Any, ...], list[str]]:
         f"{record['sparsity']:.0%}" if record["case"] == "compact" else "",
         f"{record['parameters'] / 1e6:.1f} M",
         f"{record['bytes'] / 1e6:.0f}",
-        *(str(Spread(**record[k])) for k in ("milliseconds", "dense_milliseconds", "speedup")),
+        *(str(Quartiles(**record[k])) for k in ("milliseconds", "dense_milliseconds", "speedup")),
     ]

@@ -7,9 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
-from statistics import quantiles
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from transformers import (
 from transformers.initialization import no_init_weights
 
 from hf_td.analysis import pruning_curve
+from hf_td.analysis.quartiles import Quartiles
 from hf_td.patching import patch_model, unpatch_model
 from hf_td.pruning import prune_model, to_semi_structured
 
@@ -75,25 +75,19 @@ def measure_case(name: str, rounds: int) -> Iterator[Record]:
         yield {"case": name, **record, "aim": case.aim, "met": case.met(record)}
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    """Median and quartiles."""
-    low, median, high = quantiles(values, n=4, method="inclusive")
-    return {"median": median, "low": low, "high": high}
-
-
 def _timed(seconds: Sequence[float], **facts: Any) -> Record:
-    spread = _spread(seconds)
-    return {"seconds": spread["median"], "spread": spread, "rounds": len(seconds), **facts}
+    spread = Quartiles.of(seconds)
+    return {"seconds": spread.median, "spread": asdict(spread), "rounds": len(seconds), **facts}
 
 
 def _compared(seconds: Sequence[float], baseline: Sequence[float], **facts: Any) -> Record:
     """What was timed in turn: a ratio in each round, and the median and quartiles of the ratios."""
-    ratios = _spread([a / b for a, b in zip(seconds, baseline, strict=True)])
+    ratios = Quartiles.of([a / b for a, b in zip(seconds, baseline, strict=True)])
     return {
-        "seconds": _spread(seconds)["median"],
-        "baseline_seconds": _spread(baseline)["median"],
-        "ratio": ratios["median"],
-        "spread": ratios,
+        "seconds": Quartiles.of(seconds).median,
+        "baseline_seconds": Quartiles.of(baseline).median,
+        "ratio": ratios.median,
+        "spread": asdict(ratios),
         "rounds": len(seconds),
         **facts,
     }
@@ -148,8 +142,8 @@ def _imports(rounds: int) -> Iterator[Record]:
     programs = stopwatch.format("transformers, hf_td"), stopwatch.format("transformers")
     pairs = [tuple(map(_in_fresh_process, programs)) for _ in range(rounds)]
     seconds, baseline = zip(*pairs, strict=True)
-    added = _spread([a - b for a, b in pairs])
-    yield _compared(seconds, baseline, added_seconds=added["median"], added_spread=added)
+    added = Quartiles.of([a - b for a, b in pairs])
+    yield _compared(seconds, baseline, added_seconds=added.median, added_spread=asdict(added))
 
 
 def write_big_model(way: str, folder: str) -> dict[str, float]:

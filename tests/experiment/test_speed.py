@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from hf_td import functional, patch_model
+from hf_td.analysis.quartiles import Quartiles
 from hf_td.analysis.record import append_json_line, read_json_lines
-from hf_td.experiment.speed import steps
 from hf_td.experiment.speed.cases import SUITES, VARIANTS, Case, Shape
 from hf_td.experiment.speed.drift import DriftMeter
 from hf_td.experiment.speed.page import write_page
-from hf_td.experiment.speed.steps import Stepper, measure, spread
+from hf_td.experiment.speed.steps import Stepper, measure
 from hf_td.patching import anneal, find_patch
 from tests.ports import NaiveLinear, naive_port, parametrized, projections
 from tests.tiny import tiny_inputs, tiny_model
@@ -75,7 +75,7 @@ def test_cases_that_are_compared_follow_each_other():
 
 
 def test_the_spread_is_that_of_the_quartiles():
-    assert spread([1, 2, 3, 4, 5]) == steps.Spread(median=3, low=2, high=4)
+    assert Quartiles.of([1, 2, 3, 4, 5]) == Quartiles(median=3, low=2, high=4)
 
 
 # --- the slow ports ---

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from hf_td import kernels
-from hf_td.experiment.speed.steps import spread, wait_for
+from hf_td.analysis.quartiles import Quartiles
+from hf_td.experiment.speed.steps import wait_for
 from hf_td.kernels import Ranked
 
 # Output units and inputs of the projections of a block of MiniLM and of one of BERT-base.
@@ -33,9 +34,9 @@ def measure_floors(*, device: str = "cpu", layers: int = 6, rounds: int = 9) -> 
         ]
         size = sum(weight.numel() for weight in weights)
         copies = _time(lambda w=weights: [one.clone() for one in w], device, rounds)
-        bandwidth = 8 * size / (spread(copies).median / 1000)  # read and written
+        bandwidth = 8 * size / (Quartiles.of(copies).median / 1000)  # read and written
         for name, per_weight, run in _parts(weights):
-            times = spread(_time(run, device, rounds))
+            times = Quartiles.of(_time(run, device, rounds))
             yield {
                 "case": "kernel",
                 "kernel": name,

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_td.analysis.plots import plot_lines
+from hf_td.analysis.quartiles import Quartiles
 from hf_td.experiment.pruning_speed import pruning_section
-from hf_td.experiment.speed.steps import Spread
 
 Record = Mapping[str, Any]
 # The name of a column, and its cell.
@@ -108,7 +108,7 @@ def _table(records: Sequence[Record], columns: Sequence[Column]) -> str:
 
 
 def _spread(record: Record, name: str) -> str:
-    return str(Spread(**record[name]))
+    return str(Quartiles(**record[name]))
 
 
 def _size(record: Record) -> str:

@@ -5,40 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import groupby
-from statistics import quantiles
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hf_td.analysis.quartiles import Quartiles
 from hf_td.experiment.speed.cases import VARIANTS, Advance, Case
 from hf_td.patching import find_patch
 
 # The variant that all others are compared with.
 DENSE = "dense"
 Variants = Mapping[str, Callable[[nn.Module], Advance]]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """The median and the quartiles of what the rounds gave."""
-
-    median: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        digits = 1 if self.median >= 10 else 3
-        low, median, high = (f"{v:.{digits}f}" for v in (self.low, self.median, self.high))
-        return f"{median} ({low} to {high})"
-
-
-def spread(values: Sequence[float]) -> Spread:
-    """Median and quartiles of at least two values."""
-    low, median, high = quantiles(values, n=4, method="inclusive")
-    return Spread(median=median, low=low, high=high)
 
 
 class Stepper:
@@ -140,9 +120,9 @@ def _measure_together(
         yield {
             "case": "step",
             **stepper.case.facts(),
-            "ratio": asdict(spread(ratios)),
-            "milliseconds": asdict(spread([1000 * t for t in own])),
-            "dense_milliseconds": asdict(spread([1000 * t for t in dense_times])),
+            "ratio": asdict(Quartiles.of(ratios)),
+            "milliseconds": asdict(Quartiles.of([1000 * t for t in own])),
+            "dense_milliseconds": asdict(Quartiles.of([1000 * t for t in dense_times])),
             "patched_weights": stepper.patched_weights,
             "rounds": rounds,
             "device": device,
