@@ -84,7 +84,8 @@ def _read(model: nn.Module, example_inputs: Mapping[str, Any] | None) -> Anatomy
         ]
         mixtures = read_mixtures(model, experts)
     claimed = {name for block in blocks for name in block.modules}
-    uncalled = [join(prefix, n) for n in linear_layers(base) if n not in traces.called]
+    called = set(traces.called)
+    uncalled = [join(prefix, n) for n in linear_layers(base) if n not in called]
     check_called(model, uncalled)
     return Anatomy(
         blocks=tuple(blocks),

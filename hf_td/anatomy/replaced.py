@@ -18,11 +18,13 @@ def replaced_forwards(model: nn.Module) -> dict[str, str]:
     Linear layers and experts are left out: whether these can be targeted is told one by one.
     """
     forwards = {
-        name: module.__dict__.get("forward")
+        name: forward
         for name, module in model.named_modules()
-        if layout_of(module) is None and not stacks_of(module)
+        if (forward := module.__dict__.get("forward"))  # few have one: the cheap question first
+        and layout_of(module) is None
+        and not stacks_of(module)
     }
-    return {n: getattr(f, "__qualname__", repr(type(f))) for n, f in forwards.items() if f}
+    return {n: getattr(f, "__qualname__", repr(type(f))) for n, f in forwards.items()}
 
 
 def check_not_packed(model: nn.Module) -> None:
@@ -39,9 +41,10 @@ def check_not_packed(model: nn.Module) -> None:
 
 
 def _is_packed(module: nn.Module) -> bool:
+    if not (hasattr(module, "in_features") and hasattr(module, "out_features")):
+        return False
     own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
-    is_linear = hasattr(module, "in_features") and hasattr(module, "out_features")
-    return is_linear and any(t.dtype in _PACKED and t.dim() > 0 for t in own)
+    return any(t.dtype in _PACKED and t.dim() > 0 for t in own)
 
 
 def check_called(model: nn.Module, uncalled: Iterable[str]) -> None:
