@@ -45,12 +45,13 @@ _GRADUAL: dict[str, Any] = {
     "untargeted_lr_scale": 1.0,
 }
 
-# What a method at a level needs besides: a sparse network learns from larger updates.
+# What a method at a level needs besides: a sparse network learns from larger updates, and what it
+# is to keep has to be learned before (None is "where the head is new").
 _LEVEL_RECIPES: dict[tuple[str, str], dict[str, Any]] = {
-    ("targeted_dropout", "weight"): {"learning_rate": 2.5e-4},
-    ("targeted_dropout", "unit"): {"learning_rate": 2e-4},
-    ("gradual_magnitude", "weight"): {"learning_rate": 2.5e-4, **_GRADUAL},
-    ("gradual_magnitude", "unit"): {"learning_rate": 2e-4, **_GRADUAL},
+    ("targeted_dropout", "weight"): {"learning_rate": 2.5e-4, "dense_epochs": None},
+    ("targeted_dropout", "unit"): {"learning_rate": 2e-4, "dense_epochs": None},
+    ("gradual_magnitude", "weight"): {"learning_rate": 2.5e-4, "dense_epochs": None, **_GRADUAL},
+    ("gradual_magnitude", "unit"): {"learning_rate": 2e-4, "dense_epochs": None, **_GRADUAL},
 }
 
 
@@ -64,7 +65,7 @@ def recipe(
     *,
     task: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """The defaults of the training arguments for a method at a level.
+    """The defaults of the arguments for a method at a level.
 
     Args:
         method: key of `METHODS`.
@@ -73,6 +74,9 @@ def recipe(
     """
     return {**RECIPE, **_LEVEL_RECIPES.get((method, level), {}), **task}
 
+
+# As --teacher, the model that the method starts from.
+START = "start"
 
 # What may change between two calls of the same experiment, and what is not for the record.
 _NOT_OF_THE_EXPERIMENT = {
@@ -160,6 +164,15 @@ class CurveArguments:
     )
     method_settings: str | None = argument(
         None, "settings of the method, such as penalty=0.1,learning_rate=0.01"
+    )
+    dense_epochs: float | None = argument(
+        0.0,
+        "epochs of plain fine-tuning before the method begins; the recipe of targeted dropout has "
+        "none (write null in a file) for as many as the method has where the head is new, else 0. "
+        "The model lies in seed-N/dense; --teacher start makes it the teacher",
+    )
+    dense_learning_rate: float = argument(
+        RECIPE["learning_rate"], "learning rate of this dense stage"
     )
     sparsities: list[float] = field(
         default_factory=lambda: [0.0, 0.5, 0.75, 0.9],

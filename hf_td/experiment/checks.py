@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from hf_td.config import IN_TRAINING
-from hf_td.experiment.arguments import Arguments
+from hf_td.experiment.arguments import START, Arguments
 from hf_td.experiment.errors import UsageError, blaming_input
 from hf_td.experiment.methods import METHODS
 from hf_td.experiment.models import locate
@@ -26,12 +26,21 @@ def check_arguments(arguments: Arguments) -> None:
             arguments.training.level, arguments.method_settings
         )
     _check_importance(arguments)
-    if arguments.training.teacher is not None:
+    if arguments.training.teacher not in (None, START):
         locate(arguments.training.teacher)
+    _check_dense_stage(arguments)
     _check_sparsities(arguments)
     _check_export(arguments)
     _check_seeds(arguments.seeds)
     _check_checkpoint(arguments)
+
+
+def _check_dense_stage(arguments: Arguments) -> None:
+    epochs, rate = arguments.curve.dense_epochs, arguments.curve.dense_learning_rate
+    if epochs is not None and epochs < 0:
+        raise UsageError(f"--dense_epochs is at least 0, got {epochs}")
+    if rate <= 0:
+        raise UsageError(f"--dense_learning_rate is positive, got {rate}")
 
 
 def _check_importance(arguments: Arguments) -> None:

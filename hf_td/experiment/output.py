@@ -51,7 +51,12 @@ def checkpoint_of(arguments: Arguments, seed: int) -> str | None:
     wanted = arguments.training.resume_from_checkpoint
     if names_a_folder(wanted):
         return wanted
-    found = seed_folder(arguments, seed).glob("checkpoint-*/trainer_state.json")
+    return last_checkpoint(seed_folder(arguments, seed))
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The checkpoint of a folder with the most updates, or None."""
+    found = folder.glob("checkpoint-*/trainer_state.json")
     steps = {int(path.parent.name.split("-")[1]): path.parent for path in found}
     return str(steps[max(steps)]) if steps else None
 
@@ -68,7 +73,8 @@ def _continue(arguments: Arguments, path: Path) -> list[dict[str, Any]]:
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} holds no results of hf_td; give another --output_dir") from error
     here = json.loads(json.dumps(arguments.configuration()))
-    if there != here and (runs or any(path.parent.glob("seed-*/checkpoint-*"))):
+    begun = any(any(path.parent.glob(f"seed-*/{part}")) for part in ("checkpoint-*", "dense*"))
+    if there != here and (runs or begun):
         raise UsageError(
             f"{path} is of another configuration ({_difference(there, here)}); give another "
             "--output_dir, or --overwrite_output to replace it"

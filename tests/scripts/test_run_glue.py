@@ -16,20 +16,16 @@ import torch
 import yaml
 from huggingface_hub import ModelCard, constants
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    BertConfig,
     BertForSequenceClassification,
-    PreTrainedTokenizerFast,
 )
 
 from hf_td.experiment import checks, parse_arguments, run_program
 from hf_td.experiment import models as experiment_models
 from hf_td.experiment.arguments import DataArguments
 from hf_td.experiment.results import _command
-from hf_td.glue import generate
 from hf_td.hub import load_archived_model
 from tests.hub.loopback import Fault
 from tests.programs import SCRIPTS, refusal
@@ -41,53 +37,6 @@ run_glue = _load("run_glue")
 
 # huggingface_hub uses its HTTP library in a way that will go.
 CLIENT_IS_DEPRECATED = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    """A folder with a tiny random BERT that knows the words of the built-in task."""
-    folder = tmp_path_factory.mktemp("tiny-bert")
-    words = {w for row in generate(train_size=200)["train"]["sentence"] for w in _split(row)}
-    vocabulary = {w: i for i, w in enumerate(["[PAD]", "[UNK]", *sorted(words)])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]"
-    ).save_pretrained(folder)
-    torch.manual_seed(0)
-    BertForSequenceClassification(
-        BertConfig(
-            vocab_size=len(vocabulary),
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=64,
-            max_position_embeddings=64,
-        )
-    ).save_pretrained(folder)
-    return folder
-
-
-def _split(sentence: str) -> list[str]:
-    return [word for word, _ in pre_tokenizers.Whitespace().pre_tokenize_str(sentence)]
-
-
-@pytest.fixture
-def options(model, tmp_path) -> dict[str, Any]:
-    """Arguments of a run of a second."""
-    return {
-        "model_name_or_path": str(model),
-        "task_name": "acceptability",
-        "output_dir": str(tmp_path / "out"),
-        "max_train_samples": 64,
-        "max_eval_samples": 32,
-        "num_train_epochs": 1,
-        "per_device_train_batch_size": 16,
-        "sparsities": [0, 0.5, 0.9],
-        "max_seq_length": 32,
-        "disable_tqdm": True,
-        "use_cpu": True,
-    }
 
 
 def _start(options: dict[str, Any]) -> subprocess.Popen[str]:
