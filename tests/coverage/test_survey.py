@@ -13,7 +13,7 @@ from hf_td.coverage.page import END, START, coverage_section, write_section
 from hf_td.coverage.run import finished, registered_types, survey_all
 from hf_td.coverage.survey import make_twin, survey_type
 from hf_td.coverage.twins import RECIPES, Recipe, shrunk
-from tests.test_scripts import _load
+from tests.programs import load_script as _load
 
 # Type to outcome, blocks of the twin, and blocks whose units can be dropped.
 SAMPLE: dict[str, tuple[str, int, int]] = {
