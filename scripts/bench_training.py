@@ -2,6 +2,7 @@
 
     python scripts/bench_training.py --suite cpu --threads 2
     python scripts/bench_training.py --suite growth --threads 2
+    python scripts/bench_training.py --suite methods --threads 2
     python scripts/bench_training.py --suite cuda --device cuda
     python scripts/bench_training.py --parts --threads 2
     python scripts/bench_training.py --memory --threads 2
@@ -31,7 +32,7 @@ from hf_td.analysis.record import (  # noqa: E402
     environment,
     read_json_lines,
 )
-from hf_td.experiment.speed.cases import MINILM, SUITES, VARIANTS, Case  # noqa: E402
+from hf_td.experiment.speed.cases import METHOD_VARIANTS, MINILM, SUITES, VARIANTS, Case  # noqa: E402
 from hf_td.experiment.speed.drift import measure_drift  # noqa: E402
 from hf_td.experiment.speed.floors import measure_floors  # noqa: E402
 from hf_td.experiment.speed.memory import measure_memory  # noqa: E402
@@ -39,7 +40,12 @@ from hf_td.experiment.speed.steps import measure  # noqa: E402
 from tests.ports import naive_port, parametrized  # noqa: E402
 
 RESULTS = ROOT / "docs" / "results"
-EVERY_VARIANT = {**VARIANTS, "naive port": naive_port, "parametrize": parametrized}
+EVERY_VARIANT = {
+    **VARIANTS,
+    **METHOD_VARIANTS,
+    "naive port": naive_port,
+    "parametrize": parametrized,
+}
 _MEMORY = [
     Case(v, MINILM, 32, 128, precision=p) for p in ("float32", "bf16") for v in ("weight", "unit")
 ]

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from hf_td import functional
+from hf_td.experiment.speed.cases import Applied
 
 TARGETING = 0.91
 DROP_RATE = 1.0
@@ -50,15 +50,15 @@ def projections(model: nn.Module) -> list[nn.Linear]:
     return [m for name, m in named if type(m) is nn.Linear and ".layer." in name]
 
 
-def naive_port(model: nn.Module) -> Callable[[int], None]:
+def naive_port(model: nn.Module) -> Applied:
     """Let the projections of a BERT sort themselves; there is nothing to do for an update."""
     for layer in projections(model):
         layer.__class__ = NaiveLinear
-    return lambda update: None
+    return Applied(lambda update: None)
 
 
-def parametrized(model: nn.Module) -> Callable[[int], None]:
-    """Parametrize the projections of a BERT; gives what sets the masks of an update."""
+def parametrized(model: nn.Module) -> Applied:
+    """Parametrize the projections of a BERT; its masks are set before each update."""
     layers: list[Any] = projections(model)
     for layer in layers:
         parametrize.register_parametrization(layer, "weight", Masked(layer.weight))
@@ -70,4 +70,4 @@ def parametrized(model: nn.Module) -> Callable[[int], None]:
             scores = masked.original.abs()
             masked[0].keep = ~functional.candidate_mask(scores, TARGETING)
 
-    return advance
+    return Applied(advance)

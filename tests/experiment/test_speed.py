@@ -12,7 +12,7 @@ from torch import nn
 from hf_td import functional, patch_model
 from hf_td.analysis.quartiles import Quartiles
 from hf_td.analysis.record import append_json_line, read_json_lines
-from hf_td.experiment.speed.cases import SUITES, VARIANTS, Case, Shape
+from hf_td.experiment.speed.cases import METHOD_VARIANTS, SUITES, VARIANTS, Case, Shape
 from hf_td.experiment.speed.drift import DriftMeter
 from hf_td.experiment.speed.page import write_page
 from hf_td.experiment.speed.steps import Stepper, measure
@@ -48,11 +48,11 @@ def test_steps_alternate_and_ratios_are_to_the_dense_step_beside_them(monkeypatc
     assert [r["patched_weights"] for r in found] == [weights, 32 * 32 + 32 * 128]
 
 
-@pytest.mark.parametrize("variant", ["dense", *VARIANTS, *PORTS])
+@pytest.mark.parametrize("variant", ["dense", *VARIANTS, *METHOD_VARIANTS, *PORTS])
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_a_step_trains_with_every_variant(variant, precision):
     case = Case(variant, TINY, 2, 4, micro_batches=2, precision=precision)
-    stepper = Stepper(case, "cpu", {**VARIANTS, **PORTS})
+    stepper = Stepper(case, "cpu", {**VARIANTS, **METHOD_VARIANTS, **PORTS})
     (group,) = stepper.optimizer.param_groups
     before = [p.detach().clone() for p in group["params"]]
     assert stepper.step() > 0
@@ -87,8 +87,7 @@ def test_ports_compute_what_a_patched_model_computes(port):
     patch_model(ours, importance="magnitude", targeting_schedule="constant")
     patch: Any = find_patch(ours)
     assert len(projections(model)) == len(patch.sites)
-    advance = port(model)
-    advance(0)
+    port(model).advance(0)
     anneal(ours, 0.8, 0)
     inputs = tiny_inputs(ours)
     torch.testing.assert_close(model(**inputs).logits, ours(**inputs).logits)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -15,13 +15,33 @@ from transformers import (
     PreTrainedModel,
 )
 
-from hf_td import anneal, patch_model
+from hf_td import TargetedDropoutConfig, anneal, patch_model
+from hf_td.baselines import Baseline, attach_baseline, find_baseline
+from hf_td.experiment.methods import METHODS
 
 # Of the run, at which the targeting is final.
 _PROGRESS = 0.8
+_EXAMPLES = 6000  # of the training set, over which some penalties are spread
 
-# Sets the masks of an update, given its number.
-Advance = Callable[[int], None]
+
+def _no_penalty() -> Tensor | None:
+    return None
+
+
+class Applied(NamedTuple):
+    """A variant on a model.
+
+    Attributes:
+        advance: prepares an update, given its number.
+        penalty: what the loss gets besides.
+    """
+
+    advance: Callable[[int], None]
+    penalty: Callable[[], Tensor | None] = _no_penalty
+
+
+# Applies a variant to a model, in place.
+Variant = Callable[[nn.Module], Applied]
 
 
 @dataclass(frozen=True)
@@ -97,24 +117,41 @@ class Case:
         return asdict(self)
 
 
-def _patched(**settings: Any) -> Callable[[nn.Module], Advance]:
-    def apply(model: nn.Module) -> Advance:
+def _patched(**settings: Any) -> Variant:
+    def apply(model: nn.Module) -> Applied:
         # Without updates that are off: they would make the mean look better.
         patch_model(model, targeting_schedule="constant", **settings)
-        return lambda update: _advance(model, update)
+        return Applied(lambda update: _anneal(model, update))
 
     return apply
 
 
-def _advance(model: nn.Module, update: int) -> None:
+def _anneal(model: nn.Module, update: int) -> None:
     anneal(model, _PROGRESS, update)
 
 
-# What each variant does to a model; it gives what sets the masks of an update.
-VARIANTS: dict[str, Callable[[nn.Module], Advance]] = {
+def _by_baseline(baseline: Baseline, **settings: Any) -> Variant:
+    def apply(model: nn.Module) -> Applied:
+        attach_baseline(model, baseline, TargetedDropoutConfig(**settings), examples=_EXAMPLES)
+        attached = find_baseline(model)
+        assert attached is not None
+        return Applied(lambda update: attached.advance(_PROGRESS, update), attached.penalty)
+
+    return apply
+
+
+# What each variant does to a model.
+VARIANTS: dict[str, Variant] = {
     "weight": _patched(level="weight"),
     "weight, drop rate 0.5": _patched(level="weight", drop_rate=0.5),
     "unit": _patched(level="unit"),
+}
+# The methods that targeted dropout is compared with, at both levels.
+METHOD_VARIANTS: dict[str, Variant] = {
+    f"{method.label}, {level}": _by_baseline(baseline, level=level)
+    for method in METHODS.values()
+    for level in ("weight", "unit")
+    if (baseline := method.make_baseline(level, {})) is not None
 }
 
 MINILM = Shape("MiniLM", hidden=384, layers=6, heads=12)
@@ -154,5 +191,14 @@ def _cuda() -> list[Case]:
     ]
 
 
+def _methods() -> list[Case]:
+    return [Case(name, MINILM, 32, 128) for name in METHOD_VARIANTS]
+
+
 # What `--suite` names.
-SUITES: dict[str, Callable[[], list[Case]]] = {"cpu": _cpu, "growth": _growth, "cuda": _cuda}
+SUITES: dict[str, Callable[[], list[Case]]] = {
+    "cpu": _cpu,
+    "growth": _growth,
+    "methods": _methods,
+    "cuda": _cuda,
+}

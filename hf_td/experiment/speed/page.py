@@ -9,6 +9,7 @@ from typing import Any
 from hf_td.analysis.plots import plot_lines
 from hf_td.analysis.quartiles import Quartiles
 from hf_td.experiment.pruning_speed import pruning_section
+from hf_td.experiment.speed.cases import METHOD_VARIANTS
 
 Record = Mapping[str, Any]
 # The name of a column, and its cell.
@@ -33,6 +34,11 @@ Whole optimiser steps: masks, forwards, backwards, AdamW (fused, as the Trainer 
 is to the dense model's step beside it. *Weight* and *unit* are the levels with their recipes at the
 final targeting; candidates are ranked exactly and anew at every update. The naive port sorts every
 matrix in every forward, as the authors' code does.
+"""
+_METHODS = """## Other methods
+
+What a step of the methods that targeted dropout is compared with takes, at both levels, with their
+default settings; measured in turn with the same dense model as each other.
 """
 _PARTS = """## Parts, and their floors
 
@@ -80,9 +86,12 @@ def write_page(folder: Path, training: Sequence[Record], pruning: Sequence[Recor
     by_kind: dict[str, list[Record]] = {}
     for record in training:
         by_kind.setdefault(record["case"], []).append(record)
-    steps = _latest(by_kind.get("step", []), _STEP_IDENTITY)
+    measured = _latest(by_kind.get("step", []), _STEP_IDENTITY)
+    methods = [record for record in measured if record["variant"] in METHOD_VARIANTS]
+    steps = [record for record in measured if record["variant"] not in METHOD_VARIANTS]
     sections = [
         (_STEPS, _table(steps, _STEP_COLUMNS) + _missed(steps) + _plots(steps, folder)),
+        (_METHODS, _table(methods, _STEP_COLUMNS)),
         (_PARTS, _table(_latest(by_kind.get("kernel", []), _PART_IDENTITY), _PART_COLUMNS)),
         (_DRIFT, _table(_latest(by_kind.get("drift", []), ("interval",)), _DRIFT_COLUMNS)),
         (_MEMORY, _table(_latest(by_kind.get("memory", []), _STEP_IDENTITY), _MEMORY_COLUMNS)),

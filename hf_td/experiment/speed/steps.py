@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from itertools import groupby
@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from hf_td.analysis.quartiles import Quartiles
-from hf_td.experiment.speed.cases import VARIANTS, Advance, Case
+from hf_td.experiment.speed.cases import VARIANTS, Applied, Case, Variant
 from hf_td.patching import find_patch
 
 # The variant that all others are compared with.
 DENSE = "dense"
-Variants = Mapping[str, Callable[[nn.Module], Advance]]
+Variants = Mapping[str, Variant]
 
 
 class Stepper:
@@ -35,7 +35,7 @@ class Stepper:
         model: Any = case.shape.build()
         model.to(device)
         apply = variants.get(case.variant)
-        self.advance: Advance = (lambda update: None) if apply is None else apply(model)
+        self.applied = Applied(lambda update: None) if apply is None else apply(model)
         self.case, self.device, self.updates = case, device, 0
         self.patched_weights = _patched_weights(model)
         # Of the Trainer, which takes the fused one by default.
@@ -47,11 +47,12 @@ class Stepper:
         """Make a step; returns its seconds."""
         wait_for(self.device)
         started = time.perf_counter()
-        self.advance(self.updates)
+        self.applied.advance(self.updates)
         for _ in range(self.case.micro_batches):
             with self._precision():
                 loss = self.forward(**self.inputs).loss
-            loss.backward()
+            penalty = self.applied.penalty()
+            (loss if penalty is None else loss + penalty).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
         wait_for(self.device)
