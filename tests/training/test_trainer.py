@@ -166,7 +166,7 @@ def test_what_training_saves_loads_by_the_stock_class(family, level, tmp_path):
 
 
 def test_the_log_has_the_scheduled_rates_and_what_they_dropped(tmp_path):
-    args = arguments(tmp_path, logging_steps=2)
+    args = arguments(tmp_path, logging_steps=2, targeting_off=0.0)
     trainer = trainer_of(tiny_model("bert"), args)
     trainer.train()
     config = args.targeted_dropout()
