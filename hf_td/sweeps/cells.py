@@ -15,11 +15,17 @@ from typing import Any
 from hf_td.config import TargetedDropoutConfig
 from hf_td.experiment import Arguments, DataArguments, UsageError, parse_arguments
 from hf_td.experiment.data import shown_name
+from hf_td.experiment.methods import METHODS
 from hf_td.sweeps.grid import Place, Sweep
 
 # An argument that stands for the model of another cell, such as {method=none level=weight}.
 _REFERENCE = re.compile(r"\{(.*)\}")
 _KEYS = ("task", "level", "method", "seed")
+
+# How an experiment is computed, which machines differ in; each line records what it was.
+_HOW = frozenset({"bf16", "fp16", "tf32", "use_cpu"})
+# Settings that only a method that anneals looks at.
+_OF_ANNEALING = frozenset({"targeting_schedule", "drop_rate", "drop_rate_schedule"})
 
 
 @dataclass(frozen=True)
@@ -125,16 +131,22 @@ def _parsed(words: tuple[str, ...]) -> Arguments:
 
 @cache
 def _identity(words: tuple[str, ...]) -> dict[str, Any]:
-    """The configuration without what says nothing: defaults, and where the data lie."""
-    found = json.loads(json.dumps(_parsed(words).configuration()))
+    """The configuration without what says nothing: defaults, where the data lie, the machine."""
+    parsed = _parsed(words)
+    found = json.loads(json.dumps(parsed.configuration()))
     arguments, settings = found["arguments"], found["targeted_dropout"]
+    idle = frozenset() if METHODS[parsed.curve.method].targets else _OF_ANNEALING
     if "dataset_name" in arguments:
         arguments["dataset_name"] = shown_name(arguments["dataset_name"])
     # A setting that a later version adds, with a default, does not make other experiments of all.
     defaults = json.loads(json.dumps({f.name: f.default for f in fields(TargetedDropoutConfig)}))
     return {
-        "arguments": {n: v for n, v in arguments.items() if not _is_a_setting(n, defaults)},
-        "targeted_dropout": {n: v for n, v in settings.items() if v != defaults.get(n)},
+        "arguments": {
+            n: v for n, v in arguments.items() if n not in _HOW and not _is_a_setting(n, defaults)
+        },
+        "targeted_dropout": {
+            n: v for n, v in settings.items() if n not in idle and v != defaults.get(n)
+        },
     }
 
 
