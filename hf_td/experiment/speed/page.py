@@ -105,7 +105,13 @@ def write_page(folder: Path, training: Sequence[Record], pruning: Sequence[Recor
 
 
 def _latest(records: Iterable[Record], identity: Sequence[str]) -> list[Record]:
-    return list({repr([record.get(n) for n in identity]): record for record in records}.values())
+    """The last record of each kind on each processor, since processors differ in what is quick."""
+    found = {(_processor(r), *(repr(r.get(n)) for n in identity)): r for r in records}
+    return list(found.values())
+
+
+def _processor(record: Record) -> str:
+    return record["hardware"]["cpu"]
 
 
 def _table(records: Sequence[Record], columns: Sequence[Column]) -> str:
@@ -132,7 +138,8 @@ def _shape(record: Record) -> str:
 
 def _where(record: Record) -> str:
     if record["device"] == "cpu":
-        return "1 core" if record["threads"] == 1 else f"{record['threads']} cores"
+        cores = "1 core" if record["threads"] == 1 else f"{record['threads']} cores"
+        return f"{cores}, {_processor(record)}"
     return ", ".join(record["hardware"]["gpus"])
 
 
