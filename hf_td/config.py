@@ -52,10 +52,13 @@ class Rates(NamedTuple):
     Attributes:
         targeting: gamma, the fraction of weights or units that are candidates.
         drop_rate: alpha, the probability that a candidate is dropped.
+        learning: the fraction of weights or units, the lowest, that alone learns; below 1 where the
+            targeting is off.
     """
 
     targeting: float
     drop_rate: float
+    learning: float = 1.0
 
 
 class Neighbours(NamedTuple):
@@ -217,9 +220,11 @@ class TargetedDropoutConfig:
                 from the progress where it is None.
         """
         draw = None if update is None else (self.seed, update)
+        ramp = self.targeting * self.targeting_schedule.ramp(progress)
         return Rates(
             targeting=self.targeting * self.targeting_schedule(progress, draw),
             drop_rate=self.drop_rate * self.drop_rate_schedule(progress, draw),
+            learning=ramp if ramp and self.targeting_schedule.is_off(progress, draw) else 1.0,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ activation checkpointing, other ranks and a resumed run see the same one with no
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -19,22 +19,35 @@ from hf_td.sites import Site, WeightSite
 
 def draw(sites: Sequence[Site], config: TargetedDropoutConfig, rates: Rates, update: int) -> None:
     """Draw the masks of all sites for one update, and give them to their layers."""
-    by_weight = []
-    for site in sites:
-        if not rates.targeting or not rates.drop_rate:
+    if not rates.targeting or not rates.drop_rate:
+        for site in sites:
             site.layer.keep = site.everything()
-        elif isinstance(site, WeightSite) and _suits_kernels(site, config):
-            by_weight.append(site)
-        else:
-            site.layer.keep = _draw_one(site, config, rates, update)
-    ranked = [site.ranked(_key(config.seed, update, site.index)) for site in by_weight]
-    keeps = kernels.keep_masks(ranked, rates.targeting, rates.drop_rate)
-    for site, keep in zip(by_weight, keeps, strict=True):
-        site.layer.keep = keep
+        return
+    by_kernels = _by_kernels(sites, config, rates, update)
+    for site in sites:
+        known = by_kernels.get(site)
+        site.layer.keep = _draw_one(site, config, rates, update) if known is None else known
 
 
-def _suits_kernels(site: WeightSite, config: TargetedDropoutConfig) -> bool:
-    return site.pattern is None and config.importance != "random" and not config.rescale
+def kept(
+    sites: Sequence[Site], config: TargetedDropoutConfig, targeting: float
+) -> Iterator[tuple[Site, Tensor]]:
+    """What is no candidate at a targeting in (0, 1): boolean, of the shape that each site ranks."""
+    by_kernels = _by_kernels(sites, config, Rates(targeting, drop_rate=1.0), 0)
+    for site in sites:
+        known = by_kernels.get(site)
+        yield site, ~_candidates(site, config, targeting) if known is None else known
+
+
+def _by_kernels(
+    sites: Sequence[Site], config: TargetedDropoutConfig, rates: Rates, update: int
+) -> dict[Site, Tensor]:
+    """The masks of the sites that kernels are for, all together."""
+    plain = config.importance != "random" and not config.rescale
+    suited = [s for s in sites if plain and isinstance(s, WeightSite) and s.pattern is None]
+    ranked = [site.ranked(_key(config.seed, update, site.index)) for site in suited]
+    masks = kernels.keep_masks(ranked, rates.targeting, rates.drop_rate)
+    return dict(zip(suited, masks, strict=True))
 
 
 def _draw_one(site: Site, config: TargetedDropoutConfig, rates: Rates, update: int) -> Tensor:

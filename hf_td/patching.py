@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,8 +14,9 @@ from torch.utils.hooks import RemovableHandle
 from hf_td.activations import Activations, attach_activations, sum_over_processes
 from hf_td.anatomy import Anatomy, read_anatomy
 from hf_td.config import CONFIG_KEY, IN_TRAINING, Rates, TargetedDropoutConfig, configure
+from hf_td.holding import hold
 from hf_td.layers import can_measure, check_targetable, restore, target
-from hf_td.masks import draw
+from hf_td.masks import draw, kept
 from hf_td.sites import Site, plan_sites
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -35,6 +36,7 @@ class Patch:
         activations: measured while it trains, where importance needs them.
         rates: those of the current update.
         updates: masks drawn so far; numbers the updates where nobody says which one it is.
+        holds: on what does not learn in the current update.
         self_counting: the hook that draws a mask before each training forward; None once
             `anneal` was called.
     """
@@ -45,6 +47,7 @@ class Patch:
     activations: Activations | None = None
     rates: Rates = NO_RATES
     updates: int = 0
+    holds: list[RemovableHandle] = field(default_factory=list)
     self_counting: RemovableHandle | None = None
 
     @torch.no_grad()
@@ -54,7 +57,15 @@ class Patch:
         self.settle_activations()
         self.rates = self.config.rates(progress, number)
         draw(self.sites, self.config, self.rates, number)
+        self.let_go()
+        if self.rates.learning < 1:
+            self.holds = hold(kept(self.sites, self.config, self.rates.learning))
         self.updates = number + 1
+
+    def let_go(self) -> None:
+        """Let everything learn again."""
+        while self.holds:
+            self.holds.pop().remove()
 
     def resume(self, checkpoint: str | Path) -> None:
         """Go on with the activations that lie in the folder of a checkpoint."""
@@ -147,6 +158,7 @@ def unpatch_model(model: ModelT) -> ModelT:
         ValueError: the model is not patched.
     """
     patch = _require_patch(model)
+    patch.let_go()
     for site in patch.sites:
         restore(site.layer)
     _stop_counting(patch)

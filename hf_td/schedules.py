@@ -42,6 +42,7 @@ class Schedule:
         sampled: share of the updates at which the rate is drawn afresh from [0, ramp]; with 1 one
             run trains the network for every rate up to the final one.
         off: share of the updates at which the rate is 0, so that the whole network stays good too.
+            Of the targeting: in these only what it would have made candidates learns.
     """
 
     shape: str = "constant"
@@ -78,9 +79,15 @@ class Schedule:
             draw: what the draws of `sampled` and `off` are a function of, for instance (seed,
                 update); the progress where it is None.
         """
-        progress = min(1.0, max(0.0, progress))
-        ramped = self.initial + (1 - self.initial) * SHAPES[self.shape](self._ramp_time(progress))
-        return ramped * self._share(_uniform(progress.hex() if draw is None else repr(draw)))
+        return self.ramp(progress) * self._share(_place(progress, draw))
+
+    def ramp(self, progress: float) -> float:
+        """The same, of an update in which it is neither sampled nor off."""
+        return self.initial + (1 - self.initial) * SHAPES[self.shape](self._ramp_time(progress))
+
+    def is_off(self, progress: float, draw: object = None) -> bool:
+        """Whether an update is one of the share `off`."""
+        return _place(progress, draw) < self.off
 
     def _share(self, place: float) -> float:
         """Which part of the ramp an update has, given its place in [0, 1): 0, some, or all."""
@@ -110,6 +117,7 @@ class Schedule:
         return asdict(self)
 
 
-def _uniform(key: str) -> float:
-    """A number in [0, 1) that is a function of the key alone."""
+def _place(progress: float, draw: object) -> float:
+    """A number in [0, 1) that is a function of what the draws are."""
+    key = min(1.0, max(0.0, progress)).hex() if draw is None else repr(draw)
     return random.Random(key).random()

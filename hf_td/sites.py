@@ -21,6 +21,9 @@ from hf_td.importance import Member, members_of
 from hf_td.kernels import Ranked
 from hf_td.routing import Router, empty_rows, gone_experts, mark_gone
 
+# A parameter, and a boolean mask of some of it, broadcastable to its shape.
+Slice = tuple[Tensor, Tensor]
+
 # Name and layer of a consumer, and the input features of each of its units, `(units, per_unit)`.
 Consumer = tuple[str, Any, Tensor]
 
@@ -93,9 +96,13 @@ class WeightSite:
         """What `remove` writes to."""
         yield self.layer.weight.data
 
+    def slices(self, chosen: Tensor) -> Iterator[Slice]:
+        """What belongs to the chosen weights: they themselves."""
+        yield self.layer.weight, chosen
+
     def remove(self, chosen: Tensor) -> None:
         """Set the chosen weights to zero."""
-        self.layer.weight.data.masked_fill_(chosen, 0)
+        _clear(self.slices(chosen))
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,18 +191,22 @@ class UnitSite:
         """The producers of the block itself."""
         return tuple(member for member in self.members if member[1] in self.block.producers)
 
+    def slices(self, chosen: Tensor) -> Iterator[Slice]:
+        """What belongs to the chosen units: columns of the consumer, rows of the producers."""
+        yield self.layer.weight, self.spread(chosen)
+        for layer, projection in self.own_members:
+            weight, dim = layer.weight, importance.fan_in_dim(layer)
+            rows = by_feature(chosen, projection, weight.shape[importance.unit_dim(layer)])
+            yield weight, rows.unsqueeze(dim - weight.dim())
+            if layer.bias is not None:
+                yield layer.bias, rows
+
     def remove(self, chosen: Tensor) -> None:
         """Set all that belongs to the chosen units to zero: no output of the model keeps a trace.
 
         The consumer's columns alone decide the outputs; the producers' rows and biases follow.
         """
-        self.layer.weight.data.masked_fill_(self.spread(chosen), 0)
-        for layer, projection in self.own_members:
-            weight, dim = layer.weight.data, importance.fan_in_dim(layer)
-            rows = by_feature(chosen, projection, weight.shape[importance.unit_dim(layer)])
-            weight.masked_fill_(rows.unsqueeze(dim - weight.dim()), 0)
-            if layer.bias is not None:
-                layer.bias.data.masked_fill_(rows, 0)
+        _clear(self.slices(chosen))
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +218,7 @@ class ExpertSite:
         layer: the router.
         index: the number of the site in its model, which keys its draws.
         mixture: what the experts belong to.
-        slices: modules, and names of parameters in them, that have an entry for each expert.
+        places: modules, and names of parameters in them, that have an entry for each expert.
         activations: to scale the scores with, or None.
         given: scores from elsewhere, none below zero, in place of those that are read off the
             weights.
@@ -217,7 +228,7 @@ class ExpertSite:
     layer: Any
     index: int
     mixture: Mixture
-    slices: tuple[tuple[nn.Module, str], ...]
+    places: tuple[tuple[nn.Module, str], ...]
     activations: Activations | None = None
     given: Tensor | None = None
 
@@ -270,12 +281,17 @@ class ExpertSite:
 
     def parameters(self) -> Iterator[Tensor]:
         """What `remove` writes to."""
-        yield from (module.get_parameter(name).data for module, name in self.slices)
+        yield from (module.get_parameter(name).data for module, name in self.places)
+
+    def slices(self, chosen: Tensor) -> Iterator[Slice]:
+        """What belongs to the chosen experts: their entries of the parameters."""
+        for module, name in self.places:
+            parameter = module.get_parameter(name)
+            yield parameter, chosen.view(-1, *[1] * (parameter.dim() - 1)).to(parameter.device)
 
     def remove(self, chosen: Tensor) -> None:
         """Set all that belongs to the chosen experts to zero, and let the router leave them out."""
-        for parameter in self.parameters():
-            parameter[chosen] = 0
+        _clear(self.slices(chosen))
         self.settle()
 
     def settle(self) -> None:
@@ -284,6 +300,11 @@ class ExpertSite:
 
 
 Site = WeightSite | UnitSite | ExpertSite
+
+
+def _clear(slices: Iterator[Slice]) -> None:
+    for parameter, mask in slices:
+        parameter.data.masked_fill_(mask, 0)
 
 
 def by_feature(mask: Tensor, slices: Projection | Companion, size: int) -> Tensor:
@@ -400,9 +421,9 @@ def _expert_sites(plan: _Plan, mixture: Mixture) -> Iterator[ExpertSite]:
         )
     router = Router(plan.model.get_submodule(name))
     _check_router(name, router)
-    places = (piece.parameter.rpartition(".") for piece in mixture.slices)
-    slices = tuple((plan.model.get_submodule(path), leaf) for path, _, leaf in places)
-    yield ExpertSite(name, router, plan.index[name], mixture, slices, plan.activations)
+    names = (piece.parameter.rpartition(".") for piece in mixture.slices)
+    places = tuple((plan.model.get_submodule(path), leaf) for path, _, leaf in names)
+    yield ExpertSite(name, router, plan.index[name], mixture, places, plan.activations)
 
 
 def _check_router(name: str, router: Router) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from hf_td import anneal, patch_model
+from hf_td import Schedule, anneal, patch_model
 from tests.tiny import tiny_inputs, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
@@ -46,7 +46,8 @@ def test_annealing_compiles_once_and_learns_the_same(family, level, importance):
         "level": level,
         "importance": importance,
         "targeting": 0.75,
-        "targeting_schedule": "linear",
+        # The last three updates drop nothing, and hold what the others keep.
+        "targeting_schedule": Schedule(shape="linear", off=0.4),
         "drop_rate": 0.5,
         "drop_rate_schedule": "cosine",
     }

@@ -30,6 +30,7 @@ ROOMS = [
     "importance",
     "sites",
     "masks",
+    "holding",
     "layers",
     "patching",
     "training",

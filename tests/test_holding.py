@@ -1,0 +1,89 @@
+"""In updates that drop nothing, only what the others drop learns."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hf_td import Schedule, anneal, patch_model, unpatch_model
+from hf_td.config import TargetedDropoutConfig
+from hf_td.patching import find_patch
+from hf_td.sites import UnitSite
+from tests.tiny import tiny_inputs, tiny_model
+
+HALF = {"targeting": 0.5, "importance": "magnitude"}
+ALWAYS_OFF = {**HALF, "targeting_schedule": Schedule(off=1.0)}
+
+
+def gradients_of(model, progress=1.0):
+    """The sites of a model after one backward."""
+    anneal(model.train(), progress, 0)
+    output = model(**tiny_inputs(model, 4, 16))[0]
+    (output * torch.randn_like(output)).sum().backward()
+    patch = find_patch(model)
+    assert patch is not None
+    return patch.sites
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "t5"])
+def test_only_the_lowest_weights_learn(family):
+    model = patch_model(tiny_model(family), level="weight", **ALWAYS_OFF)
+    for site in gradients_of(model):
+        weight = site.layer.weight
+        assert (site.layer.keep == 1).all(), "nothing is dropped"
+        cut = weight.detach().abs().kthvalue(weight.shape[site.dim] // 2, site.dim, True).values
+        assert weight.grad[weight.abs() > cut].count_nonzero() == 0
+        assert weight.grad[weight.abs() <= cut].count_nonzero() > 0
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+def test_only_what_belongs_to_the_lowest_units_learns(family):
+    model = patch_model(tiny_model(family), level="unit", **ALWAYS_OFF)
+    for site in gradients_of(model):
+        assert isinstance(site, UnitSite)
+        order = site.scores().argsort()
+        kept = torch.zeros(site.block.units, dtype=torch.bool)
+        kept[order[site.block.units // 2 :]] = True
+        for parameter, part in site.slices(kept):
+            assert parameter.grad[part.expand_as(parameter)].count_nonzero() == 0
+        learning = [p.grad[m.expand_as(p)].count_nonzero() for p, m in site.slices(~kept)]
+        assert sum(map(int, learning)) > 0
+
+
+def test_what_is_not_targeted_learns_in_every_update():
+    model = patch_model(tiny_model("bert"), level="weight", **ALWAYS_OFF)
+    targeted = {id(site.layer.weight) for site in gradients_of(model)}
+    others = [p for p in model.parameters() if id(p) not in targeted and p.grad is not None]
+    assert others
+    assert all(p.grad.count_nonzero() for p in others)
+
+
+def test_everything_learns_before_anything_is_targeted():
+    later = Schedule(shape="linear", begin=0.5, off=1.0)
+    model = patch_model(tiny_model("bert"), level="weight", **HALF, targeting_schedule=later)
+    assert anneal(model, 0.2, 0).learning == 1
+    for site in gradients_of(model, progress=0.2):
+        assert (site.layer.weight.grad != 0).float().mean() > 0.9
+    assert anneal(model, 0.75, 0).learning == pytest.approx(0.25)
+
+
+def test_the_next_update_and_unpatching_let_everything_learn():
+    model = patch_model(tiny_model("bert"), level="weight", **HALF, targeting_schedule=Schedule())
+    patch = find_patch(model)
+    assert patch is not None
+    patch.config = TargetedDropoutConfig(level="weight", **ALWAYS_OFF)
+    anneal(model, 1.0, 0)
+    assert patch.holds
+    weights = [site.layer.weight for site in patch.sites]
+    unpatch_model(model)
+    assert not any(weight._backward_hooks for weight in weights)
+
+
+def test_layers_that_are_frozen_need_no_hold():
+    model = patch_model(tiny_model("bert"), level="weight", **ALWAYS_OFF)
+    for parameter in model.base_model.parameters():
+        parameter.requires_grad_(False)
+    anneal(model.train(), 1.0, 0)
+    patch = find_patch(model)
+    assert patch is not None
+    assert not patch.holds
