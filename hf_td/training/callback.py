@@ -13,8 +13,9 @@ class TargetedDropoutCallback(TrainerCallback):
     """Draws the masks of each update and logs the rates; works with the stock `Trainer`.
 
     The progress is `global_step / max_steps`; the callback holds no state, so a resumed run draws
-    what the uninterrupted one would have drawn. The log gets `targeting`, `drop_rate` and
-    `dropped_share`, the fraction of the targeted weights that the last update dropped.
+    what the uninterrupted one would have drawn. The log gets the rates of the last update
+    (`targeting`, `drop_rate`, and `learning`, below 1 where nothing is dropped and only the lowest
+    learn) and `dropped_share`, the fraction of the targeted weights that it dropped.
     """
 
     def on_step_begin(
