@@ -1,0 +1,155 @@
+"""The command line, for models that are trained: look at one, prune one.
+
+    hf-td inspect MODEL
+    hf-td prune MODEL OUTPUT --sparsity 0.75 --level unit
+
+MODEL is a folder, or an id on the Hub. Fine-tuning is what the scripts are for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import rich
+import transformers
+import typer
+from rich.table import Table
+
+from hf_td.anatomy import Anatomy, Block, Holder, read_anatomy
+from hf_td.anatomy.blocks import pattern_of
+from hf_td.experiment import UsageError, run_program
+from hf_td.experiment.arguments import ModelArguments
+from hf_td.experiment.errors import blaming_input
+from hf_td.experiment.models import ModelSource, find_model
+from hf_td.hub.export import Export, Form, export_model
+from hf_td.pruning import prune_model
+
+app = typer.Typer(
+    help="Make Hugging Face Transformers small.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Name = Annotated[str, typer.Argument(metavar="MODEL", help="a folder, or an id on the Hub")]
+Trust = Annotated[
+    bool, typer.Option("--trust-remote-code", help="run the code that the repository holds")
+]
+
+
+@app.command()
+def inspect(model: Name, trust_remote_code: Trust = False) -> None:
+    """Show what of a model can be targeted and pruned, and at which level."""
+    loaded, _ = _load(model, trust_remote_code)
+    anatomy = read_anatomy(loaded)
+    rich.print(_blocks_table(anatomy))
+    for what, names in (("in no block", anatomy.unclaimed), ("never called", anatomy.uncalled)):
+        if names:
+            print(f"{what}: {', '.join(dict.fromkeys(map(pattern_of, names)))}")
+
+
+@app.command()
+def prune(
+    model: Name,
+    output: Annotated[Path, typer.Argument(help="the folder to write")],
+    sparsity: Annotated[float, typer.Option(help="of the prunable weights, in [0, 1]")],
+    level: Annotated[
+        Literal["weight", "unit"] | None,
+        typer.Option(help="single weights, or heads and neurons; by default as it was trained"),
+    ] = None,
+    form: Annotated[str, typer.Option(help="form of the export, see export_model")] = "auto",
+    budget: Annotated[
+        Literal["uniform", "global"],
+        typer.Option(help="the same fraction of every layer, or the lowest of all"),
+    ] = "uniform",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace what is in the folder")
+    ] = False,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Prune a model in one shot, take out what is gone, and write what is left.
+
+    A model that targeted dropout has trained is ranked as it was while it trained, any other by
+    magnitude. The export is loaded again and compared before it is kept.
+    """
+    loaded, source = _load(model, trust_remote_code)
+    processor = source.load_tokenizer() if _has_tokenizer(loaded, source) else None
+    given: dict[str, Any] = {} if level is None else {"level": level}
+    with blaming_input():
+        report = prune_model(loaded, sparsity, budget=budget, **given)
+        export = export_model(
+            loaded,
+            output,
+            form=cast(Form, form),
+            processing_class=processor,
+            overwrite=overwrite,
+        )
+    print(
+        f"{report.sparsity:.1%} of the prunable weights are gone, "
+        f"{report.share_of_parameters:.1%} of all"
+    )
+    print(_told(export))
+
+
+def _load(name: str, trust_remote_code: bool) -> tuple[Any, ModelSource]:
+    """A model of the class that it was saved as, in the type that it was saved in."""
+    arguments = ModelArguments(model_name_or_path=name, trust_remote_code=trust_remote_code)
+    source = find_model(arguments)
+    config = source.load_config()
+    saved_as = (config.architectures or ["AutoModel"])[0]
+    cls: Any = getattr(transformers, saved_as, transformers.AutoModel)
+    if source.is_new:
+        raise UsageError(f"{name} is an untrained model; give one that has weights")
+    with blaming_input():
+        return cls.from_pretrained(source.model, dtype="auto", **source.options), source
+
+
+def _has_tokenizer(model: Any, source: ModelSource) -> bool:
+    """Whether a tokenizer lies in the folder; of a model on the Hub that reads text it does."""
+    folder = Path(source.tokenizer)
+    if folder.is_dir():
+        return any(folder.glob("tokenizer*.json"))
+    return model.main_input_name == "input_ids"
+
+
+def _blocks_table(anatomy: Anatomy) -> Table:
+    """A line for blocks that are alike but for their layer."""
+    table = Table("block", "units", "layers", "projections", "levels", show_lines=True)
+    seen = Counter(_row(holder) for holder in anatomy.holders)
+    for (name, units, projections, levels), times in seen.items():
+        table.add_row(name, units, str(times), projections, levels)
+    return table
+
+
+def _row(holder: Holder) -> tuple[str, str, str, str]:
+    what = {"attention": "heads", "feed_forward": "neurons"}.get(holder.part, holder.part)
+    weights = ["weight"] if isinstance(holder, Block) else []
+    levels = [*weights, *([] if holder.obstacle else ["unit"])]
+    projections = "\n".join(_projections(holder)) if isinstance(holder, Block) else ""
+    why = f" ({pattern_of(holder.obstacle)})" if holder.obstacle else ""
+    units = f"{holder.units:,} {what}"
+    return pattern_of(holder.name), units, projections, ", ".join(levels) + why
+
+
+def _projections(block: Block) -> Iterator[str]:
+    """The last part of each layer's name, with what it is for."""
+    for name in block.modules:
+        roles = dict.fromkeys(p.role for p in block.projections if p.module == name)
+        yield f"{name.rpartition('.')[2]} ({' '.join(roles)})"
+
+
+def _told(export: Export) -> str:
+    size = f"{export.parameters:,} parameters, {export.bytes / 1e6:.1f} MB"
+    return f"{export.folder}: {export.form} form ({export.reason}), {size}"
+
+
+def main() -> None:
+    """The program `hf-td`."""
+    run_program(app)
+
+
+if __name__ == "__main__":
+    main()

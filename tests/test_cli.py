@@ -1,0 +1,85 @@
+"""The command line, as its users meet it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from hf_td import cli
+from hf_td.experiment import builtin_model
+from tests.tiny import tiny_model
+
+
+def run(monkeypatch, *words):
+    monkeypatch.setattr("sys.argv", ["hf-td", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code
+
+
+@pytest.fixture
+def llama(tmp_path) -> Path:
+    config = cast(LlamaConfig, tiny_model("llama").config)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "llama")
+    return tmp_path / "llama"
+
+
+def test_inspect_tells_blocks_levels_and_what_is_left_alone(monkeypatch, capsys, llama):
+    assert run(monkeypatch, "inspect", llama) == 0
+    told = capsys.readouterr().out
+    config = LlamaForCausalLM.from_pretrained(llama).config
+    assert f"{config.num_key_value_heads} heads" in told
+    assert f"{config.intermediate_size} neurons" in told
+    assert "o_proj (o)" in told
+    assert "weight, unit" in told
+    assert "in no block: lm_head" in told
+
+
+def test_prune_writes_a_smaller_model_that_loads(monkeypatch, capsys, llama, tmp_path):
+    out = tmp_path / "half"
+    words = ("--sparsity", "0.5", "--level", "unit")
+    assert run(monkeypatch, "prune", llama, out, *words) == 0
+    assert "50.0% of the prunable weights are gone" in capsys.readouterr().out
+    before, after = (AutoModelForCausalLM.from_pretrained(path) for path in (llama, out))
+    assert after.num_parameters() < before.num_parameters()
+    assert after.dtype == before.dtype
+    assert torch.isfinite(after(torch.arange(9)[None]).logits).all()
+
+
+def test_a_tokenizer_goes_along(monkeypatch, tmp_path):
+    out = tmp_path / "half"
+    words = ("--sparsity", "0.5", "--level", "unit")
+    assert run(monkeypatch, "prune", builtin_model(), out, *words) == 0
+    assert (out / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--sparsity", "1.5"), "fraction to remove, in [0, 1]; got 1.5"),
+        (("--sparsity", "0.5", "--form", "smaller"), "form must be one of"),
+    ],
+)
+def test_what_cannot_work_is_one_message(monkeypatch, capsys, llama, tmp_path, words, message):
+    assert run(monkeypatch, "prune", llama, tmp_path / "out", *words) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_folder_is_not_replaced(monkeypatch, capsys, llama, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    words = ("--sparsity", "0.5", "--level", "unit")
+    assert run(monkeypatch, "prune", llama, tmp_path / "full", *words) == 2
+    assert "error:" in capsys.readouterr().err
+    assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "new:bert"])
+def test_what_is_no_trained_model_is_refused(monkeypatch, capsys, name):
+    assert run(monkeypatch, "inspect", name) == 2
+    assert name.removeprefix("./") in capsys.readouterr().err
