@@ -7,6 +7,7 @@ or neurons of a block. So every method works on the same weights and at the same
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, Self
@@ -22,15 +23,16 @@ from hf_td.sites import Site, UnitSite, by_feature
 
 
 @dataclass(frozen=True, kw_only=True)
-class Baseline:
+class Baseline(ABC):
     """A method and its settings; each subclass is a method, each field a setting."""
 
     # Defaults of the settings at the unit level, where they are others.
     UNIT: ClassVar[Mapping[str, Any]] = {}
 
-    def __post_init__(self) -> None:
+    def __post_init__(self) -> None:  # noqa: B027 - not abstract: some methods refuse nothing
         """Nothing to refuse here; subclasses do, and call this."""
 
+    @abstractmethod
     def treat(self, sites: Sequence[Site], config: TargetedDropoutConfig) -> Treatment:
         """What the method does to a site.
 
@@ -38,7 +40,6 @@ class Baseline:
             sites: one, or several whose units are tied and share one decision.
             config: of which level, rates and seed count here.
         """
-        raise NotImplementedError
 
     @classmethod
     def make(cls, level: str, settings: Mapping[str, Any]) -> Self:
@@ -149,12 +150,12 @@ class Treatment(nn.Module):
         """Write what the layers compute in eval mode into their weights, and undo `attach`."""
 
 
-class Gate(Treatment):
+class Gate(Treatment, ABC):
     """A treatment that multiplies weights, or units at their consumer's input, by a factor."""
 
+    @abstractmethod
     def factor(self) -> Tensor:
         """Of the shape that the site ranks; in eval mode it depends on no random number."""
-        raise NotImplementedError
 
     def attach(self) -> None:
         """Put the product in front of the weights."""

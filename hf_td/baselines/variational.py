@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -78,7 +79,7 @@ class VariationalDropout(Penalised, Learning):
         return kind(sites, self)
 
 
-class _LearnedNoise(Treatment):
+class _LearnedNoise(Treatment, ABC):
     """Log variances, and the hooks that add the noise.
 
     Attributes:
@@ -93,9 +94,9 @@ class _LearnedNoise(Treatment):
         self.log_variance = nn.Parameter(self.ranked_like(method.initial))
         self.hooks: list[RemovableHandle] = []
 
+    @abstractmethod
     def mean(self) -> Tensor:
         """What the variance is compared with, float32."""
-        raise NotImplementedError
 
     def cost(self) -> Tensor:
         return divergence(log_alpha(self.log_variance, self.mean())).sum()

@@ -19,6 +19,8 @@ from hf_td.experiment.methods import METHODS
 from hf_td.experiment.models import builtin_model
 from hf_td.experiment.parsing import parse_arguments
 from hf_td.experiment.problem import Problem
+from hf_td.experiment.question_answering import question_answering_problem
+from hf_td.experiment.questions import QuestionArguments
 from hf_td.experiment.run import fine_tune_and_measure
 from hf_td.experiment.series import report, run_experiment
 from hf_td.experiment.translation import (
@@ -37,6 +39,7 @@ __all__ = [
     "ImageArguments",
     "ModelArguments",
     "Problem",
+    "QuestionArguments",
     "TextArguments",
     "TranslationArguments",
     "UsageError",
@@ -46,6 +49,7 @@ __all__ = [
     "image_classification_problem",
     "language_modelling_problem",
     "parse_arguments",
+    "question_answering_problem",
     "recipe",
     "report",
     "run_experiment",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 from typing import Any
 
@@ -15,8 +14,8 @@ from transformers import (
 
 from hf_td.experiment.arguments import Arguments
 from hf_td.experiment.data import shown_name
-from hf_td.experiment.errors import UsageError, blaming_input
-from hf_td.experiment.models import ModelSource, Tokenizer, find_model
+from hf_td.experiment.errors import blaming_input
+from hf_td.experiment.models import ModelSource, find_model, possible_length
 from hf_td.experiment.problem import Problem
 from hf_td.glue import (
     Task,
@@ -27,8 +26,6 @@ from hf_td.glue import (
     load_task,
     tokenize,
 )
-
-logger = logging.getLogger(__name__)
 
 
 def glue_problem(arguments: Arguments) -> Problem:
@@ -52,7 +49,7 @@ def glue_problem(arguments: Arguments) -> Problem:
         )
     tokenizer = source.load_tokenizer()
     config = source.load_config(**_labels(task, splits), pad_token_id=tokenizer.pad_token_id)
-    length = _max_length(data.max_seq_length, tokenizer, config)
+    length = possible_length(data.max_seq_length, tokenizer, config)
     tokenized = tokenize(splits, task, tokenizer, length)
     evaluation = _named_evaluation(task, tokenized)
     mismatched = arguments.model.ignore_mismatched_sizes
@@ -90,16 +87,6 @@ def _labels(task: Task, splits: datasets.DatasetDict) -> dict[str, Any]:
     if task.is_regression or names is None:
         return {"num_labels": task.num_labels}
     return {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
-
-
-def _max_length(wanted: int, tokenizer: Tokenizer, config: PretrainedConfig) -> int:
-    if wanted < 1:
-        raise UsageError(f"max_seq_length must be at least 1, got {wanted}")
-    positions = getattr(config, "max_position_embeddings", None) or wanted
-    possible = min(positions, tokenizer.model_max_length)
-    if wanted > possible:
-        logger.warning("max_seq_length %d is more than the model takes; using %d", wanted, possible)
-    return min(wanted, possible)
 
 
 def _named_evaluation(task: Task, splits: datasets.DatasetDict) -> dict[str, datasets.Dataset]:

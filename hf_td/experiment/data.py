@@ -118,6 +118,18 @@ def check_columns(splits: datasets.DatasetDict, columns: Sequence[str], option: 
             )
 
 
+def check_text(splits: datasets.DatasetDict, columns: Sequence[str], option: str) -> None:
+    """Raise ValueError unless the columns, which are there, hold text."""
+    for name, split in splits.items():
+        for column in columns:
+            kind = split.features[column]
+            if getattr(kind, "dtype", None) not in ("string", "large_string"):
+                raise ValueError(
+                    f"the column {column} of the {name} split must hold text; it holds {kind}. "
+                    f"Name another with {option}"
+                )
+
+
 def shown_name(dataset_name: str) -> str:
     """The id on the Hub; the bare name of a folder or file, since where it lies is no concern."""
     path = Path(dataset_name).expanduser()

@@ -28,6 +28,7 @@ from hf_td.experiment.data import (
     DatasetArguments,
     check_columns,
     check_samples,
+    check_text,
     load_splits,
     shown_name,
 )
@@ -167,13 +168,7 @@ def _loaded_rows(data: TextArguments) -> dict[str, Iterable[str]]:
     with blaming_input():
         splits = load_splits(data, f"--dataset_name {SELF}")
         check_columns(splits, [data.text_column], "--text_column")
-        for name, split in splits.items():
-            kind = split.features[data.text_column]
-            if getattr(kind, "dtype", None) not in ("string", "large_string"):
-                raise ValueError(
-                    f"the column {data.text_column} of the {name} split must hold text; it holds "
-                    f"{kind}. Name another with --text_column"
-                )
+        check_text(splits, [data.text_column], "--text_column")
     return {str(name): split[data.text_column] for name, split in splits.items()}
 
 

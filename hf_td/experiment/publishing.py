@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils.generic import find_labels
 
 from hf_td.compaction import can_compact, compact_model
 from hf_td.experiment.arguments import Arguments
@@ -117,7 +118,8 @@ def _latency(model: Any, problem: Problem) -> Latency | None:
     data = next(iter(data.values())) if isinstance(data, dict) else data
     batch = problem.collator([data[i] for i in range(min(_LATENCY_BATCH, len(data)))])
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
+    labels = find_labels(type(model))
+    inputs = {name: value.to(device) for name, value in batch.items() if name not in labels}
     return measure_latency(model.to(device), compact.to(device), inputs)
 
 

@@ -23,6 +23,7 @@ from transformers import (
 from hf_td.experiment.arguments import Arguments, argument
 from hf_td.experiment.data import DatasetArguments, check_samples, load_splits, shown_name
 from hf_td.experiment.errors import UsageError, blaming_input
+from hf_td.experiment.in_order import InOrder
 from hf_td.experiment.models import ModelSource, Tokenizer, find_model
 from hf_td.experiment.problem import Problem
 from hf_td.experiment.vocabulary import train_tokenizer
@@ -92,7 +93,7 @@ def translation_problem(arguments: Arguments) -> Problem:
     )
 
 
-class TranslationTrainer(Seq2SeqTrainer):
+class TranslationTrainer(InOrder, Seq2SeqTrainer):
     """Evaluation translates, and predicts each token from the true ones before it: two figures."""
 
     def prediction_step(

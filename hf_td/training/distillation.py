@@ -239,10 +239,20 @@ class DistillationMixin:
         return loss + self.args.distill_hidden_weight * _all_hidden(inputs, outputs, wanted)
 
     def _logits_loss(self, inputs: Mapping[str, Any], outputs: Any, wanted: Any) -> Tensor:
+        if "start_logits" in outputs:
+            return self._ends_loss(outputs, wanted)
         shifted = _task(self.model) == "ForCausalLM" and not self.model.config.is_encoder_decoder
         counts = counted_rows(outputs["logits"], inputs.get("labels"), shifted=shifted)
         temperature = self.args.distill_temperature
         return logits_loss(outputs["logits"], wanted["logits"], temperature, counts)
+
+    def _ends_loss(self, outputs: Any, wanted: Any) -> Tensor:
+        """Of an answer's start and end, each a distribution over the tokens; their mean."""
+        losses = [
+            logits_loss(outputs[end], wanted[end], self.args.distill_temperature)
+            for end in ("start_logits", "end_logits")
+        ]
+        return torch.stack(losses).mean()
 
 
 def _all_hidden(inputs: Mapping[str, Any], outputs: Any, wanted: Any) -> Tensor:

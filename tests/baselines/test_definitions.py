@@ -27,6 +27,7 @@ from hf_td.baselines import (
     find_baseline,
 )
 from hf_td.baselines.attaching import AttachedBaseline, keyed_draws
+from hf_td.baselines.base import Gate
 from hf_td.baselines.l0 import hard_concrete, open_probability
 from hf_td.baselines.variational import divergence, log_alpha
 from hf_td.config import TargetedDropoutConfig
@@ -68,6 +69,12 @@ def penalty_of(baseline: AttachedBaseline) -> Tensor:
 def original(model: nn.Module, name: str) -> Tensor:
     """The weight that is trained, behind the one that the layer computes with."""
     return model.get_parameter(f"{name}.parametrizations.weight.original")
+
+
+@pytest.mark.parametrize(("kind", "missing"), [(Baseline, "treat"), (Gate, "factor")])
+def test_what_a_method_has_to_say_is_abstract(kind, missing):
+    with pytest.raises(TypeError, match=f"abstract .*{missing}"):
+        kind()
 
 
 # --- dropout and quantal synaptic dilution ---

@@ -180,7 +180,23 @@ def test_evaluation_agrees_with_a_slow_loop(options):
         ids = model.generate(source, max_length=16, num_beams=1)[0]
         texts.append(problem.processor.decode(ids, skip_special_tokens=True).strip())
     references = [row["de"] for row in _rows(options)][:5]
-    trainer = METHODS["none"].trainer_of(problem.trainer_family)(
+    trainer = _trainer(problem, model, options)
+    found = trainer.evaluate()
+    assert found["eval_token_accuracy"] == pytest.approx(right / total)
+    assert found["eval_bleu"] == pytest.approx(sacrebleu.corpus_bleu(texts, [references]).score)
+
+
+def test_sentences_are_translated_in_the_order_of_their_references(options):
+    problem = _problem({**options, "max_eval_samples": 8})
+    settings = {"train_sampling_strategy": "group_by_length"}  # the recipe's, which would shuffle
+    trainer = _trainer(problem, problem.make_model(), options, **settings)
+    labels = trainer.predict(problem.eval_data).label_ids
+    for row, given in zip(problem.eval_data, labels, strict=True):
+        assert given[given != -100].tolist() == row["labels"]
+
+
+def _trainer(problem: Any, model: Any, options: dict[str, Any], **settings: Any) -> Any:
+    return METHODS["none"].trainer_of(problem.trainer_family)(
         model=model,
         args=TargetedDropoutSeq2SeqArguments(
             options["output_dir"],
@@ -190,15 +206,13 @@ def test_evaluation_agrees_with_a_slow_loop(options):
             use_cpu=True,
             disable_tqdm=True,
             dataloader_pin_memory=False,
+            **settings,
         ),
         eval_dataset=problem.eval_data,
         processing_class=problem.processor,
         data_collator=problem.collator,
         compute_metrics=problem.compute_metrics,
     )
-    found = trainer.evaluate()
-    assert found["eval_token_accuracy"] == pytest.approx(right / total)
-    assert found["eval_bleu"] == pytest.approx(sacrebleu.corpus_bleu(texts, [references]).score)
 
 
 def _rows(options: dict[str, Any]) -> list[dict[str, str]]:

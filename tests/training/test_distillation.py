@@ -10,7 +10,12 @@ import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
+from transformers import (
+    BertConfig,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    PreTrainedModel,
+)
 
 from hf_td import TargetedDropoutArguments, TargetedDropoutTrainer
 from hf_td.baselines import L1, BaselineTrainer
@@ -201,6 +206,26 @@ def test_other_tasks_distil_too(family, tmp_path):
     trainer = trainer_of(tiny_model(family), seq2seq(family, tmp_path, **settings), family)
     trainer.train()
     assert trainer.state.global_step == 2
+
+
+def test_the_ends_of_an_answer_are_distilled_as_two_distributions(tmp_path):
+    torch.manual_seed(0)
+    student, taught = (BertForQuestionAnswering(BertConfig(**BERT)) for _ in range(2))
+    still(student)
+    taught.save_pretrained(tmp_path / "teacher")
+    batch = torch.randint(3, VOCABULARY, (4, 7))
+    with torch.no_grad():
+        ours, theirs = student.eval()(batch), taught.eval()(batch)
+    ends = ("start_logits", "end_logits")
+    expected = sum(logits_loss(ours[end], theirs[end], 2.0) for end in ends) / 2
+    positions = {"start_positions": 1, "end_positions": 2}
+    rows = [{"input_ids": ids, **positions} for ids in batch]
+    settings = {**QUIET, "max_steps": 1, "per_device_train_batch_size": 4, "distill_weight": 1.0}
+    arguments = TargetedDropoutArguments(
+        str(tmp_path), teacher=str(tmp_path / "teacher"), **settings
+    )
+    trainer = ReliableTrainer(student, arguments, train_dataset=rows)
+    assert first_loss(trainer) == pytest.approx(float(expected), rel=1e-4)
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])

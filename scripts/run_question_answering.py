@@ -1,0 +1,26 @@
+"""Fine-tunes a model to answer questions with targeted dropout; F1 at every sparsity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hf_td.experiment import (
+    QuestionArguments,
+    parse_arguments,
+    question_answering_problem,
+    report,
+    run_experiment,
+    run_program,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the experiment that the command line, or one JSON or YAML file, describes."""
+    arguments = parse_arguments(argv, QuestionArguments, description=__doc__ or "")
+    results = run_experiment(arguments, question_answering_problem)
+    if arguments.training.should_save:
+        report(results, str(arguments.training.output_dir))
+
+
+if __name__ == "__main__":
+    run_program(main)
