@@ -76,10 +76,11 @@ class Stack:
 
 def stacks_of(module: nn.Module) -> list[Stack]:
     """The stacks of a module of experts; none for any other module."""
-    if not isinstance(getattr(module, "is_transposed", None), bool):
-        return []
-    own = module.named_parameters(recurse=False)
-    return [Stack(module, n) for n, p in own if p.dim() == 3 and p.is_floating_point()]
+    own = module._parameters.items()
+    names = [n for n, p in own if p is not None and p.dim() == 3 and p.is_floating_point()]
+    if not names or not isinstance(getattr(module, "is_transposed", None), bool):
+        return []  # in this order, since few modules have any, and to look for what is not costs
+    return [Stack(module, name) for name in names]
 
 
 def expert_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -107,7 +108,10 @@ def layout_of(layer: Any) -> Layout | None:
     """The layout of a linear layer (subclasses included) or a stack; None for anything else."""
     if isinstance(layer, Stack):
         return layer.layout
-    return next((row for cls, row in LAYOUTS.items() if isinstance(layer, cls)), None)
+    for cls, row in LAYOUTS.items():
+        if isinstance(layer, cls):
+            return row
+    return None
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Module]:

@@ -2,12 +2,14 @@
 
 A random gradient is sent back through chosen channels of a consumer's input, and the rows of the
 producers that receive some are those that feed these channels. A unit is a run of channels whose
-rows feed no channel outside of it; the smallest such run is the unit. Units are then numbered in
-binary: two backward passes for each bit number every row.
+rows feed no channel outside of it; the smallest such run is the unit. Every unit then takes part in
+a choice of backward passes of its own, which is what numbers every row.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -62,7 +64,8 @@ class Probe:
 
     def reached(self, choice: Tensor) -> list[Tensor]:
         """For each feeder, `(rows,)`: whether a gradient through the chosen channels reaches it."""
-        return [hit.any(0) for hit in self.gradients(choice)]
+        leaves = [f.leaf for f in self.feeders]
+        return [g.flatten(0, -2).any(0).cpu() for g in self._send_back(choice, leaves)]
 
     def reached_slices(self, leaf: Tensor, dim: int) -> Callable[[Tensor], list[Tensor]]:
         """As `reached`, for the slices of one parameter along one dimension."""
@@ -151,15 +154,21 @@ def _count_units(probe: Probe) -> int | None:
     """
     channels = probe.channels
     width = len(channels)
-    if all(bool(hit.all()) for hit in probe.reached(channels == 0)):
+    one = probe.reached(channels == 0)
+    if all(bool(hit.all()) for hit in one):
         return None  # everything is mixed, as behind a norm: the common case, refused at once
-    for units in (n for n in range(width, 1, -1) if width % n == 0):
-        size = width // units
-        first = probe.reached(channels < size)
+    for size in (n for n in range(1, width) if width % n == 0):
         rest = probe.reached(channels >= size)
-        if all(f.any() and not (f & r).any() for f, r in zip(first, rest, strict=True)):
-            return units
+        if _overlap(one, rest):
+            continue  # and so do the rows of the whole run
+        first = probe.reached(channels < size)
+        if all(hit.any() for hit in first) and not _overlap(first, rest):
+            return width // size
     return 1
+
+
+def _overlap(first: Sequence[Tensor], rest: Sequence[Tensor]) -> bool:
+    return any(bool((f & r).any()) for f, r in zip(first, rest, strict=True))
 
 
 def number_rows(
@@ -167,20 +176,32 @@ def number_rows(
 ) -> list[Tensor]:
     """For each source, `(rows,)`: the unit of each row, or -1 where it has none or several.
 
+    Each unit takes part in equally many passes, and no two in the same ones. So a row of one unit
+    is reached in just so many, and a row of several units in more.
+
     Args:
         unit: `(channels,)`, the unit of each input channel of the consumer.
         reached: says for each source which rows a gradient through chosen channels reaches.
         sizes: the number of rows of each source.
         units: how many there are.
     """
-    numbers = [torch.zeros(size, dtype=torch.long) for size in sizes]
-    for bit in range((units - 1).bit_length()):
-        ones = reached((unit >> bit) & 1 == 1)
-        zeros = reached((unit >> bit) & 1 == 0)
-        for number, one, zero in zip(numbers, ones, zeros, strict=True):
-            number |= one.long() << bit
-            number[one == zero] = -1
-    return numbers
+    passes = next(n for n in itertools.count() if math.comb(n, n // 2) >= units)
+    codes = _with_ones(passes // 2, passes)[:units]
+    unit_of = torch.full((1 << passes,), -1).index_copy_(0, codes, torch.arange(units))
+    found = [torch.zeros(size, dtype=torch.long) for size in sizes]
+    for bit in range(passes):
+        hits = reached((codes[unit] >> bit) & 1 == 1)
+        for code, hit in zip(found, hits, strict=True):
+            code |= hit.long() << bit
+    return [unit_of[code] for code in found]
+
+
+def _with_ones(ones: int, bits: int) -> Tensor:
+    """All numbers of so many bits of which so many are ones, in order."""
+    counts = torch.zeros(1, dtype=torch.uint8)
+    for _ in range(bits):
+        counts = torch.cat([counts, counts + 1])
+    return (counts == ones).nonzero().flatten()
 
 
 def _companions(probe: Probe, given: Given, units: int) -> Iterator[Companion]:

@@ -213,6 +213,7 @@ def _last_call(seen: Trace, block: Block) -> tuple[int, ...]:
 def _prove_all(seen: Trace) -> list[Block]:
     """Every block of the model; the same place in another layer is proven once."""
     proven: dict[tuple[Any, ...], tuple[list[str], Block | None]] = {}
+    mixed: set[int] = set()  # inputs that cannot be split; q, k and v read one and the same
     found: dict[Call, tuple[list[Call], Block]] = {}
     for call in seen.calls:
         sources = seen.feeders(call)
@@ -220,8 +221,12 @@ def _prove_all(seen: Trace) -> list[Block]:
             continue
         key = tuple((pattern_of(c.name), c.leaf.shape[-1]) for c in (call, *sources))
         names = [source.name for source in (call, *sources)]
-        if key not in proven:
+        if key not in proven and id(call.input) in mixed:
+            proven[key] = names, None
+        elif key not in proven:
             proven[key] = names, prove_block(call, sources, partial(seen.given_to, call))
+            if proven[key][1] is None:
+                mixed.add(id(call.input))
         first, like = proven[key]
         if like is not None:
             given = [g.name for g in seen.given_to(call)] if like.companions else []
@@ -280,4 +285,6 @@ def _name_of(base: nn.Module, model: nn.Module) -> str:
 
 
 def _with_prefix(block: Block, path: str) -> Block:
+    if not path:
+        return block
     return _rename(block, join(path, block.name), lambda name: join(path, name))

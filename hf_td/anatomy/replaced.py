@@ -41,10 +41,10 @@ def check_not_packed(model: nn.Module) -> None:
 
 
 def _is_packed(module: nn.Module) -> bool:
-    if not (hasattr(module, "in_features") and hasattr(module, "out_features")):
+    own = (*module._parameters.values(), *module._buffers.values())
+    if not any(t is not None and t.dtype in _PACKED and t.dim() > 0 for t in own):
         return False
-    own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
-    return any(t.dtype in _PACKED and t.dim() > 0 for t in own)
+    return hasattr(module, "in_features") and hasattr(module, "out_features")
 
 
 def check_called(model: nn.Module, uncalled: Iterable[str]) -> None:

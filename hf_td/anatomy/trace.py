@@ -195,12 +195,14 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode, and each module's own mode again on leaving."""
     training = {m: m.training for m in model.modules()}
-    model.eval()
+    if any(training.values()):
+        model.eval()
     try:
         yield
     finally:
         for module, mode in training.items():
-            module.training = mode
+            if module.training != mode:
+                module.training = mode
 
 
 @contextmanager

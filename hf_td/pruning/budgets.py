@@ -57,7 +57,8 @@ class Budget:
 def _lowest(site: Site, sparsity: float) -> Tensor:
     scores = site.eligible(site.scores())
     lowest = functional.candidate_mask(scores, sparsity, site.dim, break_ties=True)
-    return lowest & scores.isfinite()
+    # A sum is finite only if all scores are, and costs far less than a mask of those that are.
+    return lowest if scores.sum().isfinite() else lowest & scores.isfinite()
 
 
 def _choose_globally(sites: Sequence[Site], sparsity: float, budget: Budget) -> list[Tensor]:
