@@ -100,7 +100,7 @@ def _can_be_skipped(group: list[tuple[int, nn.Module]]) -> bool:
 def _groups(layers: list[nn.Module]) -> list[list[tuple[int, nn.Module]]]:
     """Layers that are alike, with their places in the list."""
     groups: list[list[tuple[int, nn.Module]]] = []
-    parts = [[_Part.of(name, m) for name, m in layer.named_modules()] for layer in layers]
+    parts = [[_Part.of(*named) for named in layer.named_modules()] for layer in layers]
 
     def are_alike(one: int, other: int) -> bool:
         """Whether two layers differ in nothing but their weights and their place in the list."""
