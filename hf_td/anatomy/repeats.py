@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -100,13 +100,13 @@ def _can_be_skipped(group: list[tuple[int, nn.Module]]) -> bool:
 def _groups(layers: list[nn.Module]) -> list[list[tuple[int, nn.Module]]]:
     """Layers that are alike, with their places in the list."""
     groups: list[list[tuple[int, nn.Module]]] = []
-    parts = [[_Part.of(*named) for named in layer.named_modules()] for layer in layers]
+    parts = [list(layer.named_modules()) for layer in layers]
 
     def are_alike(one: int, other: int) -> bool:
         """Whether two layers differ in nothing but their weights and their place in the list."""
         return len(parts[one]) == len(parts[other]) and all(
-            part.is_like(twin, (one, other))
-            for part, twin in zip(parts[one], parts[other], strict=True)
+            name == like and _is_like(module, twin, (one, other))
+            for (name, module), (like, twin) in zip(parts[one], parts[other], strict=True)
         )
 
     for place, layer in enumerate(layers):
@@ -118,34 +118,21 @@ def _groups(layers: list[nn.Module]) -> list[list[tuple[int, nn.Module]]]:
     return [group for group in groups if "forward" not in group[0][1].__dict__]
 
 
-class _Part(NamedTuple):
-    """A module of a layer, and what there is to compare, which is looked up once."""
-
-    module: nn.Module
-    kind: tuple[Any, ...]
-    settings: dict[str, Any]
-
-    @classmethod
-    def of(cls, name: str, module: nn.Module) -> _Part:
-        """The module of this dotted name within its layer."""
-        return cls(module, (name, type(module), _shapes(module)), _settings(module))
-
-    def is_like(self, other: _Part, places: tuple[int, int]) -> bool:
-        """Whether it differs in nothing but its weights and the place of its layer."""
-        if self.module is other.module:
-            return not self.module._parameters  # a shared layer has one name only
-        return self.kind == other.kind and _same(self.settings, other.settings, places)
+def _is_like(a: nn.Module, b: nn.Module, places: tuple[int, int]) -> bool:
+    if a is b:
+        return not a._parameters  # a shared layer has one name only
+    mine, theirs = vars(a), vars(b)
+    return (
+        type(a) is type(b)
+        and _shapes(a) == _shapes(b)
+        and mine.keys() == theirs.keys()
+        and all(_same(mine[key], theirs[key], places) for key in mine.keys() - _OWN)
+    )
 
 
 def _shapes(module: nn.Module) -> list[Any]:
-    tensors = (*module._parameters.items(), *module._buffers.items())
-    return [(name, None if t is None else (t.shape, t.dtype)) for name, t in tensors]
-
-
-def _settings(module: nn.Module) -> dict[str, Any]:
-    """What a module itself holds, without what is empty: its hooks, most of the time."""
-    own = vars(module).items()
-    return {k: v for k, v in own if k not in _OWN and not (isinstance(v, (dict, set)) and not v)}
+    tensors = {**module._parameters, **module._buffers}
+    return [(name, None if t is None else (t.shape, t.dtype)) for name, t in tensors.items()]
 
 
 def _same(a: Any, b: Any, places: tuple[int, int]) -> bool:
