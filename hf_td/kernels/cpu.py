@@ -19,15 +19,15 @@ from torch import Tensor
 from hf_td import functional
 from hf_td.kernels.ranked import Ranked
 
-# Entries of a block: a quarter of a megabyte of scores, beside a copy of them.
-_BLOCK = 1 << 16
+# Entries of a block: half a megabyte of scores, beside a copy of them.
+_BLOCK = 1 << 17
 # To wake a thread takes as long as a block or two.
 _BLOCKS_PER_THREAD = 4
 # Types that numpy has too.
 _TYPES = (torch.float32, torch.float64)
 
 Block = tuple[slice, ...]
-Job = Callable[[], Any]
+Job = Callable[..., Any]
 
 
 def supports(one: Ranked) -> bool:
@@ -39,11 +39,12 @@ def supports(one: Ranked) -> bool:
 def keep_masks(ranked: Sequence[Ranked], fraction: float, drop_rate: float) -> list[Tensor]:
     """The masks of an update; see `hf_td.kernels.keep_masks`."""
     keeps = [torch.empty_like(one.weight, dtype=torch.bool) for one in ranked]
-    _run(
+    jobs = [
         job
         for one, keep in zip(ranked, keeps, strict=True)
         for job in _mask_jobs(one, keep, fraction, drop_rate)
-    )
+    ]
+    _run(jobs, blocks=sum(one.weight.numel() for one in ranked) // _BLOCK)
     return keeps
 
 
@@ -54,31 +55,40 @@ def _mask_jobs(one: Ranked, keep: Tensor, fraction: float, drop_rate: float) -> 
         return
     rows, kept = (t.detach().movedim(one.dim, 1).numpy() for t in (one.weight, keep))
     scale = None if one.scale is None else one.scale.numpy()
-    draws = None
+    mask = partial(_mask, rows, scale, kept, count)
+    blocks = _blocks(*rows.shape)
     if drop_rate < 1:
-        generator = functional.generator(keep.device, one.key)
-        draws = functional.random_draws(keep.shape, generator, keep.device)
-        draws = draws.movedim(one.dim, 1).numpy()
+        yield partial(_mask_drawn, mask, blocks, one, drop_rate)
+    else:
+        yield from (partial(mask, block) for block in blocks)
+
+
+def _mask_drawn(mask: Job, blocks: Iterator[Block], one: Ranked, drop_rate: float) -> None:
+    """Mask the blocks of a weight in one job, since its draws come one after the other."""
     below = functional.drop_threshold(drop_rate) - (1 << 15)  # draws are signed
-    for block in _blocks(*rows.shape):
-        some = None if draws is None else draws[block]
-        yield partial(_mask, rows[block], scale, some, below, kept[block], count)
+    device = one.weight.device
+    generator = functional.generator(device, one.key)
+    draws = functional.random_draws(one.weight.shape, generator, device)
+    draws = draws.movedim(one.dim, 1).numpy()
+    for block in blocks:
+        mask(block, draws[block] < below)
 
 
-def _mask(rows: Any, scale: Any, draws: Any, below: int, keep: Any, count: int) -> None:
-    """Write the mask of some rows, numpy arrays of shape `(rows, fan_in)`, to `keep`.
+def _mask(rows: Any, scale: Any, keep: Any, count: int, block: Block, drawn: Any = None) -> None:
+    """Write the mask of a block of `rows`, a numpy array of shape `(rows, fan_in)`, to `keep`.
 
-    Candidates are dropped whose draw is less than `below`; all are where there are no draws.
+    Candidates are dropped that are `drawn`; all are where it is None.
     """
-    scores = np.abs(rows, order="C")
+    scores = np.abs(rows[block], order="C")
     if scale is not None:
         scores *= scale
-    ranked = scores.copy()
-    ranked.partition(count, axis=1)
+    # None is negative, so they are in the order of their bits, and integers are faster to select.
+    bits = scores.view(f"u{scores.itemsize}")
+    ranked = np.partition(bits, count, axis=1).view(scores.dtype)
     dropped = scores < ranked[:, count, None]
-    if draws is not None:
-        dropped &= draws < below
-    np.logical_not(dropped, out=keep)
+    if drawn is not None:
+        dropped &= drawn
+    np.logical_not(dropped, out=keep[block])
 
 
 def _blocks(rows: int, columns: int) -> Iterator[Block]:
@@ -86,19 +96,18 @@ def _blocks(rows: int, columns: int) -> Iterator[Block]:
     return ((slice(start, start + height),) for start in range(0, rows, height))
 
 
-def _run(jobs: Iterator[Job]) -> None:
-    """Run jobs that are a block each, in as many threads as torch has and as are worth it."""
-    waiting = list(jobs)
-    threads = min(torch.get_num_threads(), len(waiting) // _BLOCKS_PER_THREAD)
+def _run(jobs: Sequence[Job], blocks: int) -> None:
+    """Run jobs that are so many blocks together, in as many of torch's threads as are worth it."""
+    threads = min(torch.get_num_threads(), blocks // _BLOCKS_PER_THREAD)
+    waiting = iter(jobs)  # which every thread takes its next job from
     if threads < 2:
         _run_all(waiting)
         return
-    pool = _pool(os.getpid(), threads)
-    for _ in pool.map(_run_all, [waiting[i::threads] for i in range(threads)]):
+    for _ in _pool(os.getpid(), threads).map(_run_all, [waiting] * threads):
         pass
 
 
-def _run_all(jobs: Sequence[Job]) -> None:
+def _run_all(jobs: Iterator[Job]) -> None:
     for job in jobs:
         job()
 

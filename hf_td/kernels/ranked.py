@@ -16,7 +16,8 @@ class Ranked:
     Attributes:
         weight: as its layer stores it, floating point.
         dim: the dimension that runs over the inputs, along which entries are ranked.
-        scale: what magnitudes are multiplied with, `(fan_in,)`, float32; None for ones.
+        scale: what magnitudes are multiplied with, `(fan_in,)`, float32, not negative; None for
+            ones.
         key: what draws are a function of, a 64-bit integer.
     """
 

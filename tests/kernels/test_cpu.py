@@ -75,6 +75,16 @@ def test_experts_are_ranked_too():
     assert (~keep).sum(2).tolist() == [[4] * 5] * 2
 
 
+@pytest.mark.parametrize("dim", [0, 1])
+def test_what_is_not_finite_is_ranked_as_by_the_plain_functions(dim):
+    one = ranked((16, 16), dim)
+    draws = torch.Generator().manual_seed(1)
+    for value in (torch.nan, -torch.nan, torch.inf, -torch.inf, -0.0):
+        one.weight[torch.rand(16, 16, generator=draws) < 0.1] = value
+        (keep,) = kernels.keep_masks([one], 0.5, 1.0)
+        assert torch.equal(keep, one.keep_mask(0.5, 1.0))
+
+
 @given(seed=st.integers(0, 2**31), fraction=st.floats(0, 0.999), dim=st.sampled_from([0, 1]))
 def test_the_lowest_of_each_unit_are_dropped_whatever_the_fraction(seed, fraction, dim):
     weight = torch.randn(9, 11, generator=torch.Generator().manual_seed(seed))
