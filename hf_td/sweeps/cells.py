@@ -16,6 +16,7 @@ from hf_td.config import TargetedDropoutConfig
 from hf_td.experiment import Arguments, DataArguments, UsageError, parse_arguments
 from hf_td.experiment.data import shown_name
 from hf_td.experiment.methods import METHODS
+from hf_td.experiment.output import RESULTS
 from hf_td.sweeps.grid import Place, Sweep
 
 # An argument that stands for the model of another cell, such as {method=none level=weight}.
@@ -63,6 +64,15 @@ class Cell:
     def model(self, root: Path) -> Path:
         """Where its fine-tuned model is, if that is kept."""
         return self.folder(root) / f"seed-{self.seed}"
+
+    def has_model(self, root: Path) -> bool:
+        """Whether its fine-tuned model is there; not while it is being trained again."""
+        record = self.folder(root) / RESULTS
+        return (
+            self.model(root).is_dir()
+            and record.is_file()
+            and bool(json.loads(record.read_text(encoding="utf-8"))["runs"])
+        )
 
 
 def plan_cells(sweep: Sweep) -> dict[str, Cell]:

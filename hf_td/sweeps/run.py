@@ -155,7 +155,7 @@ class _Run:
         return [self._cells[other.name] for other in cell.models.values()]
 
     def _has_model(self, cell: Cell, ended: Mapping[str, Line]) -> bool:
-        return _is_finished(cell, ended) and cell.model(self._ledger.root).is_dir()
+        return _is_finished(cell, ended) and cell.has_model(self._ledger.root)
 
     def _start(self, cell: Cell) -> None:
         self._started += 1

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from hf_td.experiment.output import RESULTS
 from hf_td.sweeps import Cell, plan_cells, read_sweep
 from hf_td.sweeps.workers import Line
 
@@ -43,6 +45,11 @@ def cells_of(folder: Path, **changes: Any) -> dict[str, Cell]:
     return plan_cells(read_sweep(write_grid(folder, **changes)))
 
 
+def write_record(cell: Cell, root: Path, runs: list[dict[str, Any]]) -> None:
+    """What an experiment leaves in its folder: before it has trained, no runs."""
+    (cell.folder(root) / RESULTS).write_text(json.dumps({"runs": runs}))
+
+
 def titles(cells: Any) -> list[str]:
     """What cells are called."""
     return [str(cell.places[0]) for cell in cells]
@@ -60,10 +67,11 @@ class FakeWorkers:
     def start(self, cell: Cell, root: Path, *, keep: bool) -> None:
         """Note it."""
         for other in cell.models.values():
-            assert other.model(root).is_dir()
+            assert other.has_model(root)
         self.ran.append(cell)
         if keep:
             cell.model(root).mkdir(parents=True, exist_ok=True)
+            write_record(cell, root, runs=[{"seed": cell.seed}])
 
     def next(self) -> Line:
         """Of the last cell."""

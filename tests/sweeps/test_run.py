@@ -12,7 +12,7 @@ import pytest
 
 from hf_td.sweeps import Ledger, run_sweep
 from hf_td.sweeps import run as sweep_run
-from tests.sweeps.grids import FakeWorkers, cells_of, titles
+from tests.sweeps.grids import FakeWorkers, cells_of, titles, write_record
 
 
 @pytest.fixture
@@ -69,6 +69,25 @@ def test_a_model_that_is_gone_is_made_again_when_it_is_needed(tmp_path, ledger):
     assert ran.count("sst2 weight none seed 0") == 1
     assert len(ran) == 9
     assert ran.index("sst2 weight none seed 0") < ran.index("sst2 unit none seed 0")
+
+
+def test_a_model_that_another_process_trains_again_is_waited_for(tmp_path, ledger, monkeypatch):
+    cells = cells_of(tmp_path)
+    run_sweep(cells, ledger, FakeWorkers(), wanted=lambda c: c.places[0].level == "weight")
+    trained = next(c for c in cells.values() if str(c.places[0]) == "sst2 weight none seed 0")
+    write_record(trained, ledger.root, runs=[])  # its folder is there, its model is not yet
+    claim = ledger.claim(trained.name)
+    assert claim is not None
+
+    def end(_: float) -> None:
+        write_record(trained, ledger.root, runs=[{"seed": 0}])
+        claim.release()
+
+    monkeypatch.setattr(sweep_run.time, "sleep", end)
+    workers = FakeWorkers()
+    only = lambda c: str(c.places[0]) == "sst2 unit none seed 0"  # noqa: E731
+    run_sweep(cells, ledger, workers, wanted=only)
+    assert titles(workers.ran) == ["sst2 unit none seed 0"]
 
 
 class _ForgetfulWorkers(FakeWorkers):
