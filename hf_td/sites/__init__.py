@@ -1,0 +1,13 @@
+"""What is ranked together: a site is a set of weights or units of which the lowest may go.
+
+Training draws one mask for each site, pruning takes the lowest of each site out. Another kind of
+site is another file, and a row in `plan`.
+"""
+
+from hf_td.sites.experts import ExpertSite
+from hf_td.sites.plan import Site, plan_sites
+from hf_td.sites.slices import by_feature
+from hf_td.sites.units import UnitSite
+from hf_td.sites.weights import WeightSite
+
+__all__ = ["ExpertSite", "Site", "UnitSite", "WeightSite", "by_feature", "plan_sites"]
