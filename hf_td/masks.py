@@ -29,14 +29,14 @@ def draw(sites: Sequence[Site], config: TargetedDropoutConfig, rates: Rates, upd
         site.layer.keep = _draw_one(site, config, rates, update) if known is None else known
 
 
-def kept(
+def candidates(
     sites: Sequence[Site], config: TargetedDropoutConfig, targeting: float
 ) -> Iterator[tuple[Site, Tensor]]:
-    """What is no candidate at a targeting in (0, 1): boolean, of the shape that each site ranks."""
+    """The candidates at a targeting in (0, 1): boolean, of the shape that each site ranks."""
     by_kernels = _by_kernels(sites, config, Rates(targeting, drop_rate=1.0), 0)
     for site in sites:
-        known = by_kernels.get(site)
-        yield site, ~_candidates(site, config, targeting) if known is None else known
+        kept = by_kernels.get(site)
+        yield site, _candidates(site, config, targeting) if kept is None else ~kept
 
 
 def _by_kernels(
@@ -51,11 +51,11 @@ def _by_kernels(
 
 
 def _draw_one(site: Site, config: TargetedDropoutConfig, rates: Rates, update: int) -> Tensor:
-    candidates = _candidates(site, config, rates.targeting)
+    lowest = _candidates(site, config, rates.targeting)
     if config.draw == "element":
-        candidates = site.spread(candidates).expand_as(site.layer.weight)
-    generator = functional.generator(candidates.device, _key(config.seed, update, site.index))
-    keep = functional.keep_mask(candidates, rates.drop_rate, generator, rescale=config.rescale)
+        lowest = site.spread(lowest).expand_as(site.layer.weight)
+    generator = functional.generator(lowest.device, _key(config.seed, update, site.index))
+    keep = functional.keep_mask(lowest, rates.drop_rate, generator, rescale=config.rescale)
     return keep if config.draw == "element" else site.spread(keep)
 
 

@@ -16,7 +16,7 @@ from hf_td.anatomy import Anatomy, read_anatomy
 from hf_td.config import CONFIG_KEY, IN_TRAINING, Rates, TargetedDropoutConfig, configure
 from hf_td.holding import hold
 from hf_td.layers import can_measure, check_targetable, restore, target
-from hf_td.masks import draw, kept
+from hf_td.masks import candidates, draw
 from hf_td.sites import Site, plan_sites
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -51,15 +51,16 @@ class Patch:
     self_counting: RemovableHandle | None = None
 
     @torch.no_grad()
-    def advance(self, progress: float, update: int | None) -> None:
-        """Set the rates for `progress` and draw the masks of one update."""
+    def advance(self, model: nn.Module, progress: float, update: int | None) -> None:
+        """Set the rates for `progress` and draw the masks of one update of the model."""
         number = self.updates if update is None else update
         self.settle_activations()
         self.rates = self.config.rates(progress, number)
         draw(self.sites, self.config, self.rates, number)
         self.let_go()
         if self.rates.learning < 1:
-            self.holds = hold(kept(self.sites, self.config, self.rates.learning))
+            lowest = candidates(self.sites, self.config, self.rates.learning)
+            self.holds = hold(model, lowest)
         self.updates = number + 1
 
     def let_go(self) -> None:
@@ -189,7 +190,7 @@ def anneal(model: nn.Module, progress: float, update: int | None = None) -> Rate
         raise ValueError(f"progress is completed over all updates, in [0, 1]; got {progress}")
     patch = _require_patch(model)
     _stop_counting(patch)
-    patch.advance(progress, update)
+    patch.advance(model, progress, update)
     return patch.rates
 
 
@@ -214,4 +215,4 @@ def _stop_counting(patch: Patch) -> None:
 
 def _count_forward(model: nn.Module, args: Any) -> None:
     if model.training:
-        _require_patch(model).advance(progress=1.0, update=None)
+        _require_patch(model).advance(model, progress=1.0, update=None)
