@@ -1,0 +1,81 @@
+"""Processes that train together draw the same masks, and learn what one process would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import distributed
+from torch.multiprocessing.spawn import spawn
+from torch.nn.parallel import DistributedDataParallel
+
+from hf_td import Schedule, anneal, patch_model
+from hf_td.activations import find_activations
+from tests.tiny import tiny_model
+
+UPDATES = 4
+PROCESSES = 2
+# With updates that drop some, and updates that drop nothing and hold what others keep.
+SETTINGS: dict[str, Any] = {
+    "targeting": 0.5,
+    "drop_rate": 0.5,
+    "targeting_schedule": Schedule(shape="linear", initial=0.5, off=0.5),
+    "importance": "activation",
+}
+
+
+def batches() -> list[torch.Tensor]:
+    numbers = torch.Generator().manual_seed(1)
+    return [torch.randint(5, 60, (4 * PROCESSES, 16), generator=numbers) for _ in range(UPDATES)]
+
+
+def learn(model: Any, forward: Any, inputs: list[torch.Tensor]) -> set[float]:
+    """Train, and tell what fractions learned."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    learning = set()
+    for update, ids in enumerate(inputs):
+        learning.add(anneal(forward.train(), update / UPDATES, update).learning)
+        forward(input_ids=ids)[0].square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    anneal(forward, 1.0, UPDATES)  # the last update's activations count too
+    return learning
+
+
+def fresh(level: str) -> Any:
+    model = tiny_model("bert")
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return patch_model(model, level=level, **SETTINGS)
+
+
+def found(model: Any) -> dict[str, Any]:
+    activations = find_activations(model)
+    assert activations is not None
+    return {"weights": model.state_dict(), "activations": activations.mean_squares}
+
+
+def work(rank: int, level: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    store = f"file://{folder}/store"
+    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=PROCESSES)
+    model = fresh(level)
+    wrapped = DistributedDataParallel(model, find_unused_parameters=True)
+    learn(model, wrapped, [ids.chunk(PROCESSES)[rank] for ids in batches()])
+    torch.save(found(model), f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ["weight", "unit"])
+def test_two_processes_learn_what_one_does(level, tmp_path: Path):
+    alone = fresh(level)
+    learning = learn(alone, alone, batches())
+    assert len(learning) > 1, "some updates hold, and some do not"
+    spawn(work, (level, str(tmp_path)), nprocs=PROCESSES)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(PROCESSES))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    torch.testing.assert_close(first, found(alone), rtol=1e-4, atol=1e-5)
