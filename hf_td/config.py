@@ -30,7 +30,7 @@ FROM_RECIPE: Any = None
 # The defaults, by level: what was best on training data of SST-2 and CoLA that was held out for it.
 RECIPES: dict[str, dict[str, Any]] = {
     "weight": {
-        "targeting": 0.91,
+        "targeting": 0.95,
         "targeting_schedule": Schedule(shape="cubic", begin=0.1, end=0.6, off=0.25),
         "drop_rate": 1.0,
         "drop_rate_schedule": Schedule(),
