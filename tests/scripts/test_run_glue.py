@@ -22,6 +22,7 @@ from transformers import (
     BertForSequenceClassification,
 )
 
+from hf_td import TargetedDropoutConfig
 from hf_td.experiment import checks, parse_arguments, run_program
 from hf_td.experiment import models as experiment_models
 from hf_td.experiment.arguments import DataArguments
@@ -67,7 +68,8 @@ def test_a_run_writes_results_curve_and_models(options, method, capsys):
         _check_run(run, folder)
     assert [point["sparsity"] for point in results["summary"]] == [0, 0.5, 0.9]
     assert {"mean", "std", "min", "max"} == set(results["summary"][0]["metrics"]["accuracy"])
-    assert results["configuration"]["targeted_dropout"]["targeting"] == 0.91
+    settings = results["configuration"]["targeted_dropout"]
+    assert settings["targeting"] == TargetedDropoutConfig().targeting
     rate = {"none": 1e-4, "targeted_dropout": 2.5e-4}[method]
     assert results["configuration"]["arguments"]["learning_rate"] == rate
     assert results["environment"]["versions"]["torch"]
