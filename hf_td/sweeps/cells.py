@@ -145,7 +145,7 @@ def _identity(words: tuple[str, ...]) -> dict[str, Any]:
     parsed = _parsed(words)
     found = json.loads(json.dumps(parsed.configuration()))
     arguments, settings = found["arguments"], found["targeted_dropout"]
-    idle = frozenset() if METHODS[parsed.curve.method].targets else _OF_ANNEALING
+    idle = _idle_settings(parsed)
     if "dataset_name" in arguments:
         arguments["dataset_name"] = shown_name(arguments["dataset_name"])
     # A setting that a later version adds, with a default, does not make other experiments of all.
@@ -158,6 +158,16 @@ def _identity(words: tuple[str, ...]) -> dict[str, Any]:
             n: v for n, v in settings.items() if n not in idle and v != defaults.get(n)
         },
     }
+
+
+def _idle_settings(arguments: Arguments) -> frozenset[str]:
+    """The settings of targeted dropout that the method does not look at."""
+    method = METHODS[arguments.curve.method]
+    if method.targets:
+        return frozenset()
+    own = method.settings(arguments.training.level, arguments.method_settings) or {}
+    # The targeting is the default of their sparsity, where methods have one.
+    return _OF_ANNEALING if "sparsity" in own else _OF_ANNEALING | {"targeting"}
 
 
 def _is_a_setting(argument: str, settings: Mapping[str, Any]) -> bool:

@@ -1,8 +1,11 @@
 import pytest
 
+from hf_td.config import RECIPES
 from hf_td.experiment import UsageError
 from hf_td.sweeps import plan_cells, read_sweep
 from tests.sweeps.grids import GRID, cells_of, titles, write_grid
+
+TARGETING = RECIPES["weight"]["targeting"]
 
 
 def _named(cells) -> dict:
@@ -39,11 +42,31 @@ def test_what_changes_a_run_changes_the_name(tmp_path):
 
 
 def test_a_default_that_is_written_out_does_not(tmp_path):
-    spelt = {**GRID["methods"], "targeted_dropout": {"targeting": 0.91, "max_seq_length": 128}}
+    spelt = {**GRID["methods"], "targeted_dropout": {"targeting": TARGETING, "max_seq_length": 128}}
     plain = {**GRID["methods"], "targeted_dropout": None}
     place = "sst2 weight targeted_dropout seed 0"
     names = [_named(cells_of(tmp_path, methods=m))[place].name for m in (spelt, plain)]
     assert names[0] == names[1]
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "same"),
+    [
+        ("none", {"bf16": True}, True),
+        ("targeted_dropout", {"bf16": True}, True),
+        ("none", {"targeting": 0.8, "targeting_schedule": "linear", "drop_rate": 0.5}, True),
+        ("l1", {"targeting": 0.8, "drop_rate_schedule": "cosine"}, True),
+        ("movement", {"targeting_schedule": "linear"}, True),
+        ("movement", {"targeting": 0.8}, False),
+        ("random_subnetwork", {"targeting": 0.8}, False),
+        ("targeted_dropout", {"targeting_schedule": "linear"}, False),
+        ("gradual_magnitude", {"targeting": 0.8}, False),
+    ],
+)
+def test_what_a_method_does_not_look_at_does_not(method, settings, same, tmp_path):
+    grids = [{"methods": {method: given}, "seeds": [0]} for given in ({}, settings)]
+    first, other = (list(cells_of(tmp_path, **grid)) for grid in grids)
+    assert (first == other) is same
 
 
 def test_where_the_data_lie_does_not(tmp_path):
@@ -58,7 +81,7 @@ def test_where_the_data_lie_does_not(tmp_path):
 
 
 def test_equal_experiments_are_one_cell(tmp_path):
-    knobs = {"methods": {"targeted_dropout": {"targeting": [0.91]}}, "levels": ["weight"]}
+    knobs = {"methods": {"targeted_dropout": {"targeting": [TARGETING]}}, "levels": ["weight"]}
     cells = cells_of(tmp_path, knobs=knobs)
     assert len(cells) == 16
     places = _named(cells)["sst2 weight targeted_dropout seed 0"].places
