@@ -60,6 +60,16 @@ def assert_same(model: PreTrainedModel, expected: dict[str, Tensor], **tolerance
         assert_close(got[name], value, **limits)
 
 
+def assert_identical(model: Any, other: Any) -> None:
+    """Assert that two models have the same weights, bit for bit, and compute the same.
+
+    That up to rounding: matrix products of some libraries depend on where a weight lies in memory.
+    """
+    assert_close(dict(model.state_dict()), dict(other.state_dict()), rtol=0, atol=0)
+    slack = {torch.float64: 1e-12, torch.float32: 1e-6}.get(model.dtype, 1e-2)
+    assert_same(model, computed(other), atol=slack, rtol=slack)
+
+
 def reloaded(model: PreTrainedModel, folder: Path, like: Any = None) -> PreTrainedModel:
     """Save a model and load it again, by its own class or by another."""
     model.save_pretrained(folder)

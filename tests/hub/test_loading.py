@@ -28,6 +28,7 @@ from hf_td import compact_model, prune_model
 from hf_td.compaction import layout_of_model
 from hf_td.hub.remote_code import write_modeling_file
 from tests.compaction.models import (
+    assert_identical,
     assert_same,
     computed,
     every_family,
@@ -69,9 +70,7 @@ def test_what_is_loaded_is_bit_for_bit_what_was_saved(family, tmp_path):
     given = {"_name_or_path": str(tmp_path), "dtype": "float32"}
     assert found.config.to_dict() == {**model.config.to_dict(), **given}
     assert found.state_dict().keys() == model.state_dict().keys()
-    for name, value in model.state_dict().items():
-        assert torch.equal(found.state_dict()[name], value), name
-    assert_same(found, computed(model), atol=0, rtol=0)
+    assert_identical(found, model)
 
 
 def test_no_mark_of_a_quantized_model_is_left(uneven, tmp_path):
@@ -100,7 +99,7 @@ def test_a_type_can_be_asked_for(uneven, tmp_path):
 def test_a_loaded_model_is_copied_and_saved_again(uneven, tmp_path):
     first = reloaded(uneven, tmp_path / "first")
     second = reloaded(copy.deepcopy(first), tmp_path / "second")
-    assert_same(second, computed(uneven), atol=0, rtol=0)
+    assert_identical(second, uneven)
     texts = [(tmp_path / name / "config.json").read_text() for name in ("first", "second")]
     assert texts[0] == texts[1]
 
@@ -108,7 +107,7 @@ def test_a_loaded_model_is_copied_and_saved_again(uneven, tmp_path):
 def test_a_model_in_several_files_is_loaded(uneven, tmp_path):
     uneven.save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
-    assert_same(type(uneven).from_pretrained(tmp_path), computed(uneven), atol=0, rtol=0)
+    assert_identical(type(uneven).from_pretrained(tmp_path), uneven)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +137,7 @@ def test_a_loaded_model_is_trained_saved_and_loaded_again(uneven, tmp_path):
     trainer.train()
     trainer.save_model(str(tmp_path / "trained"))
     again = type(uneven).from_pretrained(tmp_path / "trained")
-    assert_same(again, computed(found.eval()), atol=0, rtol=0)
+    assert_identical(again, found.eval())
     before = parameters_of(uneven)[WEIGHT]
     assert not torch.equal(parameters_of(again)[WEIGHT], before)
 
@@ -255,7 +254,7 @@ def test_the_generated_file_makes_the_same_model(modeling, uneven):
     modeling.make_compact(stock)
     assert str(stock) == str(uneven)
     stock.load_state_dict(uneven.state_dict())
-    assert_same(stock, computed(uneven), atol=0, rtol=0)
+    assert_identical(stock, uneven)
 
 
 @pytest.mark.parametrize(
