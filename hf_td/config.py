@@ -220,7 +220,7 @@ class TargetedDropoutConfig:
                 from the progress where it is None.
         """
         draw = None if update is None else (self.seed, update)
-        ramp = self.targeting * self.targeting_schedule.ramp(progress)
+        ramp = self.targeting * self.targeting_schedule.ramp(progress) if self.drop_rate else 0.0
         return Rates(
             targeting=self.targeting * self.targeting_schedule(progress, draw),
             drop_rate=self.drop_rate * self.drop_rate_schedule(progress, draw),

@@ -11,9 +11,10 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from hf_td import functional
+from hf_td.config import RECIPES
 from hf_td.experiment.speed.cases import Applied
 
-TARGETING = 0.91
+TARGETING = RECIPES["weight"]["targeting"]
 DROP_RATE = 1.0
 
 

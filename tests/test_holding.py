@@ -92,3 +92,8 @@ def test_the_next_update_and_unpatching_let_everything_learn():
     assert patch.holds
     unpatch_model(model)
     assert not any(parameter._backward_hooks for parameter in model.parameters())
+
+
+def test_where_nothing_is_ever_dropped_everything_learns():
+    model = patch_model(tiny_model("bert"), level="weight", drop_rate=0.0, **ALWAYS_OFF)
+    assert anneal(model, 1.0, 0).learning == 1

@@ -17,7 +17,7 @@ from hf_td.experiment.speed.drift import DriftMeter
 from hf_td.experiment.speed.page import write_page
 from hf_td.experiment.speed.steps import Stepper, measure
 from hf_td.patching import anneal, find_patch
-from tests.ports import NaiveLinear, naive_port, parametrized, projections
+from tests.ports import TARGETING, NaiveLinear, naive_port, parametrized, projections
 from tests.tiny import tiny_inputs, tiny_model
 
 TINY = Shape("MiniLM", hidden=32, layers=1, heads=2)
@@ -104,7 +104,7 @@ def test_the_naive_port_drops_the_lowest_of_each_unit():
     layer = nn.Linear(100, 3)
     layer.__class__ = NaiveLinear
     rows = layer.weight.detach()
-    kept = rows.abs() >= rows.abs().sort(dim=1).values[:, 91, None]
+    kept = rows.abs() >= rows.abs().sort(dim=1).values[:, int(TARGETING * 100), None]
     expected = nn.functional.linear(torch.ones(1, 100), rows * kept, layer.bias)
     torch.testing.assert_close(layer.train()(torch.ones(1, 100)), expected)
     torch.testing.assert_close(layer.eval()(torch.ones(1, 100)), rows.sum(1)[None] + layer.bias)
