@@ -36,7 +36,7 @@ from hf_td.patching import patch_model
 from hf_td.pruning import sites_to_prune
 from tests.families import tiny_family
 from tests.tiny import tiny_inputs, tiny_model
-from tests.training.test_trainer import QUIET, STEPS, assert_same_weights, examples
+from tests.training.models import QUIET, STEPS, assert_same_weights, examples
 
 METHODS: dict[str, Baseline] = {
     "dropout": Dropout(),

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
-import transformers as hf
 
 from hf_td import PruningReport, prune_model, read_anatomy
 from hf_td.pruning import BlockSparsity, LayerSparsity, count_sparsity
+from tests.patching.models import tiny_albert
 from tests.tiny import FAMILIES, tiny_model
 
 # Prunable weights of each family: layers * (attention + feed-forward).
@@ -82,16 +81,7 @@ def test_what_was_zero_before_is_counted():
 
 
 def test_a_shared_layer_is_counted_once():
-    torch.manual_seed(0)
-    config = hf.AlbertConfig(
-        vocab_size=64,
-        embedding_size=16,
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=64,
-    )
-    report = prune_model(hf.AlbertModel(config), 0.5)
+    report = prune_model(tiny_albert(), 0.5)
     assert report.prunable == 4 * 32 * 32 + 2 * 32 * 64
     assert report.sparsity == 0.5
 

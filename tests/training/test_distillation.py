@@ -22,7 +22,7 @@ from hf_td.baselines import L1, BaselineTrainer
 from hf_td.training import ReliableTrainer, distillation
 from hf_td.training.distillation import counted_rows, hidden_loss, load_teacher, logits_loss
 from tests.tiny import VOCABULARY, tiny_model
-from tests.training.test_trainer import QUIET, examples, seq2seq, trainer_of
+from tests.training.models import QUIET, examples, seq2seq, trainer_of
 
 BERT: dict[str, Any] = {
     "vocab_size": VOCABULARY,

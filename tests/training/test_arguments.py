@@ -1,0 +1,131 @@
+"""The settings come from the command line, from JSON and from YAML."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from transformers import HfArgumentParser
+
+from hf_td import (
+    Schedule,
+    TargetedDropoutArguments,
+    TargetedDropoutConfig,
+    TargetedDropoutSeq2SeqArguments,
+)
+from tests.training.models import SETTINGS, arguments
+
+FLAT: dict[str, Any] = {
+    "level": "unit",
+    "feed_forward_level": "weight",
+    "targeting": 0.6,
+    "targeting_schedule": "cosine",
+    "targeting_initial": 0.1,
+    "targeting_begin": 0.2,
+    "targeting_end": 0.8,
+    "targeting_sampled": 0.25,
+    "targeting_off": 0.5,
+    "drop_rate": 0.7,
+    "drop_rate_schedule": "piecewise",
+    "drop_rate_end": 0.4,
+    "include": ["*.layer.*", "*.attn.*"],
+    "exclude": ["*.query"],
+    "layers": [0, 2],
+    "importance": "random",
+    "draw": "element",
+    "rescale": True,
+}
+EXPECTED = TargetedDropoutConfig(
+    level="unit",
+    feed_forward_level="weight",
+    targeting=0.6,
+    targeting_schedule=Schedule(
+        shape="cosine", initial=0.1, begin=0.2, end=0.8, sampled=0.25, off=0.5
+    ),
+    drop_rate=0.7,
+    drop_rate_schedule=Schedule(shape="piecewise", end=0.4),
+    include=("*.layer.*", "*.attn.*"),
+    exclude=("*.query",),
+    layers=(0, 2),
+    importance="random",
+    draw="element",
+    rescale=True,
+    seed=7,
+)
+
+
+def from_command_line(parser: HfArgumentParser, values: dict[str, Any], folder: Path) -> Any:
+    words = []
+    for name, value in values.items():
+        given = value if isinstance(value, list) else [value]
+        words += [f"--{name}", *map(str, given)]
+    return parser.parse_args_into_dataclasses(words)
+
+
+def from_json(parser: HfArgumentParser, values: dict[str, Any], folder: Path) -> Any:
+    path = folder / "settings.json"
+    path.write_text(json.dumps(values))
+    return parser.parse_json_file(str(path))
+
+
+def from_yaml(parser: HfArgumentParser, values: dict[str, Any], folder: Path) -> Any:
+    path = folder / "settings.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return parser.parse_yaml_file(str(path))
+
+
+ARGUMENTS: Any = [TargetedDropoutArguments]
+every_source = pytest.mark.parametrize("parse", [from_command_line, from_json, from_yaml])
+every_kind: Any = pytest.mark.parametrize(
+    "kind", [TargetedDropoutArguments, TargetedDropoutSeq2SeqArguments]
+)
+
+
+@every_source
+@every_kind
+def test_settings_come_from_the_command_line_json_and_yaml(parse, kind, tmp_path):
+    values = {**FLAT, "output_dir": str(tmp_path), "seed": 7, "use_cpu": True}
+    (args,) = parse(HfArgumentParser(kind), values, tmp_path)
+    assert isinstance(args, kind)
+    assert args.targeted_dropout() == EXPECTED
+    assert args.seed == 7
+
+
+@every_kind
+def test_the_defaults_are_those_of_the_configuration(kind, tmp_path):
+    args = kind(str(tmp_path), use_cpu=True, seed=0)
+    assert args.targeted_dropout() == TargetedDropoutConfig()
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"targeting": 1.0}, r"targeting is a fraction in \[0, 1\), got 1.0"),
+        ({"drop_rate": -0.5}, "drop_rate is a probability"),
+        ({"drop_rate_end": 1.5}, "would outlast the run"),
+        ({"targeting_begin": 0.9}, "0 <= begin < end"),
+    ],
+)
+@every_source
+def test_bad_settings_are_refused_when_they_are_parsed(parse, bad, message, tmp_path):
+    values = {**bad, "output_dir": str(tmp_path), "use_cpu": True}
+    with pytest.raises(ValueError, match=message):
+        parse(HfArgumentParser(ARGUMENTS), values, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["level", "importance", "draw", "drop_rate_schedule"])
+def test_a_choice_that_is_none_is_refused_on_the_command_line(name, tmp_path, capsys):
+    parser = HfArgumentParser(ARGUMENTS)
+    with pytest.raises(SystemExit, match="2"):
+        from_command_line(parser, {"output_dir": str(tmp_path), name: "nonsense"}, tmp_path)
+    assert f"argument --{name}" in capsys.readouterr().err
+
+
+def test_arguments_survive_their_json_form(tmp_path):
+    args = arguments(tmp_path, **{k: v for k, v in FLAT.items() if k not in SETTINGS})
+    written = json.loads(args.to_json_string())
+    assert written["targeting"] == 0.75
+    assert written["layers"] == [0, 2]

@@ -1,0 +1,72 @@
+"""A run that is resumed is the one that was never interrupted, and what it saves is stock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from hf_td import TargetedDropoutConfig
+from hf_td.layers import is_targeted
+from tests.tiny import tiny_model
+from tests.training.models import (
+    STEPS,
+    assert_same_weights,
+    every_level,
+    patch_of,
+    seq2seq,
+    trainer_of,
+)
+
+
+@pytest.mark.parametrize(
+    ("family", "level", "accumulation"),
+    [
+        ("bert", "weight", 1),
+        ("bert", "unit", 2),
+        ("gpt2", "weight", 2),
+        ("llama", "unit", 1),
+        ("t5", "unit", 2),
+        ("vit", "weight", 1),
+    ],
+)
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(
+    family, level, accumulation, tmp_path
+):
+    settings = {
+        "level": level,
+        "gradient_accumulation_steps": accumulation,
+        "per_device_train_batch_size": 2,
+        "save_strategy": "steps",
+        "save_steps": STEPS // 2,
+    }
+    whole = trainer_of(tiny_model(family), seq2seq(family, tmp_path / "a", **settings), family)
+    whole.train()
+    checkpoint = tmp_path / "a" / f"checkpoint-{STEPS // 2}"
+    args = seq2seq(family, tmp_path / "b", **{**settings, "save_strategy": "no"})
+    resumed = trainer_of(tiny_model(family, seed=1), args, family)
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert resumed.state.global_step == STEPS
+    assert_same_weights(resumed.model, whole.model)
+    for site, twin in zip(patch_of(whole.model).sites, patch_of(resumed.model).sites, strict=True):
+        assert torch.equal(site.layer.keep, twin.layer.keep)
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "t5", "vit"])
+@every_level
+def test_what_training_saves_loads_by_the_stock_class(family, level, tmp_path):
+    args = seq2seq(family, tmp_path, level=level, max_steps=2)
+    trainer = trainer_of(tiny_model(family), args, family)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "final"))
+    trainer._save_checkpoint(trainer.model, None)
+    for folder in ("final", "checkpoint-2"):
+        stock: Any = type(tiny_model(family))
+        again, info = stock.from_pretrained(tmp_path / folder, output_loading_info=True)
+        assert {key: value for key, value in info.items() if value} == {}
+        assert not any(is_targeted(m) for m in again.modules())
+        assert_same_weights(again, trainer.model)
+        recorded = again.config.targeted_dropout
+        assert TargetedDropoutConfig.from_dict(recorded) == args.targeted_dropout()
+    assert "save_pretrained" not in trainer.model.__dict__
