@@ -31,9 +31,10 @@ FROM_RECIPE: Any = None
 RECIPES: dict[str, dict[str, Any]] = {
     "weight": {
         "targeting": 0.95,
-        "targeting_schedule": Schedule(shape="cubic", begin=0.1, end=0.6, off=0.25),
+        "targeting_schedule": Schedule(shape="cubic", begin=0.1, end=0.6, off=0.15),
         "drop_rate": 1.0,
         "drop_rate_schedule": Schedule(),
+        "resting": 0.5,
         "importance": "activation",
     },
     "unit": {
@@ -41,6 +42,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "targeting_schedule": Schedule(shape="linear", end=0.6, sampled=0.2, off=0.15),
         "drop_rate": 1.0,
         "drop_rate_schedule": Schedule(),
+        "resting": 0.0,
         "importance": "activation",
     },
 }
@@ -99,7 +101,7 @@ def parse_pattern(text: str | None) -> Neighbours | None:
 class TargetedDropoutConfig:
     """What is targeted, how much of it, and how the rates grow over the run.
 
-    Rates, schedules and importance that are not given are those of `RECIPES[level]`.
+    Rates, schedules, resting and importance that are not given are those of `RECIPES[level]`.
 
     Attributes:
         level: `weight` ranks the weights inside each output unit; `unit` ranks heads and neurons.
@@ -112,6 +114,9 @@ class TargetedDropoutConfig:
         drop_rate: alpha, the final probability that a candidate is dropped in an update, in [0, 1].
         targeting_schedule: how the targeting grows; a `Schedule`, its JSON form, or a shape's name.
         drop_rate_schedule: how the drop rate grows.
+        resting: of what the targeting takes, the share next to the cut-off that does not learn in
+            updates where the targeting is off, in [0, 1). It would grow past the cut-off, and what
+            the other updates have trained be pruned in its place.
         include: patterns (`fnmatch`) on the dotted names of the layers to patch. At the unit level
             the name of a block's consumer (its last layer) decides; of a mixture, its router.
         exclude: patterns that take layers out again.
@@ -139,6 +144,7 @@ class TargetedDropoutConfig:
     drop_rate: float = FROM_RECIPE
     targeting_schedule: Schedule = FROM_RECIPE
     drop_rate_schedule: Schedule = FROM_RECIPE
+    resting: float = FROM_RECIPE
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     layers: tuple[int, ...] | None = None
@@ -160,6 +166,7 @@ class TargetedDropoutConfig:
         _check_choice("draw", self.draw, get_args(Draw))
         _check_rate("targeting", self.targeting, "a fraction in [0, 1)", below_one=True)
         _check_rate("drop_rate", self.drop_rate, "a probability in [0, 1]")
+        _check_rate("resting", self.resting, "a fraction in [0, 1)", below_one=True)
         if self.experts_level == "unit" and (self.draw != "unit" or self.rescale):
             raise ValueError(
                 "whole experts are dropped by their router, which spreads the weight over the "
@@ -221,10 +228,11 @@ class TargetedDropoutConfig:
         """
         draw = None if update is None else (self.seed, update)
         ramp = self.targeting * self.targeting_schedule.ramp(progress) if self.drop_rate else 0.0
+        off = self.targeting_schedule.is_off(progress, draw)
         return Rates(
             targeting=self.targeting * self.targeting_schedule(progress, draw),
             drop_rate=self.drop_rate * self.drop_rate_schedule(progress, draw),
-            learning=ramp if ramp and self.targeting_schedule.is_off(progress, draw) else 1.0,
+            learning=(1 - self.resting) * ramp if ramp and off else 1.0,
         )
 
     def to_dict(self) -> dict[str, Any]:

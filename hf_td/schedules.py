@@ -42,7 +42,7 @@ class Schedule:
         sampled: share of the updates at which the rate is drawn afresh from [0, ramp]; with 1 one
             run trains the network for every rate up to the final one.
         off: share of the updates at which the rate is 0, so that the whole network stays good too.
-            Of the targeting: in these only what it would have made candidates learns.
+            Of the targeting: in these only what it would have taken learns.
     """
 
     shape: str = "constant"

@@ -11,7 +11,7 @@ from hf_td.patching import find_patch
 from hf_td.sites import UnitSite
 from tests.tiny import tiny_inputs, tiny_model
 
-HALF = {"targeting": 0.5, "importance": "magnitude"}
+HALF = {"targeting": 0.5, "importance": "magnitude", "resting": 0.0}
 ALWAYS_OFF = {**HALF, "targeting_schedule": Schedule(off=1.0)}
 
 
@@ -53,6 +53,15 @@ def test_only_what_belongs_to_the_lowest_units_learns(family):
         for parameter, part in site.slices(kept):
             assert moved(parameter, part) == 0
         assert sum(moved(parameter, part) for parameter, part in site.slices(~kept)) > 0
+
+
+def test_what_lies_next_to_the_cut_off_rests():
+    model = patch_model(tiny_model("bert"), level="weight", **{**ALWAYS_OFF, "resting": 0.5})
+    for site in gradients_of(model):
+        weight = site.layer.weight
+        cut = weight.detach().abs().kthvalue(weight.shape[site.dim] // 4, site.dim, True).values
+        assert moved(weight, weight.abs() > cut) == 0
+        assert moved(weight, weight.abs() <= cut) > 0
 
 
 def test_nothing_but_candidates_learns():

@@ -45,13 +45,16 @@ _GRADUAL: dict[str, Any] = {
     "untargeted_lr_scale": 1.0,
 }
 
-# What a method at a level needs besides: a sparse network learns from larger updates, and what it
-# is to keep has to be learned before (None is "where the head is new").
+# What a method at a level needs besides: a sparse network learns from larger updates, one of single
+# weights from more of them, and what it is to keep has to be learned before (None is "where the
+# head is new").
+_UNIT: dict[str, Any] = {"learning_rate": 2e-4, "dense_epochs": None}
+_WEIGHT: dict[str, Any] = {**_UNIT, "per_device_train_batch_size": 16}
 _LEVEL_RECIPES: dict[tuple[str, str], dict[str, Any]] = {
-    ("targeted_dropout", "weight"): {"learning_rate": 2.5e-4, "dense_epochs": None},
-    ("targeted_dropout", "unit"): {"learning_rate": 2e-4, "dense_epochs": None},
-    ("gradual_magnitude", "weight"): {"learning_rate": 2.5e-4, "dense_epochs": None, **_GRADUAL},
-    ("gradual_magnitude", "unit"): {"learning_rate": 2e-4, "dense_epochs": None, **_GRADUAL},
+    ("targeted_dropout", "weight"): _WEIGHT,
+    ("targeted_dropout", "unit"): _UNIT,
+    ("gradual_magnitude", "weight"): {**_WEIGHT, **_GRADUAL},
+    ("gradual_magnitude", "unit"): {**_UNIT, **_GRADUAL},
 }
 
 

@@ -26,7 +26,7 @@ _KEYS = ("task", "level", "method", "seed")
 # How an experiment is computed, which machines differ in; each line records what it was.
 _HOW = frozenset({"bf16", "fp16", "tf32", "use_cpu"})
 # Settings that only a method that anneals looks at.
-_OF_ANNEALING = frozenset({"targeting_schedule", "drop_rate", "drop_rate_schedule"})
+_OF_ANNEALING = frozenset({"targeting_schedule", "drop_rate", "drop_rate_schedule", "resting"})
 
 
 @dataclass(frozen=True)

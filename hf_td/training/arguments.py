@@ -59,6 +59,9 @@ class TargetedDropoutFields:
     drop_rate_end: float | None = _setting("progress at which it is final, in (0, 1]")
     drop_rate_sampled: float | None = _setting("share of updates that draw it from [0, its ramp]")
     drop_rate_off: float | None = _setting("share of updates without it, in [0, 1]")
+    resting: float | None = _setting(
+        "share of the candidates, next to the cut-off, that rests where the targeting is off"
+    )
     include: list[str] = field(
         default_factory=lambda: ["*"],
         metadata={"help": "patterns on dotted names of the layers to target"},
