@@ -404,7 +404,7 @@ def test_results_of_another_configuration_are_not_replaced(options, capsys):
     before = _results(options)
     message = _refused({**options, "learning_rate": 0.001, "targeting": 0.8}, capsys)
     targeting = TargetedDropoutConfig().targeting
-    assert f"0.00025 there, 0.001 here; targeting: {targeting} there, 0.8 here" in message
+    assert f"0.0002 there, 0.001 here; targeting: {targeting} there, 0.8 here" in message
     assert _results(options) == before
 
 
