@@ -70,7 +70,7 @@ def test_a_run_writes_results_curve_and_models(options, method, capsys):
     assert {"mean", "std", "min", "max"} == set(results["summary"][0]["metrics"]["accuracy"])
     settings = results["configuration"]["targeted_dropout"]
     assert settings["targeting"] == TargetedDropoutConfig().targeting
-    rate = {"none": 1e-4, "targeted_dropout": 2.5e-4}[method]
+    rate = {"none": 1e-4, "targeted_dropout": 2e-4}[method]
     assert results["configuration"]["arguments"]["learning_rate"] == rate
     assert results["environment"]["versions"]["torch"]
     assert results["seconds"] > 0
