@@ -14,7 +14,7 @@ import transformers as hf
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tests.tiny import FAMILIES, VOCABULARY, with_random_biases
+from tests.tiny import FAMILIES, IMAGE, SPECIAL, TEXT, VOCABULARY, with_random_biases
 
 # What pruning at the unit level does with heads: it takes them out; it leaves them as zeros,
 # since the forward of the family counts on all of them; or it is refused.
@@ -57,16 +57,7 @@ class Family:
         return {"level": "unit", **refused}
 
 
-_SPECIAL: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-_SIZES: dict[str, Any] = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-}
-_TEXT: dict[str, Any] = {"vocab_size": VOCABULARY, **_SIZES, **_SPECIAL}
-_GROUPED: dict[str, Any] = {**_TEXT, "num_key_value_heads": 2}
-_IMAGE: dict[str, Any] = {**_SIZES, "image_size": 16, "patch_size": 4}
+_GROUPED: dict[str, Any] = {**TEXT, "num_key_value_heads": 2}
 _TRANSLATOR: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "d_model": 32,
@@ -77,14 +68,14 @@ _TRANSLATOR: dict[str, Any] = {
     "encoder_ffn_dim": 64,
     "decoder_ffn_dim": 64,
     "decoder_start_token_id": 0,
-    **_SPECIAL,
+    **SPECIAL,
 }
 _FALCON: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
-    **_SPECIAL,
+    **SPECIAL,
 }
 
 
@@ -98,7 +89,7 @@ def _deberta() -> PreTrainedModel:
         "position_biased_input": False,
         "max_relative_positions": 16,
     }
-    return hf.DebertaV2ForSequenceClassification(hf.DebertaV2Config(**_TEXT, **positions))
+    return hf.DebertaV2ForSequenceClassification(hf.DebertaV2Config(**TEXT, **positions))
 
 
 def _opt() -> PreTrainedModel:
@@ -110,13 +101,13 @@ def _opt() -> PreTrainedModel:
         ffn_dim=64,
         word_embed_proj_dim=32,
         max_position_embeddings=64,
-        **_SPECIAL,
+        **SPECIAL,
     )
     return hf.OPTForCausalLM(config)
 
 
 def _bloom() -> PreTrainedModel:
-    config = hf.BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4, **_SPECIAL)
+    config = hf.BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4, **SPECIAL)
     return hf.BloomForCausalLM(config)
 
 
@@ -144,14 +135,14 @@ def _swin() -> PreTrainedModel:
 
 
 def _dinov2() -> PreTrainedModel:
-    sizes = {name: size for name, size in _IMAGE.items() if name != "intermediate_size"}
+    sizes = {name: size for name, size in IMAGE.items() if name != "intermediate_size"}
     return hf.Dinov2ForImageClassification(hf.Dinov2Config(**sizes, mlp_ratio=2))
 
 
 def _clip() -> PreTrainedModel:
     config = hf.CLIPConfig(
-        text_config={**_TEXT, "max_position_embeddings": 32},
-        vision_config=_IMAGE,
+        text_config={**TEXT, "max_position_embeddings": 32},
+        vision_config={**IMAGE},
         projection_dim=16,
     )
     return hf.CLIPModel(config)
@@ -166,7 +157,7 @@ def _wav2vec2() -> PreTrainedModel:
         "num_conv_pos_embeddings": 16,
         "num_conv_pos_embedding_groups": 4,
     }
-    config = hf.Wav2Vec2Config(**_TEXT, **convolutions, layerdrop=0.0, mask_time_prob=0.0)
+    config = hf.Wav2Vec2Config(**TEXT, **convolutions, layerdrop=0.0, mask_time_prob=0.0)
     return hf.Wav2Vec2ForCTC(config)
 
 
@@ -196,40 +187,38 @@ TABLE: dict[str, Family] = {
     "roberta": Family(title="RoBERTa", make=FAMILIES["roberta"]),
     "xlm_roberta": Family(
         title="XLM-RoBERTa",
-        make=lambda: hf.XLMRobertaForSequenceClassification(hf.XLMRobertaConfig(**_TEXT)),
+        make=lambda: hf.XLMRobertaForSequenceClassification(hf.XLMRobertaConfig(**TEXT)),
     ),
     "electra": Family(
         title="ELECTRA",
         make=lambda: hf.ElectraForSequenceClassification(
-            hf.ElectraConfig(**_TEXT, embedding_size=16)
+            hf.ElectraConfig(**TEXT, embedding_size=16)
         ),
     ),
     "distilbert": Family(title="DistilBERT", make=FAMILIES["distilbert"]),
     "albert": Family(
         title="ALBERT",
-        make=lambda: hf.AlbertForSequenceClassification(
-            hf.AlbertConfig(**_TEXT, embedding_size=16)
-        ),
+        make=lambda: hf.AlbertForSequenceClassification(hf.AlbertConfig(**TEXT, embedding_size=16)),
         layers="Linear, one layer shared by all",
     ),
     "deberta_v2": Family(title="DeBERTa-v2, v3", make=_deberta),
     "modernbert": Family(
         title="ModernBERT",
         make=lambda: hf.ModernBertForSequenceClassification(
-            hf.ModernBertConfig(**_TEXT, cls_token_id=1, sep_token_id=2)
+            hf.ModernBertConfig(**TEXT, cls_token_id=1, sep_token_id=2)
         ),
         layers="Linear, fused qkv and gate-up",
     ),
     "mpnet": Family(
         title="MPNet",
-        make=lambda: hf.MPNetForSequenceClassification(hf.MPNetConfig(**_TEXT)),
+        make=lambda: hf.MPNetForSequenceClassification(hf.MPNetConfig(**TEXT)),
     ),
     "gpt2": Family(
         title="GPT-2", make=FAMILIES["gpt2"], layers="Conv1D, fused qkv", sizes=(4, 128)
     ),
     "gpt_neox": Family(
         title="GPT-NeoX",
-        make=lambda: hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**_TEXT)),
+        make=lambda: hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**TEXT)),
         layers="Linear, qkv fused by head",
     ),
     "opt": Family(title="OPT", make=_opt),
@@ -290,9 +279,7 @@ TABLE: dict[str, Family] = {
         units="stock",
         sizes=(2, 64),
     ),
-    "phi": Family(
-        title="Phi", make=lambda: hf.PhiForCausalLM(hf.PhiConfig(**_TEXT)), units="stock"
-    ),
+    "phi": Family(title="Phi", make=lambda: hf.PhiForCausalLM(hf.PhiConfig(**TEXT)), units="stock"),
     "phi3": Family(
         title="Phi-3",
         make=lambda: hf.Phi3ForCausalLM(hf.Phi3Config(**_GROUPED)),
@@ -340,7 +327,7 @@ TABLE: dict[str, Family] = {
     "vit": Family(title="ViT", make=FAMILIES["vit"], units="stock"),
     "deit": Family(
         title="DeiT",
-        make=lambda: hf.DeiTForImageClassification(hf.DeiTConfig(**_IMAGE)),
+        make=lambda: hf.DeiTForImageClassification(hf.DeiTConfig(**IMAGE)),
         units="stock",
     ),
     "dinov2": Family(title="DINOv2", make=_dinov2, units="stock"),

@@ -10,25 +10,16 @@ import transformers as hf
 from transformers import PreTrainedModel
 
 VOCABULARY = 64
-_TEXT: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
+# By the names that most configs have for them.
+SIZES: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "intermediate_size": 64,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
 }
-_SPECIAL: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-_IMAGE: dict[str, Any] = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "image_size": 16,
-    "patch_size": 4,
-}
+SPECIAL: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+TEXT: dict[str, Any] = {"vocab_size": VOCABULARY, **SIZES, **SPECIAL}
+IMAGE: dict[str, Any] = {**SIZES, "image_size": 16, "patch_size": 4}
 _T5: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "d_model": 32,
@@ -41,22 +32,22 @@ _T5: dict[str, Any] = {
 
 # Family to (model class, config). Another family is another row.
 FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
-    "bert": lambda: hf.BertForSequenceClassification(hf.BertConfig(**_TEXT)),
-    "roberta": lambda: hf.RobertaForSequenceClassification(hf.RobertaConfig(**_TEXT)),
+    "bert": lambda: hf.BertForSequenceClassification(hf.BertConfig(**TEXT)),
+    "roberta": lambda: hf.RobertaForSequenceClassification(hf.RobertaConfig(**TEXT)),
     "distilbert": lambda: hf.DistilBertForSequenceClassification(
         hf.DistilBertConfig(vocab_size=VOCABULARY, dim=32, n_layers=2, n_heads=4, hidden_dim=64)
     ),
     "gpt2": lambda: hf.GPT2LMHeadModel(
         hf.GPT2Config(
-            vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=64, **_SPECIAL
+            vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=64, **SPECIAL
         )
     ),
-    "llama": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**_TEXT, num_key_value_heads=2)),
+    "llama": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**TEXT, num_key_value_heads=2)),
     "t5": lambda: hf.T5ForConditionalGeneration(hf.T5Config(**_T5)),
     "t5_gated": lambda: hf.T5ForConditionalGeneration(
         hf.T5Config(**_T5, feed_forward_proj="gated-gelu")
     ),
-    "vit": lambda: hf.ViTForImageClassification(hf.ViTConfig(**_IMAGE)),
+    "vit": lambda: hf.ViTForImageClassification(hf.ViTConfig(**IMAGE)),
 }
 
 

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from transformers import PreTrainedModel
 
 from hf_td import Anatomy
-from tests.tiny import FAMILIES
+from tests.tiny import FAMILIES, TEXT
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
@@ -114,28 +114,10 @@ KNOWN: dict[str, list[list[Row]]] = {
     ],
 }
 
-_TEXT: dict[str, Any] = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
-_VISION: dict[str, Any] = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "image_size": 16,
-    "patch_size": 8,
-}
 # Layouts that the families above do not have.
 FUSED: dict[str, tuple[Callable[[], PreTrainedModel], list[list[Row]]]] = {
     "phi3": (
-        lambda: hf.Phi3ForCausalLM(hf.Phi3Config(**_TEXT, num_key_value_heads=2)),
+        lambda: hf.Phi3ForCausalLM(hf.Phi3Config(**TEXT, num_key_value_heads=2)),
         [
             [
                 Row(f"{_LLAMA}.self_attn.qkv_proj", "q", 2, 16),
@@ -151,7 +133,7 @@ FUSED: dict[str, tuple[Callable[[], PreTrainedModel], list[list[Row]]]] = {
         ],
     ),
     "gpt_neox": (
-        lambda: hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**_TEXT)),
+        lambda: hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**TEXT)),
         [
             per_head(
                 "gpt_neox.layers.#.attention.query_key_value", "gpt_neox.layers.#.attention.dense"
@@ -160,7 +142,7 @@ FUSED: dict[str, tuple[Callable[[], PreTrainedModel], list[list[Row]]]] = {
         ],
     ),
     "modernbert": (
-        lambda: hf.ModernBertModel(hf.ModernBertConfig(**_TEXT, cls_token_id=1, sep_token_id=2)),
+        lambda: hf.ModernBertModel(hf.ModernBertConfig(**TEXT, cls_token_id=1, sep_token_id=2)),
         [
             in_thirds("layers.#.attn.Wqkv", "layers.#.attn.Wo"),
             [

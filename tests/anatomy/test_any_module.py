@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from hf_td import Anatomy, patch_model, read_anatomy
 from hf_td.anatomy import Block
-from tests.anatomy.known import _TEXT, _VISION, KNOWN, assert_reads, neurons
-from tests.tiny import tiny_model
+from tests.anatomy.known import KNOWN, assert_reads, neurons
+from tests.tiny import IMAGE, TEXT, tiny_model
 
 
 class FeedForward(nn.Module):
@@ -102,7 +102,7 @@ def test_an_input_of_unknown_kind_is_refused_by_name():
         def forward(self, waves: Tensor) -> Tensor:
             return waves
 
-    model = WaveModel(hf.BertConfig(**_TEXT))
+    model = WaveModel(hf.BertConfig(**TEXT))
     message = r"for WaveModel: its main input is 'waves', .*'decoder_input_ids', .*'input_ids',"
     with pytest.raises(ValueError, match=message):
         read_anatomy(model)
@@ -115,8 +115,8 @@ def test_a_main_input_that_a_forward_does_not_take_is_passed_over():
 
 
 def test_a_tower_that_the_model_does_not_run_on_an_example_is_read_by_itself():
-    vision = hf.CLIPVisionConfig(**_VISION)
-    model = hf.LlavaModel(hf.LlavaConfig(vision_config=vision, text_config=hf.LlamaConfig(**_TEXT)))
+    vision = hf.CLIPVisionConfig(**{**IMAGE, "patch_size": 8})
+    model = hf.LlavaModel(hf.LlavaConfig(vision_config=vision, text_config=hf.LlamaConfig(**TEXT)))
     anatomy = read_anatomy(model)
     assert anatomy.runs == ("", "vision_tower")
     assert [b.name for b in anatomy.blocks if b.part == "attention"] == [

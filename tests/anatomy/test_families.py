@@ -8,8 +8,8 @@ import pytest
 import transformers as hf
 
 from hf_td import read_anatomy
-from tests.anatomy.known import _TEXT, FUSED, KNOWN, assert_reads, every_family
-from tests.tiny import tiny_inputs, tiny_model
+from tests.anatomy.known import FUSED, KNOWN, assert_reads, every_family
+from tests.tiny import TEXT, tiny_inputs, tiny_model
 
 
 @every_family
@@ -68,7 +68,7 @@ def test_a_base_model_and_one_with_a_head_are_read_alike():
 
 
 def test_multi_query_attention_is_still_found():
-    config = hf.LlamaConfig(**_TEXT, num_key_value_heads=1)
+    config = hf.LlamaConfig(**TEXT, num_key_value_heads=1)
     anatomy = read_anatomy(hf.LlamaForCausalLM(config))
     claimed = {name for block in anatomy.blocks for name in block.modules}
     assert "model.layers.0.self_attn.q_proj" in claimed

@@ -12,8 +12,8 @@ import transformers as hf
 from torch.testing import assert_close
 
 from hf_td import patch_model, read_anatomy
-from tests.anatomy.known import _TEXT, KNOWN, assert_reads, every_family
-from tests.tiny import checkpoint_activations, tiny_model
+from tests.anatomy.known import KNOWN, assert_reads, every_family
+from tests.tiny import TEXT, checkpoint_activations, tiny_model
 
 # --- the model is left as it was ---
 
@@ -113,7 +113,7 @@ def test_a_second_reading_of_the_same_architecture_is_the_first():
 
 
 def test_other_shapes_are_read_anew():
-    configs = [hf.BertConfig(**{**_TEXT, "num_attention_heads": heads}) for heads in (4, 2)]
+    configs = [hf.BertConfig(**{**TEXT, "num_attention_heads": heads}) for heads in (4, 2)]
     units = [read_anatomy(hf.BertModel(config)).blocks[0].units for config in configs]
     assert units == [4, 2]
 

@@ -21,16 +21,10 @@ from hf_td import TargetedDropoutArguments, TargetedDropoutTrainer
 from hf_td.baselines import L1, BaselineTrainer
 from hf_td.training import ReliableTrainer, distillation
 from hf_td.training.distillation import counted_rows, hidden_loss, load_teacher, logits_loss
-from tests.tiny import VOCABULARY, tiny_model
+from tests.tiny import SIZES, VOCABULARY, tiny_model
 from tests.training.models import QUIET, examples, seq2seq, trainer_of
 
-BERT: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-}
+BERT: dict[str, Any] = {"vocab_size": VOCABULARY, **SIZES}
 
 
 def still(model: PreTrainedModel) -> PreTrainedModel:
