@@ -33,6 +33,17 @@ def argv_of(options: dict[str, Any]) -> list[str]:
     return words
 
 
+def short_run(folder: Path) -> dict[str, Any]:
+    """Arguments that a short run of any script has in common: it prunes half of the units."""
+    return {
+        "output_dir": folder,
+        "level": "unit",
+        "sparsities": [0, 0.5],
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+
+
 def results_of(options: dict[str, Any]) -> dict[str, Any]:
     """What a run wrote."""
     return json.loads((Path(options["output_dir"]) / "results.json").read_text())

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from hf_td.glue import generate
+from tests.tiny import SIZES
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +27,7 @@ def model(tmp_path_factory) -> Path:
     ).save_pretrained(folder)
     torch.manual_seed(0)
     BertForSequenceClassification(
-        BertConfig(
-            vocab_size=len(vocabulary),
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=64,
-            max_position_embeddings=64,
-        )
+        BertConfig(vocab_size=len(vocabulary), **SIZES, max_position_embeddings=64)
     ).save_pretrained(folder)
     return folder
 

@@ -25,7 +25,8 @@ from hf_td.experiment import TextArguments, language_modelling_problem, parse_ar
 from hf_td.experiment.language_modelling import token_losses
 from hf_td.experiment.self_text import write
 from hf_td.glue import generate
-from tests.programs import argv_of, load_script, refusal, results_of
+from tests.programs import argv_of, load_script, refusal, results_of, short_run
+from tests.tiny import SIZES
 
 run_clm = load_script("run_clm")
 
@@ -56,11 +57,8 @@ def model(tmp_path_factory, tokenizer) -> Path:
     LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
+            **SIZES,
             num_key_value_heads=2,
-            intermediate_size=64,
             max_position_embeddings=64,
             bos_token_id=1,
             eos_token_id=2,
@@ -86,12 +84,8 @@ def options(model, folder, tmp_path) -> dict[str, Any]:
         "model_name_or_path": model,
         "dataset_name": folder,
         "block_size": 16,
-        "output_dir": tmp_path / "out",
         "num_train_epochs": 1,
-        "level": "unit",
-        "sparsities": [0, 0.5],
-        "disable_tqdm": True,
-        "use_cpu": True,
+        **short_run(tmp_path / "out"),
     }
 
 
@@ -329,14 +323,7 @@ def test_a_column_of_numbers_is_refused(options, tmp_path, capsys):
 def test_a_model_that_sees_what_it_predicts_is_refused(options, tokenizer, tmp_path, capsys):
     encoder = tmp_path / "bert"
     tokenizer.save_pretrained(encoder)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        initializer_range=0.5,
-    )
+    config = BertConfig(vocab_size=len(tokenizer), **SIZES, initializer_range=0.5)
     BertLMHeadModel(config).save_pretrained(encoder)
     options["model_name_or_path"] = encoder
     assert "predicts tokens that it can see" in refusal(run_clm, options, capsys)

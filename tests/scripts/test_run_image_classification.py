@@ -20,18 +20,12 @@ from transformers import (
 )
 
 from hf_td.experiment import ImageArguments, image_classification_problem, parse_arguments
-from tests.programs import argv_of, load_script, refusal, results_of
+from tests.programs import argv_of, load_script, refusal, results_of, short_run
+from tests.tiny import SIZES
 
 run_image_classification = load_script("run_image_classification")
 
-TINY = {
-    "image_size": 8,
-    "patch_size": 2,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-}
+TINY = {"image_size": 8, "patch_size": 2, **SIZES}
 CLASSES = ["bright", "dark"]
 
 
@@ -73,12 +67,8 @@ def options(model, tmp_path) -> dict[str, Any]:
         "ignore_mismatched_sizes": True,
         "max_train_samples": 64,
         "max_eval_samples": 32,
-        "output_dir": tmp_path / "out",
         "num_train_epochs": 1,
-        "level": "unit",
-        "sparsities": [0, 0.5],
-        "disable_tqdm": True,
-        "use_cpu": True,
+        **short_run(tmp_path / "out"),
     }
 
 

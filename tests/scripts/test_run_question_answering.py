@@ -30,7 +30,8 @@ from hf_td.experiment import (
     question_answering_problem,
 )
 from hf_td.experiment.vocabulary import train_tokenizer
-from tests.programs import argv_of, load_script, refusal, results_of
+from tests.programs import argv_of, load_script, refusal, results_of, short_run
+from tests.tiny import SIZES
 
 run_question_answering = load_script("run_question_answering")
 
@@ -84,14 +85,7 @@ def model(tmp_path_factory) -> Path:
         tokenizer_object=tokenizer, padding_side="left", **names
     ).save_pretrained(folder)
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=64,
-    )
+    config = BertConfig(vocab_size=len(vocabulary), **SIZES, max_position_embeddings=64)
     config.num_labels = 3  # of the task that it was trained for before
     BertModel(config).save_pretrained(folder)
     return folder
@@ -118,13 +112,9 @@ def options(model, folder, tmp_path) -> dict[str, Any]:
         "dataset_name": folder,
         "max_seq_length": 24,
         "doc_stride": 6,
-        "output_dir": tmp_path / "out",
         "max_steps": 2,
         "per_device_train_batch_size": 8,
-        "level": "unit",
-        "sparsities": [0, 0.5],
-        "disable_tqdm": True,
-        "use_cpu": True,
+        **short_run(tmp_path / "out"),
     }
 
 

@@ -24,7 +24,7 @@ from hf_td.experiment.translation import TranslationTrainer, translation_metrics
 from hf_td.experiment.vocabulary import train_tokenizer
 from hf_td.glue import generate
 from hf_td.training import TargetedDropoutSeq2SeqArguments, TargetedDropoutTrainer
-from tests.programs import argv_of, load_script, refusal, results_of
+from tests.programs import argv_of, load_script, refusal, results_of, short_run
 
 run_translation = load_script("run_translation")
 
@@ -57,13 +57,9 @@ def options(folder, tmp_path) -> dict[str, Any]:
         "config_overrides": _OVERRIDES,
         "dataset_name": folder,
         "vocabulary_size": 400,
-        "output_dir": tmp_path / "out",
         "max_steps": 2,
         "generation_max_length": 16,
-        "level": "unit",
-        "sparsities": [0, 0.5],
-        "disable_tqdm": True,
-        "use_cpu": True,
+        **short_run(tmp_path / "out"),
     }
 
 
