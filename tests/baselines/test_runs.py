@@ -36,7 +36,7 @@ from hf_td.patching import patch_model
 from hf_td.pruning import sites_to_prune
 from tests.families import tiny_family
 from tests.tiny import tiny_inputs, tiny_model
-from tests.training.models import QUIET, STEPS, assert_same_weights, examples
+from tests.training.models import QUIET, STEPS, assert_same_weights, examples, saving_halfway
 
 METHODS: dict[str, Baseline] = {
     "dropout": Dropout(),
@@ -137,13 +137,7 @@ def test_an_update_trains_the_weights_and_what_the_method_learns(name, tmp_path)
 def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(
     name, family, level, accumulation, tmp_path
 ):
-    settings = {
-        "level": level,
-        "gradient_accumulation_steps": accumulation,
-        "per_device_train_batch_size": 2,
-        "save_strategy": "steps",
-        "save_steps": STEPS // 2,
-    }
+    settings = saving_halfway(level, accumulation)
     method = METHODS[name]
     whole = trainer_of(tiny_model(family), method, tmp_path / "a", family, **settings)
     whole.train()

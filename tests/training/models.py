@@ -65,6 +65,17 @@ def arguments(folder: Path, **settings: Any) -> TargetedDropoutArguments:
     return TargetedDropoutArguments(str(folder), **{**QUIET, **SETTINGS, **settings})
 
 
+def saving_halfway(level: str, accumulation: int) -> dict[str, Any]:
+    """Settings of a run that leaves a checkpoint at half of its updates."""
+    return {
+        "level": level,
+        "gradient_accumulation_steps": accumulation,
+        "per_device_train_batch_size": 2,
+        "save_strategy": "steps",
+        "save_steps": STEPS // 2,
+    }
+
+
 def trainer_of(model: Any, args: Any, family: str = "bert", **kwargs: Any) -> Any:
     cls = TargetedDropoutSeq2SeqTrainer if family == "t5" else TargetedDropoutTrainer
     return cls(model, args, train_dataset=examples(family), **kwargs)

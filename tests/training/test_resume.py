@@ -15,6 +15,7 @@ from tests.training.models import (
     assert_same_weights,
     every_level,
     patch_of,
+    saving_halfway,
     seq2seq,
     trainer_of,
 )
@@ -34,13 +35,7 @@ from tests.training.models import (
 def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(
     family, level, accumulation, tmp_path
 ):
-    settings = {
-        "level": level,
-        "gradient_accumulation_steps": accumulation,
-        "per_device_train_batch_size": 2,
-        "save_strategy": "steps",
-        "save_steps": STEPS // 2,
-    }
+    settings = saving_halfway(level, accumulation)
     whole = trainer_of(tiny_model(family), seq2seq(family, tmp_path / "a", **settings), family)
     whole.train()
     checkpoint = tmp_path / "a" / f"checkpoint-{STEPS // 2}"
