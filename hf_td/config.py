@@ -115,7 +115,7 @@ class TargetedDropoutConfig:
         targeting_schedule: how the targeting grows; a `Schedule`, its JSON form, or a shape's name.
         drop_rate_schedule: how the drop rate grows.
         resting: of what the targeting takes, the share next to the cut-off that does not learn in
-            updates where the targeting is off, in [0, 1). It would grow past the cut-off, and what
+            updates where the targeting is off, in [0, 1). It could grow past the cut-off, and what
             the other updates have trained be pruned in its place.
         include: patterns (`fnmatch`) on the dotted names of the layers to patch. At the unit level
             the name of a block's consumer (its last layer) decides; of a mixture, its router.

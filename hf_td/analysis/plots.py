@@ -23,7 +23,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 # When the colours come round again, the lines are broken and the markers hollow.
 _DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
-_MANY = 7  # more methods than this have their legend beside the plot
+_MANY = 5  # more methods than this have their legend beside the plot
 _GREY = "#666666"
 # The salt makes the ids in an SVG, and so the file, the same every time.
 _STYLE: Any = {
@@ -165,7 +165,7 @@ def _draw(
     from matplotlib.figure import Figure
 
     many = len(curves) > _MANY
-    figure = Figure(figsize=(9.6, 5.0) if many else (6.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(12.0, 5.0) if many else (6.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
     for place, (name, seeds) in enumerate(curves.items()):
         _add_method(axes, place, name, [seed for seed in seeds if seed])
