@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,12 +14,9 @@ from hf_td import prune_model
 from hf_td.analysis.record import write_json
 from hf_td.experiment import (
     METHODS,
-    Arguments,
-    CurveArguments,
     DataArguments,
-    ModelArguments,
     glue_problem,
-    recipe,
+    parse_arguments,
     run_experiment,
     run_program,
 )
@@ -27,45 +25,42 @@ from hf_td.experiment.models import BUILTIN_MODEL
 from hf_td.experiment.results import Results
 from hf_td.hub import Export, export_model
 from hf_td.hub.folders import folder_bytes
-from hf_td.training import TargetedDropoutArguments
 
-SPARSITIES = [0.0, 0.25, 0.5, 0.75, 0.9]
 EXPORTED = 0.75
-# The task takes a few hundred updates to be understood at all, at the lower learning rate of plain
-# fine-tuning: only then targeting begins.
-TRAINING = {
-    **recipe("none"),
-    "level": "unit",
-    "num_train_epochs": 6,
-    "targeting_begin": 0.3,
-    "targeting_end": 0.7,
-    "targeting_off": 0.25,
-}
+COMMON = (
+    "--task_name acceptability --level unit --sparsities 0 0.25 0.5 0.75 0.9 --overwrite_output"
+)
+# The task takes a few hundred updates to be understood at all; what is learned then can be kept.
+EPOCHS = {"none": 6, "targeted_dropout": 3}
 STAGES = {
-    "none": "1/3 fine-tune MiniLM as usual, then take 25, 50, 75 and 90 % of its heads and neurons",
-    "targeted_dropout": "2/3 fine-tune MiniLM with targeted dropout, then take as many",
+    "none": "1/3 fine-tune MiniLM as usual, and take 25, 50, 75 and 90 % of its heads and neurons",
+    "targeted_dropout": "2/3 go on from that model with targeted dropout, and take as many",
 }
 
 
-def main(folder: Path = Path("runs/demo"), data: DataArguments | None = None) -> None:
-    """Run both experiments in `folder`, in place of earlier ones, and report."""
+def main(folder: Path = Path("runs/demo"), more: Sequence[str] = ()) -> None:
+    """Run both experiments in `folder`, in place of earlier ones, and report.
+
+    Args:
+        folder: where everything is written.
+        more: arguments of both experiments beside those of the demonstration.
+    """
     transformers.logging.set_verbosity_error()  # that a new head is new is no news
-    data = data or DataArguments(task_name="acceptability")
     print("Which of two sentences is good English? 4,000 made-up examples, no download.")
-    experiments = [run_stage(method, folder, data) for method in STAGES]
+    plain = run_stage("none", BUILTIN_MODEL, folder, more)
+    fine_tuned = str(trained_model(plain, folder))
+    targeted = run_stage("targeted_dropout", fine_tuned, folder, more)
     print("\n3/3 compare")
-    compare(experiments, folder)
+    compare([plain, targeted], folder)
 
 
-def run_stage(method: str, folder: Path, data: DataArguments) -> Results:
-    """One of the two experiments."""
-    print(f"\n{STAGES[method]}", flush=True)
-    training = TargetedDropoutArguments(
-        **TRAINING, output_dir=str(stage_folder(folder, method)), disable_tqdm=False
-    )
-    curve = CurveArguments(method=method, sparsities=SPARSITIES, overwrite_output=True)
-    model = ModelArguments(model_name_or_path=BUILTIN_MODEL)
-    return run_experiment(Arguments(model, data, curve, training), glue_problem)
+def run_stage(method: str, model: str, folder: Path, more: Sequence[str]) -> Results:
+    """One of the two experiments, as `scripts/run_glue.py` runs it."""
+    options = ["--model_name_or_path", model, "--method", method, *COMMON.split()]
+    options += ["--num_train_epochs", str(EPOCHS[method])]
+    options += ["--output_dir", str(stage_folder(folder, method)), *more]
+    print(f"\n{STAGES[method]}:\npython scripts/run_glue.py {shlex.join(options)}\n", flush=True)
+    return run_experiment(parse_arguments(options, DataArguments), glue_problem)
 
 
 def stage_folder(folder: Path, method: str) -> Path:
@@ -73,11 +68,16 @@ def stage_folder(folder: Path, method: str) -> Path:
     return folder / METHODS[method].label.replace(" ", "-")
 
 
+def trained_model(results: Results, folder: Path) -> Path:
+    """The model that an experiment has made."""
+    return stage_folder(folder, results["method"]) / results["runs"][0]["model"]
+
+
 def compare(experiments: Sequence[Results], folder: Path) -> None:
     """Write the common results, the plot and a small model, and say where everything is."""
     write_json(folder / "results.json", experiments)
     plot, _ = plot_comparison(experiments, folder / "curve", "acceptability, MiniLM")
-    model = stage_folder(folder, "targeted_dropout") / experiments[-1]["runs"][0]["model"]
+    model = trained_model(experiments[-1], folder)
     export = export_small(model, folder / "compact")
     caption = (
         f"on disk: {folder_bytes(model) / 1e6:.1f} MB dense, {export.bytes / 1e6:.1f} MB with "

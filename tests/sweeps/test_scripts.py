@@ -66,6 +66,12 @@ def _lines(grid: list[str]) -> list[dict[str, Any]]:
     return [line for line in lines if "cell" in line]
 
 
+def test_an_option_that_is_repeated_adds_to_the_earlier_ones(grid):
+    options = sweep.parse([*grid, "--set", "a=1", "--set", "b=2", "c=3", "--only", "seed=5"])
+    assert options.set == ["a=1", "b=2", "c=3"] and options.only == ["seed=5"]
+    assert sweep.parse(grid).set == []
+
+
 def test_a_cell_is_what_run_glue_measures_and_both_curves_are_of_one_model(grid, tmp_path):
     sweep.main([*grid, "--only", "method=none"])
     weight, unit = _lines(grid)
