@@ -46,9 +46,9 @@ class TargetedMixin:
     input_squares: Tensor | None
     input_rows: Tensor
 
-    def effective_weight(self) -> Tensor:
-        """The weight that this update uses."""
-        return kernels.masked(self.weight, self.keep)
+    def effective_weight(self, *, own_gradient: bool = False) -> Tensor:
+        """The weight that this update uses; see `kernels.masked`."""
+        return kernels.masked(self.weight, self.keep, own_gradient=own_gradient)
 
     def measure(self, inputs: Tensor) -> None:
         """Add a training input, `(..., fan_in)`, to what importance by activation looks at."""
@@ -80,7 +80,7 @@ class TargetedLinear(TargetedMixin, nn.Linear):
         if not self.training:
             return super().forward(input)
         self.measure(input)
-        return F.linear(input, self.effective_weight(), self.bias)
+        return F.linear(input, self.effective_weight(own_gradient=True), self.bias)
 
 
 class TargetedConv1D(TargetedMixin, Conv1D):
@@ -92,7 +92,8 @@ class TargetedConv1D(TargetedMixin, Conv1D):
             return super().forward(x)
         self.measure(x)
         flat = x.reshape(-1, x.shape[-1])
-        return torch.addmm(self.bias, flat, self.effective_weight()).view(*x.shape[:-1], self.nf)
+        weight = self.effective_weight(own_gradient=True)
+        return torch.addmm(self.bias, flat, weight).view(*x.shape[:-1], self.nf)
 
 
 class ShadowedMixin(TargetedMixin):

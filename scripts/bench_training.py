@@ -32,6 +32,7 @@ from hf_td.analysis.record import (  # noqa: E402
     environment,
     read_json_lines,
 )
+from hf_td.experiment.speed.allocator import keep_freed_memory  # noqa: E402
 from hf_td.experiment.speed.cases import METHOD_VARIANTS, MINILM, SUITES, VARIANTS, Case  # noqa: E402
 from hf_td.experiment.speed.drift import measure_drift  # noqa: E402
 from hf_td.experiment.speed.floors import measure_floors  # noqa: E402
@@ -81,6 +82,8 @@ def main(arguments: list[str]) -> None:
         set() if options.again or not lines.is_file() else set(map(_key, read_json_lines(lines)))
     )
     facts = {"script": Path(__file__).name, "command": arguments, "seed": 0, **environment()}
+    if not options.memory:
+        facts["keeps_freed_memory"] = keep_freed_memory()
     for record in _records(
         options, lambda c: _key({"case": "step", **c.facts(), **place}) in known
     ):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hf_td import functional
 from hf_td.kernels.ranked import Ranked
@@ -25,6 +25,8 @@ _BLOCK = 1 << 17
 _BLOCKS_PER_THREAD = 4
 # Types that numpy has too.
 _TYPES = (torch.float32, torch.float64)
+# Integers of as many bytes as a floating-point number has.
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 Block = tuple[slice, ...]
 Job = Callable[..., Any]
@@ -46,6 +48,34 @@ def keep_masks(ranked: Sequence[Ranked], fraction: float, drop_rate: float) -> l
     ]
     _run(jobs, blocks=sum(one.weight.numel() for one in ranked) // _BLOCK)
     return keeps
+
+
+def multiplies(tensor: Tensor, keep: Tensor) -> bool:
+    """Whether `multiply` takes a tensor and a mask."""
+    plain = type(tensor) in (Tensor, nn.Parameter) and type(keep) is Tensor
+    return plain and tensor.device.type == "cpu" and keep.dtype == torch.bool
+
+
+def multiply(tensor: Tensor, keep: Tensor, out: Tensor) -> Tensor:
+    """Write the product with a boolean mask to `out`, and return it.
+
+    Of integers, since numpy has no bfloat16: the bits of a number times one are its bits, times
+    zero they are the number zero.
+
+    Args:
+        tensor: floating point, of 16 bits or more.
+        keep: boolean, broadcastable to `tensor`.
+        out: of the shape of `tensor` and any such type; `tensor` itself too.
+    """
+    if tensor.dtype != out.dtype:
+        tensor = out.copy_(tensor)
+    integers = _INTEGERS[out.element_size()]
+    source, target = (t.detach().view(integers).numpy() for t in (tensor, out))
+    mask = np.broadcast_to(keep.view(torch.int8).numpy(), source.shape)
+    blocks = _blocks(len(source), source[0].size)
+    jobs = [partial(np.multiply, source[b], mask[b], out=target[b]) for b in blocks]
+    _run(jobs, source.size // _BLOCK)
+    return out
 
 
 def _mask_jobs(one: Ranked, keep: Tensor, fraction: float, drop_rate: float) -> Iterator[Job]:

@@ -50,27 +50,29 @@ class _Masked(torch.autograd.Function):
     """As `functional.masked`, with the cast of autocast in the same pass."""
 
     @staticmethod
-    def forward(ctx, weight: Tensor, keep: Tensor) -> Tensor:
+    def forward(ctx, weight: Tensor, keep: Tensor, own_gradient: bool) -> Tensor:
         ctx.save_for_backward(keep)
-        ctx.dtype = weight.dtype
+        ctx.dtype, ctx.own_gradient = weight.dtype, own_gradient
         return _product(weight, keep, _compute_type(weight))
 
     @staticmethod
-    def backward(ctx, *grads: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor, None, None]:
         (keep,) = ctx.saved_tensors
-        return _product(grads[0], keep, ctx.dtype), None
+        return _product(grads[0], keep, ctx.dtype, in_place=ctx.own_gradient), None, None
 
 
-def masked(weight: Tensor, keep: Tensor) -> Tensor:
+def masked(weight: Tensor, keep: Tensor, *, own_gradient: bool = False) -> Tensor:
     """As `functional.masked`; under autocast in the type that a matrix product computes in.
 
     Args:
         weight: any shape, floating point.
         keep: from `keep_masks` or `functional.keep_mask`, broadcastable to `weight`.
+        own_gradient: whether the gradient of the result will be read by nobody else, as that of a
+            matrix product, its only use: it is then masked where it lies.
     """
     if torch.compiler.is_compiling():  # the compiler fuses what is plain
         return functional.masked(weight, keep)
-    return _Masked.apply(weight, keep)
+    return _Masked.apply(weight, keep, own_gradient)
 
 
 def _compute_type(weight: Tensor) -> torch.dtype:
@@ -79,9 +81,12 @@ def _compute_type(weight: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if casts else weight.dtype
 
 
-def _product(tensor: Tensor, keep: Tensor, dtype: torch.dtype) -> Tensor:
-    differentiable = torch.is_grad_enabled()  # where a gradient of the gradient is wanted
-    if differentiable or tensor.dtype == dtype:
+def _product(tensor: Tensor, keep: Tensor, dtype: torch.dtype, in_place: bool = False) -> Tensor:
+    if torch.is_grad_enabled():  # a gradient of the gradient is wanted
         return (tensor * keep).to(dtype)
+    in_place &= tensor.dtype == dtype
+    out = tensor if in_place else torch.empty_like(tensor, dtype=dtype)
+    if cpu.multiplies(tensor, keep):
+        return cpu.multiply(tensor, keep, out)
     # One kernel on CUDA, which reads both types and writes the third.
-    return torch.mul(tensor, keep, out=torch.empty_like(tensor, dtype=dtype))
+    return torch.mul(tensor, keep, out=out)

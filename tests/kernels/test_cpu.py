@@ -121,6 +121,46 @@ def test_products_and_gradients_are_those_of_the_plain_function(keep_shape, dtyp
     assert found[1].dtype == dtype
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gradient_of_its_own_is_masked_where_it_lies(dtype):
+    draws = torch.Generator().manual_seed(3)
+    weight = torch.randn(90, 120, generator=draws).to(dtype).requires_grad_()
+    keep = torch.rand(90, 120, generator=draws) < 0.5
+    upstream = torch.randn(90, 120, generator=draws).to(dtype)
+    expected = upstream * keep
+    kernels.masked(weight, keep, own_gradient=True).backward(upstream)
+    assert weight.grad is not None
+    assert torch.equal(weight.grad, expected)
+    assert torch.equal(upstream, expected)
+
+
+def test_a_gradient_that_others_read_is_left_alone():
+    weight, other = (torch.randn(9, 12, requires_grad=True) for _ in range(2))
+    keep = torch.rand(9, 12) < 0.5
+    (kernels.masked(weight, keep) + other).backward(torch.ones(9, 12))
+    assert weight.grad is not None
+    assert other.grad is not None
+    assert torch.equal(weight.grad, keep.float())
+    assert other.grad.all()
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_products_of_views_and_of_experts():
+    draws = torch.Generator().manual_seed(3)
+    whole = torch.randn(5, 40, 60, generator=draws)
+    for weight in (whole, whole[1:4, :, 10:50], whole[0].t(), whole[0, 3:7, ::2]):
+        keep = torch.rand(weight.shape, generator=draws) < 0.5
+        for dtype in (torch.float32, torch.bfloat16):
+            out = torch.empty_like(weight, dtype=dtype)
+            assert torch.equal(cpu.multiply(weight, keep, out), (weight * keep).to(dtype))
+
+
+def test_what_is_dropped_is_zero_even_where_a_weight_is_not_finite():
+    weight = torch.tensor([[float("nan"), float("inf"), -1.0, 2.0]])
+    keep = torch.tensor([[False, False, False, True]])
+    assert kernels.masked(weight, keep).tolist() == [[0, 0, 0, 2]]
+
+
 def test_under_autocast_the_product_is_in_its_type_and_the_gradient_in_the_weights():
     draws = torch.Generator().manual_seed(3)
     weight = torch.randn(9, 12, generator=draws)

@@ -68,7 +68,8 @@ def _lines(grid: list[str]) -> list[dict[str, Any]]:
 
 def test_an_option_that_is_repeated_adds_to_the_earlier_ones(grid):
     options = sweep.parse([*grid, "--set", "a=1", "--set", "b=2", "c=3", "--only", "seed=5"])
-    assert options.set == ["a=1", "b=2", "c=3"] and options.only == ["seed=5"]
+    assert options.set == ["a=1", "b=2", "c=3"]
+    assert options.only == ["seed=5"]
     assert sweep.parse(grid).set == []
 
 

@@ -25,7 +25,8 @@ _INTRODUCTION = """# How fast it is
 Made by `python scripts/performance.py` from training_speed.jsonl and pruning_speed.jsonl, where
 every line says by what command, on what hardware, with what versions and at what commit it was
 measured. Shown are medians, and quartiles in brackets, of repetitions in which the compared things
-took turns in one process. Models have random weights, on which times do not depend.
+took turns in one process. Models have random weights, on which times do not depend. malloc was told
+to keep freed memory, where glibc's default lets the same step take a tenth longer or not, by luck.
 
 """
 _STEPS = """## Training steps
