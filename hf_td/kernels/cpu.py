@@ -53,7 +53,8 @@ def keep_masks(ranked: Sequence[Ranked], fraction: float, drop_rate: float) -> l
 def multiplies(tensor: Tensor, keep: Tensor) -> bool:
     """Whether `multiply` takes a tensor and a mask."""
     plain = type(tensor) in (Tensor, nn.Parameter) and type(keep) is Tensor
-    return plain and tensor.device.type == "cpu" and keep.dtype == torch.bool
+    known = tensor.element_size() in _INTEGERS and keep.dtype == torch.bool
+    return plain and known and tensor.device.type == "cpu"
 
 
 def multiply(tensor: Tensor, keep: Tensor, out: Tensor) -> Tensor:

@@ -75,6 +75,19 @@ def masked(weight: Tensor, keep: Tensor, *, own_gradient: bool = False) -> Tenso
     return _Masked.apply(weight, keep, own_gradient)
 
 
+def clear(tensor: Tensor, chosen: Tensor) -> None:
+    """Set entries to zero, in place.
+
+    Args:
+        tensor: any shape, floating point; no gradient is taken of this.
+        chosen: boolean, broadcastable to `tensor`.
+    """
+    if cpu.multiplies(tensor, chosen):
+        cpu.multiply(tensor, ~chosen, tensor)
+    else:
+        tensor.masked_fill_(chosen, 0)
+
+
 def _compute_type(weight: Tensor) -> torch.dtype:
     device = weight.device.type
     casts = weight.dtype == torch.float32 and torch.is_autocast_enabled(device)

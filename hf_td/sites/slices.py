@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from hf_td import kernels
 from hf_td.anatomy import Companion, Projection
 
 # A parameter, and a boolean mask of some of it, broadcastable to its shape.
@@ -16,7 +17,7 @@ Slice = tuple[Tensor, Tensor]
 def clear(slices: Iterable[Slice]) -> None:
     """Set these parts of parameters to zero."""
     for parameter, mask in slices:
-        parameter.data.masked_fill_(mask, 0)
+        kernels.clear(parameter.data, mask)
 
 
 def by_feature(mask: Tensor, slices: Projection | Companion, size: int) -> Tensor:

@@ -155,6 +155,21 @@ def test_products_of_views_and_of_experts():
             assert torch.equal(cpu.multiply(weight, keep, out), (weight * keep).to(dtype))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(6, 8), (1, 8), (6, 1)])
+def test_what_is_cleared_is_zero_and_the_rest_keeps_its_bits(shape, dtype):
+    draws = torch.Generator().manual_seed(3)
+    tensor = torch.randn(6, 8, generator=draws).to(dtype)
+    tensor[0, 0] = float("nan")
+    chosen = torch.rand(shape, generator=draws) < 0.5
+    everywhere = chosen.expand(6, 8)
+    before = tensor.view(torch.uint8).reshape(6, 8, -1).clone()
+    kernels.clear(tensor, chosen)
+    after = tensor.view(torch.uint8).reshape(6, 8, -1)
+    assert not after[everywhere].any()
+    assert torch.equal(after[~everywhere], before[~everywhere])
+
+
 def test_what_is_dropped_is_zero_even_where_a_weight_is_not_finite():
     weight = torch.tensor([[float("nan"), float("inf"), -1.0, 2.0]])
     keep = torch.tensor([[False, False, False, True]])
