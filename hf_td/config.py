@@ -31,7 +31,7 @@ FROM_RECIPE: Any = None
 RECIPES: dict[str, dict[str, Any]] = {
     "weight": {
         "targeting": 0.95,
-        "targeting_schedule": Schedule(shape="cubic", begin=0.1, end=0.6, sampled=0.2, off=0.15),
+        "targeting_schedule": Schedule(shape="cubic", begin=0.1, end=0.6, off=0.15),
         "drop_rate": 1.0,
         "drop_rate_schedule": Schedule(),
         "resting": 0.5,
