@@ -65,11 +65,10 @@ three of its layers and follows gradients through them, which is most of the tim
 the same class and shape is known.
 """
 _REASONS = """
-At 32 x 128 the aim is 1.10 with candidates ranked anew at every update, which is what is done, and
-1.04 with an interval between rankings. There is no interval: the line *masks* below says how little
-time ranking takes, and so how little an interval could save. What is left is a product of mask and
-weight in the forward, and one of mask and gradient in the backward: both are bound by memory, and
-weigh the more the fewer tokens a step has. With bf16 the matrix products shrink and these do not.
+Ranking takes as long for few tokens as for many, and so do the product of mask and weight in the
+forward and that of mask and gradient in the backward: they weigh the more the fewer tokens a step
+has. With bf16 the matrix products shrink and these do not. An interval between rankings could save
+no more than the line *masks* below, and there is none.
 """
 
 
