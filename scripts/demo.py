@@ -27,6 +27,7 @@ from hf_td.hub import Export, export_model
 from hf_td.hub.folders import folder_bytes
 
 EXPORTED = 0.75
+RUN_GLUE = ".venv/bin/python scripts/run_glue.py"
 COMMON = (
     "--task_name acceptability --level unit --sparsities 0 0.25 0.5 0.75 0.9 --overwrite_output"
 )
@@ -59,7 +60,7 @@ def run_stage(method: str, model: str, folder: Path, more: Sequence[str]) -> Res
     options = ["--model_name_or_path", model, "--method", method, *COMMON.split()]
     options += ["--num_train_epochs", str(EPOCHS[method])]
     options += ["--output_dir", str(stage_folder(folder, method)), *more]
-    print(f"\n{STAGES[method]}:\npython scripts/run_glue.py {shlex.join(options)}\n", flush=True)
+    print(f"\n{STAGES[method]}:\n{RUN_GLUE} {shlex.join(options)}\n", flush=True)
     return run_experiment(parse_arguments(options, DataArguments), glue_problem)
 
 

@@ -126,10 +126,7 @@ def _is_like(a: nn.Module, b: nn.Module, places: tuple[int, int]) -> bool:
         type(a) is type(b)
         and _shapes(a) == _shapes(b)
         and mine.keys() == theirs.keys()
-        and all(
-            value is theirs[key] or key in _OWN or _same(value, theirs[key], places)
-            for key, value in mine.items()
-        )
+        and all(_same(mine[key], theirs[key], places) for key in mine.keys() - _OWN)
     )
 
 
@@ -145,8 +142,6 @@ def _same(a: Any, b: Any, places: tuple[int, int]) -> bool:
     if type(a) is not type(b):
         return False
     if isinstance(a, dict):
-        if not a:  # as most of them are
-            return not b
         return a.keys() == b.keys() and all(_same(a[key], b[key], places) for key in a)
     if isinstance(a, _PLAIN):
         return a == b or (type(a) is int and a - places[0] == b - places[1])

@@ -73,7 +73,7 @@ def multiply(tensor: Tensor, keep: Tensor, out: Tensor) -> Tensor:
     integers = _INTEGERS[out.element_size()]
     source, target = (t.detach().view(integers).numpy() for t in (tensor, out))
     mask = np.broadcast_to(keep.view(torch.int8).numpy(), source.shape)
-    blocks = _blocks(len(source), source[0].size)
+    blocks = _blocks(len(source), source.size // max(1, len(source)))
     jobs = [partial(np.multiply, source[b], mask[b], out=target[b]) for b in blocks]
     _run(jobs, source.size // _BLOCK)
     return out

@@ -170,6 +170,13 @@ def test_what_is_cleared_is_zero_and_the_rest_keeps_its_bits(shape, dtype):
     assert torch.equal(after[~everywhere], before[~everywhere])
 
 
+@pytest.mark.parametrize("shape", [(0, 8), (6, 0), (6,)])
+def test_what_is_empty_or_a_bias_can_be_cleared_too(shape):
+    tensor = torch.ones(shape)
+    kernels.clear(tensor, torch.ones(shape, dtype=torch.bool))
+    assert torch.equal(tensor, torch.zeros(shape))
+
+
 def test_what_is_dropped_is_zero_even_where_a_weight_is_not_finite():
     weight = torch.tensor([[float("nan"), float("inf"), -1.0, 2.0]])
     keep = torch.tensor([[False, False, False, True]])

@@ -2,8 +2,8 @@
 
 glibc's malloc maps large tensors anew, and gives freed memory back to the system where it happens
 to lie at the end of the heap; each page of it has to be fetched again. Whether that happens depends
-on what was allocated in between: a step of the same model then takes up to a tenth longer, and of
-two models in one process it can be the same one each time.
+on what was allocated in between: a step of the same model then takes longer, and of two models in
+one process it can be the same one each time.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ _INTRODUCTION = """# How fast it is
 Made by `python scripts/performance.py` from training_speed.jsonl and pruning_speed.jsonl, where
 every line says by what command, on what hardware, with what versions and at what commit it was
 measured. Shown are medians, and quartiles in brackets, of repetitions in which the compared things
-took turns in one process. Models have random weights, on which times do not depend. malloc was told
-to keep freed memory, where glibc's default lets the same step take a tenth longer or not, by luck.
+took turns in one process. Models have random weights, on which times do not depend. In lines with
+`keeps_freed_memory` malloc was told to: by default the same step takes longer or not, by luck.
 
 """
 _STEPS = """## Training steps
@@ -61,8 +61,8 @@ that keep them. What it could save at most is the time of *masks* above.
 _MEMORY = """## Memory
 
 Peak of a few steps at 32 x 128, each in a process of its own; on the CPU with all that Python and
-its libraries take. There two processes that do the same differ by some 50 MB, 4 bytes of a patched
-weight. The mask is one byte; in float32 the masked weights, 4 bytes, are kept until the backward.
+its libraries take. There two processes that do the same differ too, as the dense ones show. The mask
+is one byte; in float32 the masked weights, 4 bytes, are kept until the backward.
 """
 _PRUNING = """## What else a user waits for
 
