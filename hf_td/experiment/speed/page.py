@@ -61,8 +61,8 @@ that keep them. What it could save at most is the time of *masks* above.
 _MEMORY = """## Memory
 
 Peak of a few steps at 32 x 128, each in a process of its own; on the CPU with all that Python and
-its libraries take. There two processes that do the same differ too, as the dense ones show. The mask
-is one byte; in float32 the masked weights, 4 bytes, are kept until the backward.
+its libraries take. There two processes that do the same differ too, as the dense ones show. The
+mask is one byte; in float32 the masked weights, 4 bytes, are kept until the backward.
 """
 _PRUNING = """## What else a user waits for
 
