@@ -1,0 +1,69 @@
+"""Questions of who lives where, and what the program makes of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import EvalPrediction
+
+from hf_td.experiment import QuestionArguments, parse_arguments, question_answering_problem
+from tests.programs import argv_of, load_script
+
+run_question_answering = load_script("run_question_answering")
+
+_NAMES = ["Anna", "Ben", "Cem", "Dora", "Eve"]
+_PLACES = ["Bonn", "New York", "Rome", "Oslo", "Lima"]
+FILLING = "They met early that morning and then it rained all day ".split()
+
+
+def question(number: int, *, filling: int = 0, answered: bool = True) -> dict[str, Any]:
+    """Who lives where, behind and before some filling; or only where someone was."""
+    name, place = _NAMES[number % 5], _PLACES[number // 5 % 5]
+    before = "".join(f"{word} " for word in (FILLING * filling)[number % 7 :])
+    context = f"{before}{name} {'lives in' if answered else 'has left'} {place} ." + before
+    start = context.index(place)
+    answers = {"text": [place, "Mars"], "answer_start": [start, 0]}
+    none: dict[str, list[Any]] = {"text": [], "answer_start": []}
+    return {
+        "id": str(number),
+        "question": f"  Where does {name} live ?",
+        "context": context,
+        "answers": answers if answered else none,
+    }
+
+
+def write(folder: Path, **splits: list[dict[str, Any]]) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, rows in splits.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def rows_of(options: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of the validation split."""
+    lines = (Path(options["dataset_name"]) / "validation.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def problem_of(options: dict[str, Any]) -> Any:
+    return question_answering_problem(parse_arguments(argv_of(options), QuestionArguments))
+
+
+def places_of(problem: Any) -> Any:
+    """Where the windows of the validation split lie."""
+    return problem.compute_metrics.keywords["windows"]
+
+
+def true_logits(problem: Any) -> np.ndarray:
+    """Logits that are sure of the positions to be learnt."""
+    logits = np.zeros((len(problem.eval_data), 64, 2), dtype=np.float32)
+    for window, row in zip(logits, problem.eval_data, strict=True):
+        window[row["start_positions"], 0] = window[row["end_positions"], 1] = 9
+    return logits
+
+
+def metrics_of(problem: Any, logits: np.ndarray) -> dict[str, float]:
+    return problem.compute_metrics(EvalPrediction(logits, np.zeros(0)))
