@@ -85,7 +85,8 @@ def try_side(name: str, constraints: Iterable[str], tests: Sequence[str]) -> Out
     limits, report = folder / "constraints.txt", folder / "tests.xml"
     limits.write_text("".join(f"{constraint}\n" for constraint in constraints), encoding="utf-8")
     install = ["-m", "pip", "install", "--quiet", "--upgrade", "--constraint", str(limits)]
-    subprocess.run([python, *install, "--editable", f"{ROOT}[dev]"], check=True)
+    if subprocess.run([python, *install, "--editable", f"{ROOT}[dev]"]).returncode:
+        sys.exit(f"{name}: pip found no versions that go together under {limits}")
     report.unlink(missing_ok=True)
     log = folder / "tests.log"
     with log.open("w", encoding="utf-8") as output:
