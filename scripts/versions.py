@@ -9,6 +9,7 @@ newest torch, `--newest` names one that is at hand.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -81,24 +82,31 @@ def try_side(name: str, constraints: Iterable[str], tests: Sequence[str]) -> Out
     """Install the package under constraints into an environment of its own, and run the tests."""
     folder = FOLDER / name
     venv.create(folder, with_pip=True)
-    python = str(folder / "bin" / "python")
-    limits, report = folder / "constraints.txt", folder / "tests.xml"
+    python, limits = str(folder / "bin" / "python"), folder / "constraints.txt"
     limits.write_text("".join(f"{constraint}\n" for constraint in constraints), encoding="utf-8")
     install = ["-m", "pip", "install", "--quiet", "--upgrade", "--constraint", str(limits)]
     if subprocess.run([python, *install, "--editable", f"{ROOT}[dev]"]).returncode:
         sys.exit(f"{name}: pip found no versions that go together under {limits}")
-    report.unlink(missing_ok=True)
-    log = folder / "tests.log"
-    with log.open("w", encoding="utf-8") as output:
-        run = [python, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={report}", *tests]
-        subprocess.run(run, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
-    if not report.exists():
-        sys.exit(f"{name}: pytest wrote no report; see {log}")
+    report = run_tests(python, folder, tests)
     shown = subprocess.run(
         [python, "-c", _VERSIONS.format(names=SHOWN)], capture_output=True, text=True, check=True
     )
     versions = dict(zip(SHOWN, shown.stdout.split(), strict=True))
     return Outcome(versions, *read_report(report))
+
+
+def run_tests(python: str, folder: Path, tests: Sequence[str]) -> Path:
+    """Run pytest, its output into `tests.log` of the folder, and return its JUnit report there."""
+    report, log = folder / "tests.xml", folder / "tests.log"
+    report.unlink(missing_ok=True)
+    run = [python, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={report}", *tests]
+    # The sides share the cores: threads of both that wait for each other would double the time.
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with log.open("w", encoding="utf-8") as output:
+        subprocess.run(run, cwd=ROOT, env=one_thread, stdout=output, stderr=subprocess.STDOUT)
+    if not report.exists():
+        sys.exit(f"{folder.name}: pytest wrote no report; see {log}")
+    return report
 
 
 def read_report(report: Path) -> tuple[dict[str, int], list[str]]:
