@@ -17,7 +17,7 @@ import torch
 from transformers.utils import logging
 
 from hf_td.analysis.record import append_json_line, environment, read_json_lines
-from hf_td.experiment.inference import bert_cases, latency_table, measure_cases
+from hf_td.benchmarks.inference import bert_cases, latency_table, measure_cases
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 SEED = 0

@@ -18,7 +18,7 @@ import torch
 from transformers.utils import logging
 
 from hf_td.analysis.record import append_json_line, environment
-from hf_td.experiment.pruning_speed import CASES, measure_case
+from hf_td.benchmarks.pruning import CASES, measure_case
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 SEED = 0

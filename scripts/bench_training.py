@@ -32,12 +32,12 @@ from hf_td.analysis.record import (  # noqa: E402
     environment,
     read_json_lines,
 )
-from hf_td.experiment.speed.allocator import keep_freed_memory  # noqa: E402
-from hf_td.experiment.speed.cases import METHOD_VARIANTS, MINILM, SUITES, VARIANTS, Case  # noqa: E402
-from hf_td.experiment.speed.drift import measure_drift  # noqa: E402
-from hf_td.experiment.speed.floors import measure_floors  # noqa: E402
-from hf_td.experiment.speed.memory import measure_memory  # noqa: E402
-from hf_td.experiment.speed.steps import measure  # noqa: E402
+from hf_td.benchmarks.training.allocator import keep_freed_memory  # noqa: E402
+from hf_td.benchmarks.training.cases import METHOD_VARIANTS, MINILM, SUITES, VARIANTS, Case  # noqa: E402
+from hf_td.benchmarks.training.drift import measure_drift  # noqa: E402
+from hf_td.benchmarks.training.floors import measure_floors  # noqa: E402
+from hf_td.benchmarks.training.memory import measure_memory  # noqa: E402
+from hf_td.benchmarks.training.steps import measure  # noqa: E402
 from tests.ports import naive_port, parametrized  # noqa: E402
 
 RESULTS = ROOT / "docs" / "results"

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from hf_td import functional
+from hf_td.benchmarks.training.cases import Applied
 from hf_td.config import RECIPES
-from hf_td.experiment.speed.cases import Applied
 
 TARGETING = RECIPES["weight"]["targeting"]
 DROP_RATE = 1.0

@@ -41,6 +41,7 @@ ROOMS = [
     "coverage",
     "baselines",
     "experiment",
+    "benchmarks",
     "sweeps",
     "cli",
     "__main__",

@@ -11,23 +11,25 @@ from hf_td.experiment.arguments import (
     ModelArguments,
     recipe,
 )
-from hf_td.experiment.classification import glue_problem
 from hf_td.experiment.errors import UsageError, run_program
-from hf_td.experiment.image_classification import ImageArguments, image_classification_problem
-from hf_td.experiment.language_modelling import TextArguments, language_modelling_problem
 from hf_td.experiment.methods import METHODS
 from hf_td.experiment.models import builtin_model
 from hf_td.experiment.parsing import parse_arguments
 from hf_td.experiment.problem import Problem
-from hf_td.experiment.question_answering import question_answering_problem
-from hf_td.experiment.questions import QuestionArguments
-from hf_td.experiment.run import fine_tune_and_measure
-from hf_td.experiment.series import report, run_experiment
-from hf_td.experiment.translation import (
+from hf_td.experiment.problems import (
     TRANSLATION,
+    ImageArguments,
+    QuestionArguments,
+    TextArguments,
     TranslationArguments,
+    glue_problem,
+    image_classification_problem,
+    language_modelling_problem,
+    question_answering_problem,
     translation_problem,
 )
+from hf_td.experiment.run import fine_tune_and_measure
+from hf_td.experiment.series import report, run_experiment
 
 __all__ = [
     "METHODS",

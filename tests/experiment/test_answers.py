@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from hf_td.experiment.answers import Choice, Found, answer_texts, best_span, choose
-from hf_td.experiment.question_answering import starts_and_ends
-from hf_td.experiment.squad import squad_scores, word_f1
+from hf_td.experiment.problems.question_answering.answers import (
+    Choice,
+    Found,
+    answer_texts,
+    best_span,
+    choose,
+)
+from hf_td.experiment.problems.question_answering.problem import starts_and_ends
+from hf_td.experiment.problems.question_answering.squad import squad_scores, word_f1
 
 
 def test_scores_are_those_of_hand_counts():

@@ -22,8 +22,8 @@ from transformers import (
 )
 
 from hf_td.experiment import TextArguments, language_modelling_problem, parse_arguments
-from hf_td.experiment.language_modelling import token_losses
-from hf_td.experiment.self_text import write
+from hf_td.experiment.problems.language_modelling import token_losses
+from hf_td.experiment.problems.self_text import write
 from hf_td.glue import generate
 from tests.programs import argv_of, load_script, refusal, results_of, short_run
 from tests.tiny import SIZES

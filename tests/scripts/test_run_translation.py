@@ -20,8 +20,8 @@ from hf_td.experiment import (
     parse_arguments,
     translation_problem,
 )
-from hf_td.experiment.translation import TranslationTrainer, translation_metrics
-from hf_td.experiment.vocabulary import train_tokenizer
+from hf_td.experiment.problems.translation import TranslationTrainer, translation_metrics
+from hf_td.experiment.problems.vocabulary import train_tokenizer
 from hf_td.glue import generate
 from hf_td.training import TargetedDropoutSeq2SeqArguments, TargetedDropoutTrainer
 from tests.programs import argv_of, load_script, refusal, results_of, short_run

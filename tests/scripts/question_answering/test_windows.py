@@ -11,7 +11,7 @@ import pytest
 from hf_td.experiment import (
     builtin_model,
 )
-from hf_td.experiment.vocabulary import train_tokenizer
+from hf_td.experiment.problems.vocabulary import train_tokenizer
 from tests.scripts.question_answering.questions import (
     metrics_of,
     places_of,

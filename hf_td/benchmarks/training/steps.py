@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_td.analysis.quartiles import Quartiles
-from hf_td.experiment.speed.cases import VARIANTS, Applied, Case, Variant
+from hf_td.benchmarks.training.cases import VARIANTS, Applied, Case, Variant
 from hf_td.patching import find_patch
 
 # The variant that all others are compared with.

@@ -14,16 +14,16 @@ from transformers import (
     EvalPrediction,
 )
 
-from hf_td.experiment.answers import Choice, answer_texts
 from hf_td.experiment.arguments import Arguments
 from hf_td.experiment.data import check_samples, shown_name
 from hf_td.experiment.errors import UsageError, blaming_input
-from hf_td.experiment.in_order import InOrderTrainer
 from hf_td.experiment.models import ModelSource, Tokenizer, find_model, possible_length
 from hf_td.experiment.problem import Problem
-from hf_td.experiment.questions import QuestionArguments, load_questions
-from hf_td.experiment.squad import squad_scores
-from hf_td.experiment.windows import PLACE, longest_stride, make_windows
+from hf_td.experiment.problems.in_order import InOrderTrainer
+from hf_td.experiment.problems.question_answering.answers import Choice, answer_texts
+from hf_td.experiment.problems.question_answering.questions import QuestionArguments, load_questions
+from hf_td.experiment.problems.question_answering.squad import squad_scores
+from hf_td.experiment.problems.question_answering.windows import PLACE, longest_stride, make_windows
 from hf_td.glue.subsets import first_rows, random_subset
 
 # What the head needs, whatever the model was fine-tuned for before: of the start and of the end.

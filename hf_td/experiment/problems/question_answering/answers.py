@@ -51,7 +51,7 @@ def answer_texts(
     Args:
         logits: for each window `(length, 2)`, of starts and of ends; what is beyond the tokens of
             the window does not count.
-        windows: rows with the columns `hf_td.experiment.windows.PLACE`, in the same order.
+        windows: rows with the columns `PLACE` of the module `windows`, in the same order.
         contexts: of the questions.
         choice: how an answer is chosen.
     """

@@ -35,7 +35,7 @@ from hf_td.experiment.data import (
 from hf_td.experiment.errors import UsageError, blaming_input
 from hf_td.experiment.models import ModelSource, Tokenizer, find_model
 from hf_td.experiment.problem import Problem
-from hf_td.experiment.self_text import write_splits
+from hf_td.experiment.problems.self_text import write_splits
 from hf_td.glue.subsets import first_rows, random_subset
 
 SELF = "self"  # the name of the data that the model writes itself

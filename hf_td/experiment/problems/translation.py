@@ -23,10 +23,10 @@ from transformers import (
 from hf_td.experiment.arguments import Arguments, argument
 from hf_td.experiment.data import DatasetArguments, check_samples, load_splits, shown_name
 from hf_td.experiment.errors import UsageError, blaming_input
-from hf_td.experiment.in_order import InOrder
 from hf_td.experiment.models import ModelSource, Tokenizer, find_model
 from hf_td.experiment.problem import Problem
-from hf_td.experiment.vocabulary import train_tokenizer
+from hf_td.experiment.problems.in_order import InOrder
+from hf_td.experiment.problems.vocabulary import train_tokenizer
 from hf_td.glue.subsets import first_rows, random_subset
 
 # What translation needs besides the recipe: the paper's label smoothing, and text to be scored.

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from hf_td.experiment import pruning_speed
-from hf_td.experiment.pruning_speed import CASES, measure_case, pruning_section
+from hf_td.benchmarks import pruning
+from hf_td.benchmarks.pruning import CASES, measure_case, pruning_section
 
 SMALL: dict[str, Any] = {
     "hidden_size": 64,
@@ -21,7 +21,7 @@ SMALL: dict[str, Any] = {
 
 
 def test_ratios_are_taken_in_each_round():
-    record = pruning_speed._compared([2.0, 6.0, 30.0], [1.0, 2.0, 30.0], memory_ratio=1.1)
+    record = pruning._compared([2.0, 6.0, 30.0], [1.0, 2.0, 30.0], memory_ratio=1.1)
     assert record["seconds"] == 6.0
     assert record["baseline_seconds"] == 2.0
     assert record["ratio"] == 2.0  # of 2, 3 and 1
@@ -31,9 +31,9 @@ def test_ratios_are_taken_in_each_round():
 
 
 def test_patches_and_curves_are_timed(monkeypatch):
-    monkeypatch.setattr(pruning_speed, "BERT_LARGE", SMALL)
-    monkeypatch.setattr(pruning_speed, "BertConfig", lambda **sizes: BertConfig(**SMALL))
-    monkeypatch.setattr(pruning_speed, "EVALUATED", (2, 8))
+    monkeypatch.setattr(pruning, "BERT_LARGE", SMALL)
+    monkeypatch.setattr(pruning, "BertConfig", lambda **sizes: BertConfig(**SMALL))
+    monkeypatch.setattr(pruning, "EVALUATED", (2, 8))
     (patch,) = measure_case("later_patch", 2)
     assert patch["aim"] == "under 50 ms"
     assert patch["met"] is (patch["seconds"] < 0.05)
@@ -46,9 +46,9 @@ def test_patches_and_curves_are_timed(monkeypatch):
 
 def test_a_big_model_is_written_in_every_way(monkeypatch, tmp_path):
     sizes = {**SMALL, "num_key_value_heads": 2, "tie_word_embeddings": True}
-    monkeypatch.setattr(pruning_speed, "LLAMA_1B", sizes)
+    monkeypatch.setattr(pruning, "LLAMA_1B", sizes)
     for way in ("save", "compact", "unchecked"):
-        found = pruning_speed.write_big_model(way, str(tmp_path))
+        found = pruning.write_big_model(way, str(tmp_path))
         assert found["seconds"] > 0
         assert (tmp_path / way / "model.safetensors").is_file()
     sizes = [(tmp_path / way / "model.safetensors").stat().st_size for way in ("save", "compact")]
@@ -56,14 +56,14 @@ def test_a_big_model_is_written_in_every_way(monkeypatch, tmp_path):
 
 
 def test_big_models_have_no_rows_that_are_alike():
-    model = pruning_speed._noisy(lambda: BertForSequenceClassification(BertConfig(**SMALL)))
+    model = pruning._noisy(lambda: BertForSequenceClassification(BertConfig(**SMALL)))
     weight = model.get_parameter("bert.encoder.layer.1.intermediate.dense.weight")
     assert len(torch.unique(weight.detach(), dim=0)) == 256
 
 
 def test_a_failed_process_says_why():
     with pytest.raises(RuntimeError, match=r"a measurement failed:\n.*no such thing"):
-        pruning_speed._in_fresh_process("raise SystemExit('no such thing')")
+        pruning._in_fresh_process("raise SystemExit('no such thing')")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -87,4 +87,4 @@ def test_the_table_has_the_last_of_repeated_measurements():
 
 
 def test_every_case_has_its_words():
-    assert set(pruning_speed._WHAT) == set(CASES)
+    assert set(pruning._WHAT) == set(CASES)

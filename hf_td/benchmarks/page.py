@@ -8,8 +8,8 @@ from typing import Any
 
 from hf_td.analysis.plots import plot_lines
 from hf_td.analysis.quartiles import Quartiles
-from hf_td.experiment.pruning_speed import pruning_section
-from hf_td.experiment.speed.cases import METHOD_VARIANTS
+from hf_td.benchmarks.pruning import pruning_section
+from hf_td.benchmarks.training.cases import METHOD_VARIANTS
 
 Record = Mapping[str, Any]
 # The name of a column, and its cell.

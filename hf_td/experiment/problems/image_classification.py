@@ -25,10 +25,10 @@ from hf_td.experiment.data import (
     load_splits,
     shown_name,
 )
-from hf_td.experiment.digits import load_digits
 from hf_td.experiment.errors import UsageError, blaming_input
 from hf_td.experiment.models import ModelSource, find_model
 from hf_td.experiment.problem import Problem
+from hf_td.experiment.problems.digits import load_digits
 from hf_td.glue.subsets import first_rows, random_subset
 
 DIGITS = "digits"  # the name of the images that scikit-learn bundles

@@ -12,10 +12,10 @@ from torch import nn
 from hf_td import functional, patch_model
 from hf_td.analysis.quartiles import Quartiles
 from hf_td.analysis.record import append_json_line, read_json_lines
-from hf_td.experiment.speed.cases import METHOD_VARIANTS, SUITES, VARIANTS, Case, Shape
-from hf_td.experiment.speed.drift import DriftMeter
-from hf_td.experiment.speed.page import write_page
-from hf_td.experiment.speed.steps import Stepper, measure
+from hf_td.benchmarks.page import write_page
+from hf_td.benchmarks.training.cases import METHOD_VARIANTS, SUITES, VARIANTS, Case, Shape
+from hf_td.benchmarks.training.drift import DriftMeter
+from hf_td.benchmarks.training.steps import Stepper, measure
 from hf_td.patching import anneal, find_patch
 from tests.ports import TARGETING, NaiveLinear, naive_port, parametrized, projections
 from tests.tiny import tiny_inputs, tiny_model

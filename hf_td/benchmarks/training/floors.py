@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hf_td import kernels
 from hf_td.analysis.quartiles import Quartiles
-from hf_td.experiment.speed.steps import wait_for
+from hf_td.benchmarks.training.steps import wait_for
 from hf_td.kernels import Ranked
 
 # Output units and inputs of the projections of a block of MiniLM and of one of BERT-base.

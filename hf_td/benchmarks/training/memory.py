@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from hf_td.experiment.speed.cases import VARIANTS, Case
-from hf_td.experiment.speed.steps import DENSE, Stepper
+from hf_td.benchmarks.training.cases import VARIANTS, Case
+from hf_td.benchmarks.training.steps import DENSE, Stepper
 
 _STEPS = 3
 
