@@ -126,7 +126,11 @@ def _is_like(a: nn.Module, b: nn.Module, places: tuple[int, int]) -> bool:
         type(a) is type(b)
         and _shapes(a) == _shapes(b)
         and mine.keys() == theirs.keys()
-        and all(_same(mine[key], theirs[key], places) for key in mine.keys() - _OWN)
+        # Most settings are one object, which is quick to tell: a big model has thousands.
+        and all(
+            mine[key] is theirs[key] or _same(mine[key], theirs[key], places)
+            for key in mine.keys() - _OWN
+        )
     )
 
 

@@ -54,9 +54,10 @@ def check_called(model: nn.Module, uncalled: Iterable[str]) -> None:
         model: the whole model.
         uncalled: dotted names of the linear layers that a forward does not call.
     """
-    inner = {name: what for name, what in replaced_forwards(model).items() if name}
+    uncalled = list(uncalled)
+    inner = replaced_forwards(model) if uncalled else {}
     for layer in uncalled:
-        around = [name for name in inner if layer.startswith(f"{name}.")]
+        around = [name for name in inner if name and layer.startswith(f"{name}.")]
         if around:
             name = max(around, key=len)
             raise TypeError(
