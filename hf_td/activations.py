@@ -8,7 +8,8 @@ arXiv 2306.11695) ranks single weights so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,10 @@ FILE = "activations.safetensors"
 _KEY = "_hf_td_activations"
 # Of the moving average over updates.
 _DECAY = 0.9
-# Neighbouring rows tell much the same: a few are enough, and cost next to nothing.
-_ROW_STEP = 8
+# Neighbouring rows tell much the same: a few are enough, and cost next to nothing. A prime, which
+# few lengths are multiples of: else the same positions were taken of each sequence, the first among
+# them, whose activations are often far larger than all others.
+_ROW_STEP = 13
 
 
 class Activations:
@@ -103,7 +106,7 @@ def sum_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def sampled_squares(inputs: Tensor) -> tuple[Tensor, int]:
-    """Sum of squares of every eighth row, and the number of these rows.
+    """Sum of squares of every thirteenth row, and the number of these rows.
 
     Args:
         inputs: `(..., fan_in)`.
@@ -178,6 +181,21 @@ def find_activations(model: nn.Module) -> Activations | None:
     place = getattr(model, "name_or_path", "")
     loaded = _load_from(place, trained_with(model)) if place else None
     return None if loaded is None else attach_activations(model, loaded)
+
+
+@contextmanager
+def forgetting_changed(model: nn.Module) -> Iterator[None]:
+    """Forget what was measured of layers whose weight has another shape when the block ends.
+
+    By their place in the old shape the wrong features would be taken for important.
+    """
+    known = find_activations(model)
+    names = list(known.mean_squares) if known is not None else []
+    before = {name: model.get_submodule(name).weight.shape for name in names}
+    yield
+    for name in names:
+        if known is not None and model.get_submodule(name).weight.shape != before[name]:
+            del known.mean_squares[name], known.measured[name]
 
 
 def save_activations(model: nn.Module, folder: str | Path) -> None:

@@ -17,6 +17,7 @@ import rich
 import transformers
 import typer
 from rich.table import Table
+from transformers import AutoProcessor
 
 from hf_td.anatomy import Anatomy, Block, Holder, read_anatomy
 from hf_td.anatomy.blocks import pattern_of
@@ -44,7 +45,8 @@ Trust = Annotated[
 def inspect(model: Name, trust_remote_code: Trust = False) -> None:
     """Show what of a model can be targeted and pruned, and at which level."""
     loaded, _ = _load(model, trust_remote_code)
-    anatomy = read_anatomy(loaded)
+    with blaming_input():
+        anatomy = read_anatomy(loaded)
     rich.print(_blocks_table(anatomy))
     for what, names in (("in no block", anatomy.unclaimed), ("never called", anatomy.uncalled)):
         if names:
@@ -76,7 +78,7 @@ def prune(
     magnitude. The export is loaded again and compared before it is kept.
     """
     loaded, source = _load(model, trust_remote_code)
-    processor = source.load_tokenizer() if _has_tokenizer(loaded, source) else None
+    processor = _load_processor(source)
     given: dict[str, Any] = {} if level is None else {"level": level}
     with blaming_input():
         report = prune_model(loaded, sparsity, budget=budget, **given)
@@ -99,20 +101,35 @@ def _load(name: str, trust_remote_code: bool) -> tuple[Any, ModelSource]:
     arguments = ModelArguments(model_name_or_path=name, trust_remote_code=trust_remote_code)
     source = find_model(arguments)
     config = source.load_config()
-    saved_as = (config.architectures or ["AutoModel"])[0]
-    cls: Any = getattr(transformers, saved_as, transformers.AutoModel)
+    cls = _class_of(name, config)
     if source.is_new:
         raise UsageError(f"{name} is an untrained model; give one that has weights")
     with blaming_input():
         return cls.from_pretrained(source.model, dtype="auto", **source.options), source
 
 
-def _has_tokenizer(model: Any, source: ModelSource) -> bool:
-    """Whether a tokenizer lies in the folder; of a model on the Hub that reads text it does."""
-    folder = Path(source.tokenizer)
-    if folder.is_dir():
-        return any(folder.glob("tokenizer*.json"))
-    return model.main_input_name == "input_ids"
+def _class_of(name: str, config: Any) -> Any:
+    """The class of a model with its head: AutoModel would leave the head away without a word."""
+    saved_as = config.architectures or []
+    for known in saved_as:
+        if hasattr(transformers, known):
+            return getattr(transformers, known)
+    for auto, path in (getattr(config, "auto_map", None) or {}).items():
+        if path.rpartition(".")[2] in saved_as:
+            return getattr(transformers, auto)
+    raise UsageError(
+        f"the config of {name} does not say by what class it was saved (architectures: "
+        f'{config.architectures}): add it there, such as ["BertForSequenceClassification"]'
+    )
+
+
+def _load_processor(source: ModelSource) -> Any:
+    """The processor, tokenizer or image processor, as it is; None, and a line, where none is."""
+    try:
+        return AutoProcessor.from_pretrained(source.tokenizer, **source.options)
+    except (OSError, ValueError):
+        print(f"no tokenizer or processor was found in {source.tokenizer}; none goes along")
+        return None
 
 
 def _blocks_table(anatomy: Anatomy) -> Table:

@@ -49,6 +49,7 @@ class Patch:
     updates: int = 0
     holds: list[RemovableHandle] = field(default_factory=list)
     self_counting: RemovableHandle | None = None
+    unsettled: bool = False
 
     @torch.no_grad()
     def advance(self, model: nn.Module, progress: float, update: int | None) -> None:
@@ -62,6 +63,7 @@ class Patch:
             lowest = candidates(self.sites, self.config, self.rates.learning)
             self.holds = hold(model, lowest)
         self.updates = number + 1
+        self.unsettled = True
 
     def let_go(self) -> None:
         """Let everything learn again."""
@@ -77,9 +79,13 @@ class Patch:
 
     @torch.no_grad()
     def settle_activations(self) -> None:
-        """Add what the last update saw to the moving averages; each update counts once."""
-        if self.activations is None:
+        """Add what the last update saw to the moving averages; each update counts once.
+
+        All processes that train together must come here, since their sums are added up.
+        """
+        if self.activations is None or not self.unsettled:
             return
+        self.unsettled = False
         layers = {site.name: site.layer for site in self.sites}
         taken = {n: layer.take_squares() for n, layer in layers.items() if can_measure(layer)}
         seen = sum_over_processes([tensor for pair in taken.values() for tensor in pair])
@@ -134,12 +140,14 @@ def patch_model(
         )
     anatomy = read_anatomy(model, example_inputs)
     measures = config.importance == "activation"
-    activations = attach_activations(model, Activations()) if measures else None
+    activations = Activations() if measures else None
     patch = Patch(config, anatomy, plan_sites(model, anatomy, config, activations), activations)
     for site in patch.sites:
         check_targetable(site.name, site.layer)
     for site in patch.sites:
         target(site.layer, _everything(site.layer.weight), measures=measures)
+    if activations is not None:
+        attach_activations(model, activations)
     setattr(model, _STATE, patch)
     patch.self_counting = model.register_forward_pre_hook(_count_forward)
     if hasattr(model, "config"):
@@ -195,9 +203,18 @@ def anneal(model: nn.Module, progress: float, update: int | None = None) -> Rate
 
 
 def find_patch(model: nn.Module) -> Patch | None:
-    """What is known of a patched model, also through wrappers; None if it is not patched."""
-    states = (module.__dict__.get(_STATE) for module in model.modules())
-    return next((state for state in states if state is not None), None)
+    """What is known of a patched model, also through wrappers; None if it is not patched.
+
+    Raises:
+        ValueError: parts of it are patched each by itself.
+    """
+    states = [m.__dict__[_STATE] for m in model.modules() if _STATE in m.__dict__]
+    if len({id(state) for state in states}) > 1:
+        raise ValueError(
+            f"{len(states)} parts of {type(model).__name__} are patched each by itself, and would "
+            "be annealed each by itself; unpatch them and patch the whole model, with include=[...]"
+        )
+    return states[0] if states else None
 
 
 def _require_patch(model: nn.Module) -> Patch:

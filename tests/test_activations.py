@@ -9,8 +9,21 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_td import activations, anneal, patch_model, patching, prune_model, unpatch_model
-from hf_td.activations import FILE, Activations, measure_activations
+from hf_td import (
+    activations,
+    anneal,
+    compact_model,
+    patch_model,
+    patching,
+    prune_model,
+    unpatch_model,
+)
+from hf_td.activations import (
+    FILE,
+    Activations,
+    measure_activations,
+    sampled_squares,
+)
 from hf_td.importance import unit_scores, weight_scores
 from hf_td.pruning import sites_to_prune
 from tests.tiny import tiny_inputs, tiny_model
@@ -40,13 +53,13 @@ def batches_of(model: PreTrainedModel, count: int = 3) -> list[dict[str, Tensor]
 
 
 def seen_by(model: PreTrainedModel, name: str, batch: dict[str, Tensor]) -> Tensor:
-    """Mean square of what goes into a layer, of every eighth row, the plain way."""
+    """Mean square of what goes into a layer, of every thirteenth row, the plain way."""
     found: list[Tensor] = []
     layer = model.get_submodule(name)
     hook = layer.register_forward_pre_hook(lambda _, x: found.append(x[0].detach()))
     model(**batch)
     hook.remove()
-    rows = torch.cat([x.reshape(-1, x.shape[-1])[::8] for x in found])
+    rows = torch.cat([x.reshape(-1, x.shape[-1])[::13] for x in found])
     return rows.square().mean(0)
 
 
@@ -204,5 +217,36 @@ def test_rows_are_counted_right_in_half_precision():
     patch = find_patch(model)
     layer = patch.sites[0].layer
     layer.train()
-    layer(torch.ones(8 * 1001, layer.in_features, dtype=torch.bfloat16))
+    layer(torch.ones(13 * 1001, layer.in_features, dtype=torch.bfloat16))
     assert int(layer.input_rows) == 1001
+
+
+@pytest.mark.parametrize("length", [8, 64, 77, 128])
+def test_first_tokens_count_no_more_than_others(length):
+    inputs = torch.ones(64, length, 4)
+    inputs[:, 0] = 100
+    squares, rows = sampled_squares(inputs)
+    mean = float(inputs[..., 0].square().mean())
+    assert float(squares[0]) / rows == pytest.approx(mean, rel=0.3)
+
+
+def test_a_compact_model_is_not_ranked_by_what_was_measured_of_more_features():
+    model = patch_model(tiny_model("bert"), level="unit", **ALWAYS)
+    batches = [tiny_inputs(model)]
+    for update in range(2):
+        anneal(model.train(), 1.0, update)
+        model(**batches[0])
+    prune_model(model, 0.5)
+    compact_model(model)
+    with pytest.raises(ValueError, match="importance by activation needs"):
+        prune_model(model, 0.5, level="unit", importance="activation")
+    assert prune_model(model, 0.5, level="unit", calibration=batches).sparsity > 0.4
+
+
+def test_a_refused_patch_leaves_what_was_measured():
+    model = patch_model(tiny_model("bert"), level="unit", **ALWAYS)
+    known = find_activations(model)
+    unpatch_model(model)
+    with pytest.raises(ValueError, match="nowhere"):
+        patch_model(model, include=["*nowhere*"])
+    assert find_activations(model) is known

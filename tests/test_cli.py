@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import cast
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, ViTImageProcessor
 
 from hf_td import cli
 from hf_td.experiment import builtin_model
@@ -83,3 +84,22 @@ def test_a_full_folder_is_not_replaced(monkeypatch, capsys, llama, tmp_path):
 def test_what_is_no_trained_model_is_refused(monkeypatch, capsys, name):
     assert run(monkeypatch, "inspect", name) == 2
     assert name.removeprefix("./") in capsys.readouterr().err
+
+
+def test_a_config_without_a_class_is_refused_and_loses_no_head(
+    monkeypatch, capsys, llama, tmp_path
+):
+    config = json.loads((llama / "config.json").read_text())
+    del config["architectures"]
+    (llama / "config.json").write_text(json.dumps(config))
+    assert run(monkeypatch, "prune", llama, tmp_path / "half", "--sparsity", 0.5) != 0
+    assert "does not say by what class it was saved" in capsys.readouterr().err
+    assert not (tmp_path / "half").exists()
+
+
+def test_an_image_processor_goes_along(monkeypatch, tmp_path):
+    tiny_model("vit").save_pretrained(tmp_path / "vit")
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "vit")
+    words = ("prune", tmp_path / "vit", tmp_path / "half", "--sparsity", 0.5, "--level", "unit")
+    assert run(monkeypatch, *words) == 0
+    assert (tmp_path / "half" / "preprocessor_config.json").is_file()

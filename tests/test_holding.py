@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hf_td import Schedule, anneal, patch_model, unpatch_model
+from hf_td import Schedule, anneal, patch_model, prune_model, unpatch_model
 from hf_td.config import TargetedDropoutConfig
 from hf_td.patching import find_patch
 from hf_td.sites import UnitSite
@@ -106,3 +106,14 @@ def test_the_next_update_and_unpatching_let_everything_learn():
 def test_where_nothing_is_ever_dropped_everything_learns():
     model = patch_model(tiny_model("bert"), level="weight", drop_rate=0.0, **ALWAYS_OFF)
     assert anneal(model, 1.0, 0).learning == 1
+
+
+def test_pruning_by_a_gradient_lets_everything_learn():
+    model = patch_model(tiny_model("bert"), level="weight", **ALWAYS_OFF)
+    anneal(model, 1.0, 0)
+    patch = find_patch(model)
+    assert patch is not None
+    assert patch.holds
+    batch = {**tiny_inputs(model), "labels": torch.zeros(2, dtype=torch.long)}
+    prune_model(model, 0.5, importance="taylor", calibration=[batch])
+    assert not any(parameter._backward_hooks for parameter in model.parameters())

@@ -128,12 +128,13 @@ class BaselineMixin(DistillationMixin, ReliableMixin):
         optimizer = parent.create_optimizer(*args, **kwargs)
         attached = find_baseline(self.model)
         own = [] if attached is None else list(attached.parameters())
-        if own and not fresh:
+        known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if any(id(parameter) not in known for parameter in own):
             raise ValueError(
                 f"{type(self.baseline).__name__} has parameters that the given optimiser does not "
                 "know; let the Trainer make it (`optim`), or attach the baseline yourself before"
             )
-        if own and isinstance(self.baseline, Learning):
+        if own and fresh and isinstance(self.baseline, Learning):
             set_learning_rate(optimizer, own, self.baseline.learning_rate)
         return optimizer
 

@@ -18,7 +18,7 @@ def whole_folder(target: str | Path, *, overwrite: bool = False) -> Iterator[Pat
     Raises:
         FileExistsError: `target` holds something and `overwrite` is False.
     """
-    target = Path(target).absolute()
+    target = Path(target).resolve()  # what a link points to is replaced, not the link
     if _old(target).exists() and not target.exists():
         _old(target).rename(target)  # an earlier process was killed between the two renames
     check_free(target, overwrite=overwrite)

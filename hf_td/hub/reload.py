@@ -10,6 +10,15 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+# Whatever the model's own settings of generation are.
+GREEDY: dict[str, Any] = {
+    "do_sample": False,
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "return_dict_in_generate": False,
+    "max_new_tokens": 8,
+}
+
 
 def main(folder: str, auto_class: str, way: str, inputs: str, outputs: str) -> None:
     """Load, compute, and write the outputs."""
@@ -26,7 +35,7 @@ def main(folder: str, auto_class: str, way: str, inputs: str, outputs: str) -> N
         computed = {"output": model.eval()(**arguments)[0]}
         if model.can_generate():
             ids = {k: v for k, v in arguments.items() if not k.startswith("decoder_")}
-            computed["generated"] = model.generate(**ids, do_sample=False, max_new_tokens=8)
+            computed["generated"] = model.generate(**ids, **GREEDY)
     save_file({name: tensor.contiguous() for name, tensor in computed.items()}, outputs)
 
 

@@ -39,6 +39,8 @@ def verify_export(
     tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
     expected = _computed(model, tensors)
     got = _reload(folder, auto_class, way, tensors)
+    if expected["output"].dtype in (torch.float16, torch.bfloat16):
+        expected.pop("generated", None)  # two tokens are often as likely as each other
     for name, tensor in expected.items():
         _compare(name, tensor.cpu(), got[name], way)
 
@@ -48,7 +50,7 @@ def _computed(model: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         computed = {"output": model(**inputs)[0]}
         if model.can_generate():
             ids = {k: v for k, v in inputs.items() if not k.startswith("decoder_")}
-            computed["generated"] = model.generate(**ids, do_sample=False, max_new_tokens=8)
+            computed["generated"] = model.generate(**ids, **reload.GREEDY)
     return computed
 
 

@@ -6,7 +6,7 @@ model, so that layers which need less keep less.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -72,8 +72,7 @@ def _choose_globally(sites: Sequence[Site], sparsity: float, budget: Budget) -> 
         groups.setdefault(site.index, []).append(site)
     scores = [_comparable(tied[0], budget.floor) for tied in groups.values()]
     costs = [sum(_cost(site, budget) for site in tied) for tied in groups.values()]
-    limit = _limit(scores, costs, sparsity)
-    chosen = dict(zip(groups, (score <= limit for score in scores), strict=True))
+    chosen = dict(zip(groups, _affordable(scores, costs, sparsity), strict=True))
     return [chosen[site.index] for site in sites]
 
 
@@ -82,12 +81,16 @@ def _comparable(site: Site, floor: float) -> Tensor:
     scores = site.scores().float()
     scores = scores / scores.square().mean().sqrt().clamp(min=1e-12)
     flat = scores.flatten()
+    if getattr(site, "pattern", None) is not None:
+        floor = 0.0  # a pattern leaves something of every group by itself
     lowest = functional.candidate_mask(flat, 1 - floor, break_ties=True).view_as(scores)
     return site.eligible(scores).masked_fill(~lowest, torch.inf)
 
 
-def _limit(scores: Sequence[Tensor], costs: Sequence[float], sparsity: float) -> float:
-    """The highest score that goes."""
+def _affordable(
+    scores: Sequence[Tensor], costs: Sequence[float], sparsity: float
+) -> Iterator[Tensor]:
+    """For each tensor of scores what goes; of equal scores no more than are asked for."""
     every = torch.cat([score.flatten().cpu() for score in scores])
     sizes = torch.tensor([score.numel() for score in scores])
     each = torch.tensor(costs, dtype=torch.float64).repeat_interleave(sizes)
@@ -95,7 +98,10 @@ def _limit(scores: Sequence[Tensor], costs: Sequence[float], sparsity: float) ->
     spent = each[order].cumsum(0)
     affordable = int((spent <= sparsity * spent[-1] * (1 + 1e-9)).sum())
     possible = min(affordable, int(ranked.isfinite().sum()))
-    return float(ranked[possible - 1]) if possible else -torch.inf
+    chosen = torch.zeros(len(every), dtype=torch.bool)
+    chosen[order[:possible]] = True
+    for score, part in zip(scores, chosen.split(sizes.tolist()), strict=True):
+        yield part.view_as(score).to(score.device)
 
 
 def _check_counted_once(sites: Sequence[Site]) -> None:

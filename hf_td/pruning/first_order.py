@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hf_td.anatomy.trace import evaluating, thawed
 from hf_td.importance import unit_dim
+from hf_td.patching import find_patch
 from hf_td.sites import Site, UnitSite
 
 
@@ -55,6 +56,9 @@ def movement_scores(
 def _summed(
     model: nn.Module, sites: Sequence[Site], batches: Iterable[Mapping[str, Any]], count: Any
 ) -> dict[str, Tensor]:
+    patch = find_patch(model)
+    if patch is not None:
+        patch.let_go()  # what an update held has a gradient too
     weights = {id(s.layer.weight): s.layer.weight for s in sites}
     sums: dict[int, Tensor] = {}
     with evaluating(model), thawed(model), torch.enable_grad():
@@ -63,7 +67,13 @@ def _summed(
                 sums[index] = sums.get(index, 0) + count(term)
     if not sums:
         raise ValueError("calibration needs batches of training data; there was none")
-    return {site.name: sums[site.index] for site in sites}
+    return {site.name: _gone_first(site, sums[site.index]) for site in sites}
+
+
+def _gone_first(site: Site, scores: Tensor) -> Tensor:
+    """Scores with what is zero already below all others, whose scores may be negative."""
+    gone = _by_rank(site, site.layer.weight.detach().abs().float()) == 0
+    return scores.masked_fill(gone, float(scores.min()) - 1)
 
 
 def _terms(

@@ -24,13 +24,21 @@ class TargetedDropoutCallback(TrainerCallback):
         """Anneal; called once for each update, before its first micro-batch."""
         anneal(kwargs["model"], min(1.0, state.global_step / state.max_steps), state.global_step)
 
-    def on_train_end(
+    def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Count the last update's activations too, for pruning."""
+        """Count the update's activations: all processes come here, before any of them saves."""
         patch = find_patch(kwargs["model"])
         if patch is not None:
             patch.settle_activations()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Let everything learn again, whatever the last update held."""
+        patch = find_patch(kwargs["model"])
+        if patch is not None:
+            patch.let_go()
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

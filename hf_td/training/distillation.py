@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -226,10 +226,14 @@ class DistillationMixin:
         loss = (1 - self.args.distill_weight) * task + taught
         return (loss, outputs) if return_outputs else loss
 
+    @cached_property
+    def _teacher(self) -> PreTrainedModel:
+        """Loaded, and compared with the student, at the first batch."""
+        tokenizer = getattr(self, "processing_class", None)
+        return load_teacher(self.args.teacher, self.model, tokenizer)
+
     def _taught_loss(self, inputs: Mapping[str, Any], outputs: Any) -> Tensor:
-        teacher = load_teacher(
-            self.args.teacher, self.model, getattr(self, "processing_class", None)
-        )
+        teacher = self._teacher
         read = {*inspect.signature(teacher.forward).parameters, "output_hidden_states"}
         with torch.no_grad():
             wanted = teacher(**{name: value for name, value in inputs.items() if name in read})

@@ -28,6 +28,8 @@ class TargetedDropoutMixin(DistillationMixin, ReliableMixin):
     """
 
     model: Any
+    args: Any
+    state: Any
     optimizer: Any
     callback_handler: Any
 
@@ -50,13 +52,20 @@ class TargetedDropoutMixin(DistillationMixin, ReliableMixin):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
-        _patch_of(self.model).settle_activations()
-        save_activations(self.model, output_dir or self.args.output_dir)
+        if self.args.should_save:  # every process comes here, and one of each folder writes
+            save_activations(self.model, output_dir or self.args.output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         parent: Any = super()
         parent._load_from_checkpoint(resume_from_checkpoint, model)
         _patch_of(self.model).resume(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        parent: Any = super()
+        parent._load_best_model()
+        patch = find_patch(self.model)
+        if patch is not None:
+            patch.resume(self.state.best_model_checkpoint)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """The optimiser of the parent, with `untargeted_lr_scale` applied to small parameters."""

@@ -120,3 +120,13 @@ def test_bytes_are_counted_in_all_folders_below(full):
     (full / "below").mkdir()
     (full / "below" / "more").write_text("12345")
     assert folder_bytes(full) == 8
+
+
+def test_what_a_link_points_to_is_replaced_and_the_link_stays(full):
+    link = full.with_name("link")
+    link.symlink_to(full)
+    for _ in range(2):
+        write(link, overwrite=True)
+        assert link.is_symlink()
+        assert names_in(full) == ["new"]
+        assert names_in(full.parent) == ["export", "link"]

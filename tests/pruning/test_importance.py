@@ -159,3 +159,33 @@ def test_gradients_cannot_target(importance):
         ValueError, match=f"importance '{importance}' can rank for pruning, but not"
     ):
         patch_model(tiny_model("bert"), importance=importance)
+
+
+def test_a_second_pruning_by_movement_takes_what_is_gone_first():
+    model = tiny_model("bert")
+    batch = {**tiny_inputs(model), "labels": torch.zeros(2, dtype=torch.long)}
+    how: dict[str, Any] = {"level": "weight", "importance": "movement", "calibration": [batch]}
+    prune_model(model, 0.3, **how)
+    for _ in range(2):
+        assert prune_model(model, 0.5, **how).sparsity == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_global_budget_takes_no_more_than_asked_of_equal_scores():
+    how: dict[str, Any] = {"level": "unit", "attention_level": "none", "importance": "magnitude"}
+    removed = []
+    for budget in ("uniform", "global"):
+        model = tiny_model("bert")
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if "output.dense.weight" in name or "intermediate.dense.weight" in name:
+                    weight.fill_(0.01)
+        removed.append(prune_model(model, 0.25, budget=budget, **how).removed)
+    assert removed[0] == removed[1] > 0
+
+
+def test_a_global_budget_keeps_a_pattern():
+    model = tiny_model("bert")
+    prune_model(model, 0.5, level="weight", pattern="2:4", budget="global")
+    for site in sites_to_prune(model, level="weight"):
+        groups = site.layer.weight.detach().reshape(-1, 4)
+        assert bool(((groups == 0).sum(1) >= 2).all())

@@ -29,6 +29,7 @@ from hf_td import (
     patch_model,
     unpatch_model,
 )
+from hf_td.activations import FILE, Activations
 from tests.tiny import tiny_model
 from tests.training.models import (
     QUIET,
@@ -203,6 +204,48 @@ def test_the_seq2seq_trainer_trains_and_generates(level, tmp_path):
 
 
 # --- evaluation ---
+
+
+def test_when_training_has_ended_everything_learns_again(tmp_path):
+    trainer = trainer_of(tiny_model("bert"), arguments(tmp_path, targeting_off=1.0))
+    trainer.train()
+    assert not patch_of(trainer.model).holds
+    assert not any(parameter._backward_hooks for parameter in trainer.model.parameters())
+
+
+def test_an_unpatched_model_can_be_saved_with_its_activations(tmp_path):
+    trainer = trainer_of(tiny_model("bert"), arguments(tmp_path / "run"))
+    trainer.train()
+    unpatch_model(trainer.model)
+    trainer.save_model(str(tmp_path / "saved"))
+    assert (tmp_path / "saved" / FILE).is_file()
+
+
+def test_only_a_process_that_writes_writes_activations(tmp_path, monkeypatch):
+    """On another node there is not even a folder to write to."""
+    trainer = trainer_of(tiny_model("bert"), arguments(tmp_path / "run"))
+    trainer.train()
+    monkeypatch.setattr(type(trainer.args), "should_save", False)
+    trainer._save(str(tmp_path / "elsewhere"))
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_the_best_model_comes_with_its_own_activations(tmp_path):
+    often = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "best", "max_steps": 6}
+    values = iter([1.0, 0.0, 0.0])
+    trainer = trainer_of(
+        tiny_model("bert"),
+        arguments(tmp_path, **often, **best),
+        eval_dataset=examples("bert", 8),
+        compute_metrics=lambda _: {"best": next(values)},
+    )
+    trainer.train()
+    found, saved = patch_of(trainer.model).activations, Activations.load(tmp_path / "checkpoint-2")
+    assert found is not None
+    assert saved is not None
+    for name, squares in saved.mean_squares.items():
+        assert_close(found.mean_squares[name], squares, rtol=0, atol=0)
 
 
 @every_level
