@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hf_td.anatomy import Anatomy, Block, Holder, Mixture, Stack, find_layer
 from hf_td.compaction.runs import runs_of
-from hf_td.compaction.trial import fixed_heads
+from hf_td.compaction.trial import evened, fixed_heads
 from hf_td.importance import read_units
 from hf_td.routing import gone_experts
 
@@ -45,14 +45,15 @@ def needed_units(
     """
     live = _live_anywhere(model, anatomy)
     dead = _with_dead_heads(live)
-    fixed = fixed_heads(model, dead, runs_of(model, anatomy, example_inputs)) if dead else {}
+    runs = runs_of(model, anatomy, example_inputs) if dead else {}
+    fixed = fixed_heads(model, dead, runs) if dead else {}
     counts: dict[Holder, int] = {}
     for block in live:
         if block not in fixed:
             step = _step(model, block, multiple_of)
             alive = int(live[block].sum(-1).max())
             counts[block] = min(block.units, step * max(1, -(-alive // step)))
-    return counts
+    return evened(model, counts, runs) if dead else counts
 
 
 def _step(model: nn.Module, block: Holder, multiple_of: int) -> int:

@@ -28,18 +28,40 @@ def fixed_heads(model: nn.Module, blocks: Iterable[Block], runs: Runs) -> dict[B
 
     What they are part of is run once for each kind of block, without its matrix products.
     """
-    kinds: defaultdict[str, list[Block]] = defaultdict(list)
-    for block in blocks:
-        if block.part == "attention" and block.units > 1:
-            kinds[pattern_of(block.name)].append(block)
-    reasons = {kind: _refusal(model, alike, runs) for kind, alike in kinds.items()}
+    kinds = _kinds(block for block in blocks if block.units > 1)
+    reasons = {
+        kind: _refusal(model, {block: block.units - 1 for block in alike}, runs)
+        for kind, alike in kinds.items()
+    }
     return {block: reason for kind, reason in reasons.items() if reason for block in kinds[kind]}
 
 
-def _refusal(model: nn.Module, blocks: list[Block], runs: Runs) -> str | None:
-    """What the forward says to one head fewer in each of these blocks."""
-    path = run_of(blocks[0], runs)
-    kept: dict[Holder, Tensor] = {block: torch.arange(block.units - 1) for block in blocks}
+def evened(model: nn.Module, counts: Mapping[Holder, int], runs: Runs) -> dict[Holder, int]:
+    """Counts with which the forward runs: blocks of one kind get the largest where they have to.
+
+    T5 makes one bias for the heads of its first cross-attention, and adds it in every layer.
+    """
+    found = dict(counts)
+    for alike in _kinds(holder for holder in counts if isinstance(holder, Block)).values():
+        wanted = {block: counts[block] for block in alike}
+        if len(set(wanted.values())) > 1 and _refusal(model, wanted, runs):
+            found.update(dict.fromkeys(alike, max(wanted.values())))
+    return found
+
+
+def _kinds(blocks: Iterable[Block]) -> dict[str, list[Block]]:
+    """Attention blocks at the same place of different layers."""
+    kinds: defaultdict[str, list[Block]] = defaultdict(list)
+    for block in blocks:
+        if block.part == "attention":
+            kinds[pattern_of(block.name)].append(block)
+    return kinds
+
+
+def _refusal(model: nn.Module, counts: Mapping[Block, int], runs: Runs) -> str | None:
+    """What the forward says to so many heads in these blocks."""
+    path = run_of(next(iter(counts)), runs)
+    kept: dict[Holder, Tensor] = {block: torch.arange(count) for block, count in counts.items()}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     shapes = smaller_shapes(model, kept)
     smaller = {name: parameters[name].detach().new_empty(shape) for name, shape in shapes.items()}

@@ -87,3 +87,13 @@ def test_modules_that_know_their_counts_share_the_config():
     prune_model(model, 0.5, level="unit")
     compact_model(model)
     assert model.model.layers[0].self_attn.config is model.config
+
+
+@pytest.mark.parametrize("family", ["t5", "t5_gated"])
+@pytest.mark.parametrize("sparsity", [0.3, 0.5])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_heads_that_a_forward_wants_alike_are_left_alike(family, sparsity, seed):
+    model = tiny_family(family, seed)
+    prune_model(model, sparsity, level="unit", budget="global")
+    masked = family_outputs(model)
+    torch.testing.assert_close(family_outputs(compact_model(model)), masked)
