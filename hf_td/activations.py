@@ -8,8 +8,7 @@ arXiv 2306.11695) ranks single weights so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,19 +47,29 @@ class Activations:
         self.mean_squares = dict(mean_squares or {})
         self.measured = {n: torch.ones_like(s[0]).bool() for n, s in self.mean_squares.items()}
 
-    def scale(self, name: str, layer: nn.Module) -> Tensor | None:
-        """Root mean square of each input feature of a layer, `(fan_in,)`; None where unknown."""
+    def scale(self, name: str, features: int) -> Tensor | None:
+        """Root mean square of each input feature of a layer; None where nothing is known.
+
+        Args:
+            name: of the layer.
+            features: how many it has; of a router, how many experts.
+
+        Returns:
+            `(features,)`.
+
+        Raises:
+            ValueError: they were measured of another number of features.
+        """
         found = self.mean_squares.get(name)
-        weight = layer.weight
-        assert isinstance(weight, Tensor)
         if found is None:
             return None
-        if found.numel() not in weight.shape:
+        if found.numel() != features:
             raise ValueError(
-                f"the activations of {name} are of {found.numel()} input features, but its weight "
-                f"is {tuple(weight.shape)}; they are of another model, so measure them anew"
+                f"the activations of {name} are of {found.numel()} features, and it has {features}:"
+                " they are of another model, or of this one before features were taken out; measure"
+                " them anew, by calibration=..."
             )
-        return found.to(weight.device).sqrt()
+        return found.sqrt()
 
     def update(self, name: str, squares: Tensor, rows: Tensor) -> None:
         """Add what one update saw of a layer to the moving average.
@@ -181,21 +190,6 @@ def find_activations(model: nn.Module) -> Activations | None:
     place = getattr(model, "name_or_path", "")
     loaded = _load_from(place, trained_with(model)) if place else None
     return None if loaded is None else attach_activations(model, loaded)
-
-
-@contextmanager
-def forgetting_changed(model: nn.Module) -> Iterator[None]:
-    """Forget what was measured of layers whose weight has another shape when the block ends.
-
-    By their place in the old shape the wrong features would be taken for important.
-    """
-    known = find_activations(model)
-    names = list(known.mean_squares) if known is not None else []
-    before = {name: model.get_submodule(name).weight.shape for name in names}
-    yield
-    for name in names:
-        if known is not None and model.get_submodule(name).weight.shape != before[name]:
-            del known.mean_squares[name], known.measured[name]
 
 
 def save_activations(model: nn.Module, folder: str | Path) -> None:

@@ -127,8 +127,8 @@ def _load_processor(source: ModelSource) -> Any:
     """The processor, tokenizer or image processor, as it is; None, and a line, where none is."""
     try:
         return AutoProcessor.from_pretrained(source.tokenizer, **source.options)
-    except (OSError, ValueError):
-        print(f"no tokenizer or processor was found in {source.tokenizer}; none goes along")
+    except (OSError, ValueError, ImportError) as error:
+        print(f"no tokenizer or processor goes along: {str(error).strip().partition('. ')[0]}")
         return None
 
 

@@ -37,6 +37,7 @@ class Patch:
         rates: those of the current update.
         updates: masks drawn so far; numbers the updates where nobody says which one it is.
         holds: on what does not learn in the current update.
+        unsettled: whether an update has begun whose activations are not in the averages yet.
         self_counting: the hook that draws a mask before each training forward; None once
             `anneal` was called.
     """
@@ -48,8 +49,8 @@ class Patch:
     rates: Rates = NO_RATES
     updates: int = 0
     holds: list[RemovableHandle] = field(default_factory=list)
-    self_counting: RemovableHandle | None = None
     unsettled: bool = False
+    self_counting: RemovableHandle | None = None
 
     @torch.no_grad()
     def advance(self, model: nn.Module, progress: float, update: int | None) -> None:

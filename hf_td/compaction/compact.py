@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from hf_td.activations import forgetting_changed
 from hf_td.anatomy import Anatomy, Block, Holder, Mixture, read_anatomy
 from hf_td.compaction.check import Footprint, compare, footprint
 from hf_td.compaction.kept import choose_units, dead_heads, needed_units
@@ -58,8 +57,7 @@ def compact_model(
     counts = needed_units(model, anatomy, multiple_of, example_inputs)
     if not _cuts(counts):
         raise ValueError(_nothing_dead(model, anatomy, multiple_of, example_inputs))
-    with forgetting_changed(model):
-        return cut_model(model, anatomy, counts, check=check, example_inputs=example_inputs)
+    return cut_model(model, anatomy, counts, check=check, example_inputs=example_inputs)
 
 
 def can_compact(

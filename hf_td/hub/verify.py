@@ -40,7 +40,8 @@ def verify_export(
     expected = _computed(model, tensors)
     got = _reload(folder, auto_class, way, tensors)
     if expected["output"].dtype in (torch.float16, torch.bfloat16):
-        expected.pop("generated", None)  # two tokens are often as likely as each other
+        # Rounding makes two tokens as likely as each other now and then; the output is compared.
+        expected.pop("generated", None)
     for name, tensor in expected.items():
         _compare(name, tensor.cpu(), got[name], way)
 

@@ -58,7 +58,7 @@ def _lowest(site: Site, sparsity: float) -> Tensor:
     scores = site.eligible(site.scores())
     lowest = functional.candidate_mask(scores, sparsity, site.dim, break_ties=True)
     # A sum is finite only if all scores are, and costs far less than a mask of those that are.
-    return lowest if scores.sum().isfinite() else lowest & scores.isfinite()
+    return lowest if scores.sum().isfinite() else lowest & ~scores.isposinf()
 
 
 def _choose_globally(sites: Sequence[Site], sparsity: float, budget: Budget) -> list[Tensor]:
@@ -77,13 +77,17 @@ def _choose_globally(sites: Sequence[Site], sparsity: float, budget: Budget) -> 
 
 
 def _comparable(site: Site, floor: float) -> Tensor:
-    """Scores over their root mean square; those that the floor protects are infinite."""
+    """Scores over their root mean square; those that the floor protects are infinite.
+
+    What is gone already, of which a score may say minus infinity, counts as zero in the mean.
+    """
     scores = site.scores().float()
-    scores = scores / scores.square().mean().sqrt().clamp(min=1e-12)
+    squares = scores.square().masked_fill_(scores.isneginf(), 0)
+    scores = scores / squares.mean().sqrt().clamp(min=1e-12)
     flat = scores.flatten()
-    if getattr(site, "pattern", None) is not None:
-        floor = 0.0  # a pattern leaves something of every group by itself
-    lowest = functional.candidate_mask(flat, 1 - floor, break_ties=True).view_as(scores)
+    # A pattern leaves something of every group by itself.
+    most = 1.0 if site.most < 1 else 1 - floor
+    lowest = functional.candidate_mask(flat, most, break_ties=True).view_as(scores)
     return site.eligible(scores).masked_fill(~lowest, torch.inf)
 
 
@@ -97,7 +101,7 @@ def _affordable(
     ranked, order = every.sort(stable=True)
     spent = each[order].cumsum(0)
     affordable = int((spent <= sparsity * spent[-1] * (1 + 1e-9)).sum())
-    possible = min(affordable, int(ranked.isfinite().sum()))
+    possible = min(affordable, int((~ranked.isposinf()).sum()))
     chosen = torch.zeros(len(every), dtype=torch.bool)
     chosen[order[:possible]] = True
     for score, part in zip(scores, chosen.split(sizes.tolist()), strict=True):

@@ -34,7 +34,7 @@ def taylor_scores(
             reported.
 
     Returns:
-        By the name of the site, of the shape that it ranks.
+        By the name of the site, of the shape that it ranks; minus infinity for what is zero.
 
     Raises:
         ValueError: there is no batch, or no loss.
@@ -67,13 +67,10 @@ def _summed(
                 sums[index] = sums.get(index, 0) + count(term)
     if not sums:
         raise ValueError("calibration needs batches of training data; there was none")
-    return {site.name: _gone_first(site, sums[site.index]) for site in sites}
-
-
-def _gone_first(site: Site, scores: Tensor) -> Tensor:
-    """Scores with what is zero already below all others, whose scores may be negative."""
-    gone = _by_rank(site, site.layer.weight.detach().abs().float()) == 0
-    return scores.masked_fill(gone, float(scores.min()) - 1)
+    # Scores may be negative: what is gone already is below them all.
+    sizes = _by_index((site, site.layer.weight.detach().abs()) for site in sites)
+    scores = {i: total.masked_fill(sizes[i] == 0, -torch.inf) for i, total in sums.items()}
+    return {site.name: scores[site.index] for site in sites}
 
 
 def _terms(
@@ -87,12 +84,20 @@ def _terms(
         )
     found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
     gradients = dict(zip(weights, found, strict=True))
-    terms: dict[int, Tensor] = {}
-    for site in sites:
+
+    def product(site: Site) -> Tensor:
         weight, gradient = site.layer.weight.detach(), gradients[id(site.layer.weight)]
-        product = torch.zeros_like(weight) if gradient is None else weight * gradient
-        terms[site.index] = terms.get(site.index, 0) + _by_rank(site, product.float())
-    return terms
+        return torch.zeros_like(weight) if gradient is None else weight * gradient
+
+    return _by_index((site, product(site)) for site in sites)
+
+
+def _by_index(values: Iterable[tuple[Site, Tensor]]) -> dict[int, Tensor]:
+    """Values of the shape of the weights as what the sites rank, those of tied sites summed."""
+    sums: dict[int, Tensor] = {}
+    for site, value in values:
+        sums[site.index] = sums.get(site.index, 0) + _by_rank(site, value.float())
+    return sums
 
 
 def _by_rank(site: Site, product: Tensor) -> Tensor:

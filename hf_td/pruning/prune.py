@@ -18,7 +18,6 @@ from hf_td.layout import record_layout
 from hf_td.learned import FILE as SCORES_FILE
 from hf_td.learned import find_learned
 from hf_td.masks import random_scores
-from hf_td.patching import find_patch
 from hf_td.pruning.budgets import Budget, Of
 from hf_td.pruning.first_order import movement_scores, taylor_scores
 from hf_td.pruning.report import PruningReport, count_sparsity
@@ -203,7 +202,7 @@ def _activations(
     known = find_activations(model)
     if calibration is not None:
         known = measure_activations(model, names, calibration)
-    if known is not None and not known.names() and find_patch(model) is not None:
+    if known is not None and not known.names():
         return known  # patched, but not trained yet: ranked as the first update would
     missing = names if known is None else sorted(set(names) - known.names())
     if known is None or missing:

@@ -79,8 +79,10 @@ class ExpertSite:
 
     def _activation(self) -> Tensor | None:
         """`(experts,)`: root mean square of the weights."""
-        known = self.activations
-        return None if known is None else known.scale(self.name, self.layer.module)
+        if self.activations is None:
+            return None
+        scale = self.activations.scale(self.name, self.mixture.units)
+        return None if scale is None else scale.to(self.layer.weight.device)
 
     def spread(self, mask: Tensor) -> Tensor:
         """From what was ranked to what the router keeps: here the same."""

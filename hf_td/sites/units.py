@@ -79,9 +79,13 @@ class UnitSite:
         """`(units,)`: root mean square of the features of each unit, over all tied blocks."""
         if self.activations is None:
             return None
-        scales = [self.activations.scale(name, layer) for name, layer, _ in self.consumers]
+        scales = [
+            self.activations.scale(name, layer.weight.shape[importance.fan_in_dim(layer)])
+            for name, layer, _ in self.consumers
+        ]
+        device = self.layer.weight.device
         squares = [
-            scale[features.to(scale.device)].square().mean(1)
+            scale.to(device)[features.to(device)].square().mean(1)
             for scale, (_, _, features) in zip(scales, self.consumers, strict=True)
             if scale is not None
         ]

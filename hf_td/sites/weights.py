@@ -74,7 +74,11 @@ class WeightSite:
 
     def _activation(self) -> Tensor | None:
         """`(fan_in,)`: root mean square of the inputs."""
-        return None if self.activations is None else self.activations.scale(self.name, self.layer)
+        if self.activations is None:
+            return None
+        weight = self.layer.weight
+        scale = self.activations.scale(self.name, weight.shape[self.dim])
+        return None if scale is None else scale.to(weight.device)
 
     def spread(self, mask: Tensor) -> Tensor:
         """From what was ranked to what broadcasts to the weight: here the same."""

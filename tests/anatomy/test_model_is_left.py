@@ -12,6 +12,7 @@ import transformers as hf
 from torch.testing import assert_close
 
 from hf_td import patch_model, read_anatomy
+from hf_td.anatomy import reading
 from tests.anatomy.known import KNOWN, assert_reads, every_family
 from tests.tiny import TEXT, checkpoint_activations, tiny_model
 
@@ -135,3 +136,13 @@ def test_other_heads_of_a_decoder_are_read_anew():
         anatomy = read_anatomy(hf.BartForConditionalGeneration(config))
         units.append([b.units for b in anatomy.blocks if b.part == "attention"])
     assert units == [[4, 4, 4], [4, 2, 2]]
+
+
+def test_what_other_inputs_showed_is_another_reading(monkeypatch):
+    """With some inputs a part of a model does not run, and would be missed ever after."""
+    read: list[Any] = []
+    monkeypatch.setattr(reading, "_read", lambda _, inputs: read.append(inputs))
+    model, given = tiny_model("bert"), {"input_ids": torch.ones(1, 4, dtype=torch.long)}
+    for inputs in (None, given, None, given, {**given, "token_type_ids": given["input_ids"]}):
+        read_anatomy(model, inputs)
+    assert [inputs and len(inputs) for inputs in read] == [None, 1, 2]

@@ -345,3 +345,27 @@ def test_a_model_has_one_baseline_or_is_patched():
     finish_baseline(model)
     with pytest.raises(ValueError, match="has no baseline; call attach_baseline first"):
         finish_baseline(model)
+
+
+def test_training_again_after_an_interruption_goes_on(tmp_path, monkeypatch):
+    """The optimiser is there by then, made by the Trainer itself, and knows the parameters."""
+    trainer = trainer_of(tiny_model("bert"), METHODS["l0"], tmp_path)
+
+    def interrupt(*args: Any, **kwargs: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(trainer, "training_step", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train()
+    trainer.train()
+    assert trainer.state.global_step == trainer.state.max_steps
+
+
+def test_an_optimiser_that_does_not_know_the_parameters_is_refused(tmp_path):
+    model = tiny_model("bert")
+    stranger = torch.optim.SGD(model.parameters(), lr=0.1)
+    trainer = trainer_of(model, METHODS["l0"], tmp_path)
+    trainer.optimizer = stranger
+    with pytest.raises(ValueError, match="the given optimiser does not know"):
+        trainer.train()

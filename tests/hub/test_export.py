@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from hf_td import compact_model, patch_model, prune_model
 from hf_td.compaction import layout_of_model
-from hf_td.hub import export
+from hf_td.hub import export, verify
 from hf_td.hub.export import export_model
 from hf_td.patching import find_patch
 from tests.compaction.models import (
@@ -367,3 +367,21 @@ def test_an_input_of_the_callers_own_is_used(tmp_path):
     )
     export_model(model, tmp_path / "x", example_inputs=tiny_inputs(model, batch=5))
     assert set(batches) == {5}
+
+
+def test_settings_of_generation_do_not_hinder_the_check(tmp_path):
+    model = tiny_model("llama")
+    prune_model(model, 0.5, level="unit")
+    settings = model.generation_config
+    settings.do_sample, settings.num_return_sequences = True, 2
+    settings.return_dict_in_generate = True
+    assert export_model(model, tmp_path / "x").folder.is_dir()
+
+
+def test_in_half_precision_the_output_is_compared_and_no_token(tmp_path, monkeypatch):
+    model = tiny_model("llama").bfloat16()
+    prune_model(model, 0.5, level="unit")
+    compared = []
+    monkeypatch.setattr(verify, "_compare", lambda name, *_: compared.append(name))
+    export_model(model, tmp_path / "x")
+    assert set(compared) == {"output"}

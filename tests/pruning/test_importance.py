@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -11,9 +12,9 @@ from torch.testing import assert_close
 
 from hf_td import anneal, patch_model, prune_model, read_anatomy, unpatch_model
 from hf_td.config import TargetedDropoutConfig
-from hf_td.pruning import sites_to_prune
+from hf_td.pruning import Budget, sites_to_prune
 from hf_td.pruning.first_order import movement_scores, taylor_scores
-from hf_td.sites import Site, plan_sites
+from hf_td.sites import Site, WeightSite, plan_sites
 from tests.families import family_inputs, tiny_family
 from tests.tiny import tiny_inputs, tiny_model
 
@@ -189,3 +190,15 @@ def test_a_global_budget_keeps_a_pattern():
     for site in sites_to_prune(model, level="weight"):
         groups = site.layer.weight.detach().reshape(-1, 4)
         assert bool(((groups == 0).sum(1) >= 2).all())
+
+
+def test_what_is_gone_goes_first_and_leaves_the_others_comparable():
+    given = [[-math.inf, -math.inf, 1.0, 2.0], [10.0, 20.0, 30.0, 40.0]]
+    sites = [
+        WeightSite(name, nn.Linear(4, 1), number, given=torch.tensor([scores]))
+        for number, (name, scores) in enumerate(zip("ab", given, strict=True))
+    ]
+    chosen = Budget(kind="global", floor=0.0).choose(sites, 0.5)
+    assert chosen[0].tolist() == [[True, True, False, False]]
+    assert chosen[1].tolist() == [[True, True, False, False]]
+    assert Budget().choose(sites[:1], 0.5)[0].tolist() == [[True, True, False, False]]

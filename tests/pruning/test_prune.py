@@ -265,3 +265,19 @@ def test_kept_weights_come_back_after_an_error(level):
     with pytest.raises(KeyError, match="inside"):
         failing_use(sites)
     assert_same_state(model, state, but=set())
+
+
+def test_batches_may_be_anything_that_can_be_run_through():
+    """Such as a DataLoader of a stream, which has no length."""
+
+    class Stream:
+        def __iter__(self):
+            yield tiny_inputs(model)
+
+        def __len__(self):
+            raise TypeError("no length")
+
+    model = tiny_model("bert")
+    assert prune_model(model, 0.5, level="unit", calibration=Stream()).sparsity > 0.4
+    with pytest.raises(ValueError, match="there was none"):
+        prune_model(tiny_model("bert"), 0.5, level="unit", calibration=[])

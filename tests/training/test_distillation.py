@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import nn
 from torch.testing import assert_close
 from transformers import (
@@ -15,6 +17,7 @@ from transformers import (
     BertForQuestionAnswering,
     BertForSequenceClassification,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
 )
 
 from hf_td import TargetedDropoutArguments, TargetedDropoutTrainer
@@ -300,3 +303,23 @@ def test_widths_that_differ_are_refused_when_training_starts(tmp_path):
     )
     with pytest.raises(ValueError, match="the width of a layer: 32 in the student, 48 in the teac"):
         trainer.train()
+
+
+def test_the_words_of_the_teacher_are_compared_once(teacher, tmp_path, monkeypatch):
+    compared: list[Any] = []
+    monkeypatch.setattr(distillation, "_check_tokens", counting(lambda *_: None, compared))
+    settings = {**QUIET, "max_steps": 3, "gradient_accumulation_steps": 2}
+    arguments = TargetedDropoutArguments(str(tmp_path / "run"), teacher=teacher, **settings)
+    trainer = TargetedDropoutTrainer(
+        tiny_model("bert"), arguments, train_dataset=examples("bert"), processing_class=Words()
+    )
+    trainer.train()
+    assert len(compared) == 1
+
+
+class Words(PreTrainedTokenizerFast):
+    """A tokenizer of two words, that collates what is tokenized already."""
+
+    def __init__(self) -> None:
+        words = Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1}, unk_token="[UNK]"))
+        super().__init__(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]")
