@@ -13,7 +13,6 @@ from typing import Any
 # Whatever the model's own settings of generation are.
 GREEDY: dict[str, Any] = {
     "do_sample": False,
-    "num_return_sequences": 1,
     "num_beams": 1,
     "num_return_sequences": 1,
     "return_dict_in_generate": False,
