@@ -9,6 +9,7 @@ arXiv 2306.11695) ranks single weights so.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,26 @@ from hf_td.routing import routed_squares
 FILE = "activations.safetensors"
 
 _KEY = "_hf_td_activations"
-# Of the moving average over updates.
-_DECAY = 0.9
+# Averages change slowly, and to sum up what goes into a layer takes a GPU about as long to be told
+# as the layer itself: one update of these is measured.
+INTERVAL = 8
+# Of the moving average over the updates that are measured.
+_DECAY = 0.8
 # Neighbouring rows tell much the same: a few are enough, and cost next to nothing. A prime, which
 # few lengths are multiples of: else the same positions were taken of each sequence, the first among
 # them, whose activations are often far larger than all others.
 _ROW_STEP = 13
+
+
+@dataclass
+class Meter:
+    """Tells layers whether they measure; all of a model look at one.
+
+    Attributes:
+        on: whether the current update is one that is measured.
+    """
+
+    on: bool = True
 
 
 class Activations:
@@ -46,6 +61,8 @@ class Activations:
     def __init__(self, mean_squares: Mapping[str, Tensor] | None = None) -> None:
         self.mean_squares = dict(mean_squares or {})
         self.measured = {n: torch.ones_like(s[0]).bool() for n, s in self.mean_squares.items()}
+        # With the mean squares that they are the roots of.
+        self._scales: dict[str, tuple[Tensor, Tensor]] = {}
 
     def scale(self, name: str, features: int) -> Tensor | None:
         """Root mean square of each input feature of a layer; None where nothing is known.
@@ -69,22 +86,47 @@ class Activations:
                 " they are of another model, or of this one before features were taken out; measure"
                 " them anew, by calibration=..."
             )
-        return found.sqrt()
+        squares, scale = self._scales.get(name, (None, None))
+        if scale is None or squares is not found:
+            scale = found.sqrt()
+            self._scales[name] = found, scale
+        return scale
 
-    def update(self, name: str, squares: Tensor, rows: Tensor) -> None:
-        """Add what one update saw of a layer to the moving average.
+    def update(self, seen: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """Add what one update saw to the moving averages.
 
         Args:
-            name: of the layer.
-            squares: sum of the squared inputs, `(fan_in,)`.
-            rows: how many rows that sum is of, no dimension; nothing changes where it is 0.
+            seen: by the names of layers, the sum of the squared inputs, `(fan_in,)`, and the number
+                of rows that it is of, no dimension; nothing changes where that is 0.
         """
-        before = self.mean_squares.get(name, torch.ones_like(squares)).to(squares.device)
-        measured = self.measured.get(name, torch.zeros_like(rows).bool()).to(rows.device)
-        mean = squares / rows.clamp(min=1)
-        average = torch.where(measured, before.lerp(mean, 1 - _DECAY), mean)
-        self.mean_squares[name] = torch.where(rows > 0, average, before)
-        self.measured[name] = measured | (rows > 0)
+        by_device: dict[torch.device, list[str]] = {}
+        for name, (squares, _) in seen.items():
+            by_device.setdefault(squares.device, []).append(name)
+        for device, names in by_device.items():
+            self._update(device, names, *zip(*(seen[name] for name in names), strict=True))
+
+    def _update(self, device: torch.device, names: Sequence[str], squares: Any, rows: Any) -> None:
+        """All layers of a device in one tensor: a few operations, however many layers."""
+        sizes = [len(one) for one in squares]
+
+        def spread(numbers: Iterable[Tensor]) -> Tensor:
+            return torch.cat([n.expand(size) for n, size in zip(numbers, sizes, strict=True)])
+
+        never = torch.zeros((), dtype=torch.bool, device=device)
+        measured = [self.measured.get(name, never).to(device) for name in names]
+        before = torch.cat([self._before(*one) for one in zip(names, squares, strict=True)])
+        counts = spread(rows)
+        mean = torch.cat(squares) / counts.clamp(min=1)
+        average = torch.where(spread(measured), before.lerp(mean, 1 - _DECAY), mean)
+        average = torch.where(counts > 0, average, before)
+        now_measured = torch.stack(measured) | (torch.stack(rows) > 0)
+        self.measured.update(zip(names, now_measured.unbind(), strict=True))
+        found = average.split(sizes), average.sqrt().split(sizes)
+        for name, mean_squares, scale in zip(names, *found, strict=True):
+            self.mean_squares[name], self._scales[name] = mean_squares, (mean_squares, scale)
+
+    def _before(self, name: str, squares: Tensor) -> Tensor:
+        return self.mean_squares.get(name, torch.ones_like(squares)).to(squares.device)
 
     def names(self) -> set[str]:
         """The layers of which something was measured."""
@@ -94,7 +136,7 @@ class Activations:
         """Write what was measured to `FILE` in an existing folder; no file where nothing was."""
         names = sorted(self.names())
         if names:
-            tensors = {name: self.mean_squares[name].cpu().contiguous() for name in names}
+            tensors = {name: self.mean_squares[name].cpu().clone() for name in names}
             save_file(tensors, Path(folder) / FILE)
 
     @classmethod
@@ -124,7 +166,7 @@ def sampled_squares(inputs: Tensor) -> tuple[Tensor, int]:
         A float32 tensor `(fan_in,)`, and how many rows it sums.
     """
     rows = inputs.detach().reshape(-1, inputs.shape[-1])[::_ROW_STEP]
-    return rows.float().square().sum(0), rows.shape[0]
+    return torch.linalg.vector_norm(rows, dim=0, dtype=torch.float32).square(), rows.shape[0]
 
 
 def _squares(layer: Any, inputs: Tensor, output: Any) -> tuple[Tensor, int]:

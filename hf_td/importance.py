@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hf_td import functional
-from hf_td.anatomy import Block, Layout, Projection, find_layer, layout_of
+from hf_td.anatomy import Block, Layout, Projection, features_on, find_layer, layout_of
 from hf_td.reductions import any_nonzero
 
 # A linear layer, and those of its features that belong to the units of a block.
@@ -46,7 +46,7 @@ def read_units(layer: Any, consumer: Projection) -> Tensor:
     The leading dimension, if any, runs over experts.
     """
     read = any_nonzero(_weight(layer), unit_dim(layer))
-    return read[..., consumer.features.to(read.device)].any(-1)
+    return read[..., features_on(consumer, read.device)].any(-1)
 
 
 def weight_scores(layer: Any, activation: Tensor | None = None) -> Tensor:
@@ -92,7 +92,7 @@ def _row_norms(layer: Any) -> Tensor:
 
 
 def _index(projection: Projection, layer: Any) -> Tensor:
-    return projection.features.to(_weight(layer).device)
+    return features_on(projection, _weight(layer).device)
 
 
 def _weight(layer: Any) -> Tensor:

@@ -19,8 +19,9 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from hf_td import kernels
-from hf_td.activations import sampled_squares
+from hf_td.activations import Meter, sampled_squares
 from hf_td.anatomy import Stack, layout_of, stacks_of
+from hf_td.bundles import bundle_of, untie
 from hf_td.routing import (
     MaskedRouterMixin,
     Router,
@@ -36,23 +37,36 @@ class TargetedMixin:
 
     Attributes:
         keep: what multiplies `weight` while training; broadcastable to it, not saved.
-        input_squares: sum of the squared inputs since the last update, where importance needs
-            them, else None; not saved.
+        input_squares: sum of the squared inputs in the update that is measured, where importance
+            needs them, else None; not saved.
         input_rows: how many rows that sum is of.
+        meter: says whether to measure; None where importance does not need it.
     """
 
     weight: nn.Parameter
     keep: Tensor
     input_squares: Tensor | None
     input_rows: Tensor
+    meter: Meter | None = None
 
-    def effective_weight(self, *, own_gradient: bool = False) -> Tensor:
+    def effective_weight(self) -> Tensor:
         """The weight that this update uses; see `kernels.masked`."""
-        return kernels.masked(self.weight, self.keep, own_gradient=own_gradient)
+        together = None if torch.compiler.is_compiling() else bundle_of(self)
+        if together is None:
+            return kernels.masked(self.weight, self.keep)
+        return together.weight_of(self)
+
+    def measures(self) -> bool:
+        """Whether this update is one that is measured.
+
+        A compiled forward measures in all: it would be compiled anew to leave that out, and what it
+        adds between is set to zero before the next one that counts.
+        """
+        return self.meter is not None and (torch.compiler.is_compiling() or self.meter.on)
 
     def measure(self, inputs: Tensor) -> None:
         """Add a training input, `(..., fan_in)`, to what importance by activation looks at."""
-        if self.input_squares is not None:
+        if self.measures():
             with torch.no_grad():
                 self.add_squares(*sampled_squares(inputs))
 
@@ -61,15 +75,6 @@ class TargetedMixin:
         if self.input_squares is not None:
             self.input_squares += squares
             self.input_rows += rows
-
-    def take_squares(self) -> tuple[Tensor, Tensor] | None:
-        """The sum of the squared inputs since the last call and its number of rows, or None."""
-        if self.input_squares is None:
-            return None
-        taken = self.input_squares.clone(), self.input_rows.clone()
-        self.input_squares.zero_()
-        self.input_rows.zero_()
-        return taken
 
 
 class TargetedLinear(TargetedMixin, nn.Linear):
@@ -80,7 +85,7 @@ class TargetedLinear(TargetedMixin, nn.Linear):
         if not self.training:
             return super().forward(input)
         self.measure(input)
-        return F.linear(input, self.effective_weight(own_gradient=True), self.bias)
+        return F.linear(input, self.effective_weight(), self.bias)
 
 
 class TargetedConv1D(TargetedMixin, Conv1D):
@@ -92,7 +97,7 @@ class TargetedConv1D(TargetedMixin, Conv1D):
             return super().forward(x)
         self.measure(x)
         flat = x.reshape(-1, x.shape[-1])
-        weight = self.effective_weight(own_gradient=True)
+        weight = self.effective_weight()
         return torch.addmm(self.bias, flat, weight).view(*x.shape[:-1], self.nf)
 
 
@@ -147,7 +152,7 @@ class TargetedRouterMixin(TargetedMixin, MaskedRouterMixin):
         gone = gone_experts(self)
         if not self.training:
             return self.route(gone, *args, **kwargs)
-        if self.input_squares is not None:
+        if self.measures():
             with torch.no_grad():
                 output = self.route(gone, *args, **kwargs)
                 self.add_squares(*routed_squares(output, len(gone)))
@@ -243,7 +248,7 @@ def _kind_of_weight(layer: Any) -> str:
     return f"{kind}, as quantised layers have: quantise the pruned model instead"
 
 
-def target(layer: Any, keep: Tensor, *, measures: bool = False) -> None:
+def target(layer: Any, keep: Tensor, *, meter: Meter | None = None) -> None:
     """Turn a linear layer into its targeted class, in place.
 
     The module stays the same object with the same parameters, hooks and flags, so optimisers,
@@ -253,20 +258,22 @@ def target(layer: Any, keep: Tensor, *, measures: bool = False) -> None:
         layer: one that `check_targetable` lets pass. A module of experts becomes targeted with the
             first of its stacks.
         keep: the first mask, broadcastable to `layer.weight`.
-        measures: whether to sum up the squares of its inputs while it trains; experts do not.
+        meter: says in which updates to sum up the squares of its inputs; None for in none, as in
+            experts.
     """
     module = _module_of(layer)
     if not is_targeted(module):
         module.__class__ = _targeted_class(layer)
     module.register_buffer(_keep_name(layer), keep, persistent=False)
     if can_measure(layer):
-        _prepare_to_measure(layer, measures)
+        _prepare_to_measure(layer, meter)
 
 
-def _prepare_to_measure(layer: Any, measures: bool) -> None:
+def _prepare_to_measure(layer: Any, meter: Meter | None) -> None:
     module = _module_of(layer)
+    module.__dict__["meter"] = meter
     squares = rows = None
-    if measures:
+    if meter is not None:
         squares = torch.zeros(_measured_features(layer), device=module.weight.device)
         # An integer, so that it counts right in a model that is cast to half precision.
         rows = torch.zeros((), dtype=torch.long, device=module.weight.device)
@@ -287,8 +294,9 @@ def restore(layer: Any) -> None:
     """
     module = _module_of(layer)
     delattr(module, _keep_name(layer))
+    untie(module)
     if can_measure(layer):
-        del module.input_squares, module.input_rows
+        del module.input_squares, module.input_rows, module.meter
     if not _targeted_stacks(module):
         module.__class__ = next(s for s, targeted in TARGETED.items() if type(module) is targeted)
     if isinstance(layer, Router):
@@ -302,6 +310,20 @@ def _keep_name(layer: Any) -> str:
 def can_measure(layer: Any) -> bool:
     """Whether importance by activation applies: not to experts, which see a few tokens each."""
     return not isinstance(layer, Stack)
+
+
+def measured_in(layer: Any) -> tuple[Tensor, Tensor] | None:
+    """The sum of the squared inputs of a targeted layer, and the number of rows; None for experts.
+
+    They are those of the update that was measured last, as tensors that it adds to.
+    """
+    module = _module_of(layer)
+    return (module.input_squares, module.input_rows) if can_measure(layer) else None
+
+
+def can_be_bundled(layer: Any) -> bool:
+    """Whether the weight's only use is the matrix product of a forward that is known here."""
+    return type(layer) in (TargetedLinear, TargetedConv1D)
 
 
 def is_targeted(module: nn.Module) -> bool:

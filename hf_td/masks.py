@@ -8,35 +8,48 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hf_td import functional, kernels
 from hf_td.config import Rates, TargetedDropoutConfig
-from hf_td.sites import Site, WeightSite
+from hf_td.sites import Alike, Site, UnitSite, WeightSite, batches, unit_scores_of
 
 
 def draw(sites: Sequence[Site], config: TargetedDropoutConfig, rates: Rates, update: int) -> None:
     """Draw the masks of all sites for one update, and give them to their layers."""
     if not rates.targeting or not rates.drop_rate:
         for site in sites:
-            site.layer.keep = site.everything()
+            _give(site.layer, site.everything())
         return
-    by_kernels = _by_kernels(sites, config, rates, update)
+    together = _by_kernels(sites, config, rates, update) | _of_alike(sites, config, rates)
     for site in sites:
-        known = by_kernels.get(site)
-        site.layer.keep = _draw_one(site, config, rates, update) if known is None else known
+        known = together.get(site)
+        _give(site.layer, _draw_one(site, config, rates, update) if known is None else known)
+
+
+def _give(layer: Any, keep: Tensor) -> None:
+    """Set the mask of a layer, of a router or of a stack."""
+    if isinstance(layer, nn.Module):
+        # As an assignment does, without its checks, which take longer than a small mask.
+        layer._buffers["keep"] = keep
+    else:
+        layer.keep = keep
 
 
 def candidates(
     sites: Sequence[Site], config: TargetedDropoutConfig, targeting: float
 ) -> Iterator[tuple[Site, Tensor]]:
     """The candidates at a targeting in (0, 1): boolean, of the shape that each site ranks."""
-    by_kernels = _by_kernels(sites, config, Rates(targeting, drop_rate=1.0), 0)
+    kept = _by_kernels(sites, config, Rates(targeting, drop_rate=1.0), 0)
+    together = {site: ~mask for site, mask in kept.items()}
+    for alike, lowest in _ranked_together(sites, config, targeting):
+        together.update(zip(alike, lowest.unbind(), strict=True))
     for site in sites:
-        kept = by_kernels.get(site)
-        yield site, _candidates(site, config, targeting) if kept is None else ~kept
+        known = together.get(site)
+        yield site, _candidates(site, config, targeting) if known is None else known
 
 
 def _by_kernels(
@@ -45,9 +58,33 @@ def _by_kernels(
     """The masks of the sites that kernels are for, all together."""
     plain = config.importance != "random" and not config.rescale
     suited = [s for s in sites if plain and isinstance(s, WeightSite) and s.pattern is None]
-    ranked = [site.ranked(_key(config.seed, update, site.index)) for site in suited]
+    drawn = rates.drop_rate < 1  # else keys are of no use, and there are many
+    keys = [_key(config.seed, update, site.index) if drawn else 0 for site in suited]
+    ranked = [site.ranked(key) for site, key in zip(suited, keys, strict=True)]
     masks = kernels.keep_masks(ranked, rates.targeting, rates.drop_rate)
     return dict(zip(suited, masks, strict=True))
+
+
+def _of_alike(
+    sites: Sequence[Site], config: TargetedDropoutConfig, rates: Rates
+) -> dict[Site, Tensor]:
+    """The masks of units that are ranked together, where none is drawn."""
+    if config.rescale or rates.drop_rate < 1:
+        return {}
+    return {
+        site: keep
+        for alike, lowest in _ranked_together(sites, config, rates.targeting)
+        for site, keep in zip(alike, alike[0].spread(~lowest).unbind(), strict=True)
+    }
+
+
+def _ranked_together(
+    sites: Sequence[Site], config: TargetedDropoutConfig, targeting: float
+) -> Iterator[tuple[Alike, Tensor]]:
+    """Sites that are alike, and which of their units are candidates, `(sites, units)`."""
+    if config.importance != "random":
+        for alike in batches(site for site in sites if isinstance(site, UnitSite)):
+            yield alike, functional.candidate_mask(unit_scores_of(alike), targeting)
 
 
 def _draw_one(site: Site, config: TargetedDropoutConfig, rates: Rates, update: int) -> Tensor:

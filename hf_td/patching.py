@@ -6,16 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from hf_td.activations import Activations, attach_activations, sum_over_processes
+from hf_td.activations import INTERVAL, Activations, Meter, attach_activations, sum_over_processes
 from hf_td.anatomy import Anatomy, read_anatomy
+from hf_td.bundles import bundle
 from hf_td.config import CONFIG_KEY, IN_TRAINING, Rates, TargetedDropoutConfig, configure
 from hf_td.holding import hold
-from hf_td.layers import can_measure, check_targetable, restore, target
+from hf_td.layers import can_be_bundled, check_targetable, measured_in, restore, target
 from hf_td.masks import candidates, draw
 from hf_td.sites import Site, plan_sites
 
@@ -37,7 +39,8 @@ class Patch:
         rates: those of the current update.
         updates: masks drawn so far; numbers the updates where nobody says which one it is.
         holds: on what does not learn in the current update.
-        unsettled: whether an update has begun whose activations are not in the averages yet.
+        meter: says to the layers in which updates they measure.
+        unsettled: whether an update is measured whose activations are not in the averages yet.
         self_counting: the hook that draws a mask before each training forward; None once
             `anneal` was called.
     """
@@ -49,6 +52,7 @@ class Patch:
     rates: Rates = NO_RATES
     updates: int = 0
     holds: list[RemovableHandle] = field(default_factory=list)
+    meter: Meter = field(default_factory=Meter)
     unsettled: bool = False
     self_counting: RemovableHandle | None = None
 
@@ -64,7 +68,8 @@ class Patch:
             lowest = candidates(self.sites, self.config, self.rates.learning)
             self.holds = hold(model, lowest)
         self.updates = number + 1
-        self.unsettled = True
+        if self.activations is not None:
+            self._choose_to_measure(number % INTERVAL == 0)
 
     def let_go(self) -> None:
         """Let everything learn again."""
@@ -78,20 +83,29 @@ class Patch:
             self.activations.mean_squares = saved.mean_squares
             self.activations.measured = saved.measured
 
+    def _choose_to_measure(self, this_update: bool) -> None:
+        self.meter.on = self.unsettled = this_update
+        if this_update:
+            torch._foreach_zero_([tensor for pair in self._sums().values() for tensor in pair])
+
+    def _sums(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """What the layers have summed up, by their names."""
+        every = {site.name: measured_in(site.layer) for site in self.sites}
+        return {name: pair for name, pair in every.items() if pair is not None}
+
     @torch.no_grad()
     def settle_activations(self) -> None:
-        """Add what the last update saw to the moving averages; each update counts once.
+        """Add what the last update saw to the moving averages, if it was measured; but once.
 
         All processes that train together must come here, since their sums are added up.
         """
         if self.activations is None or not self.unsettled:
             return
         self.unsettled = False
-        layers = {site.name: site.layer for site in self.sites}
-        taken = {n: layer.take_squares() for n, layer in layers.items() if can_measure(layer)}
-        seen = sum_over_processes([tensor for pair in taken.values() for tensor in pair])
-        for name, squares, rows in zip(taken, seen[::2], seen[1::2], strict=True):
-            self.activations.update(name, squares, rows)
+        sums = self._sums()
+        seen = sum_over_processes([tensor for pair in sums.values() for tensor in pair])
+        pairs = zip(seen[::2], seen[1::2], strict=True)
+        self.activations.update(dict(zip(sums, pairs, strict=True)))
 
     def dropped_share(self) -> float:
         """The fraction of the targeted weights that the current update drops."""
@@ -140,16 +154,18 @@ def patch_model(
             f"there it is one of {list(IN_TRAINING)}"
         )
     anatomy = read_anatomy(model, example_inputs)
-    measures = config.importance == "activation"
-    activations = Activations() if measures else None
+    activations = Activations() if config.importance == "activation" else None
     patch = Patch(config, anatomy, plan_sites(model, anatomy, config, activations), activations)
+    meter = None if activations is None else patch.meter
     for site in patch.sites:
         check_targetable(site.name, site.layer)
     for site in patch.sites:
-        target(site.layer, _everything(site.layer.weight), measures=measures)
+        target(site.layer, _everything(site.layer.weight), meter=meter)
+    bundle(site.layer for site in patch.sites if can_be_bundled(site.layer))
     if activations is not None:
         attach_activations(model, activations)
     setattr(model, _STATE, patch)
+    _known.clear()
     patch.self_counting = model.register_forward_pre_hook(_count_forward)
     if hasattr(model, "config"):
         setattr(model.config, CONFIG_KEY, config.to_dict())
@@ -172,6 +188,7 @@ def unpatch_model(model: ModelT) -> ModelT:
     for site in patch.sites:
         restore(site.layer)
     _stop_counting(patch)
+    _known.clear()
     for module in model.modules():
         module.__dict__.pop(_STATE, None)
         if hasattr(getattr(module, "config", None), CONFIG_KEY):
@@ -219,10 +236,16 @@ def find_patch(model: nn.Module) -> Patch | None:
 
 
 def _require_patch(model: nn.Module) -> Patch:
-    patch = find_patch(model)
+    patch = _known.get(model) or find_patch(model)
     if patch is None:
         raise ValueError(f"{type(model).__name__} is not patched; call patch_model(model) first")
+    _known[model] = patch
     return patch
+
+
+# What was found, until something is patched or unpatched: each update asks, and a search walks
+# through all modules.
+_known: WeakKeyDictionary[nn.Module, Patch] = WeakKeyDictionary()
 
 
 def _stop_counting(patch: Patch) -> None:

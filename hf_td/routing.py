@@ -43,10 +43,6 @@ class Router:
     def keep(self, value: Tensor) -> None:
         self.module.keep = value
 
-    def take_squares(self) -> Any:
-        """What a targeted router measured since the last call."""
-        return self.module.take_squares()
-
 
 class LeavingOut(TorchFunctionMode):
     """While it is on, a linear map gives minus infinity for the experts that are left out.

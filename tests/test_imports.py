@@ -20,6 +20,7 @@ ROOMS = [
     "reductions",
     "functional",
     "kernels",
+    "bundles",
     "schedules",
     "config",
     "routing",

@@ -9,6 +9,7 @@ from hf_td.anatomy.blocks import (
     Part,
     Projection,
     Role,
+    features_on,
     layer_index,
 )
 from hf_td.anatomy.experts import eager_experts
@@ -41,6 +42,7 @@ __all__ = [
     "Stack",
     "eager_experts",
     "evaluating",
+    "features_on",
     "find_layer",
     "layer_index",
     "layout_of",

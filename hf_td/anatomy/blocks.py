@@ -61,6 +61,14 @@ class Companion:
     features: Tensor
 
 
+def features_on(part: Projection | Companion, device: torch.device) -> Tensor:
+    """The indices of its features on a device, where they are sent but once."""
+    sent = part.__dict__.setdefault("_features_on", {})
+    if device not in sent:
+        sent[device] = part.features.to(device)
+    return sent[device]
+
+
 @dataclass(frozen=True, eq=False)
 class Block:
     """An attention or feed-forward block whose units can be taken out whole.

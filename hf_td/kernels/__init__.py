@@ -4,7 +4,22 @@ Same results, one pass over the weights: on the CPU by blocks of rows that fit i
 Triton. What neither can do (other types, other devices) is left to `hf_td.functional`.
 """
 
-from hf_td.kernels.dispatch import clear, keep_masks, masked
+from hf_td.kernels.dispatch import (
+    clear,
+    compute_type,
+    keep_masks,
+    masked,
+    masked_together,
+    sums_of_squares,
+)
 from hf_td.kernels.ranked import Ranked
 
-__all__ = ["Ranked", "clear", "keep_masks", "masked"]
+__all__ = [
+    "Ranked",
+    "clear",
+    "compute_type",
+    "keep_masks",
+    "masked",
+    "masked_together",
+    "sums_of_squares",
+]

@@ -1,14 +1,15 @@
-"""On CUDA: a Triton kernel that reads every weight once, for all weights of one shape together.
+"""On CUDA: Triton kernels that take many weights in one launch.
 
-A program ranks the rows of a few output units in its registers. The cut-off of a row is found bit
-by bit: magnitudes are not negative, and such numbers are in the order of their bits.
+For masks, those of one shape: a program ranks the rows of a few output units in its registers, so
+that every weight is read once. Steps of small models are bound by how fast work is handed to the
+device, so that nothing here waits for it, and what does not change is sent there once.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -21,6 +22,10 @@ from hf_td.kernels.ranked import Ranked
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Of a row that fits the registers of a program.
 _LONGEST_ROW = 1 << 15
+# Entries of a tensor whose places are counted in 32 bits.
+_LARGEST = 1 << 31
+# Bytes that a thread reads at once.
+_ALIGNMENT = 16
 
 
 def supports(one: Ranked) -> bool:
@@ -28,6 +33,24 @@ def supports(one: Ranked) -> bool:
     weight = one.weight
     fits = weight.dim() == 2 and weight.shape[one.dim] <= _LONGEST_ROW
     return weight.is_cuda and fits and weight.dtype in _TYPES and _has_triton()
+
+
+def multiplies(tensor: Tensor, keep: Tensor, out: Tensor) -> bool:
+    """Whether `products` takes a tensor and a mask and writes their product to `out`."""
+    if not (tensor.is_cuda and _has_triton()):
+        return False
+    types = tensor.dtype in _TYPES and out.dtype in _TYPES and keep.dtype == torch.bool
+    size = tensor.dim() == 2 and 0 < tensor.numel() < _LARGEST
+    return types and size and all(map(_is_plain, (tensor, out)))
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.is_contiguous() and tensor.data_ptr() % _ALIGNMENT == 0
+
+
+def sums(weight: Tensor) -> bool:
+    """Whether `sums_of_squares` takes a weight."""
+    return weight.is_cuda and weight.dim() == 2 and weight.dtype in _TYPES and _has_triton()
 
 
 @cache
@@ -54,7 +77,7 @@ def keep_masks(ranked: Sequence[Ranked], fraction: float, drop_rate: float) -> l
 def _kind(one: Ranked) -> Any:
     """What weights of one launch have in common."""
     weight = one.weight
-    layout = weight.dtype, weight.device, tuple(weight.shape), weight.stride()
+    layout = weight.dtype, weight.device, weight.shape, weight.stride()
     return *layout, one.dim, one.scale is None
 
 
@@ -67,20 +90,85 @@ def _launch(group: Sequence[Ranked], fraction: float, drop_rate: float) -> Seque
     if not 0 < count < fan_in:
         return [torch.full_like(one.weight, count == 0, dtype=torch.bool) for one in group]
     keeps = torch.empty(len(group), *weight.shape, dtype=torch.bool, device=device)
-    scales = [one.scale for one in group if one.scale is not None]
+    pointers = tuple(one.weight.data_ptr() for one in group)
+    scales = tuple(one.scale.data_ptr() for one in group if one.scale is not None)
     with torch.cuda.device_of(keeps):  # Triton launches on the current device
         write_masks(
-            _table(tuple(one.weight.data_ptr() for one in group), device),
-            _table(tuple(one.key for one in group), device) if drop_rate < 1 else None,
-            torch.stack(scales) if scales else None,
+            _known(pointers, device),
+            _sent([one.key for one in group], device) if drop_rate < 1 else None,
+            _known(scales, device) if scales else None,
             keeps,
             weight=weight,
             dim=dim,
             count=count,
             drop_rate=drop_rate,
+            aligned=_rows_are_aligned(weight, dim, pointers),
         )
     return keeps.unbind()
 
 
-def _table(numbers: tuple[int, ...], device: torch.device) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.int64, device=device)
+def sums_of_squares(weights: Sequence[Tensor], dim: int) -> Tensor:
+    """As `hf_td.kernels.sums_of_squares`, of weights that `sums` takes, in one launch."""
+    from hf_td.kernels.triton_sums import write_sums  # is there on CUDA alone
+
+    weight = weights[0]
+    pointers = tuple(one.data_ptr() for one in weights)
+    shape = len(weights), weight.shape[1 - dim]
+    sums = torch.empty(shape, dtype=torch.float32, device=weight.device)
+    with torch.cuda.device_of(sums):  # Triton launches on the current device
+        aligned = _rows_are_aligned(weight, dim, pointers)
+        write_sums(_known(pointers, weight.device), sums, weight=weight, dim=dim, aligned=aligned)
+    return sums
+
+
+def _rows_are_aligned(weight: Tensor, dim: int, pointers: Sequence[int]) -> bool:
+    row = weight.stride(1 - dim) * weight.element_size()
+    starts = (*pointers, row)
+    return weight.stride(dim) == 1 and all(start % _ALIGNMENT == 0 for start in starts)
+
+
+def products(rows: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
+    """Write products with masks, with a launch for all of the same types.
+
+    Args:
+        rows: tensors, masks, and where the products are written; as `multiplies` takes them.
+    """
+    groups: dict[Any, list[tuple[int, ...]]] = defaultdict(list)
+    for tensor, keep, out in rows:
+        spread = keep if keep.shape == tensor.shape else keep.expand_as(tensor)
+        places = tensor.data_ptr(), spread.data_ptr(), out.data_ptr()
+        row = *places, tensor.numel(), tensor.shape[1], *spread.stride()
+        groups[tensor.device, tensor.dtype, out.dtype, _is_plain(spread)].append(row)
+    for (device, source, result, same_layout), table in groups.items():
+        _multiply(table, device, source, result, same_layout)
+
+
+def _multiply(
+    table: Sequence[tuple[int, ...]],
+    device: torch.device,
+    source: torch.dtype,
+    out: torch.dtype,
+    same_layout: bool,
+) -> None:
+    from hf_td.kernels.triton_products import write_products  # is there on CUDA alone
+
+    with torch.cuda.device_of(_known((0,), device)):
+        write_products(
+            _sent(table, device),
+            largest=max(row[3] for row in table),
+            source=source,
+            out=out,
+            same_layout=same_layout,
+        )
+
+
+@lru_cache(maxsize=64)
+def _known(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+    """As `_sent`, of numbers that are much the same from update to update."""
+    return _sent(numbers, device)
+
+
+def _sent(numbers: Sequence[Any], device: torch.device) -> Tensor:
+    """Integers as a tensor on a device, which is not waited for."""
+    table = torch.tensor(numbers, dtype=torch.int64, pin_memory=device.type == "cuda")
+    return table.to(device, non_blocking=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from hf_td import functional
+from hf_td import functional, reductions
 from hf_td.kernels import cpu, cuda
 from hf_td.kernels.ranked import Ranked
 
@@ -47,32 +48,90 @@ _IMPLEMENTATIONS: tuple[tuple[Callable[..., list[Tensor]], Callable[[Ranked], bo
 
 
 class _Masked(torch.autograd.Function):
-    """As `functional.masked`, with the cast of autocast in the same pass."""
+    """As `functional.masked` of several weights, in one node, with the cast of autocast."""
 
     @staticmethod
-    def forward(ctx, weight: Tensor, keep: Tensor, own_gradient: bool) -> Tensor:
-        ctx.save_for_backward(keep)
-        ctx.dtype, ctx.own_gradient = weight.dtype, own_gradient
-        return _product(weight, keep, _compute_type(weight))
+    def forward(ctx, options: _Options, *weights: Tensor) -> tuple[Tensor, ...]:
+        ctx.options, ctx.types = options, [weight.dtype for weight in weights]
+        ctx.set_materialize_grads(False)
+        masked = _products(weights, options.keeps, [options.dtype] * len(weights))
+        frozen = [m for m, w in zip(masked, weights, strict=True) if not w.requires_grad]
+        ctx.mark_non_differentiable(*frozen)
+        return tuple(masked)
 
     @staticmethod
-    def backward(ctx, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (keep,) = ctx.saved_tensors
-        return _product(grads[0], keep, ctx.dtype, in_place=ctx.own_gradient), None, None
+    def backward(ctx, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        options = ctx.options
+        options.on_backward()
+        there = [i for i, grad in enumerate(grads) if grad is not None]
+        found = _products(
+            [grad for grad in grads if grad is not None],
+            [options.keeps[i] for i in there],
+            [ctx.types[i] for i in there],
+            in_place=options.own_gradients,
+        )
+        by_place = dict(zip(there, found, strict=True))
+        return None, *(by_place.get(i) for i in range(len(grads)))
 
 
-def masked(weight: Tensor, keep: Tensor, *, own_gradient: bool = False) -> Tensor:
+@dataclass(frozen=True)
+class _Options:
+    keeps: Sequence[Tensor]
+    dtype: torch.dtype
+    own_gradients: bool = False
+    on_backward: Callable[[], None] = lambda: None
+
+
+def masked(weight: Tensor, keep: Tensor) -> Tensor:
     """As `functional.masked`; under autocast in the type that a matrix product computes in.
 
     Args:
         weight: any shape, floating point.
         keep: from `keep_masks` or `functional.keep_mask`, broadcastable to `weight`.
-        own_gradient: whether the gradient of the result will be read by nobody else, as that of a
-            matrix product, its only use: it is then masked where it lies.
     """
     if torch.compiler.is_compiling():  # the compiler fuses what is plain
         return functional.masked(weight, keep)
-    return _Masked.apply(weight, keep, own_gradient)
+    return _Masked.apply(_Options([keep], compute_type(weight)), weight)[0]
+
+
+def masked_together(
+    weights: Sequence[Tensor],
+    keeps: Sequence[Tensor],
+    dtype: torch.dtype,
+    on_backward: Callable[[], None],
+) -> tuple[Tensor, ...]:
+    """As `masked` of several weights, which are one node of the graph.
+
+    A node for each takes as long to hand out as its product, and on a GPU much longer than that
+    takes there. It keeps nothing that a backward would free, so that there may be several.
+
+    Args:
+        weights: any shapes, floating point, of one device.
+        keeps: broadcastable to the weights.
+        dtype: of the results.
+        on_backward: called when the gradients of all that was used have come.
+
+    Returns:
+        The masked weights. Their gradients must be read by nobody else, as those of matrix products
+        are: they are masked where they lie.
+    """
+    options = _Options(keeps, dtype, own_gradients=True, on_backward=on_backward)
+    return _Masked.apply(options, *weights)
+
+
+def sums_of_squares(weights: Sequence[Tensor], dim: int) -> Tensor:
+    """Sums of squares along a dimension of weights that are alike: in float32 or wider.
+
+    Args:
+        weights: of one shape, type, layout and device, floating point, two dimensions.
+        dim: the dimension that is summed over.
+
+    Returns:
+        `(weights, n)`, where n is the size of the other dimension.
+    """
+    if all(map(cuda.sums, weights)):
+        return cuda.sums_of_squares(weights, dim)
+    return torch.stack([reductions.sum_of_squares(weight, dim) for weight in weights])
 
 
 def clear(tensor: Tensor, chosen: Tensor) -> None:
@@ -88,18 +147,36 @@ def clear(tensor: Tensor, chosen: Tensor) -> None:
         tensor.masked_fill_(chosen, 0)
 
 
-def _compute_type(weight: Tensor) -> torch.dtype:
+def compute_type(weight: Tensor) -> torch.dtype:
+    """The type that a matrix product with a weight computes in, which autocast may say."""
     device = weight.device.type
     casts = weight.dtype == torch.float32 and torch.is_autocast_enabled(device)
     return torch.get_autocast_dtype(device) if casts else weight.dtype
 
 
-def _product(tensor: Tensor, keep: Tensor, dtype: torch.dtype, in_place: bool = False) -> Tensor:
+def _products(
+    tensors: Sequence[Tensor],
+    keeps: Sequence[Tensor],
+    dtypes: Sequence[torch.dtype],
+    *,
+    in_place: bool = False,
+) -> list[Tensor]:
+    """Products with masks, in these types; `in_place` where a tensor has that type already."""
+    every = list(zip(tensors, keeps, dtypes, strict=True))
     if torch.is_grad_enabled():  # a gradient of the gradient is wanted
-        return (tensor * keep).to(dtype)
-    in_place &= tensor.dtype == dtype
-    out = tensor if in_place else torch.empty_like(tensor, dtype=dtype)
-    if cpu.multiplies(tensor, keep):
-        return cpu.multiply(tensor, keep, out)
-    # One kernel on CUDA, which reads both types and writes the third.
-    return torch.mul(tensor, keep, out=out)
+        return [(tensor * keep).to(dtype) for tensor, keep, dtype in every]
+    outs = [
+        tensor if in_place and tensor.dtype == dtype else torch.empty_like(tensor, dtype=dtype)
+        for tensor, _, dtype in every
+    ]
+    at_once = []
+    for row in zip(tensors, keeps, outs, strict=True):
+        if cuda.multiplies(*row):
+            at_once.append(row)
+        elif cpu.multiplies(*row[:2]):
+            cpu.multiply(*row)
+        else:
+            torch.mul(row[0], row[1], out=row[2])
+    if at_once:
+        cuda.products(at_once)
+    return outs

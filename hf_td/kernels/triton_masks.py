@@ -1,7 +1,9 @@
-"""The Triton kernel of `hf_td.kernels.cuda`; importing this file imports Triton."""
+"""The Triton kernel of `hf_td.kernels.cuda.keep_masks`; importing this file imports Triton."""
 
 from __future__ import annotations
 
+import math
+from statistics import NormalDist
 from typing import Any
 
 import torch
@@ -10,15 +12,13 @@ import triton.language as tl
 from torch import Tensor
 
 from hf_td import functional
+from hf_td.kernels.triton_types import TYPES
 
-_TYPES: dict[torch.dtype, Any] = {
-    torch.float32: tl.float32,
-    torch.bfloat16: tl.bfloat16,
-    torch.float16: tl.float16,
-}
 # Units of a program where neighbours in memory belong to different units (`Conv1D`): together they
 # make up a whole read of 32 bytes.
 _UNITS_SIDE_BY_SIDE = 8
+# Entries of a row that a warp holds in its registers.
+_ENTRIES_PER_WARP = 1024
 
 
 def write_masks(
@@ -31,18 +31,21 @@ def write_masks(
     dim: int,
     count: int,
     drop_rate: float,
+    aligned: bool = False,
 ) -> None:
     """Write the masks of weights of one shape in one launch.
 
     Args:
         pointers: where the weights lie, `(weights,)`, int64.
         keys: of the draws of each weight, `(weights,)`, int64; None where every candidate goes.
-        scales: what magnitudes are multiplied with, `(weights, fan_in)`, float32, or None.
+        scales: where that lies which magnitudes are multiplied with, `(weights,)`, int64, each of
+            `(fan_in,)`, float32; or None.
         keeps: what is written, `(weights, *weight.shape)`, boolean, contiguous.
         weight: one of the weights, of which shape, strides and type are taken.
         dim: the dimension of a weight that runs over the inputs.
         count: how many entries of an output unit are candidates, more than 0.
         drop_rate: the probability that a candidate is dropped.
+        aligned: whether each row of each weight begins at a multiple of 16 bytes.
     """
     units, fan_in = weight.shape[1 - dim], weight.shape[dim]
     together = 1 if dim == 1 else _UNITS_SIDE_BY_SIDE
@@ -54,6 +57,7 @@ def write_masks(
         pointers if scales is None else scales,
         keeps.view(torch.int8),
         count,
+        _usual_cutoff(count / fan_in),
         functional.drop_threshold(drop_rate),
         units,
         fan_in,
@@ -61,23 +65,30 @@ def write_masks(
         weight.stride(dim),
         keeps.stride(2 - dim),
         keeps.stride(1 + dim),
-        TYPE=_TYPES[weight.dtype],
+        TYPE=TYPES[weight.dtype],
         SCALED=scales is not None,
         DRAWN=keys is not None,
+        ALIGNED=aligned,
         UNITS=together,
         WIDTH=width,
-        num_warps=min(16, max(1, together * width // 512)),
+        num_warps=min(16, max(1, together * width // _ENTRIES_PER_WARP)),
     )
 
 
+def _usual_cutoff(fraction: float) -> float:
+    """The cut-off of normally distributed weights, in mean magnitudes."""
+    return NormalDist().inv_cdf((1 + fraction) / 2) * math.sqrt(math.pi / 2)
+
+
 # What changes from update to update must not compile the kernel anew.
-@triton.jit(do_not_specialize=["count", "threshold"])
+@triton.jit(do_not_specialize=["count", "usual", "threshold"])
 def _masks(
     pointers,
     keys,
     scales,
     keeps,
     count,
+    usual,
     threshold,
     units,
     fan_in,
@@ -88,6 +99,7 @@ def _masks(
     TYPE: tl.constexpr,
     SCALED: tl.constexpr,
     DRAWN: tl.constexpr,
+    ALIGNED: tl.constexpr,
     UNITS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
@@ -98,21 +110,19 @@ def _masks(
     inside = (unit < units) & (feature < fan_in)
 
     weight = tl.load(pointers + layer).to(tl.pointer_type(TYPE))  # pyright: ignore[reportArgumentType]  # a constexpr is its value here
-    place = unit * stride_unit + feature * stride_in
-    score = tl.abs(tl.load(weight + place, mask=inside, other=0.0).to(tl.float32))
+    entry = weight + (unit * stride_unit + feature * stride_in)
+    if ALIGNED:
+        entry = tl.multiple_of(entry, [1, 16])
+    score = tl.abs(tl.load(entry, mask=inside, other=0.0).to(tl.float32))
     if SCALED:
-        known = feature < fan_in
-        score *= tl.load(scales + layer * fan_in + feature, mask=known, other=0.0)
-    # Padding is above every number.
-    bits = tl.where(inside, score.to(tl.int32, bitcast=True), 0x7FFFFFFF)
+        scale = tl.load(scales + layer).to(tl.pointer_type(tl.float32))
+        score *= tl.load(scale + feature, mask=feature < fan_in, other=0.0)
 
-    # The largest number that at most `count` are below is the first that is no candidate.
-    limit = tl.zeros([UNITS, 1], tl.int32)
-    for step in range(31):
-        trial = limit | (1 << (30 - step))
-        below = tl.sum((bits < trial).to(tl.int32), axis=1, keep_dims=True)
-        limit = tl.where(below <= count, trial, limit)
-    dropped = bits < limit
+    # Magnitudes are in the order of their bits; padding is above every number.
+    bits = tl.where(inside, score.to(tl.int32, bitcast=True), 0x7FFFFFFF)
+    mean = tl.sum(score, axis=1, keep_dims=True) / fan_in
+    highest = tl.max(tl.where(inside, bits, 0), axis=1, keep_dims=True)
+    dropped = bits < _cutoff(bits, mean, highest, fan_in, count, usual)
 
     position = unit * keep_stride_unit + feature * keep_stride_in
     if DRAWN:
@@ -120,3 +130,54 @@ def _masks(
         dropped = dropped & ((word & 0xFFFF).to(tl.int32) < threshold)
     start = keeps + layer * units * fan_in
     tl.store(start + position, (dropped == 0).to(tl.int8), mask=inside)
+
+
+@triton.jit
+def _cutoff(bits, mean, highest, fan_in, count, usual):
+    """Of each row a number that `count` entries are below; with ties fewer, never more.
+
+    Two limits close in on it, `low` which at most `count` are below, and `high` which more are
+    below. Two trials a round lie where the cut-off is expected between them, somewhat below and
+    somewhat above, so that both limits move. Should that fail (weights that are anything but
+    smooth) the rest is cut in three, round by round, until nothing lies between the limits.
+    """
+    low = tl.zeros_like(mean).to(tl.int32)
+    high = highest + 1
+    under_low = low
+    under_high = low + fan_in
+    # The first two, and what the next ones are from what is expected, in roots of the entries left.
+    first = (0.92 * usual * mean).to(tl.int32, bitcast=True)
+    second = (1.08 * usual * mean).to(tl.int32, bitcast=True)
+    off = 0.6
+
+    rounds = 0
+    while tl.max(((under_low < count) & (high - low > 1)).to(tl.int32)) > 0:
+        first = tl.minimum(tl.maximum(first, low + 1), high - 1)
+        second = tl.minimum(tl.maximum(second, first), high - 1)
+        # Both counts in one sum, 16 bits each.
+        counted = (bits < first).to(tl.int32) + ((bits < second).to(tl.int32) << 16)
+        both = tl.sum(counted, axis=1, keep_dims=True)
+        under_first, under_second = both & 0xFFFF, (both >> 16) & 0xFFFF
+        fits_first, fits_second = under_first <= count, under_second <= count
+        high, under_high = (
+            tl.where(fits_first, tl.where(fits_second, high, second), first),
+            tl.where(fits_first, tl.where(fits_second, under_high, under_second), under_first),
+        )
+        low, under_low = (
+            tl.where(fits_second, second, tl.where(fits_first, first, low)),
+            tl.where(fits_second, under_second, tl.where(fits_first, under_first, under_low)),
+        )
+
+        left = (under_high - under_low).to(tl.float32)
+        share = (count - under_low + 0.5) / left
+        spread = off / tl.sqrt(left)
+        floor = low.to(tl.float32, bitcast=True)
+        room = (high - 1).to(tl.float32, bitcast=True) - floor
+        first = floor + room * tl.maximum(share - spread, 0.0)
+        second = floor + room * tl.minimum(share + spread, 1.0)
+        first, second = first.to(tl.int32, bitcast=True), second.to(tl.int32, bitcast=True)
+        rounds += 1
+        if rounds > 8:
+            third = tl.maximum((high - low) // 3, 1)
+            first, second = low + third, high - third
+    return low

@@ -4,10 +4,21 @@ Training draws one mask for each site, pruning takes the lowest of each site out
 site is another file, and a row in `plan`.
 """
 
+from hf_td.sites.alike import Alike, batches, unit_scores_of
 from hf_td.sites.experts import ExpertSite
 from hf_td.sites.plan import Site, plan_sites
 from hf_td.sites.slices import by_feature
 from hf_td.sites.units import UnitSite
 from hf_td.sites.weights import WeightSite
 
-__all__ = ["ExpertSite", "Site", "UnitSite", "WeightSite", "by_feature", "plan_sites"]
+__all__ = [
+    "Alike",
+    "ExpertSite",
+    "Site",
+    "UnitSite",
+    "WeightSite",
+    "batches",
+    "by_feature",
+    "plan_sites",
+    "unit_scores_of",
+]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hf_td import kernels
-from hf_td.anatomy import Companion, Projection
+from hf_td.anatomy import Companion, Projection, features_on
 
 # A parameter, and a boolean mask of some of it, broadcastable to its shape.
 Slice = tuple[Tensor, Tensor]
@@ -32,5 +32,5 @@ def by_feature(mask: Tensor, slices: Projection | Companion, size: int) -> Tenso
         `(..., size)`, of the type of the mask.
     """
     spread = torch.zeros(*mask.shape[:-1], size, dtype=mask.dtype, device=mask.device)
-    spread[..., slices.features.to(mask.device)] = mask.unsqueeze(-1)
+    spread[..., features_on(slices, mask.device)] = mask.unsqueeze(-1)
     return spread

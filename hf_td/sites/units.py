@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -43,6 +44,12 @@ class UnitSite:
     consumers: tuple[Consumer, ...]
     activations: Activations | None = None
     given: Tensor | None = None
+
+    @cached_property
+    def arrangement(self) -> Any:
+        """Which features of its layers belong to which unit, as something to compare."""
+        parts = [self.block.consumer, *(projection for _, projection in self.members)]
+        return tuple((tuple(p.features.shape), p.features.numpy().tobytes()) for p in parts)
 
     @property
     def dim(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ class WeightSite:
     given: Tensor | None = None
     pattern: Neighbours | None = None
 
-    @property
+    @cached_property
     def dim(self) -> int:
         """The dimension of `scores` along which candidates are ranked."""
         return importance.fan_in_dim(self.layer)

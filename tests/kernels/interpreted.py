@@ -1,4 +1,4 @@
-"""The Triton kernel in Triton's interpreter, on the CPU.
+"""The Triton kernels in Triton's interpreter, on the CPU.
 
 Run by test_cuda.py in a process of its own: the interpreter is chosen before Triton is imported.
 """
@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hf_td import functional
+from hf_td import functional, reductions
 from hf_td.kernels import Ranked, cuda
 
 SHAPES = [(5, 7), (9, 33), (3, 130)]
@@ -73,6 +73,32 @@ def test_ties_at_the_cut_off_are_kept_as_in_the_plain_function():
     assert keep.tolist() == [[False, False, True, True, True, False], [True] * 6]
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of infinities
+@pytest.mark.parametrize("fraction", [0.01, 0.5, 0.95, 0.99])
+@pytest.mark.parametrize("dim", [0, 1])
+def test_any_distribution_is_cut_off_exactly(fraction, dim):
+    draws = torch.Generator().manual_seed(3)
+    smooth = torch.randn(12, 200, generator=draws)
+    rows = [
+        *smooth[:4],
+        smooth[4] * smooth[5].mul(3).exp(),  # over many magnitudes
+        torch.where(smooth[6] > 2, 1e30, smooth[6]),  # far outliers
+        smooth[7].sign(),  # ties alone
+        smooth[8].round(),
+        torch.zeros(200),
+        torch.full((200,), 1e-42),  # below the normal numbers
+        torch.arange(200.0).flip(0),
+        torch.where(smooth[9] > 1, torch.inf, smooth[9]),
+        torch.where(smooth[10] > 2, torch.nan, smooth[10]),
+    ]
+    weight = torch.stack(rows)
+    one = Ranked(weight if dim else weight.t().contiguous(), dim, None, key=0)
+    (keep,) = cuda.keep_masks([one], fraction, 1.0)
+    # Numbers that are none are above all others, as infinity is in the plain function.
+    plain = Ranked(one.weight.nan_to_num(torch.inf, torch.inf), dim, None, key=0)
+    assert torch.equal(keep, ~candidates(plain, fraction))
+
+
 def test_a_view_of_a_larger_weight_is_ranked_where_it_lies():
     whole = torch.randn(12, 40, generator=torch.Generator().manual_seed(1))
     one = Ranked(whole[2:9, 5:25], 1, None, key=0)
@@ -93,3 +119,35 @@ def test_the_expected_share_of_candidates_is_dropped():
     one = ranked((40, 256), 1, torch.float32, False)
     (keep,) = cuda.keep_masks([one], 0.5, 0.3)
     assert float((~keep).float().mean()) == pytest.approx(0.15, abs=0.015)
+
+
+@pytest.mark.parametrize("out_type", [FLOAT, HALF])
+@pytest.mark.parametrize("in_type", [FLOAT, HALF])
+def test_products_are_those_of_the_plain_function(in_type, out_type):
+    draws = torch.Generator().manual_seed(1)
+    rows = []
+    shapes = [((5, 8), (5, 8)), ((70, 64), (1, 64)), ((9, 7), (9, 1)), ((3, 4), (1, 1))]
+    for shape, keep_shape in shapes:
+        # Of numbers that every type has: the interpreter rounds them otherwise than a device.
+        tensor = torch.randn(shape, generator=draws).to(HALF).to(in_type)
+        keep = torch.rand(keep_shape, generator=draws) < 0.5
+        rows.append((tensor, keep, torch.empty(shape, dtype=out_type)))
+    cuda.products(rows)
+    for tensor, keep, out in rows:
+        assert torch.equal(out, (tensor * keep).to(out_type))
+
+
+def test_a_product_may_be_written_where_its_tensor_lies():
+    tensor = torch.tensor([[float("nan"), 1.0], [2.0, float("inf")]])
+    cuda.products([(tensor, torch.tensor([[False, True], [True, False]]), tensor)])
+    assert tensor.tolist() == [[0, 1], [2, 0]]
+
+
+@pytest.mark.parametrize("dtype", [FLOAT, HALF])
+@pytest.mark.parametrize("shape", [(5, 700), (70, 33)])
+@pytest.mark.parametrize("dim", [0, 1])
+def test_sums_of_squares_are_those_of_the_plain_function(dim, shape, dtype):
+    draws = torch.Generator().manual_seed(1)
+    weights = [torch.randn(shape, generator=draws).to(dtype) for _ in range(3)]
+    expected = torch.stack([reductions.sum_of_squares(weight, dim) for weight in weights])
+    torch.testing.assert_close(cuda.sums_of_squares(weights, dim), expected)

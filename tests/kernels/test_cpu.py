@@ -121,19 +121,6 @@ def test_products_and_gradients_are_those_of_the_plain_function(keep_shape, dtyp
     assert found[1].dtype == dtype
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_gradient_of_its_own_is_masked_where_it_lies(dtype):
-    draws = torch.Generator().manual_seed(3)
-    weight = torch.randn(90, 120, generator=draws).to(dtype).requires_grad_()
-    keep = torch.rand(90, 120, generator=draws) < 0.5
-    upstream = torch.randn(90, 120, generator=draws).to(dtype)
-    expected = upstream * keep
-    kernels.masked(weight, keep, own_gradient=True).backward(upstream)
-    assert weight.grad is not None
-    assert torch.equal(weight.grad, expected)
-    assert torch.equal(upstream, expected)
-
-
 def test_a_gradient_that_others_read_is_left_alone():
     weight, other = (torch.randn(9, 12, requires_grad=True) for _ in range(2))
     keep = torch.rand(9, 12) < 0.5
