@@ -32,8 +32,8 @@ class Stepper:
 
     def __init__(self, case: Case, device: str, variants: Variants) -> None:
         torch.manual_seed(0)
-        model: Any = case.shape.build()
-        model.to(device)
+        with torch.device(device):  # a billion weights are drawn there in no time
+            model: Any = case.shape.build()
         apply = variants.get(case.variant)
         self.applied = Applied(lambda update: None) if apply is None else apply(model)
         self.case, self.device, self.updates = case, device, 0
