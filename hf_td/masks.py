@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from hf_td import functional, kernels
+from hf_td.bundles import bundle_of
 from hf_td.config import Rates, TargetedDropoutConfig
+from hf_td.kernels import Drawn, Ranked
 from hf_td.sites import Alike, Site, UnitSite, WeightSite, batches, unit_scores_of
 
 
@@ -24,10 +26,15 @@ def draw(sites: Sequence[Site], config: TargetedDropoutConfig, rates: Rates, upd
         for site in sites:
             _give(site.layer, site.everything())
         return
-    together = _by_kernels(sites, config, rates, update) | _of_alike(sites, config, rates)
+    drawn = _by_kernels(sites, config, rates, update)
+    together = {site: own.keep for site, own in drawn.items()} | _of_alike(sites, config, rates)
     for site in sites:
         known = together.get(site)
         _give(site.layer, _draw_one(site, config, rates, update) if known is None else known)
+    for site, own in drawn.items():
+        bundle = bundle_of(site.layer)
+        if bundle is not None:
+            bundle.prepare(site.layer, own)
 
 
 def _give(layer: Any, keep: Tensor) -> None:
@@ -43,8 +50,8 @@ def candidates(
     sites: Sequence[Site], config: TargetedDropoutConfig, targeting: float
 ) -> Iterator[tuple[Site, Tensor]]:
     """The candidates at a targeting in (0, 1): boolean, of the shape that each site ranks."""
-    kept = _by_kernels(sites, config, Rates(targeting, drop_rate=1.0), 0)
-    together = {site: ~mask for site, mask in kept.items()}
+    drawn = _by_kernels(sites, config, Rates(targeting, drop_rate=1.0))
+    together = {site: ~own.keep for site, own in drawn.items()}
     for alike, lowest in _ranked_together(sites, config, targeting):
         together.update(zip(alike, lowest.unbind(), strict=True))
     for site in sites:
@@ -53,16 +60,23 @@ def candidates(
 
 
 def _by_kernels(
-    sites: Sequence[Site], config: TargetedDropoutConfig, rates: Rates, update: int
-) -> dict[Site, Tensor]:
-    """The masks of the sites that kernels are for, all together."""
+    sites: Sequence[Site], config: TargetedDropoutConfig, rates: Rates, update: int | None = None
+) -> dict[Site, Drawn]:
+    """The masks of the sites that kernels are for, all together, be it for no update."""
     plain = config.importance != "random" and not config.rescale
     suited = [s for s in sites if plain and isinstance(s, WeightSite) and s.pattern is None]
-    drawn = rates.drop_rate < 1  # else keys are of no use, and there are many
-    keys = [_key(config.seed, update, site.index) if drawn else 0 for site in suited]
-    ranked = [site.ranked(key) for site, key in zip(suited, keys, strict=True)]
+    ranked = [_ranked(site, config, rates, update) for site in suited]
     masks = kernels.keep_masks(ranked, rates.targeting, rates.drop_rate)
     return dict(zip(suited, masks, strict=True))
+
+
+def _ranked(
+    site: WeightSite, config: TargetedDropoutConfig, rates: Rates, update: int | None
+) -> Ranked:
+    # Of no use where every candidate is dropped, and there are many.
+    key = 0 if rates.drop_rate == 1 else _key(config.seed, update, site.index)
+    bundle = None if update is None else bundle_of(site.layer)
+    return site.ranked(key, None if bundle is None else bundle.compute)
 
 
 def _of_alike(
@@ -110,7 +124,7 @@ def random_scores(site: Site, seed: int) -> Tensor:
     return drawn.where(scores >= 0, -1)  # what is below zero is gone already
 
 
-def _key(*parts: int) -> int:
+def _key(*parts: int | None) -> int:
     """A signed 64-bit integer that is a function of some numbers."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)

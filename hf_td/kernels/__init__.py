@@ -12,9 +12,10 @@ from hf_td.kernels.dispatch import (
     masked_together,
     sums_of_squares,
 )
-from hf_td.kernels.ranked import Ranked
+from hf_td.kernels.ranked import Drawn, Ranked
 
 __all__ = [
+    "Drawn",
     "Ranked",
     "clear",
     "compute_type",

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_td import functional
-from hf_td.kernels.ranked import Ranked
+from hf_td.kernels.ranked import Drawn, Ranked
 
 # Entries of a block: half a megabyte of scores, beside a copy of them.
 _BLOCK = 1 << 17
@@ -38,7 +38,7 @@ def supports(one: Ranked) -> bool:
     return weight.device.type == "cpu" and weight.dim() == 2 and weight.dtype in _TYPES
 
 
-def keep_masks(ranked: Sequence[Ranked], fraction: float, drop_rate: float) -> list[Tensor]:
+def keep_masks(ranked: Sequence[Ranked], fraction: float, drop_rate: float) -> list[Drawn]:
     """The masks of an update; see `hf_td.kernels.keep_masks`."""
     keeps = [torch.empty_like(one.weight, dtype=torch.bool) for one in ranked]
     jobs = [
@@ -47,7 +47,7 @@ def keep_masks(ranked: Sequence[Ranked], fraction: float, drop_rate: float) -> l
         for job in _mask_jobs(one, keep, fraction, drop_rate)
     ]
     _run(jobs, blocks=sum(one.weight.numel() for one in ranked) // _BLOCK)
-    return keeps
+    return list(map(Drawn, keeps))
 
 
 def multiplies(tensor: Tensor, keep: Tensor) -> bool:

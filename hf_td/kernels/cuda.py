@@ -8,7 +8,7 @@ device, so that nothing here waits for it, and what does not change is sent ther
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hf_td import functional
-from hf_td.kernels.ranked import Ranked
+from hf_td.kernels.ranked import Drawn, Ranked
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Of a row that fits the registers of a program.
@@ -58,7 +58,7 @@ def _has_triton() -> bool:
     return find_spec("triton") is not None
 
 
-def keep_masks(ranked: Sequence[Ranked], fraction: float, drop_rate: float) -> list[Tensor]:
+def keep_masks(ranked: Sequence[Ranked], fraction: float, drop_rate: float) -> list[Drawn]:
     """The masks of an update, with a launch for all weights of one shape.
 
     See `hf_td.kernels.keep_masks`. Draws come from Philox, keyed by the weight's key and counted by
@@ -67,29 +67,31 @@ def keep_masks(ranked: Sequence[Ranked], fraction: float, drop_rate: float) -> l
     groups: dict[Any, list[int]] = defaultdict(list)
     for place, one in enumerate(ranked):
         groups[_kind(one)].append(place)
-    keeps: dict[int, Tensor] = {}
+    drawn: dict[int, Drawn] = {}
     for places in groups.values():
         found = _launch([ranked[place] for place in places], fraction, drop_rate)
-        keeps.update(zip(places, found, strict=True))
-    return [keeps[place] for place in range(len(ranked))]
+        drawn.update(zip(places, found, strict=True))
+    return [drawn[place] for place in range(len(ranked))]
 
 
 def _kind(one: Ranked) -> Any:
     """What weights of one launch have in common."""
     weight = one.weight
     layout = weight.dtype, weight.device, weight.shape, weight.stride()
-    return *layout, one.dim, one.scale is None
+    return *layout, one.dim, one.scale is None, one.compute
 
 
-def _launch(group: Sequence[Ranked], fraction: float, drop_rate: float) -> Sequence[Tensor]:
+def _launch(group: Sequence[Ranked], fraction: float, drop_rate: float) -> Iterable[Drawn]:
     from hf_td.kernels.triton_masks import write_masks  # is there on CUDA alone
 
     weight, dim = group[0].weight, group[0].dim
     device, fan_in = weight.device, weight.shape[dim]
     count = functional.candidate_count(fan_in, fraction)
     if not 0 < count < fan_in:
-        return [torch.full_like(one.weight, count == 0, dtype=torch.bool) for one in group]
+        return [Drawn(torch.full_like(o.weight, count == 0, dtype=torch.bool)) for o in group]
     keeps = torch.empty(len(group), *weight.shape, dtype=torch.bool, device=device)
+    compute = group[0].compute
+    masked = None if compute not in _TYPES else torch.empty_like(keeps, dtype=compute)
     pointers = tuple(one.weight.data_ptr() for one in group)
     scales = tuple(one.scale.data_ptr() for one in group if one.scale is not None)
     with torch.cuda.device_of(keeps):  # Triton launches on the current device
@@ -98,13 +100,14 @@ def _launch(group: Sequence[Ranked], fraction: float, drop_rate: float) -> Seque
             _sent([one.key for one in group], device) if drop_rate < 1 else None,
             _known(scales, device) if scales else None,
             keeps,
+            masked,
             weight=weight,
             dim=dim,
             count=count,
             drop_rate=drop_rate,
             aligned=_rows_are_aligned(weight, dim, pointers),
         )
-    return keeps.unbind()
+    return map(Drawn, keeps, [None] * len(group) if masked is None else masked)
 
 
 def sums_of_squares(weights: Sequence[Tensor], dim: int) -> Tensor:
@@ -133,6 +136,8 @@ def products(rows: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
     Args:
         rows: tensors, masks, and where the products are written; as `multiplies` takes them.
     """
+    from hf_td.kernels.triton_products import write_products  # is there on CUDA alone
+
     groups: dict[Any, list[tuple[int, ...]]] = defaultdict(list)
     for tensor, keep, out in rows:
         spread = keep if keep.shape == tensor.shape else keep.expand_as(tensor)
@@ -140,31 +145,24 @@ def products(rows: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
         row = *places, tensor.numel(), tensor.shape[1], *spread.stride()
         groups[tensor.device, tensor.dtype, out.dtype, _is_plain(spread)].append(row)
     for (device, source, result, same_layout), table in groups.items():
-        _multiply(table, device, source, result, same_layout)
+        sent = _known(tuple(table), device)
+        with torch.cuda.device_of(sent):  # Triton launches on the current device
+            write_products(
+                sent,
+                largest=max(row[3] for row in table),
+                source=source,
+                out=result,
+                same_layout=same_layout,
+            )
 
 
-def _multiply(
-    table: Sequence[tuple[int, ...]],
-    device: torch.device,
-    source: torch.dtype,
-    out: torch.dtype,
-    same_layout: bool,
-) -> None:
-    from hf_td.kernels.triton_products import write_products  # is there on CUDA alone
+@lru_cache(maxsize=256)
+def _known(numbers: tuple[Any, ...], device: torch.device) -> Tensor:
+    """As `_sent`, of numbers that are mostly the same from update to update.
 
-    with torch.cuda.device_of(_known((0,), device)):
-        write_products(
-            _sent(table, device),
-            largest=max(row[3] for row in table),
-            source=source,
-            out=out,
-            same_layout=same_layout,
-        )
-
-
-@lru_cache(maxsize=64)
-def _known(numbers: tuple[int, ...], device: torch.device) -> Tensor:
-    """As `_sent`, of numbers that are much the same from update to update."""
+    Those that say where something lies are: what an update allocates comes to lie where that of the
+    one before did.
+    """
     return _sent(numbers, device)
 
 

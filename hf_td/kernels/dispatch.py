@@ -10,10 +10,10 @@ from torch import Tensor
 
 from hf_td import functional, reductions
 from hf_td.kernels import cpu, cuda
-from hf_td.kernels.ranked import Ranked
+from hf_td.kernels.ranked import Drawn, Ranked
 
 
-def keep_masks(ranked: Sequence[Ranked], fraction: float, drop_rate: float) -> list[Tensor]:
+def keep_masks(ranked: Sequence[Ranked], fraction: float, drop_rate: float) -> list[Drawn]:
     """The masks of an update, of all weights together.
 
     They are those of `functional`: on the CPU bit for bit, on CUDA with draws of another generator
@@ -25,22 +25,22 @@ def keep_masks(ranked: Sequence[Ranked], fraction: float, drop_rate: float) -> l
         drop_rate: alpha, the probability that a candidate is dropped, in [0, 1].
 
     Returns:
-        For each weight a boolean tensor of its shape: False where an entry is dropped.
+        The mask of each weight.
     """
-    keeps: dict[int, Tensor] = {}
+    drawn: dict[int, Drawn] = {}
     for masks_of, supports in _IMPLEMENTATIONS:
-        taken = [i for i, one in enumerate(ranked) if i not in keeps and supports(one)]
+        taken = [i for i, one in enumerate(ranked) if i not in drawn and supports(one)]
         found = masks_of([ranked[i] for i in taken], fraction, drop_rate) if taken else []
-        keeps.update(zip(taken, found, strict=True))
-    return [keeps[i] for i in range(len(ranked))]
+        drawn.update(zip(taken, found, strict=True))
+    return [drawn[i] for i in range(len(ranked))]
 
 
-def _plain(ranked: Sequence[Ranked], fraction: float, drop_rate: float) -> list[Tensor]:
-    return [one.keep_mask(fraction, drop_rate) for one in ranked]
+def _plain(ranked: Sequence[Ranked], fraction: float, drop_rate: float) -> list[Drawn]:
+    return [Drawn(one.keep_mask(fraction, drop_rate)) for one in ranked]
 
 
 # The first that supports a weight takes it.
-_IMPLEMENTATIONS: tuple[tuple[Callable[..., list[Tensor]], Callable[[Ranked], bool]], ...] = (
+_IMPLEMENTATIONS: tuple[tuple[Callable[..., list[Drawn]], Callable[[Ranked], bool]], ...] = (
     (cuda.keep_masks, cuda.supports),
     (cpu.keep_masks, cpu.supports),
     (_plain, lambda _: True),
@@ -54,7 +54,7 @@ class _Masked(torch.autograd.Function):
     def forward(ctx, options: _Options, *weights: Tensor) -> tuple[Tensor, ...]:
         ctx.options, ctx.types = options, [weight.dtype for weight in weights]
         ctx.set_materialize_grads(False)
-        masked = _products(weights, options.keeps, [options.dtype] * len(weights))
+        masked = _completed(options, weights)
         frozen = [m for m, w in zip(masked, weights, strict=True) if not w.requires_grad]
         ctx.mark_non_differentiable(*frozen)
         return tuple(masked)
@@ -78,8 +78,19 @@ class _Masked(torch.autograd.Function):
 class _Options:
     keeps: Sequence[Tensor]
     dtype: torch.dtype
+    ready: Sequence[Tensor | None] = ()
     own_gradients: bool = False
     on_backward: Callable[[], None] = lambda: None
+
+
+def _completed(options: _Options, weights: Sequence[Tensor]) -> list[Tensor]:
+    """Masked weights: those that are ready, and the products of the others."""
+    found = list(options.ready) or [None] * len(weights)
+    missing = [i for i, masked in enumerate(found) if masked is None]
+    types = [options.dtype] * len(missing)
+    made = _products([weights[i] for i in missing], [options.keeps[i] for i in missing], types)
+    by_place = dict(zip(missing, made, strict=True))
+    return [by_place.get(i, masked) for i, masked in enumerate(found)]
 
 
 def masked(weight: Tensor, keep: Tensor) -> Tensor:
@@ -97,6 +108,7 @@ def masked(weight: Tensor, keep: Tensor) -> Tensor:
 def masked_together(
     weights: Sequence[Tensor],
     keeps: Sequence[Tensor],
+    ready: Sequence[Tensor | None],
     dtype: torch.dtype,
     on_backward: Callable[[], None],
 ) -> tuple[Tensor, ...]:
@@ -108,6 +120,7 @@ def masked_together(
     Args:
         weights: any shapes, floating point, of one device.
         keeps: broadcastable to the weights.
+        ready: those masked weights that have been made already, and None for the others.
         dtype: of the results.
         on_backward: called when the gradients of all that was used have come.
 
@@ -115,7 +128,7 @@ def masked_together(
         The masked weights. Their gradients must be read by nobody else, as those of matrix products
         are: they are masked where they lie.
     """
-    options = _Options(keeps, dtype, own_gradients=True, on_backward=on_backward)
+    options = _Options(keeps, dtype, ready, own_gradients=True, on_backward=on_backward)
     return _Masked.apply(options, *weights)
 
 

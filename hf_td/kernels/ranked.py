@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from hf_td import functional
+
+
+class Drawn(NamedTuple):
+    """The mask of an update.
+
+    Attributes:
+        keep: boolean, of the shape of the weight: False where an entry is dropped.
+        masked: the weight without these, where it fell off on the way in the type that was asked
+            for; else None.
+    """
+
+    keep: Tensor
+    masked: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,12 +34,14 @@ class Ranked:
         scale: what magnitudes are multiplied with, `(fan_in,)`, float32, not negative; None for
             ones.
         key: what draws are a function of, a 64-bit integer.
+        compute: the type that the masked weight will be wanted in; None where it is not known.
     """
 
     weight: Tensor
     dim: int
     scale: Tensor | None
     key: int
+    compute: torch.dtype | None = None
 
     def scores(self) -> Tensor:
         """Of the shape of the weight."""

@@ -17,8 +17,9 @@ from hf_td.kernels.triton_types import TYPES
 # Units of a program where neighbours in memory belong to different units (`Conv1D`): together they
 # make up a whole read of 32 bytes.
 _UNITS_SIDE_BY_SIDE = 8
-# Entries of a row that a warp holds in its registers.
-_ENTRIES_PER_WARP = 1024
+# Entries of a row that a warp holds in its registers; draws need some of these too.
+_ENTRIES_PER_WARP = 2048
+_ENTRIES_PER_WARP_DRAWN = 512
 
 
 def write_masks(
@@ -26,6 +27,7 @@ def write_masks(
     keys: Tensor | None,
     scales: Tensor | None,
     keeps: Tensor,
+    masked: Tensor | None,
     *,
     weight: Tensor,
     dim: int,
@@ -41,6 +43,8 @@ def write_masks(
         scales: where that lies which magnitudes are multiplied with, `(weights,)`, int64, each of
             `(fan_in,)`, float32; or None.
         keeps: what is written, `(weights, *weight.shape)`, boolean, contiguous.
+        masked: where the weights are written without what is dropped, of the shape of `keeps` and
+            any type, contiguous; or None.
         weight: one of the weights, of which shape, strides and type are taken.
         dim: the dimension of a weight that runs over the inputs.
         count: how many entries of an output unit are candidates, more than 0.
@@ -50,12 +54,14 @@ def write_masks(
     units, fan_in = weight.shape[1 - dim], weight.shape[dim]
     together = 1 if dim == 1 else _UNITS_SIDE_BY_SIDE
     width = triton.next_power_of_2(fan_in)
+    per_warp = _ENTRIES_PER_WARP if keys is None else _ENTRIES_PER_WARP_DRAWN
     kernel: Any = _masks
     kernel[(triton.cdiv(units, together), len(pointers))](
         pointers,
         pointers if keys is None else keys,
         pointers if scales is None else scales,
         keeps.view(torch.int8),
+        keeps if masked is None else masked,
         count,
         _usual_cutoff(count / fan_in),
         functional.drop_threshold(drop_rate),
@@ -68,10 +74,11 @@ def write_masks(
         TYPE=TYPES[weight.dtype],
         SCALED=scales is not None,
         DRAWN=keys is not None,
+        MASKED=None if masked is None else TYPES[masked.dtype],
         ALIGNED=aligned,
         UNITS=together,
         WIDTH=width,
-        num_warps=min(16, max(1, together * width // _ENTRIES_PER_WARP)),
+        num_warps=min(16, max(1, together * width // per_warp)),
     )
 
 
@@ -87,6 +94,7 @@ def _masks(
     keys,
     scales,
     keeps,
+    masked,
     count,
     usual,
     threshold,
@@ -99,6 +107,7 @@ def _masks(
     TYPE: tl.constexpr,
     SCALED: tl.constexpr,
     DRAWN: tl.constexpr,
+    MASKED: tl.constexpr,
     ALIGNED: tl.constexpr,
     UNITS: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -113,7 +122,8 @@ def _masks(
     entry = weight + (unit * stride_unit + feature * stride_in)
     if ALIGNED:
         entry = tl.multiple_of(entry, [1, 16])
-    score = tl.abs(tl.load(entry, mask=inside, other=0.0).to(tl.float32))
+    value = tl.load(entry, mask=inside, other=0.0).to(tl.float32)
+    score = tl.abs(value)
     if SCALED:
         scale = tl.load(scales + layer).to(tl.pointer_type(tl.float32))
         score *= tl.load(scale + feature, mask=feature < fan_in, other=0.0)
@@ -128,8 +138,10 @@ def _masks(
     if DRAWN:
         word = tl.randint(tl.load(keys + layer), position.to(tl.int32))
         dropped = dropped & ((word & 0xFFFF).to(tl.int32) < threshold)
-    start = keeps + layer * units * fan_in
-    tl.store(start + position, (dropped == 0).to(tl.int8), mask=inside)
+    position += layer * units * fan_in
+    tl.store(keeps + position, (dropped == 0).to(tl.int8), mask=inside)
+    if MASKED is not None:
+        tl.store(masked + position, tl.where(dropped, 0.0, value).to(MASKED), mask=inside)
 
 
 @triton.jit

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from hf_td.kernels.triton_types import TYPES
 
-# Entries of a program.
-_BLOCK = 2048
+# Entries of a program, and its warps.
+_BLOCK = 4096
+_WARPS = 4
 # Of a row of the table, see `write_products`.
 COLUMNS = 7
 
@@ -39,6 +40,7 @@ def write_products(
         SAME_LAYOUT=same_layout,
         FIELDS=COLUMNS,
         BLOCK=_BLOCK,
+        num_warps=_WARPS,
     )
 
 

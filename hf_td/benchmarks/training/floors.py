@@ -58,7 +58,7 @@ def _parts(weights: list[Tensor]) -> Iterator[tuple[str, int, Callable[[], Any]]
     """Name, bytes that must move per weight, and what is timed."""
     scales = [torch.rand(w.shape[1], device=w.device) for w in weights]
     ranked = [Ranked(w, 1, s, key) for key, (w, s) in enumerate(zip(weights, scales, strict=True))]
-    keeps = kernels.keep_masks(ranked, 0.91, 1.0)
+    keeps = [keep for keep, _ in kernels.keep_masks(ranked, 0.91, 1.0)]
     pairs = list(zip(weights, keeps, strict=True))
     yield "masks", 4 + 1, lambda: kernels.keep_masks(ranked, 0.91, 1.0)
     yield "masks, drop rate 0.5", 4 + 1, lambda: kernels.keep_masks(ranked, 0.91, 0.5)
