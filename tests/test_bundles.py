@@ -17,7 +17,7 @@ from hf_td.layers import TargetedLinear
 from hf_td.patching import find_patch
 from tests.tiny import tiny_inputs, tiny_model
 
-HALF = {"level": "weight", "targeting": 0.5, "targeting_schedule": "constant"}
+HALF = {"targeting": 0.5, "targeting_schedule": "constant", "importance": "magnitude"}
 
 
 def patched(**settings: Any) -> Any:

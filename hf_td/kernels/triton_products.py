@@ -12,7 +12,7 @@ from torch import Tensor
 from hf_td.kernels.triton_types import TYPES
 
 # Entries of a program, and its warps.
-_BLOCK = 4096
+_BLOCK = 1024
 _WARPS = 4
 # Of a row of the table, see `write_products`.
 COLUMNS = 7
