@@ -87,8 +87,9 @@ class Bundle:
 
     def _ready_of(self, layer: Any) -> Tensor | None:
         ready = self._ready.get(layer)
-        fits = ready is not None and ready.masked.dtype == self.compute
-        return ready.masked if fits and ready.is_of(layer.weight, layer.keep) else None
+        if ready is None or ready.masked.dtype != self.compute:
+            return None
+        return ready.masked if ready.is_of(layer.weight, layer.keep) else None
 
     def release(self) -> None:
         """Forget the masked weights."""

@@ -18,7 +18,7 @@ from hf_td.bundles import bundle
 from hf_td.config import CONFIG_KEY, IN_TRAINING, Rates, TargetedDropoutConfig, configure
 from hf_td.holding import hold
 from hf_td.layers import can_be_bundled, check_targetable, measured_in, restore, target
-from hf_td.masks import candidates, draw
+from hf_td.masks import Masks
 from hf_td.sites import Site, plan_sites
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -41,6 +41,7 @@ class Patch:
         holds: on what does not learn in the current update.
         meter: says to the layers in which updates they measure.
         unsettled: whether an update is measured whose activations are not in the averages yet.
+        masks: draws the masks of its sites.
         self_counting: the hook that draws a mask before each training forward; None once
             `anneal` was called.
     """
@@ -55,6 +56,10 @@ class Patch:
     meter: Meter = field(default_factory=Meter)
     unsettled: bool = False
     self_counting: RemovableHandle | None = None
+    masks: Masks = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.masks = Masks(self.sites, self.config)
 
     @torch.no_grad()
     def advance(self, model: nn.Module, progress: float, update: int | None) -> None:
@@ -62,11 +67,10 @@ class Patch:
         number = self.updates if update is None else update
         self.settle_activations()
         self.rates = self.config.rates(progress, number)
-        draw(self.sites, self.config, self.rates, number)
+        self.masks.draw(self.rates, number)
         self.let_go()
         if self.rates.learning < 1:
-            lowest = candidates(self.sites, self.config, self.rates.learning)
-            self.holds = hold(model, lowest)
+            self.holds = hold(model, self.masks.candidates(self.rates.learning))
         self.updates = number + 1
         if self.activations is not None:
             self._choose_to_measure(number % INTERVAL == 0)
@@ -86,7 +90,9 @@ class Patch:
     def _choose_to_measure(self, this_update: bool) -> None:
         self.meter.on = self.unsettled = this_update
         if this_update:
-            torch._foreach_zero_([tensor for pair in self._sums().values() for tensor in pair])
+            for squares, rows in self._sums().values():
+                squares.zero_()
+                rows.zero_()
 
     def _sums(self) -> dict[str, tuple[Tensor, Tensor]]:
         """What the layers have summed up, by their names."""
@@ -226,20 +232,23 @@ def find_patch(model: nn.Module) -> Patch | None:
     Raises:
         ValueError: parts of it are patched each by itself.
     """
+    if model in _known:
+        return _known[model]
     states = [m.__dict__[_STATE] for m in model.modules() if _STATE in m.__dict__]
     if len({id(state) for state in states}) > 1:
         raise ValueError(
             f"{len(states)} parts of {type(model).__name__} are patched each by itself, and would "
             "be annealed each by itself; unpatch them and patch the whole model, with include=[...]"
         )
+    if states:
+        _known[model] = states[0]
     return states[0] if states else None
 
 
 def _require_patch(model: nn.Module) -> Patch:
-    patch = _known.get(model) or find_patch(model)
+    patch = find_patch(model)
     if patch is None:
         raise ValueError(f"{type(model).__name__} is not patched; call patch_model(model) first")
-    _known[model] = patch
     return patch
 
 

@@ -3,7 +3,8 @@
     python scripts/bench_training.py --suite cpu --threads 2
     python scripts/bench_training.py --suite growth --threads 2
     python scripts/bench_training.py --suite methods --threads 2
-    python scripts/bench_training.py --suite cuda --device cuda
+    python scripts/bench_training.py --suite cuda --device cuda --rounds 24
+    python scripts/bench_training.py --suite cuda_compiled --device cuda --rounds 24
     python scripts/bench_training.py --parts --threads 2
     python scripts/bench_training.py --memory --threads 2
     python scripts/bench_training.py --drift
@@ -33,7 +34,14 @@ from hf_td.analysis.record import (  # noqa: E402
     read_json_lines,
 )
 from hf_td.benchmarks.training.allocator import keep_freed_memory  # noqa: E402
-from hf_td.benchmarks.training.cases import METHOD_VARIANTS, MINILM, SUITES, VARIANTS, Case  # noqa: E402
+from hf_td.benchmarks.training.cases import (  # noqa: E402
+    METHOD_VARIANTS,
+    MINILM,
+    SUITES,
+    VARIANTS,
+    WHOLE_RECIPES,
+    Case,
+)
 from hf_td.benchmarks.training.drift import measure_drift  # noqa: E402
 from hf_td.benchmarks.training.floors import measure_floors  # noqa: E402
 from hf_td.benchmarks.training.memory import measure_memory  # noqa: E402
@@ -43,13 +51,19 @@ from tests.ports import naive_port, parametrized  # noqa: E402
 RESULTS = ROOT / "docs" / "results"
 EVERY_VARIANT = {
     **VARIANTS,
+    **WHOLE_RECIPES,
     **METHOD_VARIANTS,
     "naive port": naive_port,
     "parametrize": parametrized,
 }
-_MEMORY = [
-    Case(v, MINILM, 32, 128, precision=p) for p in ("float32", "bf16") for v in ("weight", "unit")
-]
+_MEMORY = {
+    "cpu": [
+        Case(variant, MINILM, 32, 128, precision=precision)
+        for precision in ("float32", "bf16")
+        for variant in ("weight", "unit")
+    ],
+    "cuda": [case for case in SUITES["cuda"]() if case.variant in ("weight", "unit")],
+}
 # What a case is, as opposed to what was found.
 _IDENTITY = ("case", *Case.__dataclass_fields__, "kernel", "width", "interval", "device", "threads")
 
@@ -96,7 +110,7 @@ def _records(options: argparse.Namespace, done: Any) -> Iterator[dict[str, Any]]
     if options.parts:
         return measure_floors(device=device, rounds=rounds)
     if options.memory:
-        return measure_memory(_MEMORY, device=device, threads=options.threads)
+        return measure_memory(_MEMORY[device], device=device, threads=options.threads)
     if options.drift:
         with tempfile.TemporaryDirectory() as folder:
             return iter(measure_drift(folder))

@@ -169,6 +169,7 @@ _STEP_COLUMNS: tuple[Column, ...] = (
     ("variant", lambda r: r["variant"]),
     ("dense step, ms", lambda r: f"{r['dense_milliseconds']['median']:.1f}"),
     ("ratio", lambda r: _spread(r, "ratio")),
+    ("of all steps", lambda r: f"{r['ratio_of_sums']:.3f}" if "ratio_of_sums" in r else ""),
 )
 _PART_COLUMNS: tuple[Column, ...] = (
     ("part", lambda r: r["kernel"]),

@@ -263,11 +263,8 @@ def _semi_structured(rounds: int) -> Iterator[Record]:
     if not torch.cuda.is_available():
         return
     config = LlamaConfig(hidden_size=4096, num_hidden_layers=4, intermediate_size=11_008)
-    dense: Any = LlamaForCausalLM(config).eval()
-    dense.to("cuda", torch.float16)
+    dense, sparse = _half_llama(config), _half_llama(config)
     prune_model(dense, 0.5, level="weight", pattern="2:4")
-    sparse: Any = LlamaForCausalLM(config).eval()
-    sparse.to("cuda", torch.float16)
     sparse.load_state_dict(dense.state_dict())
     to_semi_structured(sparse)
     for tokens in (1, 16, 128, 1024, 4096):
@@ -277,6 +274,12 @@ def _semi_structured(rounds: int) -> Iterator[Record]:
         pairs = [(_on_gpu(sparse, ids), _on_gpu(dense, ids)) for _ in range(rounds)]
         seconds, baseline = zip(*pairs, strict=True)
         yield _compared(seconds, baseline, tokens=tokens)
+
+
+def _half_llama(config: LlamaConfig) -> Any:
+    with torch.device("cuda"):
+        model: Any = LlamaForCausalLM(config)
+    return model.to(torch.float16).eval()
 
 
 @torch.no_grad()

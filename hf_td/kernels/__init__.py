@@ -5,9 +5,9 @@ Triton. What neither can do (other types, other devices) is left to `hf_td.funct
 """
 
 from hf_td.kernels.dispatch import (
+    Ranking,
     clear,
     compute_type,
-    keep_masks,
     masked,
     masked_together,
     sums_of_squares,
@@ -17,9 +17,9 @@ from hf_td.kernels.ranked import Drawn, Ranked
 __all__ = [
     "Drawn",
     "Ranked",
+    "Ranking",
     "clear",
     "compute_type",
-    "keep_masks",
     "masked",
     "masked_together",
     "sums_of_squares",

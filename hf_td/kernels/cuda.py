@@ -8,7 +8,7 @@ device, so that nothing here waits for it, and what does not change is sent ther
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from typing import Any
@@ -58,20 +58,24 @@ def _has_triton() -> bool:
     return find_spec("triton") is not None
 
 
-def keep_masks(ranked: Sequence[Ranked], fraction: float, drop_rate: float) -> list[Drawn]:
-    """The masks of an update, with a launch for all weights of one shape.
+def prepare(ranked: Sequence[Ranked]) -> Callable[[float, float], list[Drawn]]:
+    """What gives the masks of weights, with a launch for all of one shape.
 
-    See `hf_td.kernels.keep_masks`. Draws come from Philox, keyed by the weight's key and counted by
+    See `hf_td.kernels.Ranking`. Draws come from Philox, keyed by the weight's key and counted by
     the position in the weight.
     """
-    groups: dict[Any, list[int]] = defaultdict(list)
+    by_kind: dict[Any, list[int]] = defaultdict(list)
     for place, one in enumerate(ranked):
-        groups[_kind(one)].append(place)
-    drawn: dict[int, Drawn] = {}
-    for places in groups.values():
-        found = _launch([ranked[place] for place in places], fraction, drop_rate)
-        drawn.update(zip(places, found, strict=True))
-    return [drawn[place] for place in range(len(ranked))]
+        by_kind[_kind(one)].append(place)
+    groups = [(places, _Group([ranked[i] for i in places])) for places in by_kind.values()]
+
+    def draw(fraction: float, drop_rate: float) -> list[Drawn]:
+        drawn: dict[int, Drawn] = {}
+        for places, group in groups:
+            drawn.update(zip(places, group.draw(fraction, drop_rate), strict=True))
+        return [drawn[place] for place in range(len(ranked))]
+
+    return draw
 
 
 def _kind(one: Ranked) -> Any:
@@ -81,33 +85,46 @@ def _kind(one: Ranked) -> Any:
     return *layout, one.dim, one.scale is None, one.compute
 
 
-def _launch(group: Sequence[Ranked], fraction: float, drop_rate: float) -> Iterable[Drawn]:
-    from hf_td.kernels.triton_masks import write_masks  # is there on CUDA alone
+class _Group:
+    """Weights of one launch."""
 
-    weight, dim = group[0].weight, group[0].dim
-    device, fan_in = weight.device, weight.shape[dim]
-    count = functional.candidate_count(fan_in, fraction)
-    if not 0 < count < fan_in:
-        return [Drawn(torch.full_like(o.weight, count == 0, dtype=torch.bool)) for o in group]
-    keeps = torch.empty(len(group), *weight.shape, dtype=torch.bool, device=device)
-    compute = group[0].compute
-    masked = None if compute not in _TYPES else torch.empty_like(keeps, dtype=compute)
-    pointers = tuple(one.weight.data_ptr() for one in group)
-    scales = tuple(one.scale.data_ptr() for one in group if one.scale is not None)
-    with torch.cuda.device_of(keeps):  # Triton launches on the current device
-        write_masks(
-            _known(pointers, device),
-            _sent([one.key for one in group], device) if drop_rate < 1 else None,
-            _known(scales, device) if scales else None,
-            keeps,
-            masked,
-            weight=weight,
-            dim=dim,
-            count=count,
-            drop_rate=drop_rate,
-            aligned=_rows_are_aligned(weight, dim, pointers),
-        )
-    return map(Drawn, keeps, [None] * len(group) if masked is None else masked)
+    def __init__(self, group: Sequence[Ranked]) -> None:
+        weight, self._dim = group[0].weight, group[0].dim
+        self._group, self._weight, self._device = group, weight, weight.device
+        self._compute = group[0].compute if group[0].compute in _TYPES else None
+        pointers = tuple(one.weight.data_ptr() for one in group)
+        scales = tuple(one.scale.data_ptr() for one in group if one.scale is not None)
+        self._aligned = _rows_are_aligned(weight, self._dim, pointers)
+        self._pointers = _sent(pointers, self._device)
+        self._scales = _sent(scales, self._device) if scales else None
+
+    def draw(self, fraction: float, drop_rate: float) -> Iterable[Drawn]:
+        """The masks of an update."""
+        from hf_td.kernels.triton_masks import write_masks  # is there on CUDA alone
+
+        weight, number = self._weight, len(self._group)
+        fan_in = weight.shape[self._dim]
+        count = functional.candidate_count(fan_in, fraction)
+        if not 0 < count < fan_in:
+            same = torch.full_like(weight, count == 0, dtype=torch.bool)
+            return [Drawn(same.clone()) for _ in self._group]
+        keeps = torch.empty(number, *weight.shape, dtype=torch.bool, device=self._device)
+        masked = None if self._compute is None else torch.empty_like(keeps, dtype=self._compute)
+        keys = None if drop_rate == 1 else _sent([o.key for o in self._group], self._device)
+        with torch.cuda.device_of(keeps):  # Triton launches on the current device
+            write_masks(
+                self._pointers,
+                keys,
+                self._scales,
+                keeps,
+                masked,
+                weight=weight,
+                dim=self._dim,
+                count=count,
+                drop_rate=drop_rate,
+                aligned=self._aligned,
+            )
+        return map(Drawn, keeps, [None] * number if masked is None else masked)
 
 
 def sums_of_squares(weights: Sequence[Tensor], dim: int) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,37 +14,63 @@ from hf_td.kernels import cpu, cuda
 from hf_td.kernels.ranked import Drawn, Ranked
 
 
-def keep_masks(ranked: Sequence[Ranked], fraction: float, drop_rate: float) -> list[Drawn]:
-    """The masks of an update, of all weights together.
+class Ranking:
+    """Weights that are ranked together, update after update.
 
-    They are those of `functional`: on the CPU bit for bit, on CUDA with draws of another generator
-    where the drop rate is below 1.
+    The masks are those of `functional`: on the CPU bit for bit, on CUDA with draws of another
+    generator where the drop rate is below 1.
 
     Args:
         ranked: weights, also of several devices.
-        fraction: the targeting (gamma), in [0, 1).
-        drop_rate: alpha, the probability that a candidate is dropped, in [0, 1].
-
-    Returns:
-        The mask of each weight.
     """
-    drawn: dict[int, Drawn] = {}
-    for masks_of, supports in _IMPLEMENTATIONS:
-        taken = [i for i, one in enumerate(ranked) if i not in drawn and supports(one)]
-        found = masks_of([ranked[i] for i in taken], fraction, drop_rate) if taken else []
-        drawn.update(zip(taken, found, strict=True))
-    return [drawn[i] for i in range(len(ranked))]
+
+    def __init__(self, ranked: Sequence[Ranked]) -> None:
+        self._ranked = list(ranked)
+        self._places = [one.weight.data_ptr() for one in ranked]
+        self._parts: list[tuple[list[int], Draw]] = []
+        left = range(len(ranked))
+        for prepare, supports in _IMPLEMENTATIONS:
+            taken = [i for i in left if supports(ranked[i])]
+            left = [i for i in left if not supports(ranked[i])]
+            if taken:
+                self._parts.append((taken, prepare([ranked[i] for i in taken])))
+
+    def is_of(self, ranked: Sequence[Ranked]) -> bool:
+        """Whether it is that of these weights, and they lie where they lay."""
+        return len(ranked) == len(self._ranked) and all(
+            one.is_as(own) and own.weight.data_ptr() == place
+            for one, own, place in zip(ranked, self._ranked, self._places, strict=True)
+        )
+
+    def draw(self, fraction: float, drop_rate: float) -> list[Drawn]:
+        """The masks of an update.
+
+        Args:
+            fraction: the targeting (gamma), in [0, 1).
+            drop_rate: alpha, the probability that a candidate is dropped, in [0, 1].
+
+        Returns:
+            The mask of each weight.
+        """
+        drawn: dict[int, Drawn] = {}
+        for places, draw in self._parts:
+            drawn.update(zip(places, draw(fraction, drop_rate), strict=True))
+        return [drawn[i] for i in range(len(self._ranked))]
 
 
 def _plain(ranked: Sequence[Ranked], fraction: float, drop_rate: float) -> list[Drawn]:
     return [Drawn(one.keep_mask(fraction, drop_rate)) for one in ranked]
 
 
+# Gives the masks of an update, at a fraction and a drop rate.
+Draw = Callable[[float, float], Iterable[Drawn]]
 # The first that supports a weight takes it.
-_IMPLEMENTATIONS: tuple[tuple[Callable[..., list[Drawn]], Callable[[Ranked], bool]], ...] = (
-    (cuda.keep_masks, cuda.supports),
-    (cpu.keep_masks, cpu.supports),
-    (_plain, lambda _: True),
+_IMPLEMENTATIONS: tuple[
+    tuple[Callable[[Sequence[Ranked]], Draw], Callable[[Ranked], bool]], ...
+] = (
+    (cuda.prepare, cuda.supports),
+    (lambda ranked: partial(cpu.keep_masks, ranked), cpu.supports),
+    (lambda ranked: partial(_plain, ranked), lambda _: True),
 )
 
 
@@ -85,12 +112,13 @@ class _Options:
 
 def _completed(options: _Options, weights: Sequence[Tensor]) -> list[Tensor]:
     """Masked weights: those that are ready, and the products of the others."""
-    found = list(options.ready) or [None] * len(weights)
-    missing = [i for i, masked in enumerate(found) if masked is None]
+    ready = dict(enumerate(options.ready))
+    found = {i: masked for i, masked in ready.items() if masked is not None}
+    missing = [i for i in range(len(weights)) if i not in found]
     types = [options.dtype] * len(missing)
     made = _products([weights[i] for i in missing], [options.keeps[i] for i in missing], types)
-    by_place = dict(zip(missing, made, strict=True))
-    return [by_place.get(i, masked) for i, masked in enumerate(found)]
+    found.update(zip(missing, made, strict=True))
+    return [found[i] for i in range(len(weights))]
 
 
 def masked(weight: Tensor, keep: Tensor) -> Tensor:

@@ -43,6 +43,12 @@ class Ranked:
     key: int
     compute: torch.dtype | None = None
 
+    def is_as(self, other: Ranked) -> bool:
+        """Whether the same is ranked in the same way; the weight may have learned since."""
+        same = self.weight is other.weight and self.scale is other.scale
+        settings = self.dim, self.key, self.compute
+        return same and settings == (other.dim, other.key, other.compute)
+
     def scores(self) -> Tensor:
         """Of the shape of the weight."""
         return functional.weight_scores(self.weight, self.scale, self.dim)

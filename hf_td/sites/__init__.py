@@ -4,7 +4,7 @@ Training draws one mask for each site, pruning takes the lowest of each site out
 site is another file, and a row in `plan`.
 """
 
-from hf_td.sites.alike import Alike, batches, unit_scores_of
+from hf_td.sites.alike import Alike, batches
 from hf_td.sites.experts import ExpertSite
 from hf_td.sites.plan import Site, plan_sites
 from hf_td.sites.slices import by_feature
@@ -20,5 +20,4 @@ __all__ = [
     "batches",
     "by_feature",
     "plan_sites",
-    "unit_scores_of",
 ]

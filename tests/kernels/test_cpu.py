@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hf_td import functional, kernels
-from hf_td.kernels import Ranked, cpu
+from hf_td.kernels import Ranked, Ranking, cpu
 
 SHAPES = [(1, 7), (5, 1), (64, 96), (3, 2500)]
 
@@ -54,7 +54,7 @@ def expected(one: Ranked, fraction: float, drop_rate: float) -> Tensor:
 @pytest.mark.parametrize("fraction", [0.0, 0.5, 0.91])
 def test_masks_are_those_of_the_plain_functions(fraction, drop_rate, scaled, dtype, threads):
     every = [ranked(shape, dim, dtype, scaled) for shape in SHAPES for dim in (0, 1)]
-    found = kernels.keep_masks(every, fraction, drop_rate)
+    found = Ranking(every).draw(fraction, drop_rate)
     for one, (keep, _) in zip(every, found, strict=True):
         assert keep.dtype == torch.bool
         assert torch.equal(keep, expected(one, fraction, drop_rate))
@@ -64,14 +64,14 @@ def test_masks_are_those_of_the_plain_functions(fraction, drop_rate, scaled, dty
 def test_a_weight_that_is_a_view_is_ranked_where_it_lies():
     whole = torch.randn(40, 60, generator=torch.Generator().manual_seed(1))
     one = Ranked(whole[3:30, 10:50], 1, None, key=1)
-    ((keep, _),) = kernels.keep_masks([one], 0.5, 1.0)
+    ((keep, _),) = Ranking([one]).draw(0.5, 1.0)
     assert torch.equal(keep, expected(one, 0.5, 1.0))
     assert (~keep).sum(1).tolist() == [20] * 27
 
 
 def test_experts_are_ranked_too():
     weight = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1))
-    ((keep, _),) = kernels.keep_masks([Ranked(weight, 2, None, key=1)], 0.5, 1.0)
+    ((keep, _),) = Ranking([Ranked(weight, 2, None, key=1)]).draw(0.5, 1.0)
     assert (~keep).sum(2).tolist() == [[4] * 5] * 2
 
 
@@ -81,14 +81,14 @@ def test_what_is_not_finite_is_ranked_as_by_the_plain_functions(dim):
     draws = torch.Generator().manual_seed(1)
     for value in (torch.nan, -torch.nan, torch.inf, -torch.inf, -0.0):
         one.weight[torch.rand(16, 16, generator=draws) < 0.1] = value
-        ((keep, _),) = kernels.keep_masks([one], 0.5, 1.0)
+        ((keep, _),) = Ranking([one]).draw(0.5, 1.0)
         assert torch.equal(keep, one.keep_mask(0.5, 1.0))
 
 
 @given(seed=st.integers(0, 2**31), fraction=st.floats(0, 0.999), dim=st.sampled_from([0, 1]))
 def test_the_lowest_of_each_unit_are_dropped_whatever_the_fraction(seed, fraction, dim):
     weight = torch.randn(9, 11, generator=torch.Generator().manual_seed(seed))
-    ((keep, _),) = kernels.keep_masks([Ranked(weight, dim, None, key=seed)], fraction, 1.0)
+    ((keep, _),) = Ranking([Ranked(weight, dim, None, key=seed)]).draw(fraction, 1.0)
     rows = zip(weight.abs().movedim(dim, 1), keep.movedim(dim, 1), strict=True)
     for magnitudes, kept in rows:
         count = functional.candidate_count(len(magnitudes), fraction)

@@ -119,8 +119,7 @@ class Case:
 
 def _patched(**settings: Any) -> Variant:
     def apply(model: nn.Module) -> Applied:
-        # Without updates that are off: they would make the mean look better.
-        patch_model(model, targeting_schedule="constant", **settings)
+        patch_model(model, **settings)
         return Applied(lambda update: _anneal(model, update))
 
     return apply
@@ -140,11 +139,17 @@ def _by_baseline(baseline: Baseline, **settings: Any) -> Variant:
     return apply
 
 
+_DROPS_ALWAYS = {"targeting_schedule": "constant"}
 # What each variant does to a model.
 VARIANTS: dict[str, Variant] = {
-    "weight": _patched(level="weight"),
-    "weight, drop rate 0.5": _patched(level="weight", drop_rate=0.5),
-    "unit": _patched(level="unit"),
+    "weight": _patched(level="weight", **_DROPS_ALWAYS),
+    "weight, drop rate 0.5": _patched(level="weight", drop_rate=0.5, **_DROPS_ALWAYS),
+    "unit": _patched(level="unit", **_DROPS_ALWAYS),
+}
+# With the updates of the recipe that drop nothing and hold what the others keep.
+WHOLE_RECIPES: dict[str, Variant] = {
+    "weight, whole recipe": _patched(level="weight"),
+    "unit, whole recipe": _patched(level="unit"),
 }
 # The methods that targeted dropout is compared with, at both levels.
 METHOD_VARIANTS: dict[str, Variant] = {
@@ -182,13 +187,22 @@ def _growth() -> list[Case]:
 
 
 def _cuda() -> list[Case]:
-    sizes = {BERT: (32, 128), MINILM: (32, 128), LLAMA: (8, 1024)}
-    return [
-        Case(variant, shape, *size, precision="bf16", mode=mode)
-        for shape, size in sizes.items()
-        for mode in ("eager", "compile")
-        for variant in ("weight", "unit")
-    ]
+    ways = {
+        BERT: (*VARIANTS, *WHOLE_RECIPES, *PORTS),
+        MINILM: (*VARIANTS, *WHOLE_RECIPES),
+        LLAMA: ("weight",),
+    }
+    return [_on_cuda(way, shape) for shape, some in ways.items() for way in some]
+
+
+def _cuda_compiled() -> list[Case]:
+    ways = {BERT: ("weight", "unit"), LLAMA: ("weight",)}
+    return [_on_cuda(way, shape, "compile") for shape, some in ways.items() for way in some]
+
+
+def _on_cuda(variant: str, shape: Shape, mode: str = "eager") -> Case:
+    batch, length = (8, 1024) if shape is LLAMA else (32, 128)
+    return Case(variant, shape, batch, length, precision="bf16", mode=mode)
 
 
 def _methods() -> list[Case]:
@@ -201,4 +215,5 @@ SUITES: dict[str, Callable[[], list[Case]]] = {
     "growth": _growth,
     "methods": _methods,
     "cuda": _cuda,
+    "cuda_compiled": _cuda_compiled,
 }

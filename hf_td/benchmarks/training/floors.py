@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -13,10 +13,10 @@ from torch import Tensor
 from hf_td import kernels
 from hf_td.analysis.quartiles import Quartiles
 from hf_td.benchmarks.training.steps import wait_for
-from hf_td.kernels import Ranked
+from hf_td.kernels import Ranked, Ranking
 
-# Output units and inputs of the projections of a block of MiniLM and of one of BERT-base.
-_WIDTHS = (384, 768)
+# Those of MiniLM and of BERT-base; on CUDA such that the parts take longer than their launches.
+_WIDTHS = {"cpu": (384, 768), "cuda": (2048, 4096)}
 # Read and written between two runs, so that nothing of a run is in the cache for the next.
 _FLUSH_BYTES = 1 << 28
 
@@ -28,7 +28,7 @@ def measure_floors(*, device: str = "cpu", layers: int = 6, rounds: int = 9) -> 
         For each part a JSON object: its milliseconds, and the floor: the bytes that it must read
         and write over the bandwidth of a copy that was measured beside it.
     """
-    for width in _WIDTHS:
+    for width in _WIDTHS[device]:
         weights = [
             torch.randn(s, device=device) * 0.04 for _ in range(layers) for s in _block(width)
         ]
@@ -51,6 +51,7 @@ def measure_floors(*, device: str = "cpu", layers: int = 6, rounds: int = 9) -> 
 
 
 def _block(width: int) -> list[tuple[int, int]]:
+    """Output units and inputs of the projections of a block of BERT's."""
     return [(width, width)] * 4 + [(4 * width, width), (width, 4 * width)]
 
 
@@ -58,17 +59,24 @@ def _parts(weights: list[Tensor]) -> Iterator[tuple[str, int, Callable[[], Any]]
     """Name, bytes that must move per weight, and what is timed."""
     scales = [torch.rand(w.shape[1], device=w.device) for w in weights]
     ranked = [Ranked(w, 1, s, key) for key, (w, s) in enumerate(zip(weights, scales, strict=True))]
-    keeps = [keep for keep, _ in kernels.keep_masks(ranked, 0.91, 1.0)]
-    pairs = list(zip(weights, keeps, strict=True))
-    yield "masks", 4 + 1, lambda: kernels.keep_masks(ranked, 0.91, 1.0)
-    yield "masks, drop rate 0.5", 4 + 1, lambda: kernels.keep_masks(ranked, 0.91, 0.5)
-    yield "masked weights", 4 + 1 + 4, lambda: [kernels.masked(w, k) for w, k in pairs]
-    yield "masked weights, bf16", 4 + 1 + 2, lambda: _under_autocast(pairs)
+    ranking = Ranking(ranked)
+    keeps = [keep for keep, _ in ranking.draw(0.91, 1.0)]
+    yield "masks", 4 + 1, lambda: ranking.draw(0.91, 1.0)
+    yield "masks, drop rate 0.5", 4 + 1, lambda: ranking.draw(0.91, 0.5)
+    if weights[0].is_cuda:
+        both = Ranking([replace(one, compute=torch.bfloat16) for one in ranked])
+        yield "masks and masked weights, bf16", 4 + 1 + 2, lambda: both.draw(0.91, 1.0)
+    yield "masked weights", 4 + 1 + 4, lambda: _masked(weights, keeps, torch.float32)
+    yield "masked weights, bf16", 4 + 1 + 2, lambda: _masked(weights, keeps, torch.bfloat16)
+    grads = [torch.randn_like(weight, dtype=torch.bfloat16) for weight in weights]
+    learning = [weight.requires_grad_() for weight in weights]
+    masked = _masked(learning, keeps, torch.bfloat16)
+    yield "masked gradients, bf16", 2 + 1 + 4, lambda: torch.autograd.grad(masked, learning, grads)
 
 
-def _under_autocast(pairs: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
-    with torch.autocast(pairs[0][0].device.type, torch.bfloat16):
-        return [kernels.masked(w, k) for w, k in pairs]
+def _masked(weights: list[Tensor], keeps: list[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    nothing_ready = [None] * len(weights)
+    return kernels.masked_together(weights, keeps, nothing_ready, dtype, lambda: None)
 
 
 def _time(run: Callable[[], Any], device: str, rounds: int) -> list[float]:
