@@ -81,7 +81,7 @@ def test_they_are_made_once_for_a_forward_and_are_gone_after_its_backward(monkey
     losses = [model(**inputs)[0].square().mean() for _ in range(2)]
     assert made == [len(layers)]
     assert own._made
-    sum(losses).backward()
+    torch.stack(losses).sum().backward()
     assert not own._made
     gradients(model, inputs)  # the next micro-batch
     assert made == [len(layers)] * 2
@@ -132,7 +132,7 @@ def test_a_first_forward_without_gradients_does_no_harm():
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_activation_checkpointing_learns_the_same(reentrant):
     torch.manual_seed(0)
-    blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(3))
+    blocks: Any = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(3))
     for block in blocks:
         linear: Any = block[0]
         linear.__class__ = TargetedLinear

@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from hf_td import functional
+from hf_td import anneal, functional, kernels, patch_model
+from hf_td.bundles import untie
 from hf_td.kernels import Ranked, Ranking
 from tests.tiny import tiny_inputs, tiny_model
 
