@@ -86,7 +86,8 @@ def test_sums_of_squares_on_cuda_are_those_of_the_plain_function(dim):
 def test_updates_on_cuda_are_those_of_each_layer_by_itself(level):
     models: list[Any] = []
     for _ in range(2):
-        model = patch_model(tiny_model("bert").cuda(), level=level, targeting=0.5)
+        stock: Any = tiny_model("bert")
+        model = patch_model(stock.cuda(), level=level, targeting=0.5)
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
