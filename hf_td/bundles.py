@@ -7,8 +7,9 @@ bundle takes less than the casts of autocast, which it stands for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +81,7 @@ class Bundle:
         weights, keeps = [one.weight for one in layers], [one.keep for one in layers]
         ready = [self._ready_of(one) for one in layers]
         self.release()
-        masked = kernels.masked_together(weights, keeps, ready, compute, self.release)
+        masked = kernels.masked_together(weights, keeps, ready, compute, _release_of(self))
         self._made = dict.fromkeys(self._layers)
         for layer, weight, keep, own in zip(layers, weights, keeps, masked, strict=True):
             self._made[layer] = _Made(own, weight, keep, _state(weight))
@@ -98,6 +99,18 @@ class Bundle:
     def __getstate__(self) -> dict[str, Any]:
         """For copies of a model, which make their own."""
         return {**self.__dict__, "_made": {}, "_ready": {}}
+
+
+def _release_of(bundle: Bundle) -> Callable[[], None]:
+    """Releases a bundle that is still there; the graph does not keep it."""
+    known = ref(bundle)
+
+    def release() -> None:
+        there = known()
+        if there is not None:
+            there.release()
+
+    return release
 
 
 def _of_one_device(layers: Iterable[Any]) -> list[Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -187,6 +189,31 @@ def test_what_was_masked_when_it_was_drawn_is_used():
     with torch.no_grad():
         layers[0].weight.mul_(2)
     assert layers[0].effective_weight().data_ptr() != stacked.data_ptr()
+
+
+def test_masked_weights_are_freed_without_the_garbage_collector():
+    model = patched()
+    layers = layers_of(model)
+    inputs = tiny_inputs(model)
+    own = bundle_of(layers[0])
+    assert own is not None
+    gradients(model, inputs)
+    gc.collect()
+    gc.disable()
+    try:
+        kept: list[Any] = []
+        for update in range(3):
+            anneal(model, 0.5, update)
+            masked = layers[0].weight.detach() * layers[0].keep
+            own.prepare(layers[0], Drawn(layers[0].keep, masked))
+            kept += [weakref.ref(masked), weakref.ref(layers[0].keep)]
+            del masked
+            gradients(model, inputs)
+            assert layers[0].weight.grad is not None
+        anneal(model, 0.5, 3)
+        assert [one() for one in kept] == [None] * 6
+    finally:
+        gc.enable()
 
 
 def test_a_copy_of_a_model_makes_its_own():

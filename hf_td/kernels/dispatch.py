@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,10 +79,11 @@ class _Masked(torch.autograd.Function):
     """As `functional.masked` of several weights, in one node, with the cast of autocast."""
 
     @staticmethod
-    def forward(ctx, options: _Options, *weights: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx, options: _Options, ready: Any, *weights: Tensor) -> tuple[Tensor, ...]:
+        # Of the masked weights nothing is kept here: they know this node, and would never be freed.
         ctx.options, ctx.types = options, [weight.dtype for weight in weights]
         ctx.set_materialize_grads(False)
-        masked = _completed(options, weights)
+        masked = _completed(ready, weights, options)
         frozen = [m for m, w in zip(masked, weights, strict=True) if not w.requires_grad]
         ctx.mark_non_differentiable(*frozen)
         return tuple(masked)
@@ -98,22 +100,22 @@ class _Masked(torch.autograd.Function):
             in_place=options.own_gradients,
         )
         by_place = dict(zip(there, found, strict=True))
-        return None, *(by_place.get(i) for i in range(len(grads)))
+        return None, None, *(by_place.get(i) for i in range(len(grads)))
 
 
 @dataclass(frozen=True)
 class _Options:
     keeps: Sequence[Tensor]
     dtype: torch.dtype
-    ready: Sequence[Tensor | None] = ()
     own_gradients: bool = False
     on_backward: Callable[[], None] = lambda: None
 
 
-def _completed(options: _Options, weights: Sequence[Tensor]) -> list[Tensor]:
+def _completed(
+    ready: Sequence[Tensor | None], weights: Sequence[Tensor], options: _Options
+) -> list[Tensor]:
     """Masked weights: those that are ready, and the products of the others."""
-    ready = dict(enumerate(options.ready))
-    found = {i: masked for i, masked in ready.items() if masked is not None}
+    found = {i: masked for i, masked in enumerate(ready) if masked is not None}
     missing = [i for i in range(len(weights)) if i not in found]
     types = [options.dtype] * len(missing)
     made = _products([weights[i] for i in missing], [options.keeps[i] for i in missing], types)
@@ -130,7 +132,7 @@ def masked(weight: Tensor, keep: Tensor) -> Tensor:
     """
     if torch.compiler.is_compiling():  # the compiler fuses what is plain
         return functional.masked(weight, keep)
-    return _Masked.apply(_Options([keep], compute_type(weight)), weight)[0]
+    return _Masked.apply(_Options([keep], compute_type(weight)), [None], weight)[0]
 
 
 def masked_together(
@@ -156,8 +158,8 @@ def masked_together(
         The masked weights. Their gradients must be read by nobody else, as those of matrix products
         are: they are masked where they lie.
     """
-    options = _Options(keeps, dtype, ready, own_gradients=True, on_backward=on_backward)
-    return _Masked.apply(options, *weights)
+    options = _Options(keeps, dtype, own_gradients=True, on_backward=on_backward)
+    return _Masked.apply(options, ready, *weights)
 
 
 def sums_of_squares(weights: Sequence[Tensor], dim: int) -> Tensor:
