@@ -344,7 +344,7 @@ def pruning_section(lines: Sequence[Mapping[str, Any]]) -> str:
 def _row(record: Mapping[str, Any]) -> list[str]:
     spread, ratio = record["spread"], "ratio" in record
     return [
-        _WHAT[record["case"]] + (f", {record['tokens']} tokens" if "tokens" in record else ""),
+        _WHAT[record["case"]] + _on_what(record),
         f"{record['threads']}",
         f"{record['seconds']:.3g}" + ("" if ratio else _quartiles(spread)),
         f"{record['baseline_seconds']:.3g}" if ratio else "",
@@ -353,6 +353,14 @@ def _row(record: Mapping[str, Any]) -> list[str]:
         record["aim"],
         "yes" if record["met"] else "**no**",
     ]
+
+
+def _on_what(record: Mapping[str, Any]) -> str:
+    """Of what is measured at several sizes, on a GPU, which."""
+    if "tokens" not in record:
+        return ""
+    tokens = "1 token" if record["tokens"] == 1 else f"{record['tokens']} tokens"
+    return f", {tokens}, {', '.join(record['hardware']['gpus'])}"
 
 
 def _quartiles(spread: Mapping[str, float]) -> str:

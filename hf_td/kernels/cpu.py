@@ -33,13 +33,13 @@ Job = Callable[..., Any]
 
 
 def supports(one: Ranked) -> bool:
-    """Whether `keep_masks` takes a weight."""
+    """Whether weights can be ranked here."""
     weight = one.weight
     return weight.device.type == "cpu" and weight.dim() == 2 and weight.dtype in _TYPES
 
 
 def keep_masks(ranked: Sequence[Ranked], fraction: float, drop_rate: float) -> list[Drawn]:
-    """The masks of an update; see `hf_td.kernels.keep_masks`."""
+    """The masks of an update; see `hf_td.kernels.Ranking`."""
     keeps = [torch.empty_like(one.weight, dtype=torch.bool) for one in ranked]
     jobs = [
         job

@@ -29,7 +29,7 @@ _ALIGNMENT = 16
 
 
 def supports(one: Ranked) -> bool:
-    """Whether `keep_masks` takes a weight."""
+    """Whether weights can be ranked here."""
     weight = one.weight
     fits = weight.dim() == 2 and weight.shape[one.dim] <= _LONGEST_ROW
     return weight.is_cuda and fits and weight.dtype in _TYPES and _has_triton()

@@ -1,4 +1,4 @@
-"""The Triton kernel of `hf_td.kernels.cuda.keep_masks`; importing this file imports Triton."""
+"""The Triton kernel of `hf_td.kernels.cuda.Ranking`; importing this file imports Triton."""
 
 from __future__ import annotations
 

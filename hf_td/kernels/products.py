@@ -1,78 +1,16 @@
-"""Chooses by device and type what computes a mask and its product with a weight."""
+"""Products of weights and gradients with masks; chooses by device and type what computes them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hf_td import functional, reductions
+from hf_td import functional
 from hf_td.kernels import cpu, cuda
-from hf_td.kernels.ranked import Drawn, Ranked
-
-
-class Ranking:
-    """Weights that are ranked together, update after update.
-
-    The masks are those of `functional`: on the CPU bit for bit, on CUDA with draws of another
-    generator where the drop rate is below 1.
-
-    Args:
-        ranked: weights, also of several devices.
-    """
-
-    def __init__(self, ranked: Sequence[Ranked]) -> None:
-        self._ranked = list(ranked)
-        self._places = [one.weight.data_ptr() for one in ranked]
-        self._parts: list[tuple[list[int], Draw]] = []
-        left = range(len(ranked))
-        for prepare, supports in _IMPLEMENTATIONS:
-            taken = [i for i in left if supports(ranked[i])]
-            left = [i for i in left if not supports(ranked[i])]
-            if taken:
-                self._parts.append((taken, prepare([ranked[i] for i in taken])))
-
-    def is_of(self, ranked: Sequence[Ranked]) -> bool:
-        """Whether it is that of these weights, and they lie where they lay."""
-        return len(ranked) == len(self._ranked) and all(
-            one.is_as(own) and own.weight.data_ptr() == place
-            for one, own, place in zip(ranked, self._ranked, self._places, strict=True)
-        )
-
-    def draw(self, fraction: float, drop_rate: float) -> list[Drawn]:
-        """The masks of an update.
-
-        Args:
-            fraction: the targeting (gamma), in [0, 1).
-            drop_rate: alpha, the probability that a candidate is dropped, in [0, 1].
-
-        Returns:
-            The mask of each weight.
-        """
-        drawn: dict[int, Drawn] = {}
-        for places, draw in self._parts:
-            drawn.update(zip(places, draw(fraction, drop_rate), strict=True))
-        return [drawn[i] for i in range(len(self._ranked))]
-
-
-def _plain(ranked: Sequence[Ranked], fraction: float, drop_rate: float) -> list[Drawn]:
-    return [Drawn(one.keep_mask(fraction, drop_rate)) for one in ranked]
-
-
-# Gives the masks of an update, at a fraction and a drop rate.
-Draw = Callable[[float, float], Iterable[Drawn]]
-# The first that supports a weight takes it.
-_IMPLEMENTATIONS: tuple[
-    tuple[Callable[[Sequence[Ranked]], Draw], Callable[[Ranked], bool]], ...
-] = (
-    (cuda.prepare, cuda.supports),
-    (lambda ranked: partial(cpu.keep_masks, ranked), cpu.supports),
-    (lambda ranked: partial(_plain, ranked), lambda _: True),
-)
 
 
 class _Masked(torch.autograd.Function):
@@ -128,7 +66,7 @@ def masked(weight: Tensor, keep: Tensor) -> Tensor:
 
     Args:
         weight: any shape, floating point.
-        keep: from `keep_masks` or `functional.keep_mask`, broadcastable to `weight`.
+        keep: from a `Ranking` or from `functional.keep_mask`, broadcastable to `weight`.
     """
     if torch.compiler.is_compiling():  # the compiler fuses what is plain
         return functional.masked(weight, keep)
@@ -160,21 +98,6 @@ def masked_together(
     """
     options = _Options(keeps, dtype, own_gradients=True, on_backward=on_backward)
     return _Masked.apply(options, ready, *weights)
-
-
-def sums_of_squares(weights: Sequence[Tensor], dim: int) -> Tensor:
-    """Sums of squares along a dimension of weights that are alike: in float32 or wider.
-
-    Args:
-        weights: of one shape, type, layout and device, floating point, two dimensions.
-        dim: the dimension that is summed over.
-
-    Returns:
-        `(weights, n)`, where n is the size of the other dimension.
-    """
-    if all(map(cuda.sums, weights)):
-        return cuda.sums_of_squares(weights, dim)
-    return torch.stack([reductions.sum_of_squares(weight, dim) for weight in weights])
 
 
 def clear(tensor: Tensor, chosen: Tensor) -> None:

@@ -1,0 +1,79 @@
+"""Units of blocks that are alike are ranked at once, as each block by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from hf_td import anneal, functional, patch_model
+from hf_td.patching import find_patch
+from hf_td.sites import UnitSite, batches
+from tests.tiny import tiny_inputs, tiny_model
+
+FAMILIES = ["bert", "gpt2", "llama", "t5", "vit"]
+
+
+def patched(family: str, **settings: Any) -> Any:
+    model = patch_model(
+        tiny_model(family), level="unit", targeting=0.5, targeting_schedule="constant", **settings
+    )
+    return model.train()
+
+
+def sites_of(model: Any) -> list[Any]:
+    patch = find_patch(model)
+    assert patch is not None
+    return list(patch.sites)
+
+
+@pytest.mark.parametrize("importance", ["magnitude", "activation"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_are_those_of_each_site(family, importance):
+    model = patched(family, importance=importance)
+    anneal(model, 0.5, 0)
+    for _ in range(2):  # before anything is measured, and after
+        found = batches(site for site in sites_of(model) if isinstance(site, UnitSite))
+        assert found
+        for alike in found:
+            expected = torch.stack([site.scores() for site in alike.sites])
+            torch.testing.assert_close(alike.scores(), expected)
+        model(**tiny_inputs(model))
+        anneal(model, 0.5, 1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_masks_follow_the_weights_of_each_update(family):
+    model = patched(family, importance="magnitude")
+    for update in range(3):
+        anneal(model, 0.5, update)
+        for site in sites_of(model):
+            lowest = functional.candidate_mask(site.scores(), 0.5)
+            assert torch.equal(site.layer.keep, site.spread(~lowest))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+        if update == 1:  # all weights lie elsewhere now, and are of another type
+            model.double()
+
+
+def test_blocks_that_differ_are_apart_and_tied_ones_are_left_out():
+    sites = [site for site in sites_of(patched("t5")) if isinstance(site, UnitSite)]
+    found = batches(sites)
+    together = [site for alike in found for site in alike.sites]
+    assert len(set(together)) == len(together)
+    assert all(len(site.consumers) == 1 for site in together)
+    assert any(len(site.consumers) > 1 for site in sites)
+    for alike in found:
+        assert len({site.layer.weight.shape for site in alike.sites}) == 1
+        assert len({site.block.part for site in alike.sites}) == 1
+
+
+def test_candidates_are_the_same_where_units_are_held():
+    model = patched("bert", importance="magnitude")
+    patch = find_patch(model)
+    assert patch is not None
+    anneal(model, 0.5, 0)
+    for site, lowest in patch.masks.candidates(0.25):
+        assert torch.equal(lowest, functional.candidate_mask(site.scores(), 0.25))
