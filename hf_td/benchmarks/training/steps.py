@@ -112,6 +112,7 @@ def measure(
 def _measure_together(
     cases: Sequence[Case], device: str, rounds: int, warmup: int, variants: Variants
 ) -> Iterator[dict[str, Any]]:
+    torch.compiler.reset()  # or the models before count among those that a forward is compiled for
     dense = Stepper(replace(cases[0], variant=DENSE), device, variants)
     others = [Stepper(case, device, variants) for case in cases]
     times = [[one.step() for one in (dense, *others)] for _ in range(warmup + rounds)][warmup:]
