@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hf_td.anatomy import Block, Companion, Holder, Mixture, Projection, parameter_names
 from hf_td.layout import EXPERTS, KEY_VALUE_HEADS, QUERY_HEADS, WIDTHS
+from hf_td.reductions import select
 from hf_td.sites import by_feature
 
 # Parameter name and dimension to what goes along it: `(size,)`, or `(experts, size)`.
@@ -39,7 +40,7 @@ def without(tensor: Tensor, dim: int, gone: Tensor) -> Tensor:
     """A tensor less some of its slices; with a row for each expert, those of each expert."""
     stays = _places(~gone, tensor, dim)
     if gone.dim() == 1:
-        return tensor.index_select(dim, stays.flatten())
+        return select(tensor, dim, stays.flatten())
     return tensor.take_along_dim(stays, dim).contiguous()
 
 

@@ -79,6 +79,17 @@ def multiply(tensor: Tensor, keep: Tensor, out: Tensor) -> Tensor:
     return out
 
 
+def clear_rows(tensor: Tensor, chosen: Tensor) -> None:
+    """Set rows to zero, in place; the others are not touched.
+
+    Args:
+        tensor: floating point, of 16 bits or more.
+        chosen: boolean, one for each row.
+    """
+    integers = _INTEGERS[tensor.element_size()]
+    tensor.detach().view(integers).numpy()[chosen.numpy()] = 0
+
+
 def _mask_jobs(one: Ranked, keep: Tensor, fraction: float, drop_rate: float) -> Iterator[Job]:
     count = functional.candidate_count(one.weight.shape[one.dim], fraction)
     if not 0 < count < one.weight.shape[one.dim]:

@@ -108,7 +108,10 @@ def clear(tensor: Tensor, chosen: Tensor) -> None:
         chosen: boolean, broadcastable to `tensor`.
     """
     if cpu.multiplies(tensor, chosen):
-        cpu.multiply(tensor, ~chosen, tensor)
+        if chosen.dim() == tensor.dim() and chosen.numel() == chosen.shape[0] == tensor.shape[0]:
+            cpu.clear_rows(tensor, chosen.flatten())
+        else:
+            cpu.multiply(tensor, ~chosen, tensor)
     else:
         tensor.masked_fill_(chosen, 0)
 
