@@ -79,6 +79,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU")
     parser.add_argument("--rounds", type=int, default=9, help="steps of each model that count")
+    parser.add_argument("--only", default="", help="steps whose line, as printed, has this text")
     parser.add_argument("--again", action="store_true", help="measure what has a line already too")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
     return parser.parse_args(arguments)
@@ -115,6 +116,7 @@ def _records(options: argparse.Namespace, done: Any) -> Iterator[dict[str, Any]]
         with tempfile.TemporaryDirectory() as folder:
             return iter(measure_drift(folder))
     waiting = [case for case in SUITES[options.suite]() if not done(case)]
+    waiting = [case for case in waiting if options.only in _told(case.facts())]
     return measure(waiting, device=device, rounds=rounds, variants=EVERY_VARIANT)
 
 
