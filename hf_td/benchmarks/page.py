@@ -68,9 +68,9 @@ _PRUNING = """## What else a user waits for
 
 Measured by `scripts/bench_pruning.py`. The first patch of a model reads its structure: it runs
 three of its layers and follows gradients through them, which is most of the time; a second model of
-the same class and shape is known. What an export is compared with, `save_pretrained`, takes as long
-as the disk: where it was 5.8 seconds the ratios were 1.29 and .98, where files stayed in memory they
-are what they are below, for pruning and compacting have to read and write the weights too.
+the same class and shape is known. What an export is compared with, `save_pretrained`, takes as
+long as the disk: where it was 5.8 seconds the ratios were 1.29 and .98, where files stayed in
+memory they are those below, for pruning and compacting have to read and write the weights too.
 """
 _REASONS = """
 Ranking takes as long for few tokens as for many, and so do the product of mask and weight in the
