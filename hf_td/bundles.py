@@ -81,8 +81,10 @@ class Bundle:
         weights, keeps = [one.weight for one in layers], [one.keep for one in layers]
         ready = [self._ready_of(one) for one in layers]
         self.release()
-        masked = kernels.masked_together(weights, keeps, ready, compute, _release_of(self))
         self._made = dict.fromkeys(self._layers)
+        if not layers:
+            return
+        masked = kernels.masked_together(weights, keeps, ready, compute, _release_of(self))
         for layer, weight, keep, own in zip(layers, weights, keeps, masked, strict=True):
             self._made[layer] = _Made(own, weight, keep, _state(weight))
 

@@ -236,6 +236,17 @@ def test_unpatching_unties():
     assert all(bundle_of(layer) is None for layer in layers)
 
 
+def test_weights_that_are_not_whole_are_masked_one_by_one():
+    class Shard(nn.Parameter):
+        """Stands for what a sharded model has in place of a weight."""
+
+    model = patched()
+    for layer in layers_of(model):
+        layer._parameters["weight"] = Shard(layer.weight.detach())
+        masked = layer.effective_weight()
+        assert torch.equal(masked, functional.masked(layer.weight, layer.keep))
+
+
 def test_a_replica_on_another_device_masks_its_own_weight():
     layer = layers_of(patched())[0]
     replica = layer._replicate_for_data_parallel()
