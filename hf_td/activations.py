@@ -29,8 +29,9 @@ _KEY = "_hf_td_activations"
 # Averages change slowly, and to sum up what goes into a layer takes a GPU about as long to be told
 # as the layer itself: one update of these is measured.
 INTERVAL = 8
-# Of the moving average over the updates that are measured.
-_DECAY = 0.8
+# Of the moving average over the updates that are measured: about ten of them count, since what an
+# update drops shows in its activations, and updates differ in that.
+_DECAY = 0.9
 # Neighbouring rows tell much the same: a few are enough, and cost next to nothing. A prime, which
 # few lengths are multiples of: else the same positions were taken of each sequence, the first among
 # them, whose activations are often far larger than all others.
