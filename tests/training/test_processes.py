@@ -12,11 +12,13 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from hf_td import Schedule, anneal, patch_model
-from hf_td.activations import find_activations
+from hf_td.activations import INTERVAL, find_activations
 from tests.tiny import tiny_model
 
-UPDATES = 4
+UPDATES = INTERVAL + 2  # two of them are measured
 PROCESSES = 2
+# Of every thirteenth row, so that the processes measure just those that one measures.
+LENGTH = 13
 # With updates that drop some, and updates that drop nothing and hold what others keep.
 SETTINGS: dict[str, Any] = {
     "targeting": 0.5,
@@ -28,7 +30,9 @@ SETTINGS: dict[str, Any] = {
 
 def batches() -> list[torch.Tensor]:
     numbers = torch.Generator().manual_seed(1)
-    return [torch.randint(5, 60, (4 * PROCESSES, 16), generator=numbers) for _ in range(UPDATES)]
+    return [
+        torch.randint(5, 60, (4 * PROCESSES, LENGTH), generator=numbers) for _ in range(UPDATES)
+    ]
 
 
 def learn(model: Any, forward: Any, inputs: list[torch.Tensor]) -> set[float]:
