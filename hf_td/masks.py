@@ -39,6 +39,10 @@ class Masks:
         self._ranking: Ranking | None = None
         self._batches: list[Alike] = []
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies of a model, which prepare their own."""
+        return {**self.__dict__, "_ranking": None, "_batches": []}
+
     def draw(self, rates: Rates, update: int) -> None:
         """Draw the masks of all sites for one update, and give them to their layers."""
         if not rates.targeting or not rates.drop_rate:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 # Integers of as many bytes as a floating-point number has.
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # Numbers in a piece.
 _PIECE = 1 << 18
 
@@ -45,7 +45,7 @@ def select(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
 
 def _bits(tensor: Tensor) -> np.ndarray | None:
     """A number's bits as a signed integer, on the CPU and where numpy has one of as many."""
-    integer = _INTEGERS.get(tensor.element_size())
+    integer = INTEGERS.get(tensor.element_size())
     plain = type(tensor) in (Tensor, nn.Parameter) and tensor.is_floating_point()
     if integer is None or not plain or tensor.device.type != "cpu":
         return None

@@ -20,7 +20,10 @@ settings.load_profile("steady")
 
 
 def _folder(variable: str, place: str, what: str) -> Path:
-    """The folder that an environment variable names, or one beside the repository."""
+    """The folder that an environment variable names, or one beside the repository.
+
+    Real data are not the project's to publish: a clone has none, and leaves out what needs them.
+    """
     folder = Path(os.environ.get(variable, BESIDE_REPOSITORY / place))
     if not folder.is_dir():
         pytest.skip(f"no {what}: set {variable} to a folder with them (looked in {folder})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import pickle
 import weakref
 from typing import Any
 
@@ -216,17 +217,39 @@ def test_masked_weights_are_freed_without_the_garbage_collector():
         gc.enable()
 
 
-def test_a_copy_of_a_model_makes_its_own():
+def test_where_nobody_asks_for_them_none_are_made_any_more():
     model = patched()
+    layer = layers_of(model)[0]
+    own = bundle_of(layer)
+    assert own is not None
+    gradients(model, tiny_inputs(model))
+    drawn = Drawn(layer.keep, layer.weight.detach() * layer.keep)
+    own.prepare(layer, drawn)
+    assert own.compute == torch.float32
+    own.prepare(layer, drawn)
+    assert own.compute is None  # which the next masks are drawn by
+    own.prepare(layer, Drawn(layer.keep))
+    assert not own._ready
+
+
+@pytest.mark.parametrize("level", ["weight", "unit"])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_of_a_model_makes_its_own(copied, level):
+    model = patched(level=level)
     inputs = tiny_inputs(model)
     model(**inputs)
-    other = copy.deepcopy(model)
+    other = copied(model)
     assert bundle_of(layers_of(other)[0]) is not bundle_of(layers_of(model)[0])
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.mul_(2)
+    anneal(other, 0.5, 1)
     layer = layers_of(other)[0]
     assert torch.equal(layer.effective_weight(), functional.masked(layer.weight, layer.keep))
+    patch = find_patch(other)
+    assert patch is not None
+    for site, lowest in patch.masks.candidates(0.5):
+        assert torch.equal(site.layer.keep, site.spread(~lowest))
 
 
 def test_unpatching_unties():

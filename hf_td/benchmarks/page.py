@@ -39,7 +39,8 @@ _STEPS = """## Training steps
 Whole optimiser steps: masks, forwards, backwards, AdamW (fused, as the Trainer has it). The ratio
 is to the dense model's step beside it. *Weight* and *unit* are the levels with their recipes at the
 final targeting; candidates are ranked exactly and anew at every update. The naive port sorts every
-matrix in every forward, as the authors' code does.
+matrix in every forward, as the authors' code does. *Of all steps* is the sum of a variant's steps
+over that of the dense ones; it counts what only some updates do.
 """
 _METHODS = """## Other methods
 
@@ -126,6 +127,10 @@ def _latest(records: Iterable[Record], identity: Sequence[str]) -> list[Record]:
 
 def _processor(record: Record) -> str:
     return record["hardware"]["cpu"]
+
+
+def _hardware(record: Record) -> str:
+    return ", ".join([_processor(record), *record["hardware"]["gpus"]])
 
 
 def _table(records: Sequence[Record], columns: Sequence[Column]) -> str:
@@ -263,7 +268,7 @@ def _commands(records: Iterable[Record]) -> str:
     """Every command that gave a line, with where and when in the project's history."""
     found = {
         f"- `{_command(r['command'])}`: "
-        f"{r['hardware']['cpu']}, torch {r['versions']['torch']}, commit {r['commit']}\n": None
+        f"{_hardware(r)}, torch {r['versions']['torch']}, commit {r['commit']}\n": None
         for r in records
         if "command" in r
     }

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from hf_td import functional
 from hf_td.kernels.ranked import Drawn, Ranked
+from hf_td.reductions import INTEGERS
 
 # Entries of a block: half a megabyte of scores, beside a copy of them.
 _BLOCK = 1 << 17
@@ -25,8 +26,6 @@ _BLOCK = 1 << 17
 _BLOCKS_PER_THREAD = 4
 # Types that numpy has too.
 _TYPES = (torch.float32, torch.float64)
-# Integers of as many bytes as a floating-point number has.
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 Block = tuple[slice, ...]
 Job = Callable[..., Any]
@@ -53,7 +52,7 @@ def keep_masks(ranked: Sequence[Ranked], fraction: float, drop_rate: float) -> l
 def multiplies(tensor: Tensor, keep: Tensor) -> bool:
     """Whether `multiply` takes a tensor and a mask."""
     plain = type(tensor) in (Tensor, nn.Parameter) and type(keep) is Tensor
-    known = tensor.element_size() in _INTEGERS and keep.dtype == torch.bool
+    known = tensor.element_size() in INTEGERS and keep.dtype == torch.bool
     return plain and known and tensor.device.type == "cpu"
 
 
@@ -70,7 +69,7 @@ def multiply(tensor: Tensor, keep: Tensor, out: Tensor) -> Tensor:
     """
     if tensor.dtype != out.dtype:
         tensor = out.copy_(tensor)
-    integers = _INTEGERS[out.element_size()]
+    integers = INTEGERS[out.element_size()]
     source, target = (t.detach().view(integers).numpy() for t in (tensor, out))
     mask = np.broadcast_to(keep.view(torch.int8).numpy(), source.shape)
     blocks = _blocks(len(source), source.size // max(1, len(source)))
@@ -86,7 +85,7 @@ def clear_rows(tensor: Tensor, chosen: Tensor) -> None:
         tensor: floating point, of 16 bits or more.
         chosen: boolean, one for each row.
     """
-    integers = _INTEGERS[tensor.element_size()]
+    integers = INTEGERS[tensor.element_size()]
     tensor.detach().view(integers).numpy()[chosen.numpy()] = 0
 
 

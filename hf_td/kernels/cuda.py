@@ -48,7 +48,7 @@ def _is_plain(tensor: Tensor) -> bool:
     return tensor.is_contiguous() and tensor.data_ptr() % _ALIGNMENT == 0
 
 
-def sums(weight: Tensor) -> bool:
+def can_sum(weight: Tensor) -> bool:
     """Whether `sums_of_squares` takes a weight."""
     return weight.is_cuda and weight.dim() == 2 and weight.dtype in _TYPES and _has_triton()
 
@@ -128,7 +128,7 @@ class _Group:
 
 
 def sums_of_squares(weights: Sequence[Tensor], dim: int) -> Tensor:
-    """As `hf_td.kernels.sums_of_squares`, of weights that `sums` takes, in one launch."""
+    """As `hf_td.kernels.sums_of_squares`, of weights that `can_sum` takes, in one launch."""
     from hf_td.kernels.triton_sums import write_sums  # is there on CUDA alone
 
     weight = weights[0]
@@ -173,13 +173,19 @@ def products(rows: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
             )
 
 
-@lru_cache(maxsize=256)
 def _known(numbers: tuple[Any, ...], device: torch.device) -> Tensor:
     """As `_sent`, of numbers that are mostly the same from update to update.
 
     Those that say where something lies are: what an update allocates comes to lie where that of the
-    one before did.
+    one before did. Each stream has its own, since only there the sending comes before the use.
     """
+    is_cuda = device.type == "cuda"
+    stream = torch.cuda.current_stream(device).cuda_stream if is_cuda else 0
+    return _table(numbers, device, stream)
+
+
+@lru_cache(maxsize=256)
+def _table(numbers: tuple[Any, ...], device: torch.device, stream: int) -> Tensor:
     return _sent(numbers, device)
 
 

@@ -21,6 +21,6 @@ def sums_of_squares(weights: Sequence[Tensor], dim: int) -> Tensor:
     Returns:
         `(weights, n)`, where n is the size of the other dimension.
     """
-    if all(map(cuda.sums, weights)):
+    if all(map(cuda.can_sum, weights)):
         return cuda.sums_of_squares(weights, dim)
     return torch.stack([reductions.sum_of_squares(weight, dim) for weight in weights])
