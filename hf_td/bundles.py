@@ -50,7 +50,7 @@ class Bundle:
     """
 
     def __init__(self, layers: Sequence[Any]) -> None:
-        self._layers = tuple(layers)
+        self._layers = dict.fromkeys(layers)
         self._made: dict[Any, _Made | None] = {}
         self._ready: dict[Any, _Made] = {}
         self.compute: torch.dtype | None = None
@@ -68,6 +68,8 @@ class Bundle:
     def weight_of(self, layer: Any) -> Tensor:
         """The weight that an update uses of one of the layers, in the type it computes in."""
         weight, keep = layer.weight, layer.keep
+        if layer not in self._layers:  # a replica of one, on another device
+            return kernels.masked(weight, keep)
         compute = kernels.compute_type(weight)
         made = self._made.get(layer)
         if layer not in self._made or (made is not None and made.keep is not keep):

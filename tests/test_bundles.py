@@ -276,3 +276,6 @@ def test_a_replica_on_another_device_masks_its_own_weight():
     replica.weight = (layer.weight * 2).requires_grad_()
     masked = replica.effective_weight()
     assert torch.equal(masked, functional.masked(replica.weight, layer.keep))
+    own = bundle_of(replica)
+    assert own is not None
+    assert not own._made  # nothing for the layers that are not asked for
