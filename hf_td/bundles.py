@@ -58,9 +58,8 @@ class Bundle:
     def prepare(self, layer: Any, drawn: Drawn) -> None:
         """Take the masked weight of a layer, if it was made with its mask."""
         if self._ready.pop(layer, None) is not None:
-            self.compute = (
-                None  # that of the update before was not asked for: forwards are compiled
-            )
+            # That of the update before was not asked for: forwards are compiled.
+            self.compute = None
         if drawn.masked is not None:
             weight = layer.weight
             self._ready[layer] = _Made(drawn.masked, weight, drawn.keep, _state(weight))

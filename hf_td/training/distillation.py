@@ -206,6 +206,7 @@ class DistillationMixin:
 
     args: Any
     model: Any
+    accelerator: Any
 
     def compute_loss(
         self,
@@ -235,7 +236,9 @@ class DistillationMixin:
     def _taught_loss(self, inputs: Mapping[str, Any], outputs: Any) -> Tensor:
         teacher = self._teacher
         read = {*inspect.signature(teacher.forward).parameters, "output_hidden_states"}
-        with torch.no_grad():
+        if not teacher.config.is_encoder_decoder:  # others make a decoder's inputs of them
+            read.discard("labels")  # or the teacher would compute a loss that nobody reads
+        with torch.no_grad(), self.accelerator.autocast():
             wanted = teacher(**{name: value for name, value in inputs.items() if name in read})
         loss = self.args.distill_weight * self._logits_loss(inputs, outputs, wanted)
         if not self.args.distill_hidden_weight:

@@ -243,6 +243,25 @@ def test_the_teacher_counts_once_in_an_update(family, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_teacher_computes_logits_alone_and_in_the_type_that_training_does(
+    bf16, teacher, tmp_path, monkeypatch
+):
+    trainer = reliable(tiny_model("bert"), tmp_path, teacher=teacher, bf16=bf16)
+    types, losses = [], []
+
+    def load(*args: Any) -> PreTrainedModel:
+        known = load_teacher(*args)
+        known.classifier.register_forward_hook(lambda *parts: types.append(parts[2].dtype))
+        known.register_forward_hook(lambda *parts: losses.append(parts[2].get("loss")))
+        return known
+
+    monkeypatch.setattr(distillation, "load_teacher", load)
+    trainer.train()
+    assert types == [torch.bfloat16 if bf16 else torch.float32]
+    assert losses == [None]
+
+
 def test_evaluation_does_not_ask_the_teacher(tmp_path):
     student = tiny_model("bert")
     data = examples("bert")
