@@ -57,11 +57,13 @@ class Activations:
     Attributes:
         mean_squares: by dotted name of the layer, tensors of shape `(fan_in,)`, float32.
         measured: by the same names, boolean tensors of no dimension.
+        version: changes when they do.
     """
 
     def __init__(self, mean_squares: Mapping[str, Tensor] | None = None) -> None:
         self.mean_squares = dict(mean_squares or {})
         self.measured = {n: torch.ones_like(s[0]).bool() for n, s in self.mean_squares.items()}
+        self.version = 0
         # With the mean squares that they are the roots of.
         self._scales: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -100,6 +102,7 @@ class Activations:
             seen: by the names of layers, the sum of the squared inputs, `(fan_in,)`, and the number
                 of rows that it is of, no dimension; nothing changes where that is 0.
         """
+        self.version += 1
         by_device: dict[torch.device, list[str]] = {}
         for name, (squares, _) in seen.items():
             by_device.setdefault(squares.device, []).append(name)
@@ -125,6 +128,11 @@ class Activations:
         found = average.split(sizes), average.sqrt().split(sizes)
         for name, mean_squares, scale in zip(names, *found, strict=True):
             self.mean_squares[name], self._scales[name] = mean_squares, (mean_squares, scale)
+
+    def take(self, other: Activations) -> None:
+        """Go on with what others are."""
+        self.version += 1
+        self.mean_squares, self.measured = dict(other.mean_squares), dict(other.measured)
 
     def _before(self, name: str, squares: Tensor) -> Tensor:
         return self.mean_squares.get(name, torch.ones_like(squares)).to(squares.device)

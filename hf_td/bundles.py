@@ -29,12 +29,28 @@ class _Made(NamedTuple):
     masked: Tensor
     weight: Tensor
     keep: Tensor
-    state: tuple[Any, ...]
+    version: int
+    place: int
+    learns: bool
 
-    def is_of(self, weight: Tensor, keep: Tensor) -> bool:
-        """Whether it is that of a weight and a mask, which have not changed since."""
-        same = self.weight is weight and self.keep is keep
-        return same and self.state == _state(weight)
+    @classmethod
+    def of(cls, masked: Tensor, weight: Tensor, keep: Tensor) -> _Made:
+        """That of a weight and a mask as they are."""
+        return cls(masked, weight, keep, weight._version, weight.data_ptr(), weight.requires_grad)
+
+    def is_current(self, layer: Any) -> bool:
+        """Whether the layer's weight and mask have not changed since.
+
+        Asked by every forward of every layer, hence without the slow way to attributes of modules.
+        """
+        weight = self.weight
+        return (
+            layer._parameters.get("weight") is weight
+            and layer._buffers.get("keep") is self.keep
+            and weight._version == self.version
+            and weight.data_ptr() == self.place
+            and weight.requires_grad == self.learns
+        )
 
 
 class Bundle:
@@ -53,6 +69,8 @@ class Bundle:
         self._layers = dict.fromkeys(layers)
         self._made: dict[Any, _Made | None] = {}
         self._ready: dict[Any, _Made] = {}
+        self._device = ""
+        self._autocast: torch.dtype | None = None
         self.compute: torch.dtype | None = None
 
     def prepare(self, layer: Any, drawn: Drawn) -> None:
@@ -61,43 +79,52 @@ class Bundle:
             # That of the update before was not asked for: forwards are compiled.
             self.compute = None
         if drawn.masked is not None:
-            weight = layer.weight
-            self._ready[layer] = _Made(drawn.masked, weight, drawn.keep, _state(weight))
+            self._ready[layer] = _Made.of(drawn.masked, layer.weight, drawn.keep)
 
     def weight_of(self, layer: Any) -> Tensor:
         """The weight that an update uses of one of the layers, in the type it computes in."""
-        weight, keep = layer.weight, layer.keep
-        if layer not in self._layers:  # a replica of one, on another device
-            return kernels.masked(weight, keep)
-        compute = kernels.compute_type(weight)
+        found = self._current(layer)
+        if found is None and self._should_make(layer):
+            self._make(layer.weight)
+            found = self._current(layer)
+        return kernels.masked(layer.weight, layer.keep) if found is None else found
+
+    def _current(self, layer: Any) -> Tensor | None:
+        """The masked weight of a layer, if it was made from what is there, for what is computed."""
         made = self._made.get(layer)
-        if layer not in self._made or (made is not None and made.keep is not keep):
-            self._make(compute)
-            made = self._made.get(layer)
-        if made is None or made.masked.dtype != compute or not made.is_of(weight, keep):
-            return kernels.masked(weight, keep)
-        return made.masked
+        if made is None or not made.is_current(layer):
+            return None
+        return made.masked if self._autocast == kernels.autocast_type(self._device) else None
+
+    def _should_make(self, layer: Any) -> bool:
+        """Whether nothing was made yet with the mask of a layer, which may be another's replica."""
+        made = self._made.get(layer)
+        drawn_anew = layer not in self._made or (made is not None and made.keep is not layer.keep)
+        return drawn_anew and layer in self._layers
 
     @torch.inference_mode(False)
     @torch.enable_grad()
-    def _make(self, compute: torch.dtype) -> None:
-        self.compute = compute
-        layers = _of_one_device(self._layers)
-        weights, keeps = [one.weight for one in layers], [one.keep for one in layers]
-        ready = [self._ready_of(one) for one in layers]
+    def _make(self, asked: Tensor) -> None:
+        """Make the masked weights of all that are as the one that is asked for."""
+        self._device, self.compute = asked.device.type, kernels.compute_type(asked)
+        self._autocast = kernels.autocast_type(self._device)
+        found = _alike(self._layers, asked)
+        ready = [self._ready_of(layer) for layer, _, _ in found]
         self.release()
         self._made = dict.fromkeys(self._layers)
-        if not layers:
+        if not found:
             return
-        masked = kernels.masked_together(weights, keeps, ready, compute, _release_of(self))
-        for layer, weight, keep, own in zip(layers, weights, keeps, masked, strict=True):
-            self._made[layer] = _Made(own, weight, keep, _state(weight))
+        layers, weights, keeps = zip(*found, strict=True)
+        release = _release_of(self)
+        masked = kernels.masked_together(weights, keeps, ready, self.compute, release)
+        made = map(_Made.of, masked, weights, keeps)
+        self._made.update(zip(layers, made, strict=True))
 
     def _ready_of(self, layer: Any) -> Tensor | None:
         ready = self._ready.get(layer)
         if ready is None or ready.masked.dtype != self.compute:
             return None
-        return ready.masked if ready.is_of(layer.weight, layer.keep) else None
+        return ready.masked if ready.is_current(layer) else None
 
     def release(self) -> None:
         """Forget the masked weights."""
@@ -120,15 +147,15 @@ def _release_of(bundle: Bundle) -> Callable[[], None]:
     return release
 
 
-def _of_one_device(layers: Iterable[Any]) -> list[Any]:
-    """Those layers whose weights are whole (no shards) and lie beside the first one's."""
-    whole = [layer for layer in layers if type(layer.weight) is nn.Parameter]
-    return [layer for layer in whole if layer.weight.device == whole[0].weight.device]
-
-
-def _state(weight: Tensor) -> tuple[Any, ...]:
-    """What changes when the weight does, or what is asked of it."""
-    return weight._version, weight.data_ptr(), weight.requires_grad
+def _alike(layers: Iterable[Any], asked: Tensor) -> list[tuple[Any, Tensor, Tensor]]:
+    """Layers, weights and masks where the weight is whole (no shard) and as the one asked for."""
+    found = ((one, one._parameters.get("weight"), one._buffers.get("keep")) for one in layers)
+    device, dtype = asked.device, asked.dtype
+    return [
+        (layer, weight, keep)
+        for layer, weight, keep in found
+        if type(weight) is nn.Parameter and weight.dtype == dtype and weight.device == device
+    ]
 
 
 def bundle(layers: Iterable[Any]) -> None:

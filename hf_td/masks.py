@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hf_td import functional
 from hf_td.bundles import bundle_of
 from hf_td.config import Rates, TargetedDropoutConfig
-from hf_td.kernels import Drawn, Ranking
+from hf_td.kernels import Drawn, Order, Ranking
 from hf_td.sites import Alike, Site, UnitSite, WeightSite, batches
 
 
@@ -37,11 +37,12 @@ class Masks:
         self._units = [s for s in sites if plain and isinstance(s, UnitSite)]
         # What goes on from update to update, as long as the weights stay where they are.
         self._ranking: Ranking | None = None
+        self._ranked_as: list[Any] = []
         self._batches: list[Alike] = []
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies of a model, which prepare their own."""
-        return {**self.__dict__, "_ranking": None, "_batches": []}
+        return {**self.__dict__, "_ranking": None, "_ranked_as": [], "_batches": []}
 
     def draw(self, rates: Rates, update: int) -> None:
         """Draw the masks of all sites for one update, and give them to their layers."""
@@ -49,7 +50,9 @@ class Masks:
             for site in self._sites:
                 _give(site.layer, site.everything())
             return
-        drawn = self._of_weights(rates, update)
+        # Keys are of no use where every candidate is dropped, and there are many.
+        draws = () if rates.drop_rate == 1 else [self._key(update, s) for s in self._weights]
+        drawn = self._of_weights(Order(rates.targeting, rates.drop_rate, draws))
         together = {site: own.keep for site, own in drawn.items()} | self._of_units(rates)
         for site in self._sites:
             known = together.get(site)
@@ -61,7 +64,7 @@ class Masks:
 
     def candidates(self, targeting: float) -> Iterator[tuple[Site, Tensor]]:
         """The candidates at a targeting in (0, 1): boolean, of the shape that each site ranks."""
-        drawn = self._of_weights(Rates(targeting, drop_rate=1.0))
+        drawn = self._of_weights(Order(targeting, masked=False))
         together = {site: ~own.keep for site, own in drawn.items()}
         for alike, lowest in self._ranked_together(targeting):
             together.update(zip(alike, lowest.unbind(), strict=True))
@@ -69,18 +72,15 @@ class Masks:
             known = together.get(site)
             yield site, self._candidates(site, targeting) if known is None else known
 
-    def _of_weights(self, rates: Rates, update: int | None = None) -> dict[Site, Drawn]:
-        """The masks of single weights, be it for no update."""
-        ranked = []
-        for site in self._weights:
-            # Of no use where every candidate is dropped, and there are many.
-            key = 0 if rates.drop_rate == 1 else _key(self._config.seed, update, site.index)
-            bundle = None if update is None else bundle_of(site.layer)
-            ranked.append(site.ranked(key, None if bundle is None else bundle.compute))
-        if self._ranking is None or not self._ranking.is_of(ranked):
-            self._ranking = Ranking(ranked)
-        masks = self._ranking.draw(rates.targeting, rates.drop_rate)
-        return dict(zip(self._weights, masks, strict=True))
+    def _of_weights(self, order: Order) -> dict[Site, Drawn]:
+        """The masks of those single weights that are ranked together."""
+        every = [(site, bundle_of(site.layer)) for site in self._weights]
+        asked = [(site, None if own is None else own.compute) for site, own in every]
+        now = [_as_it_lies(*one) for one in asked]
+        if self._ranking is None or now != self._ranked_as:
+            self._ranking = Ranking([site.ranked(compute) for site, compute in asked])
+            self._ranked_as = now
+        return dict(zip(self._weights, self._ranking.draw(order), strict=True))
 
     def _of_units(self, rates: Rates) -> dict[Site, Tensor]:
         """The masks of units that are ranked together, where none is drawn."""
@@ -103,7 +103,7 @@ class Masks:
         lowest, config = self._candidates(site, rates.targeting), self._config
         if config.draw == "element":
             lowest = site.spread(lowest).expand_as(site.layer.weight)
-        generator = functional.generator(lowest.device, _key(config.seed, update, site.index))
+        generator = functional.generator(lowest.device, self._key(update, site))
         keep = functional.keep_mask(lowest, rates.drop_rate, generator, rescale=config.rescale)
         return keep if config.draw == "element" else site.spread(keep)
 
@@ -111,6 +111,16 @@ class Masks:
         is_random = self._config.importance == "random"
         scores = random_scores(site, self._config.seed) if is_random else site.scores()
         return functional.candidate_mask(site.eligible(scores), targeting, site.dim)
+
+    def _key(self, update: int, site: Site) -> int:
+        return _key(self._config.seed, update, site.index)
+
+
+def _as_it_lies(site: WeightSite, compute: torch.dtype | None) -> Any:
+    """What a `Ranking` is prepared for, as something to compare; it keeps the weight and its id."""
+    weight, activations = site.layer.weight, site.activations
+    version = None if activations is None else activations.version
+    return id(weight), weight.data_ptr(), weight.dtype, compute, version
 
 
 def _give(layer: Any, keep: Tensor) -> None:
@@ -130,7 +140,7 @@ def random_scores(site: Site, seed: int) -> Tensor:
     return drawn.where(scores >= 0, -1)  # what is below zero is gone already
 
 
-def _key(*parts: int | None) -> int:
+def _key(*parts: int) -> int:
     """A signed 64-bit integer that is a function of some numbers."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)

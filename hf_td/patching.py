@@ -84,8 +84,7 @@ class Patch:
         """Go on with the activations that lie in the folder of a checkpoint."""
         saved = Activations.load(checkpoint)
         if self.activations is not None and saved is not None:
-            self.activations.mean_squares = saved.mean_squares
-            self.activations.measured = saved.measured
+            self.activations.take(saved)
 
     def _choose_to_measure(self, this_update: bool) -> None:
         self.meter.on = self.unsettled = this_update

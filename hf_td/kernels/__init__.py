@@ -4,15 +4,17 @@ Same results, one pass over the weights: on the CPU by blocks of rows that fit i
 Triton. What neither can do (other types, other devices) is left to `hf_td.functional`.
 """
 
-from hf_td.kernels.products import clear, compute_type, masked, masked_together
-from hf_td.kernels.ranked import Drawn, Ranked
+from hf_td.kernels.products import autocast_type, clear, compute_type, masked, masked_together
+from hf_td.kernels.ranked import Drawn, Order, Ranked
 from hf_td.kernels.ranking import Ranking
 from hf_td.kernels.sums import sums_of_squares
 
 __all__ = [
     "Drawn",
+    "Order",
     "Ranked",
     "Ranking",
+    "autocast_type",
     "clear",
     "compute_type",
     "masked",

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_td import functional
-from hf_td.kernels.ranked import Drawn, Ranked
+from hf_td.kernels.ranked import Drawn, Order, Ranked
 from hf_td.reductions import INTEGERS
 
 # Entries of a block: half a megabyte of scores, beside a copy of them.
@@ -37,13 +37,13 @@ def supports(one: Ranked) -> bool:
     return weight.device.type == "cpu" and weight.dim() == 2 and weight.dtype in _TYPES
 
 
-def keep_masks(ranked: Sequence[Ranked], fraction: float, drop_rate: float) -> list[Drawn]:
+def keep_masks(ranked: Sequence[Ranked], order: Order) -> list[Drawn]:
     """The masks of an update; see `hf_td.kernels.Ranking`."""
     keeps = [torch.empty_like(one.weight, dtype=torch.bool) for one in ranked]
     jobs = [
         job
-        for one, keep in zip(ranked, keeps, strict=True)
-        for job in _mask_jobs(one, keep, fraction, drop_rate)
+        for place, (one, keep) in enumerate(zip(ranked, keeps, strict=True))
+        for job in _mask_jobs(one, keep, order.of([place]))
     ]
     _run(jobs, blocks=sum(one.weight.numel() for one in ranked) // _BLOCK)
     return list(map(Drawn, keeps))
@@ -89,8 +89,9 @@ def clear_rows(tensor: Tensor, chosen: Tensor) -> None:
     tensor.detach().view(integers).numpy()[chosen.numpy()] = 0
 
 
-def _mask_jobs(one: Ranked, keep: Tensor, fraction: float, drop_rate: float) -> Iterator[Job]:
-    count = functional.candidate_count(one.weight.shape[one.dim], fraction)
+def _mask_jobs(one: Ranked, keep: Tensor, order: Order) -> Iterator[Job]:
+    """What writes the mask of one weight, of which alone the order is."""
+    count = functional.candidate_count(one.weight.shape[one.dim], order.fraction)
     if not 0 < count < one.weight.shape[one.dim]:
         yield lambda: keep.fill_(count == 0)  # nothing to rank
         return
@@ -98,17 +99,17 @@ def _mask_jobs(one: Ranked, keep: Tensor, fraction: float, drop_rate: float) -> 
     scale = None if one.scale is None else one.scale.numpy()
     mask = partial(_mask, rows, scale, kept, count)
     blocks = _blocks(*rows.shape)
-    if drop_rate < 1:
-        yield partial(_mask_drawn, mask, blocks, one, drop_rate)
+    if order.drop_rate < 1:
+        yield partial(_mask_drawn, mask, blocks, one, order)
     else:
         yield from (partial(mask, block) for block in blocks)
 
 
-def _mask_drawn(mask: Job, blocks: Iterator[Block], one: Ranked, drop_rate: float) -> None:
+def _mask_drawn(mask: Job, blocks: Iterator[Block], one: Ranked, order: Order) -> None:
     """Mask the blocks of a weight in one job, since its draws come one after the other."""
-    below = functional.drop_threshold(drop_rate) - (1 << 15)  # draws are signed
-    device = one.weight.device
-    generator = functional.generator(device, one.key)
+    below = functional.drop_threshold(order.drop_rate) - (1 << 15)  # draws are signed
+    device, (key,) = one.weight.device, order.keys
+    generator = functional.generator(device, key)
     draws = functional.random_draws(one.weight.shape, generator, device)
     draws = draws.movedim(one.dim, 1).numpy()
     for block in blocks:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hf_td import functional
-from hf_td.kernels.ranked import Drawn, Ranked
+from hf_td.kernels.ranked import Drawn, Order, Ranked
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Of a row that fits the registers of a program.
@@ -58,7 +58,7 @@ def _has_triton() -> bool:
     return find_spec("triton") is not None
 
 
-def prepare(ranked: Sequence[Ranked]) -> Callable[[float, float], list[Drawn]]:
+def prepare(ranked: Sequence[Ranked]) -> Callable[[Order], list[Drawn]]:
     """What gives the masks of weights, with a launch for all of one shape.
 
     See `hf_td.kernels.Ranking`. Draws come from Philox, keyed by the weight's key and counted by
@@ -69,10 +69,10 @@ def prepare(ranked: Sequence[Ranked]) -> Callable[[float, float], list[Drawn]]:
         by_kind[_kind(one)].append(place)
     groups = [(places, _Group([ranked[i] for i in places])) for places in by_kind.values()]
 
-    def draw(fraction: float, drop_rate: float) -> list[Drawn]:
+    def draw(order: Order) -> list[Drawn]:
         drawn: dict[int, Drawn] = {}
         for places, group in groups:
-            drawn.update(zip(places, group.draw(fraction, drop_rate), strict=True))
+            drawn.update(zip(places, group.draw(order.of(places)), strict=True))
         return [drawn[place] for place in range(len(ranked))]
 
     return draw
@@ -90,7 +90,7 @@ class _Group:
 
     def __init__(self, group: Sequence[Ranked]) -> None:
         weight, self._dim = group[0].weight, group[0].dim
-        self._group, self._weight, self._device = group, weight, weight.device
+        self._size, self._weight, self._device = len(group), weight, weight.device
         self._compute = group[0].compute if group[0].compute in _TYPES else None
         pointers = tuple(one.weight.data_ptr() for one in group)
         scales = tuple(one.scale.data_ptr() for one in group if one.scale is not None)
@@ -98,19 +98,20 @@ class _Group:
         self._pointers = _sent(pointers, self._device)
         self._scales = _sent(scales, self._device) if scales else None
 
-    def draw(self, fraction: float, drop_rate: float) -> Iterable[Drawn]:
+    def draw(self, order: Order) -> Iterable[Drawn]:
         """The masks of an update."""
         from hf_td.kernels.triton_masks import write_masks  # is there on CUDA alone
 
-        weight, number = self._weight, len(self._group)
+        weight, number = self._weight, self._size
         fan_in = weight.shape[self._dim]
-        count = functional.candidate_count(fan_in, fraction)
+        count = functional.candidate_count(fan_in, order.fraction)
         if not 0 < count < fan_in:
             same = torch.full_like(weight, count == 0, dtype=torch.bool)
-            return [Drawn(same.clone()) for _ in self._group]
+            return [Drawn(same.clone()) for _ in range(number)]
         keeps = torch.empty(number, *weight.shape, dtype=torch.bool, device=self._device)
-        masked = None if self._compute is None else torch.empty_like(keeps, dtype=self._compute)
-        keys = None if drop_rate == 1 else _sent([o.key for o in self._group], self._device)
+        compute = self._compute if order.masked else None
+        masked = None if compute is None else torch.empty_like(keeps, dtype=compute)
+        keys = None if order.drop_rate == 1 else _sent(order.keys, self._device)
         with torch.cuda.device_of(keeps):  # Triton launches on the current device
             write_masks(
                 self._pointers,
@@ -121,7 +122,7 @@ class _Group:
                 weight=weight,
                 dim=self._dim,
                 count=count,
-                drop_rate=drop_rate,
+                drop_rate=order.drop_rate,
                 aligned=self._aligned,
             )
         return map(Drawn, keeps, [None] * number if masked is None else masked)

@@ -116,11 +116,15 @@ def clear(tensor: Tensor, chosen: Tensor) -> None:
         tensor.masked_fill_(chosen, 0)
 
 
+def autocast_type(device: str) -> torch.dtype | None:
+    """The type that autocast lets products compute in on a kind of device; None where it is off."""
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+
 def compute_type(weight: Tensor) -> torch.dtype:
     """The type that a matrix product with a weight computes in, which autocast may say."""
-    device = weight.device.type
-    casts = weight.dtype == torch.float32 and torch.is_autocast_enabled(device)
-    return torch.get_autocast_dtype(device) if casts else weight.dtype
+    autocast = autocast_type(weight.device.type)
+    return weight.dtype if autocast is None or weight.dtype != torch.float32 else autocast
 
 
 def _products(

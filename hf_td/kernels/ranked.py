@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,28 +34,41 @@ class Ranked:
         dim: the dimension that runs over the inputs, along which entries are ranked.
         scale: what magnitudes are multiplied with, `(fan_in,)`, float32, not negative; None for
             ones.
-        key: what draws are a function of, a 64-bit integer.
         compute: the type that the masked weight will be wanted in; None where it is not known.
     """
 
     weight: Tensor
     dim: int
     scale: Tensor | None
-    key: int
     compute: torch.dtype | None = None
-
-    def is_as(self, other: Ranked) -> bool:
-        """Whether the same is ranked in the same way; the weight may have learned since."""
-        same = self.weight is other.weight and self.scale is other.scale
-        settings = self.dim, self.key, self.compute
-        return same and settings == (other.dim, other.key, other.compute)
 
     def scores(self) -> Tensor:
         """Of the shape of the weight."""
         return functional.weight_scores(self.weight, self.scale, self.dim)
 
-    def keep_mask(self, fraction: float, drop_rate: float) -> Tensor:
-        """Boolean, of the shape of the weight: what the update keeps."""
+    def keep_mask(self, fraction: float, drop_rate: float = 1.0, key: int = 0) -> Tensor:
+        """Boolean, of the shape of the weight: what an update keeps whose draws have this key."""
         candidates = functional.candidate_mask(self.scores(), fraction, self.dim)
-        generator = functional.generator(candidates.device, self.key)
+        generator = functional.generator(candidates.device, key)
         return functional.keep_mask(candidates, drop_rate, generator)
+
+
+class Order(NamedTuple):
+    """What is wanted of weights that are ranked.
+
+    Attributes:
+        fraction: the targeting (gamma), in [0, 1).
+        drop_rate: alpha, the probability that a candidate is dropped, in [0, 1].
+        keys: what the draws of each weight are a function of, 64-bit integers; none are needed
+            where every candidate is dropped.
+        masked: whether masked weights are wanted too.
+    """
+
+    fraction: float
+    drop_rate: float = 1.0
+    keys: Sequence[int] = ()
+    masked: bool = True
+
+    def of(self, places: Sequence[int]) -> Order:
+        """The same of some of the weights."""
+        return self._replace(keys=[self.keys[place] for place in places]) if self.keys else self

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import repeat
 
 from hf_td.kernels import cpu, cuda
-from hf_td.kernels.ranked import Drawn, Ranked
+from hf_td.kernels.ranked import Drawn, Order, Ranked
 
 
 class Ranking:
-    """Weights that are ranked together, update after update.
+    """Weights that are ranked together, update after update, as long as they lie where they lie.
 
     The masks are those of `functional`: on the CPU bit for bit, on CUDA with draws of another
     generator where the drop rate is below 1.
@@ -20,8 +21,7 @@ class Ranking:
     """
 
     def __init__(self, ranked: Sequence[Ranked]) -> None:
-        self._ranked = list(ranked)
-        self._places = [one.weight.data_ptr() for one in ranked]
+        self._ranked = tuple(ranked)  # so that nothing else comes to lie in their places
         self._parts: list[tuple[list[int], Draw]] = []
         left = range(len(ranked))
         for prepare, supports in _IMPLEMENTATIONS:
@@ -30,35 +30,22 @@ class Ranking:
             if taken:
                 self._parts.append((taken, prepare([ranked[i] for i in taken])))
 
-    def is_of(self, ranked: Sequence[Ranked]) -> bool:
-        """Whether it is that of these weights, and they lie where they lay."""
-        return len(ranked) == len(self._ranked) and all(
-            one.is_as(own) and own.weight.data_ptr() == place
-            for one, own, place in zip(ranked, self._ranked, self._places, strict=True)
-        )
-
-    def draw(self, fraction: float, drop_rate: float) -> list[Drawn]:
-        """The masks of an update.
-
-        Args:
-            fraction: the targeting (gamma), in [0, 1).
-            drop_rate: alpha, the probability that a candidate is dropped, in [0, 1].
-
-        Returns:
-            The mask of each weight.
-        """
+    def draw(self, order: Order) -> list[Drawn]:
+        """The mask of each weight, as an update wants them."""
         drawn: dict[int, Drawn] = {}
         for places, draw in self._parts:
-            drawn.update(zip(places, draw(fraction, drop_rate), strict=True))
-        return [drawn[i] for i in range(len(self._ranked))]
+            drawn.update(zip(places, draw(order.of(places)), strict=True))
+        return [drawn[place] for place in range(len(self._ranked))]
 
 
-def _plain(ranked: Sequence[Ranked], fraction: float, drop_rate: float) -> list[Drawn]:
-    return [Drawn(one.keep_mask(fraction, drop_rate)) for one in ranked]
+def _plain(ranked: Sequence[Ranked], order: Order) -> list[Drawn]:
+    keys = order.keys or repeat(0)
+    every = zip(ranked, keys, strict=False)
+    return [Drawn(one.keep_mask(order.fraction, order.drop_rate, key)) for one, key in every]
 
 
-# Gives the masks of an update, at a fraction and a drop rate.
-Draw = Callable[[float, float], Iterable[Drawn]]
+# Gives the masks of an update.
+Draw = Callable[[Order], Iterable[Drawn]]
 # The first that supports a weight takes it.
 _IMPLEMENTATIONS: tuple[
     tuple[Callable[[Sequence[Ranked]], Draw], Callable[[Ranked], bool]], ...

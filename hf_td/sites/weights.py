@@ -69,9 +69,9 @@ class WeightSite:
         """The fraction that can go at most."""
         return 1.0 if self.pattern is None else self.pattern.share
 
-    def ranked(self, key: int, compute: torch.dtype | None = None) -> Ranked:
-        """What is ranked in an update whose draws are a function of `key`."""
-        return Ranked(self.layer.weight, self.dim, self._activation(), key, compute)
+    def ranked(self, compute: torch.dtype | None = None) -> Ranked:
+        """What is ranked, of which masked weights will be wanted in a type."""
+        return Ranked(self.layer.weight, self.dim, self._activation(), compute)
 
     def _activation(self) -> Tensor | None:
         """`(fan_in,)`: root mean square of the inputs."""

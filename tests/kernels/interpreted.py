@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from hf_td import functional, reductions
-from hf_td.kernels import Ranked, cuda
+from hf_td.kernels import Order, Ranked, cuda
 
 SHAPES = [(5, 7), (9, 33), (3, 130)]
+KEYS = [-(1 << 60), -(1 << 60) + 7919]
 _LOW = 0xFFFFFFFF
 
 
@@ -22,7 +23,7 @@ def ranked(shape: tuple[int, int], dim: int, dtype: Any, scaled: bool, seed: int
     draws = torch.Generator().manual_seed(seed)
     weight = torch.randn(shape, generator=draws).to(dtype)
     scale = torch.rand(shape[dim], generator=draws) if scaled else None
-    return Ranked(weight, dim, scale, key=-(1 << 60) + 7919 * seed)
+    return Ranked(weight, dim, scale)
 
 
 def candidates(one: Ranked, fraction: float) -> Tensor:
@@ -62,7 +63,7 @@ FLOAT, HALF = torch.float32, torch.bfloat16
 )
 def test_candidates_are_exactly_those_of_the_plain_function(fraction, dim, scaled, dtype):
     every = [ranked(shape, dim, dtype, scaled, seed) for shape in SHAPES for seed in (0, 1)]
-    for one, (keep, _) in zip(every, cuda.prepare(every)(fraction, 1.0), strict=True):
+    for one, (keep, _) in zip(every, cuda.prepare(every)(Order(fraction)), strict=True):
         assert keep.dtype == torch.bool
         assert torch.equal(keep, ~candidates(one, fraction))
 
@@ -72,12 +73,12 @@ def test_candidates_are_exactly_those_of_the_plain_function(fraction, dim, scale
 @pytest.mark.parametrize("dim", [0, 1])
 def test_masked_weights_fall_off_on_the_way(dim, drop_rate, compute):
     every = [
-        Ranked(one.weight.to(HALF).float(), dim, one.scale, one.key, compute)
+        Ranked(one.weight.to(HALF).float(), dim, one.scale, compute)
         for one in (ranked((6, 20), dim, FLOAT, True, seed) for seed in (0, 1))
     ]
-    plain = [Ranked(one.weight, dim, one.scale, one.key) for one in every]
-    drawn = cuda.prepare(every)(0.5, drop_rate)
-    expected = cuda.prepare(plain)(0.5, drop_rate)
+    plain = [Ranked(one.weight, dim, one.scale) for one in every]
+    order = Order(0.5, drop_rate, KEYS)
+    drawn, expected = cuda.prepare(every)(order), cuda.prepare(plain)(order)
     for one, (keep, masked), (own, _) in zip(every, drawn, expected, strict=True):
         assert torch.equal(keep, own)
         assert masked is not None
@@ -86,7 +87,7 @@ def test_masked_weights_fall_off_on_the_way(dim, drop_rate, compute):
 
 def test_ties_at_the_cut_off_are_kept_as_in_the_plain_function():
     weight = torch.tensor([[1.0, -1.0, 2.0, 2.0, 2.0, 0.0], [3.0] * 6])
-    ((keep, _),) = cuda.prepare([Ranked(weight, 1, None, key=0)])(0.5, 1.0)
+    ((keep, _),) = cuda.prepare([Ranked(weight, 1, None)])(Order(0.5))
     assert keep.tolist() == [[False, False, True, True, True, False], [True] * 6]
 
 
@@ -109,33 +110,34 @@ def test_any_distribution_is_cut_off_exactly(fraction, dim):
         torch.where(smooth[10] > 2, torch.nan, smooth[10]),
     ]
     weight = torch.stack(rows)
-    one = Ranked(weight if dim else weight.t().contiguous(), dim, None, key=0)
-    ((keep, _),) = cuda.prepare([one])(fraction, 1.0)
+    one = Ranked(weight if dim else weight.t().contiguous(), dim, None)
+    ((keep, _),) = cuda.prepare([one])(Order(fraction))
     # Numbers that are none are above all others, as infinity is in the plain function.
-    plain = Ranked(one.weight.nan_to_num(torch.inf, torch.inf), dim, None, key=0)
+    plain = Ranked(one.weight.nan_to_num(torch.inf, torch.inf), dim, None)
     assert torch.equal(keep, ~candidates(plain, fraction))
 
 
 def test_a_view_of_a_larger_weight_is_ranked_where_it_lies():
     whole = torch.randn(12, 40, generator=torch.Generator().manual_seed(1))
-    one = Ranked(whole[2:9, 5:25], 1, None, key=0)
-    ((keep, _),) = cuda.prepare([one])(0.5, 1.0)
+    one = Ranked(whole[2:9, 5:25], 1, None)
+    ((keep, _),) = cuda.prepare([one])(Order(0.5))
     assert torch.equal(keep, ~candidates(one, 0.5))
 
 
 @pytest.mark.parametrize("dim", [0, 1])
 def test_draws_are_philox_keyed_by_the_weight_and_counted_by_the_position(dim):
     every = [ranked((6, 20), dim, torch.float32, True, seed) for seed in (0, 1)]
-    for one, (keep, masked) in zip(every, cuda.prepare(every)(0.75, 0.4), strict=True):
+    found = cuda.prepare(every)(Order(0.75, 0.4, KEYS))
+    for one, key, (keep, masked) in zip(every, KEYS, found, strict=True):
         assert masked is None
-        words = torch.tensor([philox(one.key, place) & 0xFFFF for place in range(120)])
+        words = torch.tensor([philox(key, place) & 0xFFFF for place in range(120)])
         drawn = (words < functional.drop_threshold(0.4)).view(6, 20)
         assert torch.equal(keep, ~(candidates(one, 0.75) & drawn))
 
 
 def test_the_expected_share_of_candidates_is_dropped():
     one = ranked((40, 256), 1, torch.float32, False)
-    ((keep, _),) = cuda.prepare([one])(0.5, 0.3)
+    ((keep, _),) = cuda.prepare([one])(Order(0.5, 0.3, KEYS[:1]))
     assert float((~keep).float().mean()) == pytest.approx(0.15, abs=0.015)
 
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hf_td import functional, kernels
-from hf_td.kernels import Ranked, Ranking, cpu
+from hf_td.kernels import Order, Ranked, Ranking, cpu
 
 SHAPES = [(1, 7), (5, 1), (64, 96), (3, 2500)]
+KEY = -(1 << 60) + 7
 
 
 @pytest.fixture
@@ -34,15 +35,15 @@ def ranked(shape: tuple[int, int], dim: int, dtype: Any = torch.float32, scaled:
     draws = torch.Generator().manual_seed(0)
     weight = torch.randn(shape, generator=draws).to(dtype)
     scale = torch.rand(shape[dim], generator=draws) if scaled else None
-    return Ranked(weight, dim, scale, key=-(1 << 60) + 7)
+    return Ranked(weight, dim, scale)
 
 
-def expected(one: Ranked, fraction: float, drop_rate: float) -> Tensor:
+def expected(one: Ranked, fraction: float, drop_rate: float, key: int = KEY) -> Tensor:
     scores = one.weight.abs()
     if one.scale is not None:
         scores = scores * (one.scale if one.dim == 1 else one.scale[:, None])
     candidates = functional.candidate_mask(scores, fraction, one.dim)
-    generator = torch.Generator().manual_seed(one.key)
+    generator = torch.Generator().manual_seed(key)
     return functional.keep_mask(candidates, drop_rate, generator)
 
 
@@ -54,24 +55,25 @@ def expected(one: Ranked, fraction: float, drop_rate: float) -> Tensor:
 @pytest.mark.parametrize("fraction", [0.0, 0.5, 0.91])
 def test_masks_are_those_of_the_plain_functions(fraction, drop_rate, scaled, dtype, threads):
     every = [ranked(shape, dim, dtype, scaled) for shape in SHAPES for dim in (0, 1)]
-    found = Ranking(every).draw(fraction, drop_rate)
-    for one, (keep, _) in zip(every, found, strict=True):
+    keys = range(KEY, KEY + len(every))
+    found = Ranking(every).draw(Order(fraction, drop_rate, keys))
+    for one, key, (keep, _) in zip(every, keys, found, strict=True):
         assert keep.dtype == torch.bool
-        assert torch.equal(keep, expected(one, fraction, drop_rate))
-        assert torch.equal(keep, one.keep_mask(fraction, drop_rate))
+        assert torch.equal(keep, expected(one, fraction, drop_rate, key))
+        assert torch.equal(keep, one.keep_mask(fraction, drop_rate, key))
 
 
 def test_a_weight_that_is_a_view_is_ranked_where_it_lies():
     whole = torch.randn(40, 60, generator=torch.Generator().manual_seed(1))
-    one = Ranked(whole[3:30, 10:50], 1, None, key=1)
-    ((keep, _),) = Ranking([one]).draw(0.5, 1.0)
+    one = Ranked(whole[3:30, 10:50], 1, None)
+    ((keep, _),) = Ranking([one]).draw(Order(0.5))
     assert torch.equal(keep, expected(one, 0.5, 1.0))
     assert (~keep).sum(1).tolist() == [20] * 27
 
 
 def test_experts_are_ranked_too():
     weight = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1))
-    ((keep, _),) = Ranking([Ranked(weight, 2, None, key=1)]).draw(0.5, 1.0)
+    ((keep, _),) = Ranking([Ranked(weight, 2, None)]).draw(Order(0.5))
     assert (~keep).sum(2).tolist() == [[4] * 5] * 2
 
 
@@ -81,14 +83,14 @@ def test_what_is_not_finite_is_ranked_as_by_the_plain_functions(dim):
     draws = torch.Generator().manual_seed(1)
     for value in (torch.nan, -torch.nan, torch.inf, -torch.inf, -0.0):
         one.weight[torch.rand(16, 16, generator=draws) < 0.1] = value
-        ((keep, _),) = Ranking([one]).draw(0.5, 1.0)
+        ((keep, _),) = Ranking([one]).draw(Order(0.5))
         assert torch.equal(keep, one.keep_mask(0.5, 1.0))
 
 
 @given(seed=st.integers(0, 2**31), fraction=st.floats(0, 0.999), dim=st.sampled_from([0, 1]))
 def test_the_lowest_of_each_unit_are_dropped_whatever_the_fraction(seed, fraction, dim):
     weight = torch.randn(9, 11, generator=torch.Generator().manual_seed(seed))
-    ((keep, _),) = Ranking([Ranked(weight, dim, None, key=seed)]).draw(fraction, 1.0)
+    ((keep, _),) = Ranking([Ranked(weight, dim, None)]).draw(Order(fraction))
     rows = zip(weight.abs().movedim(dim, 1), keep.movedim(dim, 1), strict=True)
     for magnitudes, kept in rows:
         count = functional.candidate_count(len(magnitudes), fraction)

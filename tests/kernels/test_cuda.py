@@ -13,7 +13,7 @@ import torch
 
 from hf_td import anneal, functional, kernels, patch_model
 from hf_td.bundles import untie
-from hf_td.kernels import Ranked, Ranking
+from hf_td.kernels import Order, Ranked, Ranking
 from tests.tiny import tiny_inputs, tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -43,8 +43,8 @@ def _path() -> str:
 def test_candidates_on_cuda_are_those_of_the_plain_function(dim, shape, dtype):
     draws = torch.Generator("cuda").manual_seed(0)
     weight = torch.randn(shape, device="cuda", generator=draws, dtype=dtype)
-    one = Ranked(weight, dim, torch.rand(shape[dim], device="cuda", generator=draws), key=3)
-    ((keep, _),) = Ranking([one]).draw(0.91, 1.0)
+    one = Ranked(weight, dim, torch.rand(shape[dim], device="cuda", generator=draws))
+    ((keep, _),) = Ranking([one]).draw(Order(0.91))
     candidates = functional.candidate_mask(one.scores().cpu(), 0.91, dim)
     assert torch.equal(keep.cpu(), ~candidates)
 
@@ -56,8 +56,8 @@ def test_masked_weights_and_gradients_on_cuda_are_those_of_the_plain_function(di
     draws = torch.Generator("cuda").manual_seed(0)
     shapes = [(768, 768), (768, 768), (3072, 768), (65, 33)]
     weights = [torch.randn(shape, device="cuda", generator=draws) for shape in shapes]
-    ranked = [Ranked(w, dim, None, key, torch.bfloat16) for key, w in enumerate(weights)]
-    drawn = Ranking(ranked).draw(0.9, drop_rate)
+    ranked = [Ranked(weight, dim, None, torch.bfloat16) for weight in weights]
+    drawn = Ranking(ranked).draw(Order(0.9, drop_rate, range(len(ranked))))
     keeps = [keep for keep, _ in drawn]
     for weight, (keep, ready) in zip(weights, drawn, strict=True):
         assert ready is not None

@@ -13,7 +13,7 @@ from torch import Tensor
 from hf_td import kernels
 from hf_td.analysis.quartiles import Quartiles
 from hf_td.benchmarks.training.steps import wait_for
-from hf_td.kernels import Ranked, Ranking
+from hf_td.kernels import Order, Ranked, Ranking
 
 # Those of MiniLM and of BERT-base; on CUDA such that the parts take longer than their launches.
 _WIDTHS = {"cpu": (384, 768), "cuda": (2048, 4096)}
@@ -58,14 +58,15 @@ def _block(width: int) -> list[tuple[int, int]]:
 def _parts(weights: list[Tensor]) -> Iterator[tuple[str, int, Callable[[], Any]]]:
     """Name, bytes that must move per weight, and what is timed."""
     scales = [torch.rand(w.shape[1], device=w.device) for w in weights]
-    ranked = [Ranked(w, 1, s, key) for key, (w, s) in enumerate(zip(weights, scales, strict=True))]
+    ranked = [Ranked(w, 1, s) for w, s in zip(weights, scales, strict=True)]
     ranking = Ranking(ranked)
-    keeps = [keep for keep, _ in ranking.draw(0.91, 1.0)]
-    yield "masks", 4 + 1, lambda: ranking.draw(0.91, 1.0)
-    yield "masks, drop rate 0.5", 4 + 1, lambda: ranking.draw(0.91, 0.5)
+    every, half = Order(0.91), Order(0.91, 0.5, range(len(ranked)))
+    keeps = [keep for keep, _ in ranking.draw(every)]
+    yield "masks", 4 + 1, lambda: ranking.draw(every)
+    yield "masks, drop rate 0.5", 4 + 1, lambda: ranking.draw(half)
     if weights[0].is_cuda:
         both = Ranking([replace(one, compute=torch.bfloat16) for one in ranked])
-        yield "masks and masked weights, bf16", 4 + 1 + 2, lambda: both.draw(0.91, 1.0)
+        yield "masks and masked weights, bf16", 4 + 1 + 2, lambda: both.draw(every)
     yield "masked weights", 4 + 1 + 4, lambda: _masked(weights, keeps, torch.float32)
     yield "masked weights, bf16", 4 + 1 + 2, lambda: _masked(weights, keeps, torch.bfloat16)
     grads = [torch.randn_like(weight, dtype=torch.bfloat16) for weight in weights]
