@@ -15,28 +15,28 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from hf_td.sites import Site
+from hf_td.sites import Slice
 
 
-def hold(model: nn.Module, candidates: Iterable[tuple[Site, Tensor]]) -> list[RemovableHandle]:
-    """Let the gradients of all but the candidates be zero until the handles are removed.
+def hold(model: nn.Module, learning: Iterable[Slice]) -> list[RemovableHandle]:
+    """Let the gradients of all but some parts of parameters be zero until the handles are removed.
 
     Weight decay and momentum still move the rest. Gradients are changed before they are
     accumulated, and so before processes exchange them.
 
     Args:
-        model: whose parameters are held; all learn where no candidate can.
-        candidates: sites, and of each a boolean mask of the shape that it ranks.
+        model: whose parameters are held; all learn where none of the parts can.
+        learning: the parts that learn.
     """
-    learning: dict[Tensor, Tensor] = {}
-    for site, mask in candidates:
-        for parameter, part in site.slices(mask):
-            if parameter.requires_grad:
-                known = learning.get(parameter)
-                learning[parameter] = part if known is None else known | part
-    trained = [p for p in model.parameters() if p.requires_grad and learning]
-    return [p.register_hook(partial(_only, learning.get(p))) for p in trained]
+    parts: dict[Tensor, Tensor] = {}
+    for parameter, part in learning:
+        if parameter.requires_grad:
+            known = parts.get(parameter)
+            parts[parameter] = part if known is None else known | part
+    trained = [p for p in model.parameters() if p.requires_grad and parts]
+    held = {parameter: ~part for parameter, part in parts.items()}
+    return [p.register_hook(partial(_without, held.get(p))) for p in trained]
 
 
-def _only(part: Tensor | None, gradient: Tensor) -> Tensor:
-    return torch.zeros_like(gradient) if part is None else gradient.masked_fill(~part, 0)
+def _without(held: Tensor | None, gradient: Tensor) -> Tensor:
+    return torch.zeros_like(gradient) if held is None else gradient.masked_fill(held, 0)

@@ -17,7 +17,7 @@ from hf_td import functional
 from hf_td.bundles import bundle_of
 from hf_td.config import Rates, TargetedDropoutConfig
 from hf_td.kernels import Drawn, Order, Ranking
-from hf_td.sites import Alike, Site, UnitSite, WeightSite, batches
+from hf_td.sites import Alike, Site, Slice, UnitSite, WeightSite, batches, unit_slices
 
 
 class Masks:
@@ -62,15 +62,17 @@ class Masks:
             if bundle is not None:
                 bundle.prepare(site.layer, own)
 
-    def candidates(self, targeting: float) -> Iterator[tuple[Site, Tensor]]:
-        """The candidates at a targeting in (0, 1): boolean, of the shape that each site ranks."""
+    def candidates(self, targeting: float) -> Iterator[Slice]:
+        """What belongs to the candidates at a targeting in (0, 1)."""
         drawn = self._of_weights(Order(targeting, masked=False))
-        together = {site: ~own.keep for site, own in drawn.items()}
+        left = [site for site in self._sites if site not in drawn]
+        for site, own in drawn.items():
+            yield from site.slices(~own.keep)
         for alike, lowest in self._ranked_together(targeting):
-            together.update(zip(alike, lowest.unbind(), strict=True))
-        for site in self._sites:
-            known = together.get(site)
-            yield site, self._candidates(site, targeting) if known is None else known
+            yield from unit_slices(alike, lowest)
+            left = [site for site in left if site not in alike]
+        for site in left:
+            yield from site.slices(self._candidates(site, targeting))
 
     def _of_weights(self, order: Order) -> dict[Site, Drawn]:
         """The masks of those single weights that are ranked together."""

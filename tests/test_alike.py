@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from hf_td import anneal, functional, patch_model
 from hf_td.patching import find_patch
-from hf_td.sites import UnitSite, batches
+from hf_td.sites import Slice, UnitSite, batches
 from tests.tiny import tiny_inputs, tiny_model
 
 FAMILIES = ["bert", "gpt2", "llama", "t5", "vit"]
@@ -70,10 +72,25 @@ def test_blocks_that_differ_are_apart_and_tied_ones_are_left_out():
         assert len({site.block.part for site in alike.sites}) == 1
 
 
-def test_candidates_are_the_same_where_units_are_held():
-    model = patched("bert", importance="magnitude")
+def joined(slices: Iterable[Slice]) -> dict[Tensor, Tensor]:
+    """By parameters, what all of the slices have of them."""
+    found: dict[Tensor, Tensor] = {}
+    for parameter, part in slices:
+        whole = part.expand_as(parameter)
+        found[parameter] = whole | found.get(parameter, torch.zeros_like(whole))
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_candidates_are_the_same_where_units_are_held(family):
+    model = patched(family, importance="magnitude")
     patch = find_patch(model)
     assert patch is not None
     anneal(model, 0.5, 0)
-    for site, lowest in patch.masks.candidates(0.25):
-        assert torch.equal(lowest, functional.candidate_mask(site.scores(), 0.25))
+    lowest = ((site, functional.candidate_mask(site.scores(), 0.5)) for site in patch.sites)
+    expected = joined(part for site, mask in lowest for part in site.slices(mask))
+    found = joined(patch.masks.candidates(0.5))
+    assert set(map(id, found)) == set(map(id, expected))
+    for parameter, part in expected.items():
+        assert torch.equal(found[parameter], part)
+        assert 0 < float(part.float().mean()) < 1

@@ -7,17 +7,19 @@ site is another file, and a row in `plan`.
 from hf_td.sites.alike import Alike, batches
 from hf_td.sites.experts import ExpertSite
 from hf_td.sites.plan import Site, plan_sites
-from hf_td.sites.slices import by_feature
-from hf_td.sites.units import UnitSite
+from hf_td.sites.slices import Slice, by_feature
+from hf_td.sites.units import UnitSite, unit_slices
 from hf_td.sites.weights import WeightSite
 
 __all__ = [
     "Alike",
     "ExpertSite",
     "Site",
+    "Slice",
     "UnitSite",
     "WeightSite",
     "batches",
     "by_feature",
     "plan_sites",
+    "unit_slices",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -118,13 +118,7 @@ class UnitSite:
 
     def slices(self, chosen: Tensor) -> Iterator[Slice]:
         """What belongs to the chosen units: columns of the consumer, rows of the producers."""
-        yield self.layer.weight, self.spread(chosen)
-        for layer, projection in self.own_members:
-            weight, dim = layer.weight, importance.fan_in_dim(layer)
-            rows = by_feature(chosen, projection, weight.shape[importance.unit_dim(layer)])
-            yield weight, rows.unsqueeze(dim - weight.dim())
-            if layer.bias is not None:
-                yield layer.bias, rows
+        return unit_slices([self], chosen.unsqueeze(0))
 
     def remove(self, chosen: Tensor) -> None:
         """Set all that belongs to the chosen units to zero: no output of the model keeps a trace.
@@ -132,3 +126,22 @@ class UnitSite:
         The consumer's columns alone decide the outputs; the producers' rows and biases follow.
         """
         clear(self.slices(chosen))
+
+
+def unit_slices(sites: Sequence[UnitSite], chosen: Tensor) -> Iterator[Slice]:
+    """What belongs to the chosen units of sites that differ in nothing but their weights.
+
+    Args:
+        sites: such as are ranked together.
+        chosen: boolean, `(sites, units)`, or `(sites, experts, units)`.
+    """
+    for site, columns in zip(sites, sites[0].spread(chosen), strict=True):
+        yield site.layer.weight, columns
+    for members in zip(*(site.own_members for site in sites), strict=True):
+        layer, projection = members[0]
+        dim = importance.fan_in_dim(layer) - layer.weight.dim()
+        every = by_feature(chosen, projection, layer.weight.shape[importance.unit_dim(layer)])
+        for (layer, _), rows in zip(members, every, strict=True):
+            yield layer.weight, rows.unsqueeze(dim)
+            if layer.bias is not None:
+                yield layer.bias, rows
