@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from transformers.utils.hub import cached_file
 
 from hf_td.config import TargetedDropoutConfig, trained_with
@@ -153,16 +153,6 @@ class Activations:
         """Read what `save` wrote; None where a folder has none."""
         path = Path(folder) / FILE
         return cls(load_file(path)) if path.is_file() else None
-
-
-def sum_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The sums of tensors over all processes that train together, in one message."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return list(tensors)
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    distributed.all_reduce(flat)
-    parts = flat.split([tensor.numel() for tensor in tensors])
-    return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def sampled_squares(inputs: Tensor) -> tuple[Tensor, int]:

@@ -8,14 +8,15 @@ MODEL is a folder, or an id on the Hub. Fine-tuning is what the scripts are for.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-import rich
 import transformers
 import typer
+from rich.console import Console
 from rich.table import Table
 from transformers import AutoProcessor
 
@@ -27,6 +28,8 @@ from hf_td.experiment.errors import blaming_input
 from hf_td.experiment.models import ModelSource, find_model
 from hf_td.hub.export import Export, Form, export_model
 from hf_td.pruning import prune_model
+
+_WIDEST = 1000
 
 app = typer.Typer(
     help="Make Hugging Face Transformers small.",
@@ -47,7 +50,9 @@ def inspect(model: Name, trust_remote_code: Trust = False) -> None:
     loaded, _ = _load(model, trust_remote_code)
     with blaming_input():
         anatomy = read_anatomy(loaded)
-    rich.print(_blocks_table(anatomy))
+    # Into a file or another program it goes as wide as it is: names are there to be copied.
+    console = Console(width=None if sys.stdout.isatty() else _WIDEST)
+    console.print(_blocks_table(anatomy))
     for what, names in (("in no block", anatomy.unclaimed), ("never called", anatomy.uncalled)):
         if names:
             print(f"{what}: {', '.join(dict.fromkeys(map(pattern_of, names)))}")
@@ -61,6 +66,13 @@ def prune(
     level: Annotated[
         Literal["weight", "unit"] | None,
         typer.Option(help="single weights, or heads and neurons; by default as it was trained"),
+    ] = None,
+    importance: Annotated[
+        Literal["magnitude", "activation", "learned", "random"] | None,
+        typer.Option(
+            help="what they are ranked by; by default as it was trained, for which what was "
+            "measured or learned then has to lie beside the weights"
+        ),
     ] = None,
     form: Annotated[str, typer.Option(help="form of the export, see export_model")] = "auto",
     budget: Annotated[
@@ -79,7 +91,8 @@ def prune(
     """
     loaded, source = _load(model, trust_remote_code)
     processor = _load_processor(source)
-    given: dict[str, Any] = {} if level is None else {"level": level}
+    asked = {"level": level, "importance": importance}
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     with blaming_input():
         report = prune_model(loaded, sparsity, budget=budget, **given)
         export = export_model(

@@ -321,6 +321,18 @@ def measured_in(layer: Any) -> tuple[Tensor, Tensor] | None:
     return (module.input_squares, module.input_rows) if can_measure(layer) else None
 
 
+def measure_anew(layer: Any) -> None:
+    """Forget what was measured; from here on in float32, whatever the model was cast to."""
+    pair = measured_in(layer)
+    if pair is None:
+        return
+    squares, rows = pair
+    if squares.dtype != torch.float32:
+        _module_of(layer).input_squares = torch.zeros_like(squares, dtype=torch.float32)
+    squares.zero_()
+    rows.zero_()
+
+
 def can_be_bundled(layer: Any) -> bool:
     """Whether the weight's only use is the matrix product of a forward that is known here."""
     return type(layer) in (TargetedLinear, TargetedConv1D)

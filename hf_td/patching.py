@@ -12,13 +12,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from hf_td.activations import INTERVAL, Activations, Meter, attach_activations, sum_over_processes
+from hf_td.activations import INTERVAL, Activations, Meter, attach_activations
 from hf_td.anatomy import Anatomy, read_anatomy
 from hf_td.bundles import bundle
 from hf_td.config import CONFIG_KEY, IN_TRAINING, Rates, TargetedDropoutConfig, configure
 from hf_td.holding import hold
-from hf_td.layers import can_be_bundled, check_targetable, measured_in, restore, target
+from hf_td.layers import (
+    can_be_bundled,
+    check_targetable,
+    measure_anew,
+    measured_in,
+    restore,
+    target,
+)
 from hf_td.masks import Masks
+from hf_td.processes import keep_to_each, keep_to_each_no_more, sum_over_processes
 from hf_td.sites import Site, plan_sites
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -89,9 +97,8 @@ class Patch:
     def _choose_to_measure(self, this_update: bool) -> None:
         self.meter.on = self.unsettled = this_update
         if this_update:
-            for squares, rows in self._sums().values():
-                squares.zero_()
-                rows.zero_()
+            for site in self.sites:
+                measure_anew(site.layer)
 
     def _sums(self) -> dict[str, tuple[Tensor, Tensor]]:
         """What the layers have summed up, by their names."""
@@ -164,8 +171,10 @@ def patch_model(
     meter = None if activations is None else patch.meter
     for site in patch.sites:
         check_targetable(site.name, site.layer)
+    before = _buffers(model)
     for site in patch.sites:
         target(site.layer, _everything(site.layer.weight), meter=meter)
+    keep_to_each(model, _buffers(model) - before)
     bundle(site.layer for site in patch.sites if can_be_bundled(site.layer))
     if activations is not None:
         attach_activations(model, activations)
@@ -175,6 +184,10 @@ def patch_model(
     if hasattr(model, "config"):
         setattr(model.config, CONFIG_KEY, config.to_dict())
     return model
+
+
+def _buffers(model: nn.Module) -> set[str]:
+    return {name for name, _ in model.named_buffers(remove_duplicate=False)}
 
 
 def _everything(weight: Tensor) -> Tensor:
@@ -190,8 +203,10 @@ def unpatch_model(model: ModelT) -> ModelT:
     """
     patch = _require_patch(model)
     patch.let_go()
+    before = _buffers(model)
     for site in patch.sites:
         restore(site.layer)
+    keep_to_each_no_more(model, before - _buffers(model))
     _stop_counting(patch)
     _known.clear()
     for module in model.modules():
@@ -264,4 +279,10 @@ def _stop_counting(patch: Patch) -> None:
 
 def _count_forward(model: nn.Module, args: Any) -> None:
     if model.training:
-        _require_patch(model).advance(model, progress=1.0, update=None)
+        # Looked up here, since it takes a second to load what decorates by it.
+        count = torch.compiler.disable(_count) if torch.compiler.is_compiling() else _count
+        count(model)
+
+
+def _count(model: nn.Module) -> None:
+    _require_patch(model).advance(model, progress=1.0, update=None)

@@ -250,3 +250,14 @@ def test_a_refused_patch_leaves_what_was_measured():
     with pytest.raises(ValueError, match="nowhere"):
         patch_model(model, include=["*nowhere*"])
     assert find_activations(model) is known
+
+
+def test_sums_of_a_model_that_is_cast_to_half_precision_do_not_overflow():
+    model = patch_model(tiny_model("bert"), level="unit", **ALWAYS).half()
+    anneal(model.train(), 1.0, 0)
+    site = find_patch(model).sites[0]
+    features = site.layer.in_features
+    site.layer(torch.full((1300, features), 100.0, dtype=torch.float16))
+    anneal(model, 1.0, 1)
+    squares = find_activations(model).mean_squares[site.name]
+    torch.testing.assert_close(squares, torch.full((features,), 1e4))

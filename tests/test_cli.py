@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, ViTImageProcessor
 
-from hf_td import cli
+from hf_td import cli, patch_model
 from hf_td.experiment import builtin_model
 from tests.tiny import tiny_model
 
@@ -103,3 +103,21 @@ def test_an_image_processor_goes_along(monkeypatch, tmp_path):
     words = ("prune", tmp_path / "vit", tmp_path / "half", "--sparsity", 0.5, "--level", "unit")
     assert run(monkeypatch, *words) == 0
     assert (tmp_path / "half" / "preprocessor_config.json").is_file()
+
+
+def test_inspect_cuts_no_names_where_nobody_reads_a_terminal(monkeypatch, capsys, tmp_path):
+    tiny_model("t5").save_pretrained(tmp_path / "t5")
+    assert run(monkeypatch, "inspect", tmp_path / "t5") == 0
+    assert "…" not in capsys.readouterr().out
+
+
+def test_where_nothing_was_measured_it_is_by_magnitude_if_that_is_asked_for(
+    monkeypatch, capsys, tmp_path
+):
+    model = patch_model(tiny_model("bert"), level="weight", importance="activation")
+    model.save_pretrained(tmp_path / "trained")
+    words = ("prune", tmp_path / "trained", tmp_path / "half", "--sparsity", "0.5")
+    assert run(monkeypatch, *words) == 2
+    assert "prune by importance='magnitude'" in capsys.readouterr().err
+    assert run(monkeypatch, *words, "--importance", "magnitude") == 0
+    assert "50.0% of the prunable weights are gone" in capsys.readouterr().out

@@ -9,6 +9,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from hf_td import Schedule, anneal, patch_model
+from hf_td.patching import find_patch
 from tests.tiny import tiny_inputs, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
@@ -63,3 +64,21 @@ def test_annealing_compiles_once_and_learns_the_same(family, level, importance):
     assert counter.frame_count == 1
     assert got == pytest.approx(expected, rel=1e-5)
     assert len(set(got)) == UPDATES
+
+
+@pytest.mark.parametrize("level", ["weight", "unit"])
+def test_where_nobody_anneals_compiled_forwards_count_themselves(level):
+    torch._dynamo.reset()
+    models = [patch_model(without_dropout(tiny_model("bert")), level=level) for _ in range(2)]
+    inputs = tiny_inputs(models[0], 4, 16)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(models[1], backend=counter)
+    frames = []
+    for update in range(1, UPDATES + 1):
+        expected, got = (forward(**inputs)[0] for forward in (models[0].train(), compiled.train()))
+        torch.testing.assert_close(got, expected)
+        patch = find_patch(models[1])
+        assert patch is not None
+        assert patch.updates == update
+        frames.append(counter.frame_count)
+    assert len(set(frames[1:])) == 1, "compiled anew"

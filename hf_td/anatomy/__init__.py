@@ -25,7 +25,7 @@ from hf_td.anatomy.layouts import (
 )
 from hf_td.anatomy.reading import read_anatomy
 from hf_td.anatomy.registry import AttentionBlocks, FeedForwardBlocks, register_family
-from hf_td.anatomy.trace import evaluating, tensors_in
+from hf_td.anatomy.trace import evaluating, seeded, tensors_in
 
 __all__ = [
     "Anatomy",
@@ -51,6 +51,7 @@ __all__ = [
     "probe_inputs",
     "read_anatomy",
     "register_family",
+    "seeded",
     "stacks_of",
     "tensors_in",
 ]

@@ -206,6 +206,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def seeded(model: nn.Module) -> Iterator[None]:
+    """The same draws in every forward, for models that draw in eval mode too, as ViLT does."""
+    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng([d for d in devices if d is not None]):
+        torch.manual_seed(0)
+        yield
+
+
+@contextmanager
 def thawed(model: nn.Module) -> Iterator[None]:
     """Let gradients reach frozen parameters too; they are frozen again on leaving."""
     frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_td.anatomy import Stack, eager_experts, evaluating, find_layer, tensors_in
+from hf_td.anatomy import Stack, eager_experts, evaluating, find_layer, seeded, tensors_in
 
 # Largest relative difference that rounding explains, by the type that was computed in.
 TOLERANCE = {
@@ -62,7 +62,7 @@ def footprint(
         _caller(model, name).register_forward_hook(_keeper(values, name)) for name in consumers
     ]
     try:
-        with _as_is(model), eager_experts(model), _widened(model, wide), _seeded(model):
+        with _as_is(model), eager_experts(model), _widened(model, wide), seeded(model):
             outputs = model(**_cast(inputs, model))
     except Exception as error:
         place = next((name for name in consumers if name not in values), "the head")
@@ -124,15 +124,6 @@ def _keeper(values: dict[str, Tensor], name: str) -> Any:
 def _as_is(model: nn.Module) -> Iterator[None]:
     """In eval mode, with no gradients."""
     with torch.no_grad(), evaluating(model):
-        yield
-
-
-@contextmanager
-def _seeded(model: nn.Module) -> Iterator[None]:
-    """The same draws in every forward, for models that draw in eval mode too, as ViLT does."""
-    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng([d for d in devices if d is not None]):
-        torch.manual_seed(0)
         yield
 
 

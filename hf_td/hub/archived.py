@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from hf_td.hub.archive import load_archive, save_archive
 from hf_td.hub.weights import ARCHIVE_NAME
@@ -37,11 +38,12 @@ def load_archived_model(folder: str | Path) -> Any:
             f"there is no {ARCHIVE_NAME} in {folder}; expected an archive export"
         )
     config = AutoConfig.from_pretrained(folder)
-    return (
-        _model_class(config)
-        .from_pretrained(None, config=config, state_dict=load_archive(path), dtype=config.dtype)
-        .eval()
+    model: Any = _model_class(config).from_pretrained(
+        None, config=config, state_dict=load_archive(path), dtype=config.dtype
     )
+    if (Path(folder) / GENERATION_CONFIG_NAME).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model.eval()
 
 
 def _model_class(config: Any) -> type[PreTrainedModel]:

@@ -31,6 +31,7 @@ def main(folder: str, auto_class: str, way: str, inputs: str, outputs: str) -> N
 
     model = _load(folder, auto_class, way)
     arguments: dict[str, Any] = dict(load_file(inputs))
+    torch.manual_seed(0)  # as `hf_td.anatomy.seeded`, for models that draw in eval mode too
     with torch.no_grad():
         computed = {"output": model.eval()(**arguments)[0]}
         if model.can_generate():

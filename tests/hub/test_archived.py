@@ -29,6 +29,14 @@ def test_an_archive_is_loaded_in_a_fresh_process_before_it_is_kept(tmp_path):
         AutoModel.from_pretrained(tmp_path / "archive")
 
 
+def test_an_archived_model_generates_as_it_did(tmp_path):
+    model = tiny_model("gpt2")
+    model.generation_config.update(max_new_tokens=3, pad_token_id=1)
+    export = export_model(model, tmp_path / "archive", form="archive", check=False)
+    assert load_archived_model(export.folder).generation_config.max_new_tokens == 3
+    assert load_archived_model(export.folder).generation_config.pad_token_id == 1
+
+
 def test_a_folder_without_an_archive_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no model\.hftd"):
         load_archived_model(tmp_path)

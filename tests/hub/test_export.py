@@ -15,7 +15,12 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedTokenizerFast,
+    ViTMAEConfig,
+    ViTMAEForPreTraining,
+)
 
 from hf_td import compact_model, patch_model, prune_model
 from hf_td.compaction import layout_of_model
@@ -367,6 +372,24 @@ def test_an_input_of_the_callers_own_is_used(tmp_path):
     )
     export_model(model, tmp_path / "x", example_inputs=tiny_inputs(model, batch=5))
     assert set(batches) == {5}
+
+
+def test_a_model_that_draws_in_eval_mode_is_compared_at_the_same_draws(tmp_path):
+    config = ViTMAEConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        image_size=32,
+        patch_size=8,
+        decoder_hidden_size=32,
+        decoder_num_hidden_layers=1,
+        decoder_num_attention_heads=4,
+        decoder_intermediate_size=64,
+    )
+    model = ViTMAEForPreTraining(config).eval()
+    prune_model(model, 0.5, level="unit")
+    assert export_model(model, tmp_path / "x").ways == ("stock",)
 
 
 def test_settings_of_generation_do_not_hinder_the_check(tmp_path):

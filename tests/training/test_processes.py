@@ -11,7 +11,7 @@ from torch import distributed
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from hf_td import Schedule, anneal, patch_model
+from hf_td import Schedule, anneal, patch_model, unpatch_model
 from hf_td.activations import INTERVAL, find_activations
 from tests.tiny import tiny_model
 
@@ -71,6 +71,28 @@ def work(rank: int, level: str, folder: str) -> None:
     learn(model, wrapped, [ids.chunk(PROCESSES)[rank] for ids in batches()])
     torch.save(found(model), f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
+
+
+@pytest.fixture
+def group(tmp_path: Path):
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group")
+@pytest.mark.parametrize("level", ["weight", "unit"])
+def test_masks_and_sums_are_not_sent_in_every_forward(level):
+    stock: Any = tiny_model("bert")
+    stock._ddp_params_and_buffers_to_ignore = ["of.others"]
+    sent = len(DistributedDataParallel(stock).modules_buffers)
+    model = patch_model(stock, level=level, **SETTINGS)
+    assert len(dict(model.named_buffers())) > sent
+    assert len(DistributedDataParallel(model).modules_buffers) == sent
+    unpatch_model(model)
+    assert model._ddp_params_and_buffers_to_ignore == ["of.others"]
 
 
 @pytest.mark.slow
