@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+from accelerate.state import AcceleratorState, PartialState
 
 from hf_td.experiment.methods import METHODS
 from hf_td.experiment.pairs import parse_pairs
 from hf_td.glue import GLUE_DATASET
 from hf_td.hub.export import Form
 from hf_td.training import TargetedDropoutArguments
+
+_STATES: tuple[Any, ...] = (PartialState, AcceleratorState)
 
 # Defaults of the training arguments, where they differ from those of Transformers.
 RECIPE: dict[str, Any] = {
@@ -265,13 +270,26 @@ class Arguments:
         chosen: dict[str, Any] = {"train": self.trains, "measure": self.measures}
         for group in (self.model, self.data, self.curve):
             chosen |= _differing(asdict(group), _defaults(type(group)))
-        plain = type(self.training)(output_dir=self.training.output_dir)
+        with _state_of_processes():
+            plain = type(self.training)(output_dir=self.training.output_dir)
         chosen |= _differing(self.training.to_dict(), plain.to_dict())
         settings = self.training.targeted_dropout().to_dict()
         settings.pop("seed")
         own = METHODS[self.curve.method].settings(self.training.level, self.method_settings)
         method = {} if own is None else {"method_settings": own}
         return {"arguments": chosen, "targeted_dropout": settings, **method}
+
+
+@contextmanager
+def _state_of_processes() -> Iterator[None]:
+    """Keep what accelerate knows of processes and devices, which new training arguments reset."""
+    kept = [(kind._shared_state, dict(kind._shared_state)) for kind in _STATES]
+    try:
+        yield
+    finally:
+        for state, before in kept:
+            state.clear()
+            state.update(before)
 
 
 def _defaults(kind: Any) -> dict[str, Any]:

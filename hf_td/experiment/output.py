@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainingArguments
+
 from hf_td.experiment.arguments import Arguments
 from hf_td.experiment.checks import names_a_folder
 from hf_td.experiment.errors import UsageError
@@ -14,6 +16,12 @@ from hf_td.experiment.errors import UsageError
 RESULTS = "results.json"
 EXPORT = "export"
 _OURS = (RESULTS, "curve.png", "curve.svg", "seed-*")
+
+
+def tell(training: TrainingArguments, line: str) -> None:
+    """Print a line at once, in one of the processes that train together."""
+    if training.should_save:
+        print(line, flush=True)
 
 
 def seed_folder(arguments: Arguments, seed: int) -> Path:

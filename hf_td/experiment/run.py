@@ -15,7 +15,7 @@ from hf_td.analysis import pruning_curve
 from hf_td.analysis.metrics import metric_value
 from hf_td.experiment.arguments import Arguments
 from hf_td.experiment.calibration import how_to_prune
-from hf_td.experiment.output import checkpoint_of, seed_folder
+from hf_td.experiment.output import checkpoint_of, seed_folder, tell
 from hf_td.experiment.problem import Problem
 from hf_td.experiment.start import starting_model
 from hf_td.experiment.trainers import make_trainer, model_of, save_fine_tuned, train
@@ -79,7 +79,7 @@ def _measure(trainer: Trainer, problem: Problem, arguments: Arguments) -> list[d
     def evaluate(_: Any) -> dict[str, float]:
         metrics = _metrics(trainer.evaluate())
         value = metric_value(metrics[problem.metric])
-        print(f"  {next(sparsities):.1%} removed: {problem.metric} {value}", flush=True)
+        tell(trainer.args, f"  {next(sparsities):.1%} removed: {problem.metric} {value}")
         return metrics
 
     points = pruning_curve(

@@ -11,7 +11,7 @@ from hf_td.experiment.arguments import Arguments
 from hf_td.experiment.checks import check_arguments
 from hf_td.experiment.errors import blaming_input
 from hf_td.experiment.methods import METHODS
-from hf_td.experiment.output import finished_runs
+from hf_td.experiment.output import finished_runs, tell
 from hf_td.experiment.problem import Problem
 from hf_td.experiment.publishing import publish
 from hf_td.experiment.results import (
@@ -46,8 +46,9 @@ def run_experiment(arguments: Arguments, make_problem: Callable[[Arguments], Pro
         runs = finished_runs(arguments)
     problem = make_problem(arguments)
     _record(arguments, problem, runs)
-    for seed in _missing(arguments.seeds, runs):
-        print(f"seed {seed}: {METHODS[arguments.curve.method].label} on {problem.task}", flush=True)
+    for seed in _missing(arguments, runs):
+        method = METHODS[arguments.curve.method].label
+        tell(arguments.training, f"seed {seed}: {method} on {problem.task}")
         runs = [*runs, fine_tune_and_measure(problem, arguments, seed)]
         _record(arguments, problem, runs)
     results = assemble(arguments, problem, runs)
@@ -61,12 +62,12 @@ def report(results: Results, folder: str | Path) -> None:
     print(f"results, curve and models are in {folder}")
 
 
-def _missing(seeds: Sequence[int], runs: Sequence[Run]) -> list[int]:
+def _missing(arguments: Arguments, runs: Sequence[Run]) -> list[int]:
     finished = {run["seed"] for run in runs}
-    kept = [seed for seed in seeds if seed in finished]
+    kept = [seed for seed in arguments.seeds if seed in finished]
     if kept:
-        print(f"kept from an earlier call: seeds {kept}", flush=True)
-    return [seed for seed in seeds if seed not in finished]
+        tell(arguments.training, f"kept from an earlier call: seeds {kept}")
+    return [seed for seed in arguments.seeds if seed not in finished]
 
 
 def _record(arguments: Arguments, problem: Problem, runs: Sequence[Run]) -> None:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, set_seed
 from hf_td.experiment.arguments import START, Arguments
 from hf_td.experiment.errors import UsageError, blaming_input
 from hf_td.experiment.models import locate
-from hf_td.experiment.output import last_checkpoint
+from hf_td.experiment.output import last_checkpoint, tell
 from hf_td.experiment.problem import Problem
 from hf_td.experiment.trainers import make_trainer, save_fine_tuned, train
 from hf_td.hub.folders import whole_folder
@@ -78,7 +78,7 @@ def _fine_tune(
     """Fine-tune plainly, unless an earlier call has done it; the model is then in the folder."""
     if folder.is_dir():
         return {"model": folder.name}
-    print(f"seed {stage.seed}: plain fine-tuning first, for the head is new", flush=True)
+    tell(stage, f"seed {stage.seed}: plain fine-tuning first, for the head is new")
     trainer = make_trainer(problem, "none", stage, model)
     summary = train(trainer, last_checkpoint(Path(str(stage.output_dir))))
     if stage.should_save:

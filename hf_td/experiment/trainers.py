@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, Trainer
 from hf_td.activations import save_activations
 from hf_td.experiment.errors import blaming_input
 from hf_td.experiment.methods import METHODS
+from hf_td.experiment.output import tell
 from hf_td.experiment.problem import Problem
 from hf_td.learned import save_learned
 from hf_td.training import TargetedDropoutArguments, load_teacher
@@ -58,7 +59,7 @@ def make_trainer(
 def train(trainer: Trainer, checkpoint: str | None) -> dict[str, Any]:
     """Train, from a checkpoint if there is one; returns the number of updates and the loss."""
     if checkpoint is not None:
-        print(f"seed {trainer.args.seed}: continuing from {checkpoint}", flush=True)
+        tell(trainer.args, f"seed {trainer.args.seed}: continuing from {checkpoint}")
     done = trainer.train(resume_from_checkpoint=checkpoint)
     return {"updates": done.global_step, "loss": done.training_loss}
 
