@@ -237,6 +237,21 @@ def check_targetable(name: str, layer: Any) -> None:
         )
 
 
+def check_whole(name: str, layer: Any) -> None:
+    """Raise TypeError where each process has but a part of a weight.
+
+    Rows cannot be ranked in it. FSDP makes parameters of another class or of no shape of their own;
+    ZeRO-3 leaves none.
+    """
+    weight = layer.weight
+    if isinstance(weight, DTensor) or weight.dim() < 2:
+        raise TypeError(
+            f"the weight of {name} was sharded after patching ({type(weight).__name__} of shape "
+            f"{tuple(weight.shape)}), as FSDP and ZeRO-3 do; its rows cannot be ranked in parts: "
+            "train with DistributedDataParallel or ZeRO-2, which leave weights whole"
+        )
+
+
 def _kind_of_weight(layer: Any) -> str:
     """What its weight is, where that is what stands in the way."""
     weight = getattr(layer, "weight", None)
@@ -274,15 +289,15 @@ def _prepare_to_measure(layer: Any, meter: Meter | None) -> None:
     module.__dict__["meter"] = meter
     squares = rows = None
     if meter is not None:
-        squares = torch.zeros(_measured_features(layer), device=module.weight.device)
+        squares = torch.zeros(measured_features(layer), device=module.weight.device)
         # An integer, so that it counts right in a model that is cast to half precision.
         rows = torch.zeros((), dtype=torch.long, device=module.weight.device)
     module.register_buffer("input_squares", squares, persistent=False)
     module.register_buffer("input_rows", rows, persistent=False)
 
 
-def _measured_features(layer: Any) -> int:
-    """The number of experts, or of inputs."""
+def measured_features(layer: Any) -> int:
+    """Of how many features activations are measured: the inputs of a layer, a router's experts."""
     layout = layout_of(layer)
     return layer.weight.shape[0 if layout is None else layout.fan_in_dim]
 

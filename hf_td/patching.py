@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,15 +12,24 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from hf_td.activations import INTERVAL, Activations, Meter, attach_activations
+from hf_td.activations import (
+    INTERVAL,
+    Activations,
+    Meter,
+    attach_activations,
+    find_activations,
+)
 from hf_td.anatomy import Anatomy, read_anatomy
 from hf_td.bundles import bundle
 from hf_td.config import CONFIG_KEY, IN_TRAINING, Rates, TargetedDropoutConfig, configure
 from hf_td.holding import hold
 from hf_td.layers import (
     can_be_bundled,
+    can_measure,
     check_targetable,
+    check_whole,
     measure_anew,
+    measured_features,
     measured_in,
     restore,
     target,
@@ -50,6 +59,7 @@ class Patch:
         meter: says to the layers in which updates they measure.
         unsettled: whether an update is measured whose activations are not in the averages yet.
         masks: draws the masks of its sites.
+        checked: the first weight when it was seen that all weights are whole.
         self_counting: the hook that draws a mask before each training forward; None once
             `anneal` was called.
     """
@@ -64,6 +74,7 @@ class Patch:
     meter: Meter = field(default_factory=Meter)
     unsettled: bool = False
     self_counting: RemovableHandle | None = None
+    checked: Tensor | None = None
     masks: Masks = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -72,6 +83,7 @@ class Patch:
     @torch.no_grad()
     def advance(self, model: nn.Module, progress: float, update: int | None) -> None:
         """Set the rates for `progress` and draw the masks of one update of the model."""
+        self._check_weights()
         number = self.updates if update is None else update
         self.settle_activations()
         self.rates = self.config.rates(progress, number)
@@ -82,6 +94,15 @@ class Patch:
         self.updates = number + 1
         if self.activations is not None:
             self._choose_to_measure(number % INTERVAL == 0)
+
+    def _check_weights(self) -> None:
+        """Raise TypeError where weights were sharded since; whoever does that replaces all."""
+        first = self.sites[0].layer.weight
+        if first is self.checked and first.dim() > 1:
+            return
+        for site in self.sites:
+            check_whole(site.name, site.layer)
+        self.checked = first
 
     def let_go(self) -> None:
         """Let everything learn again."""
@@ -177,6 +198,7 @@ def patch_model(
     keep_to_each(model, _buffers(model) - before)
     bundle(site.layer for site in patch.sites if can_be_bundled(site.layer))
     if activations is not None:
+        activations.take(_measured_before(model, patch.sites))
         attach_activations(model, activations)
     setattr(model, _STATE, patch)
     _known.clear()
@@ -184,6 +206,21 @@ def patch_model(
     if hasattr(model, "config"):
         setattr(model.config, CONFIG_KEY, config.to_dict())
     return model
+
+
+def _measured_before(model: nn.Module, sites: Iterable[Site]) -> Activations:
+    """What is known of the layers from a training before, of this model or of where it lay."""
+    found = find_activations(model)
+    squares = {} if found is None else found.mean_squares
+    names = found.names() if found is not None else set()
+    known = (site for site in sites if site.name in names and can_measure(site.layer))
+    return Activations(
+        {
+            site.name: squares[site.name]
+            for site in known
+            if squares[site.name].numel() == measured_features(site.layer)
+        }
+    )
 
 
 def _buffers(model: nn.Module) -> set[str]:

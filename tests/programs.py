@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,44 @@ def short_run(folder: Path) -> dict[str, Any]:
         "disable_tqdm": True,
         "use_cpu": True,
     }
+
+
+def in_two_processes(script: str, options: dict[str, Any]) -> str:
+    """What a script says that two processes run together, as torchrun starts them."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*command, SCRIPTS / f"{script}.py", *argv_of({**options, "ddp_backend": "gloo"})],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def measured_alike_by_two_processes(script: str, options: dict[str, Any]) -> None:
+    """Train in two processes, and measure again in one."""
+    told = in_two_processes(script, options)
+    (run,) = results_of(options)["runs"]
+    assert told.count("50.0% removed") == 1, "one of the processes tells"
+    folder = Path(options["output_dir"])
+    again = {
+        **options,
+        "model_name_or_path": folder / run["model"],
+        "output_dir": folder.with_name("again"),
+        "do_eval": True,
+    }
+    again.pop("config_overrides", None)
+    load_script(script).main(argv_of(again))
+    (alone,) = results_of(again)["runs"]
+    for point, same in zip(run["curve"], alone["curve"], strict=True):
+        # Losses are means over processes, whatever each has to do.
+        found, expected = (
+            {name: value for name, value in each["metrics"].items() if name != "loss"}
+            for each in (point, same)
+        )
+        assert found == pytest.approx(expected, rel=1e-3)
 
 
 def results_of(options: dict[str, Any]) -> dict[str, Any]:

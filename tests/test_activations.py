@@ -261,3 +261,25 @@ def test_sums_of_a_model_that_is_cast_to_half_precision_do_not_overflow():
     anneal(model, 1.0, 1)
     squares = find_activations(model).mean_squares[site.name]
     torch.testing.assert_close(squares, torch.full((features,), 1e4))
+
+
+def test_what_was_measured_in_training_counts_when_a_saved_model_is_patched_again(tmp_path):
+    model = patch_model(tiny_model("bert"), level="unit", **ALWAYS)
+    anneal(model.train(), 1.0, 0)
+    model(**tiny_inputs(model))
+    anneal(model, 1.0, 1)
+    model.save_pretrained(tmp_path)
+    activations.save_activations(model, tmp_path)
+    measured = find_activations(model).mean_squares
+
+    again = patch_model(type(model).from_pretrained(tmp_path), level="unit", **ALWAYS)
+    found = find_activations(again)
+    assert found.names() == set(measured)
+    for name, squares in measured.items():
+        assert torch.equal(found.mean_squares[name], squares)
+    sites = [find_patch(one).sites[0].scores() for one in (model, again)]
+    assert torch.equal(*sites)
+    # What is not of as many features any more is measured anew.
+    prune_model(again, 0.5)
+    smaller = patch_model(compact_model(unpatch_model(again)), level="unit", **ALWAYS)
+    assert not find_activations(smaller).names()

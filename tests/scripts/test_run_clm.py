@@ -25,7 +25,14 @@ from hf_td.experiment import TextArguments, language_modelling_problem, parse_ar
 from hf_td.experiment.problems.language_modelling import token_losses
 from hf_td.experiment.problems.self_text import write
 from hf_td.glue import generate
-from tests.programs import argv_of, load_script, refusal, results_of, short_run
+from tests.programs import (
+    argv_of,
+    load_script,
+    measured_alike_by_two_processes,
+    refusal,
+    results_of,
+    short_run,
+)
 from tests.tiny import SIZES
 
 run_clm = load_script("run_clm")
@@ -329,3 +336,8 @@ def test_a_model_that_sees_what_it_predicts_is_refused(options, tokenizer, tmp_p
     assert "predicts tokens that it can see" in refusal(run_clm, options, capsys)
     run_clm.main(argv_of({**options, "config_overrides": "is_decoder=true", "do_eval": True}))
     assert len(results_of(options)["summary"]) == 2
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does(options):
+    measured_alike_by_two_processes("run_clm", options)

@@ -20,7 +20,14 @@ from transformers import (
 )
 
 from hf_td.experiment import ImageArguments, image_classification_problem, parse_arguments
-from tests.programs import argv_of, load_script, refusal, results_of, short_run
+from tests.programs import (
+    argv_of,
+    load_script,
+    measured_alike_by_two_processes,
+    refusal,
+    results_of,
+    short_run,
+)
 from tests.tiny import SIZES
 
 run_image_classification = load_script("run_image_classification")
@@ -202,3 +209,8 @@ def test_a_model_without_an_image_processor_is_refused(options, tmp_path, capsys
     options["model_name_or_path"] = tmp_path / "llama"
     message = refusal(run_image_classification, options, capsys)
     assert "has no image processor (preprocessor_config.json)" in message
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does(options):
+    measured_alike_by_two_processes("run_image_classification", options)

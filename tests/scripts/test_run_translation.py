@@ -24,7 +24,14 @@ from hf_td.experiment.problems.translation import TranslationTrainer, translatio
 from hf_td.experiment.problems.vocabulary import train_tokenizer
 from hf_td.glue import generate
 from hf_td.training import TargetedDropoutSeq2SeqArguments, TargetedDropoutTrainer
-from tests.programs import argv_of, load_script, refusal, results_of, short_run
+from tests.programs import (
+    argv_of,
+    load_script,
+    measured_alike_by_two_processes,
+    refusal,
+    results_of,
+    short_run,
+)
 
 run_translation = load_script("run_translation")
 
@@ -311,3 +318,8 @@ def test_settings_of_one_method_are_compared_by_labels_in_both_metrics(options, 
         compare.main([*results, *argv_of(refused)])
     with pytest.raises(UsageError, match="--metrics are of loss, bleu, token_accuracy; got speed"):
         compare.main([*results, *argv_of({**page, "metrics": ["speed"]})])
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does(options):
+    measured_alike_by_two_processes("run_translation", options)

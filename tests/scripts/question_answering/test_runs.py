@@ -11,7 +11,7 @@ from transformers import (
 from hf_td.experiment import (
     METHODS,
 )
-from tests.programs import argv_of, results_of
+from tests.programs import argv_of, measured_alike_by_two_processes, results_of
 from tests.scripts.question_answering.questions import (
     run_question_answering,
 )
@@ -95,3 +95,8 @@ def test_a_run_with_such_questions(options, negative, method):
     data = {"dataset_name": negative, "version_2_with_negative": True}
     run_question_answering.main(argv_of({**options, **data, "method": method}))
     assert len(results_of(options)["summary"]) == 2
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does(options):
+    measured_alike_by_two_processes("run_question_answering", options)
