@@ -117,14 +117,17 @@ def translation_metrics(
     """BLEU and token accuracy of what `TranslationTrainer` predicts.
 
     Args:
-        prediction: predicted and generated tokens, and the labels, each `(rows, length)`.
+        prediction: predicted and generated tokens, and the labels, each `(rows, length)`. Several
+            processes fill their last batches up with the first rows, which Seq2SeqTrainer leaves at
+            the end; they do not count.
         tokenizer: of the model.
         references: the translations of the same rows.
     """
-    predicted, generated = cast(tuple[Any, Any], prediction.predictions)
-    scored = np.asarray(prediction.label_ids) != _NOT_SCORED
-    right = np.asarray(predicted) == np.asarray(prediction.label_ids)
-    tokens: Any = np.where(np.asarray(generated) == _NOT_SCORED, tokenizer.pad_token_id, generated)
+    every = (*cast(tuple[Any, Any], prediction.predictions), prediction.label_ids)
+    predicted, generated, labels = (np.asarray(one)[: len(references)] for one in every)
+    scored = labels != _NOT_SCORED
+    right = predicted == labels
+    tokens: Any = np.where(generated == _NOT_SCORED, tokenizer.pad_token_id, generated)
     texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
     return {
         "bleu": corpus_bleu([text.strip() for text in texts], [list(references)]).score,
