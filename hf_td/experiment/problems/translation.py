@@ -127,7 +127,8 @@ def translation_metrics(
     predicted, generated, labels = (np.asarray(one)[: len(references)] for one in every)
     scored = labels != _NOT_SCORED
     right = predicted == labels
-    tokens: Any = np.where(generated == _NOT_SCORED, tokenizer.pad_token_id, generated)
+    padding: Any = tokenizer.pad_token_id
+    tokens = np.where(generated == _NOT_SCORED, padding, generated)
     texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
     return {
         "bleu": corpus_bleu([text.strip() for text in texts], [list(references)]).score,
