@@ -248,7 +248,7 @@ def check_whole(name: str, layer: Any) -> None:
         raise TypeError(
             f"the weight of {name} was sharded after patching ({type(weight).__name__} of shape "
             f"{tuple(weight.shape)}), as FSDP and ZeRO-3 do; its rows cannot be ranked in parts: "
-            "train with DistributedDataParallel or ZeRO-2, which leave weights whole"
+            "train with DistributedDataParallel, which leaves weights whole"
         )
 
 
