@@ -146,6 +146,8 @@ def _same(a: Any, b: Any, places: tuple[int, int]) -> bool:
     if type(a) is not type(b):
         return False
     if isinstance(a, dict):
+        if not a:  # as the hooks of almost all modules are
+            return not b
         return a.keys() == b.keys() and all(_same(a[key], b[key], places) for key in a)
     if isinstance(a, _PLAIN):
         return a == b or (type(a) is int and a - places[0] == b - places[1])
