@@ -24,6 +24,7 @@ from hf_td.baselines.attaching import (
 )
 from hf_td.baselines.base import Baseline, Learning
 from hf_td.config import TargetedDropoutConfig
+from hf_td.learned import save_learned
 from hf_td.training import DistillationMixin, ReliableMixin
 from hf_td.training.arguments import TargetedDropoutFields
 from hf_td.training.losses import share_of_update
@@ -62,7 +63,8 @@ class BaselineMixin(DistillationMixin, ReliableMixin):
     """Makes a Trainer train by a baseline: attached when training starts, gone when it ends.
 
     The checkpoints of a run hold the parameters of the method beside the model's, so that it can
-    be resumed; what `save_model` writes after the training is stock.
+    be resumed; what `save_model` writes after the training is stock, with the scores that the
+    method has learned beside it.
     """
 
     model: Any
@@ -86,6 +88,12 @@ class BaselineMixin(DistillationMixin, ReliableMixin):
         finish_baseline(self.model)
         self.optimizer = self.lr_scheduler = None  # they have parameters that are gone
         return done
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        parent: Any = super()
+        parent._save(output_dir, state_dict)
+        if self.args.should_save and find_baseline(self.model) is None:
+            save_learned(self.model, output_dir or self.args.output_dir)
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """The fresh model of `model_init`, with the baseline."""

@@ -31,7 +31,7 @@ from hf_td.baselines import (
     finish_baseline,
 )
 from hf_td.config import TargetedDropoutConfig
-from hf_td.learned import FILE, find_learned, save_learned
+from hf_td.learned import FILE, find_learned
 from hf_td.patching import patch_model
 from hf_td.pruning import sites_to_prune
 from tests.families import tiny_family
@@ -83,8 +83,7 @@ def test_a_run_ends_with_a_stock_checkpoint_that_is_pruned_by_what_was_learned(
 
     learned = find_learned(model)
     assert bool(learned) == (name in LEARNING)
-    model.save_pretrained(tmp_path / "model")
-    save_learned(model, tmp_path / "model")
+    trainer.save_model(str(tmp_path / "model"))
     assert (tmp_path / "model" / FILE).is_file() == bool(learned)
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
     assert_same_weights(loaded, model)
