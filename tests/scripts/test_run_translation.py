@@ -113,7 +113,6 @@ def test_other_encoder_decoders_are_trained(options, new):
 
 
 def test_a_saved_model_is_measured_with_its_own_tokenizer(options, tmp_path):
-    options["importance"] = "magnitude"
     run_translation.main(argv_of(options))
     first = results_of(options)["summary"]
     again = {

@@ -33,7 +33,7 @@ def test_a_run_writes_exact_match_and_f1_at_every_sparsity(options, method):
 
 
 def test_a_saved_model_is_measured_again_and_seeds_are_kept(options, tmp_path):
-    options |= {"importance": "magnitude", "seeds": [0, 1]}
+    options |= {"seeds": [0, 1]}
     run_question_answering.main(argv_of(options))
     first = results_of(options)
     run_question_answering.main(argv_of(options))  # nothing is left to do
