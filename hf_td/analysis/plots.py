@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from statistics import fmean, median
 from types import MappingProxyType
@@ -64,6 +66,44 @@ def plot_curves(
     """
     _check(curves)
     return write_figure(lambda: _draw(curves, metric, title, lower_is_better), path_stem)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One of several plots that stand side by side.
+
+    Attributes:
+        heading: what it is of.
+        curves: as `plot_curves` takes them.
+        metric: name of the metric, for the axis.
+        lower_is_better: whether a good model has a low metric.
+    """
+
+    heading: str
+    curves: Mapping[str, Sequence[Curve]]
+    metric: str
+    lower_is_better: bool = False
+
+
+def plot_panels(
+    panels: Sequence[Sequence[Panel]], path_stem: str | Path, *, title: str
+) -> tuple[Path, Path]:
+    """Plot rows of panels as `plot_curves` does one; a method looks the same in all.
+
+    Args:
+        panels: rows of equal length.
+        path_stem: as for `plot_curves`.
+        title: of all.
+
+    Returns:
+        The paths of the PNG and of the SVG.
+
+    Raises:
+        ValueError: a panel has no curve, or one of its methods has none.
+    """
+    for panel in chain.from_iterable(panels):
+        _check(panel.curves)
+    return write_figure(lambda: _draw_panels(panels, title), path_stem)
 
 
 def plot_strips(
@@ -183,6 +223,31 @@ def _draw(
     return figure
 
 
+def _draw_panels(panels: Sequence[Sequence[Panel]], title: str) -> Figure:
+    from matplotlib.figure import Figure
+
+    every = list(chain.from_iterable(panels))
+    places = {n: i for i, n in enumerate(dict.fromkeys(n for p in every for n in p.curves))}
+    rows, columns = len(panels), len(panels[0])
+    figure = Figure(figsize=(3.2 * columns, 2.6 * rows + 0.9), layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    handles: dict[str, Any] = {}
+    for axes, panel in zip(figure.subplots(rows, columns, squeeze=False).flat, every, strict=True):
+        for name, seeds in panel.curves.items():
+            handles[name] = _add_method(axes, places[name], name, [seed for seed in seeds if seed])
+        axes.set_title(panel.heading, fontsize=11)
+        _set_scale(axes, panel.metric, panel.lower_is_better)
+        axes.set_xticks(_ticks(panel.curves, closest=8))
+        axes.tick_params(color=_GREY)
+        axes.grid(color="#dddddd", linewidth=0.8)
+        axes.set_axisbelow(True)
+    figure.supxlabel("sparsity: removed share of the prunable weights (%)", fontsize=11)
+    named = [handles[name] for name in places]
+    look: Any = {"frameon": False, "loc": "outside upper right", "ncols": min(3, len(places))}
+    figure.legend(named, list(places), **look)
+    return figure
+
+
 def _draw_strips(
     panels: Mapping[str, Mapping[str, Sequence[float]]],
     metric: str,
@@ -234,7 +299,8 @@ def _minor_label(value: float, _: Any = None) -> str:
     return f"{value:g}" if f"{value:e}"[0] in "25" else ""
 
 
-def _add_method(axes: Axes, place: int, name: str, seeds: Sequence[Curve]) -> None:
+def _add_method(axes: Axes, place: int, name: str, seeds: Sequence[Curve]) -> Any:
+    """The line of a method, which it is drawn with."""
     sparsities = sorted({sparsity for seed in seeds for sparsity in seed})
     values = [[seed[sparsity] for seed in seeds if sparsity in seed] for sparsity in sparsities]
     percent = [100 * sparsity for sparsity in sparsities]
@@ -248,7 +314,7 @@ def _add_method(axes: Axes, place: int, name: str, seeds: Sequence[Curve]) -> No
     means = [fmean(v) for v in values]
     filling = look["color"] if place < len(COLOURS) else "white"
     look |= {"marker": marker, "markerfacecolor": filling, "linestyle": dashes, "label": label}
-    axes.plot(percent, means, markersize=6, linewidth=2, **look)
+    return axes.plot(percent, means, markersize=6, linewidth=2, **look)[0]
 
 
 def _ticks(curves: Mapping[str, Sequence[Curve]], closest: float = 4.0) -> list[float]:

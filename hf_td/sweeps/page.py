@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from hf_td.analysis.metrics import decimals_of, metric_label, metric_value
-from hf_td.analysis.plots import plot_curves, plot_strips
+from hf_td.analysis.plots import Panel, plot_curves, plot_panels, plot_strips
 from hf_td.analysis.record import append_json_line
 from hf_td.experiment.results import cell, spread_of
 from hf_td.sweeps.report import Report, Row, Spread, Table
@@ -29,7 +29,8 @@ def write_page(report: Report, stem: Path, tuned_at: Sequence[float] = (0.75, 0.
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
     _copy_lines(report, stem.with_name(f"{stem.name}.jsonl"))
-    parts = [f"# {report.title}\n", _INTRODUCTION, *_areas(report.tables)]
+    parts = [f"# {report.title}\n", _INTRODUCTION, *_overview(report, stem)]
+    parts += _areas(report.tables)
     for table in report.tables:
         parts += _section(report, table, stem)
     for table in report.knobs:
@@ -54,6 +55,27 @@ def _copy_lines(report: Report, path: Path) -> None:
     path.unlink(missing_ok=True)
     for line in (report.plan, *report.lines):
         append_json_line(path, {n: value for n, value in line.items() if n != "traceback"})
+
+
+def _overview(report: Report, stem: Path) -> Iterator[str]:
+    """One figure of all tasks and levels, with the methods that have several seeds."""
+    compared = dict.fromkeys(r.label for t in report.tables for r in t.rows if len(r.lines) > 1)
+    by_level: dict[str, list[Panel]] = {}
+    for table in report.tables:
+        curves = {r.label: r.curves for r in table.rows if r.label in compared and r.curves}
+        if curves:
+            panel = Panel(
+                heading=f"{table.task}, {table.level}",
+                curves=curves,
+                metric=table.first["metric"],
+                lower_is_better=table.lower_is_better,
+            )
+            by_level.setdefault(table.level, []).append(panel)
+    rows = list(by_level.values())
+    if len(report.tables) > 1 and len({len(row) for row in rows}) == 1:
+        name = stem.with_name(f"{stem.name}-overview")
+        plot_panels(rows, name, title=report.title)
+        yield f"![overview]({name.name}.png)\n"
 
 
 def _areas(tables: Sequence[Table]) -> Iterator[str]:

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from hf_td.analysis import plots
-from hf_td.analysis.plots import plot_curves
+from hf_td.analysis.plots import Panel, plot_curves, plot_panels
 
 CURVES: dict[str, Any] = {
     "plain": [{0.0: 0.9, 0.5: 0.7}],
@@ -119,3 +119,20 @@ def test_strips_show_every_value_from_lowest_to_highest_and_fill_the_marked_one(
     assert svg.is_file()
     with pytest.raises(ValueError, match="no values to plot"):
         plots.plot_strips({"75%": {"a": []}}, tmp_path / "s", metric="f1", title="t")
+
+
+def test_panels_stand_in_rows_and_a_method_looks_the_same_in_all(tmp_path):
+    few = {"targeted": CURVES["targeted"]}
+    panels = [
+        [Panel(heading=f"{task}, {level}", curves=curves, metric="f1") for task in ("a", "b")]
+        for level, curves in (("weight", CURVES), ("unit", few))
+    ]
+    figure: Any = plots._draw_panels(panels, "all")
+    headings = [axes.get_title() for axes in figure.axes]
+    assert headings == ["a, weight", "b, weight", "a, unit", "b, unit"]
+    assert len({_line(axes, "targeted").get_color() for axes in figure.axes}) == 1
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["plain", "targeted"]
+    assert all(path.stat().st_size for path in plot_panels(panels, tmp_path / "p", title="all"))
+    with pytest.raises(ValueError, match="no points to plot"):
+        plot_panels([[Panel(heading="a", curves={}, metric="f1")]], tmp_path / "q", title="none")

@@ -129,6 +129,19 @@ def test_plots_are_written_beside_the_page(page, tmp_path):
         assert f"]({stem}.png)" in page
 
 
+def test_several_levels_have_a_figure_of_all_that_ran_with_several_seeds(tmp_path):
+    at_units = [{**place, "level": "unit"} for place in PLAN if place["part"] == "grid"]
+    for line in (*LINES, {"title": "A title", "plan": [*PLAN, *at_units]}):
+        append_json_line(tmp_path / "cells.jsonl", line)
+    page = write_page(read_report([tmp_path / "cells.jsonl"]), tmp_path / "page").read_text()
+    assert "](page-overview.png)" in page
+    drawn = (tmp_path / "page-overview.svg").read_text()
+    assert "sst2, weight" in drawn
+    assert "sst2, unit" in drawn
+    assert "targeted dropout" in drawn
+    assert "rewound" not in drawn
+
+
 def test_the_page_says_where_figures_come_from_and_can_be_made_again(page, tmp_path):
     assert "- 5 cells, 5 minutes: abacus, 1 thread(s); torch 9; commit `c0ffee`" in page
     assert "# seeds 0, 1\nrun b" in page
