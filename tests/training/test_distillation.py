@@ -251,7 +251,7 @@ def test_the_teacher_computes_logits_alone_and_in_the_type_that_training_does(
     types, losses = [], []
 
     def load(*args: Any) -> PreTrainedModel:
-        known = load_teacher(*args)
+        known: Any = load_teacher(*args)
         known.classifier.register_forward_hook(lambda *parts: types.append(parts[2].dtype))
         known.register_forward_hook(lambda *parts: losses.append(parts[2].get("loss")))
         return known
