@@ -33,6 +33,7 @@ ROOMS = [
     "masks",
     "holding",
     "layers",
+    "processes",
     "patching",
     "training",
     "pruning",
