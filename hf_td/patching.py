@@ -210,9 +210,8 @@ def patch_model(
 
 def _measured_before(model: nn.Module, sites: Iterable[Site]) -> Activations:
     """What is known of the layers from a training before, of this model or of where it lay."""
-    found = find_activations(model)
-    squares = {} if found is None else found.mean_squares
-    names = found.names() if found is not None else set()
+    found = find_activations(model) or Activations()
+    names, squares = found.names(), found.mean_squares
     known = (site for site in sites if site.name in names and can_measure(site.layer))
     return Activations(
         {

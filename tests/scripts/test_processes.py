@@ -1,4 +1,4 @@
-"""The scripts in several processes that train together, as torchrun and accelerate start them."""
+"""The scripts in several processes that train together, as torchrun starts them."""
 
 from __future__ import annotations
 
