@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_td.analysis.plots import plot_lines
 from hf_td.analysis.quartiles import Quartiles
-from hf_td.benchmarks.pruning import pruning_section
+from hf_td.benchmarks.pruning import on_cores, pruning_section
 from hf_td.benchmarks.training.cases import METHOD_VARIANTS
 
 Record = Mapping[str, Any]
@@ -70,8 +70,8 @@ _PRUNING = """## What else a user waits for
 Measured by `scripts/bench_pruning.py`. The first patch of a model reads its structure: it runs
 three of its layers and follows gradients through them, which is most of the time; a second model of
 the same class and shape is known. What an export is compared with, `save_pretrained`, takes as
-long as the disk: where it was 5.8 seconds the ratios were 1.29 and .98, where files stayed in
-memory they are those below, for pruning and compacting have to read and write the weights too.
+long as the disk: the slower it is the lower the ratio, since pruning and compacting read and write
+the weights in memory. Where it took 5.8 seconds the ratios were 1.29 and .98.
 """
 _REASONS = """
 Ranking takes as long for few tokens as for many, and so do the product of mask and weight in the
@@ -157,8 +157,7 @@ def _shape(record: Record) -> str:
 
 def _where(record: Record) -> str:
     if record["device"] == "cpu":
-        cores = "1 core" if record["threads"] == 1 else f"{record['threads']} cores"
-        return f"{cores}, {_processor(record)}"
+        return on_cores(record)
     return ", ".join(record["hardware"]["gpus"])
 
 

@@ -330,11 +330,9 @@ _WHAT = {
 
 
 def pruning_section(lines: Sequence[Mapping[str, Any]]) -> str:
-    """A table in Markdown, a line for each record; of repeated measurements the last."""
-    latest = {(r["case"], r.get("tokens"), r["threads"]): r for r in lines}
-    head = (
-        "what | threads | seconds | beside | ratio (quartiles) | memory of the model's | aim | met"
-    )
+    """A table in Markdown, a line for each record; of those of one machine's kind the last."""
+    latest = {(r["case"], r.get("tokens"), _on(r)): r for r in lines}
+    head = "what | on | seconds | beside | ratio (quartiles) | memory of the model's | aim | met"
     rule = " | ".join(["---"] * (head.count("|") + 1))
     order = list(CASES)
     rows = [_row(r) for r in sorted(latest.values(), key=lambda r: order.index(r["case"]))]
@@ -344,8 +342,8 @@ def pruning_section(lines: Sequence[Mapping[str, Any]]) -> str:
 def _row(record: Mapping[str, Any]) -> list[str]:
     spread, ratio = record["spread"], "ratio" in record
     return [
-        _WHAT[record["case"]] + _on_what(record),
-        f"{record['threads']}",
+        _WHAT[record["case"]] + _size(record),
+        _on(record),
         f"{record['seconds']:.3g}" + ("" if ratio else _quartiles(spread)),
         f"{record['baseline_seconds']:.3g}" if ratio else "",
         f"{record['ratio']:.3f}{_quartiles(spread)}" if ratio else "",
@@ -355,12 +353,23 @@ def _row(record: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _on_what(record: Mapping[str, Any]) -> str:
-    """Of what is measured at several sizes, on a GPU, which."""
+def _size(record: Mapping[str, Any]) -> str:
+    """Of what is measured at several sizes, which."""
     if "tokens" not in record:
         return ""
-    tokens = "1 token" if record["tokens"] == 1 else f"{record['tokens']} tokens"
-    return f", {tokens}, {', '.join(record['hardware']['gpus'])}"
+    return ", 1 token" if record["tokens"] == 1 else f", {record['tokens']} tokens"
+
+
+def _on(record: Mapping[str, Any]) -> str:
+    if record["case"] == "semi_structured":
+        return ", ".join(record["hardware"]["gpus"])
+    return on_cores(record)
+
+
+def on_cores(record: Mapping[str, Any]) -> str:
+    """The cores and the processor that computed."""
+    cores = "1 core" if record["threads"] == 1 else f"{record['threads']} cores"
+    return f"{cores}, {record['hardware']['cpu']}"
 
 
 def _quartiles(spread: Mapping[str, float]) -> str:

@@ -73,7 +73,9 @@ def test_the_sparse_kernels_are_not_timed_without_a_gpu():
 
 def test_the_table_has_the_last_of_repeated_measurements():
     spread = {"median": 1.4, "low": 1.3, "high": 1.6}
+    hardware = {"cpu": "Quick CPU", "gpus": []}
     facts = {"threads": 1, "spread": spread, "aim": "at most 5 % more", "met": False}
+    facts["hardware"] = hardware
     compared = {"seconds": 1.2, "baseline_seconds": 1.0, "ratio": 1.2, "memory_ratio": 1.045}
     patch = {"case": "later_patch", "seconds": 0.006, **facts, "met": True}
     lines = [{"case": "export", **facts, **compared, "ratio": 9.0}, patch]
@@ -84,6 +86,23 @@ def test_the_table_has_the_last_of_repeated_measurements():
     assert rows[2][2:] == ["0.006 (1.3 to 1.6)", "", "", "", "at most 5 % more", "yes |"]
     assert rows[3][2:5] == ["1.2", "1", "1.200 (1.3 to 1.6)"]
     assert rows[3][5:] == ["1.04 times", "at most 5 % more", "**no** |"]
+
+
+def test_the_table_has_a_line_for_each_kind_of_machine():
+    facts = {"seconds": 1.0, "spread": {"low": 1.0, "high": 1.0}, "aim": "under 50 ms"}
+    measured = [("first_patch", 1, "Slow CPU"), ("first_patch", 2, "Quick CPU")]
+    lines: list[dict[str, Any]] = [
+        {"case": case, "threads": threads, "met": True, "hardware": {"cpu": cpu, "gpus": []}}
+        for case, threads, cpu in measured
+    ]
+    gpu = {"cpu": "Quick CPU", "gpus": ["A GPU"]}
+    lines += [
+        {"case": "import", "threads": 2, "met": True, "hardware": gpu},
+        {"case": "semi_structured", "tokens": 16, "threads": 2, "met": False, "hardware": gpu},
+    ]
+    table = pruning_section([line | facts for line in lines])
+    on = [row.split(" | ")[1] for row in table.splitlines()[2:]]
+    assert on == ["1 core, Slow CPU", "2 cores, Quick CPU", "2 cores, Quick CPU", "A GPU"]
 
 
 def test_every_case_has_its_words():
