@@ -224,7 +224,7 @@ def _missed(records: Sequence[Record]) -> str:
     """A sentence on each case that is above its aim."""
     lines = [
         f"- {_shape(r)}, {_size(r)}, {r['variant']}, {r['mode']}: {r['ratio']['median']:.3f}, "
-        f"where at most {aim} was the aim.\n"
+        f"where at most {aim} was the aim ({_where(r)}).\n"
         for r in records
         if (aim := _aim(r)) is not None and r["ratio"]["median"] > aim
     ]
@@ -232,7 +232,10 @@ def _missed(records: Sequence[Record]) -> str:
 
 
 def _plots(records: Sequence[Record], folder: Path) -> str:
-    """Overhead against the tokens of a step, and against the width; images for the page."""
+    """Overhead against the tokens of a step, and against the width; images for the page.
+
+    Each of the machine of which there are most lines: what others add is in the table.
+    """
     way = ("float32", "eager", 1)  # an update in several parts has as many tokens as one in one
     plain = [r for r in records if (r["precision"], r["mode"], r["micro_batches"]) == way]
     axes: dict[str, tuple[Callable[[Record], int], Callable[[Record], bool], str]] = {
@@ -241,13 +244,19 @@ def _plots(records: Sequence[Record], folder: Path) -> str:
     }
     images = ""
     for name, (place, chosen, label) in axes.items():
-        lines: dict[str, dict[float, float]] = {}
+        by_machine: dict[str, list[Record]] = {}
         for record in filter(chosen, plain):
+            by_machine.setdefault(_where(record), []).append(record)
+        if not by_machine:
+            continue
+        machine = max(by_machine, key=lambda name: len(by_machine[name]))
+        lines: dict[str, dict[float, float]] = {}
+        for record in by_machine[machine]:
             overhead = 100 * (record["ratio"]["median"] - 1)
             lines.setdefault(record["variant"], {})[place(record)] = overhead
-        if lines:
-            plot_lines(lines, folder / name, x=label, y="longer than the dense step (%)")
-            images += f"\n![{label}]({name}.svg)\n"
+        x, y = f"{label} ({machine})", "longer than the dense step (%)"
+        plot_lines(lines, folder / name, x=x, y=y)
+        images += f"\n![{label}]({name}.svg)\n"
     return images
 
 

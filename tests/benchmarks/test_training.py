@@ -12,6 +12,7 @@ from torch import nn
 from hf_td import functional, patch_model
 from hf_td.analysis.quartiles import Quartiles
 from hf_td.analysis.record import append_json_line, read_json_lines
+from hf_td.benchmarks import page
 from hf_td.benchmarks.page import write_page
 from hf_td.benchmarks.training.cases import METHOD_VARIANTS, SUITES, VARIANTS, Case, Shape
 from hf_td.benchmarks.training.drift import DriftMeter
@@ -185,6 +186,32 @@ def test_the_page_has_what_was_measured_and_what_missed_its_aim(tmp_path):
     assert text.count("`python scripts/bench_training.py --suite cpu`: a CPU, torch 2") == 1
     assert (tmp_path / "training-tokens.svg").is_file()
     assert "## Parts" not in text
+
+
+def test_machines_are_not_mixed_in_a_plot(tmp_path, monkeypatch):
+    drawn: dict[str, Any] = {}
+    monkeypatch.setattr(
+        page, "plot_lines", lambda lines, stem, x, y: drawn.update({stem.name: (lines, x)})
+    )
+    times = {"median": 1.5, "low": 1.5, "high": 1.5}
+    facts = {"case": "step", "device": "cpu", "threads": 2, "ratio": times, "commit": "abc"}
+    facts |= {"dense_milliseconds": times, "versions": {"torch": "2"}, "command": []}
+    measured = [(32, 1.1, "slow"), (32, 1.02, "quick"), (16, 1.2, "slow")]
+    lines = [
+        {
+            **facts,
+            **Case("weight", Shape("MiniLM", 384, 6, 12), batch, 128).facts(),
+            "ratio": times | {"median": ratio},
+            "hardware": {"cpu": cpu, "gpus": []},
+        }
+        for batch, ratio, cpu in measured
+    ]
+    text = write_page(tmp_path, lines, []).read_text()
+    curves, x = drawn["training-tokens"]
+    assert curves["weight"] == pytest.approx({4096: 10, 2048: 20})
+    assert x == "tokens per step (2 cores, slow)"
+    assert "1.100, where at most 1.04 was the aim (2 cores, slow)." in text
+    assert "2 cores, quick | weight | 1.5 | 1.020" in text
 
 
 def test_a_page_of_nothing_is_only_its_introduction(tmp_path):
