@@ -96,7 +96,7 @@ class _Planner:
     """Follows the references between the places of a sweep."""
 
     def __init__(self, sweep: Sweep) -> None:
-        self._places = {_key(place): place for place in sweep.places if place.part == "grid"}
+        self._places = {(_key(place), str(place.knobs)): place for place in sweep.places}
 
     def cell(self, place: Place, referring: tuple[Place, ...] = ()) -> Cell:
         if place in referring:
@@ -119,7 +119,9 @@ class _Planner:
         words = [word.partition("=") for word in reference.split()]
         pairs = {key: value for key, _, value in words}
         wanted = {key: str(getattr(place, key)) for key in _KEYS} | pairs
-        target = self._places.get(tuple(wanted[key] for key in _KEYS))
+        # Its own method has the same variant; of another method it means what is in the grid.
+        knobs = place.knobs if wanted["method"] == place.method else {}
+        target = self._places.get((tuple(wanted[key] for key in _KEYS), str(knobs)))
         if target is None or set(pairs) - set(_KEYS):
             raise UsageError(
                 f"{place} refers to {{{reference}}}, which is no place of the grid; name "
@@ -146,6 +148,8 @@ def _identity(words: tuple[str, ...]) -> dict[str, Any]:
     found = json.loads(json.dumps(parsed.configuration()))
     arguments, settings = found["arguments"], found["targeted_dropout"]
     idle = _idle_settings(parsed)
+    if _has_default_settings(parsed):
+        arguments.pop("method_settings", None)
     if "dataset_name" in arguments:
         arguments["dataset_name"] = shown_name(arguments["dataset_name"])
     # A setting that a later version adds, with a default, does not make other experiments of all.
@@ -158,6 +162,12 @@ def _identity(words: tuple[str, ...]) -> dict[str, Any]:
             n: v for n, v in settings.items() if n not in idle and v != defaults.get(n)
         },
     }
+
+
+def _has_default_settings(arguments: Arguments) -> bool:
+    """Whether the method's own settings are those that it has when none are given."""
+    method, level = METHODS[arguments.curve.method], arguments.training.level
+    return method.settings(level, arguments.method_settings) == method.settings(level, {})
 
 
 def _idle_settings(arguments: Arguments) -> frozenset[str]:

@@ -56,6 +56,8 @@ def test_a_default_that_is_written_out_does_not(tmp_path):
         ("targeted_dropout", {"bf16": True}, True),
         ("none", {"targeting": 0.8, "targeting_schedule": "linear", "drop_rate": 0.5}, True),
         ("l1", {"targeting": 0.8, "drop_rate_schedule": "cosine"}, True),
+        ("soft_movement", {"method_settings": "penalty=100"}, True),
+        ("soft_movement", {"method_settings": "penalty=10"}, False),
         ("movement", {"targeting_schedule": "linear"}, True),
         ("movement", {"targeting": 0.8}, False),
         ("random_subnetwork", {"targeting": 0.8}, False),
@@ -96,6 +98,23 @@ def test_a_reference_is_the_model_of_another_cell(tmp_path):
         assert f"--model_name_or_path {other.model(tmp_path)} " in cell.command(tmp_path)
         assert other.model(tmp_path) == tmp_path / "cells" / other.name / f"seed-{seed}"
     assert not cells["cola unit targeted_dropout seed 0"].models
+
+
+def test_a_variant_refers_to_the_same_variant_of_its_own_method_and_else_to_the_grid(tmp_path):
+    knobs = {"methods": {name: {"learning_rate": [0.1, 0.2]} for name in GRID["methods"]}}
+    methods = {
+        **GRID["methods"],
+        "targeted_dropout": {"model_name_or_path": "{method=none level=weight}"},
+    }
+    cells = _named(cells_of(tmp_path, methods=methods, knobs=knobs))
+    for place, target in (
+        (
+            "sst2 unit none [learning_rate=0.1] seed 0",
+            "sst2 weight none [learning_rate=0.1] seed 0",
+        ),
+        ("sst2 unit targeted_dropout [learning_rate=0.1] seed 0", "sst2 weight none seed 0"),
+    ):
+        assert cells[place].models["model_name_or_path"].name == cells[target].name
 
 
 def test_the_name_depends_on_what_is_referred_to(tmp_path):
