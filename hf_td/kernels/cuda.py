@@ -62,7 +62,7 @@ def prepare(ranked: Sequence[Ranked]) -> Callable[[Order], list[Drawn]]:
     """What gives the masks of weights, with a launch for all of one shape.
 
     See `hf_td.kernels.Ranking`. Draws come from Philox, keyed by the weight's key and counted by
-    the position in the weight.
+    the position in the weight, eight inputs of a unit at a time.
     """
     by_kind: dict[Any, list[int]] = defaultdict(list)
     for place, one in enumerate(ranked):

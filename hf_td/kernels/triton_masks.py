@@ -20,6 +20,8 @@ _UNITS_SIDE_BY_SIDE = 8
 # Entries of a row that a warp holds in its registers; draws need some of these too.
 _ENTRIES_PER_WARP = 2048
 _ENTRIES_PER_WARP_DRAWN = 512
+# Neighbours in a row that share a number of Philox: four words, and a half of one for each.
+_SHARING = tl.constexpr(8)
 
 
 def write_masks(
@@ -53,7 +55,7 @@ def write_masks(
     """
     units, fan_in = weight.shape[1 - dim], weight.shape[dim]
     together = 1 if dim == 1 else _UNITS_SIDE_BY_SIDE
-    width = triton.next_power_of_2(fan_in)
+    width = max(_SHARING.value, triton.next_power_of_2(fan_in))
     per_warp = _ENTRIES_PER_WARP if keys is None else _ENTRIES_PER_WARP_DRAWN
     kernel: Any = _masks
     kernel[(triton.cdiv(units, together), len(pointers))](
@@ -136,12 +138,21 @@ def _masks(
 
     position = unit * keep_stride_unit + feature * keep_stride_in
     if DRAWN:
-        word = tl.randint(tl.load(keys + layer), position.to(tl.int32))
-        dropped = dropped & ((word & 0xFFFF).to(tl.int32) < threshold)
+        dropped = dropped & (_draws(tl.load(keys + layer), unit, WIDTH) < threshold)
     position += layer * units * fan_in
     tl.store(keeps + position, (dropped == 0).to(tl.int8), mask=inside)
     if MASKED is not None:
         tl.store(masked + position, tl.where(dropped, 0.0, value).to(MASKED), mask=inside)
+
+
+@triton.jit
+def _draws(key, unit, WIDTH: tl.constexpr):
+    """16 random bits for each entry of some units' rows."""
+    counter = unit * (WIDTH // _SHARING) + tl.arange(0, WIDTH // _SHARING)[None, :]
+    first, second, third, fourth = tl.randint4x(key, counter.to(tl.int32))
+    words = tl.join(tl.join(first, third), tl.join(second, fourth))
+    halves = tl.join(words & 0xFFFF, (words >> 16) & 0xFFFF)
+    return tl.reshape(halves, [counter.shape[0], WIDTH]).to(tl.int32)
 
 
 @triton.jit

@@ -30,8 +30,8 @@ def candidates(one: Ranked, fraction: float) -> Tensor:
     return functional.candidate_mask(one.scores(), fraction, one.dim)
 
 
-def philox(key: int, counter: int) -> int:
-    """The first word of Philox 4x32 with ten rounds (Salmon et al., 2011), one number at a time."""
+def philox(key: int, counter: int) -> list[int]:
+    """The words of Philox 4x32 with ten rounds (Salmon et al., 2011), one number at a time."""
     low, high = key & _LOW, key >> 32 & _LOW
     words = [counter & _LOW, 0, 0, 0]
     for _ in range(10):
@@ -43,7 +43,7 @@ def philox(key: int, counter: int) -> int:
             first & _LOW,
         ]
         low, high = low + 0x9E3779B9 & _LOW, high + 0xBB67AE85 & _LOW
-    return words[0]
+    return words
 
 
 FLOAT, HALF = torch.float32, torch.bfloat16
@@ -124,15 +124,32 @@ def test_a_view_of_a_larger_weight_is_ranked_where_it_lies():
     assert torch.equal(keep, ~candidates(one, 0.5))
 
 
+@pytest.mark.parametrize("fan_in", [20, 5, 33])
 @pytest.mark.parametrize("dim", [0, 1])
-def test_draws_are_philox_keyed_by_the_weight_and_counted_by_the_position(dim):
-    every = [ranked((6, 20), dim, torch.float32, True, seed) for seed in (0, 1)]
+def test_draws_are_philox_keyed_by_the_weight_and_counted_by_the_position(dim, fan_in):
+    shape = (6, fan_in) if dim else (fan_in, 6)
+    every = [ranked(shape, dim, torch.float32, True, seed) for seed in (0, 1)]
     found = cuda.prepare(every)(Order(0.75, 0.4, KEYS))
     for one, key, (keep, masked) in zip(every, KEYS, found, strict=True):
         assert masked is None
-        words = torch.tensor([philox(key, place) & 0xFFFF for place in range(120)])
-        drawn = (words < functional.drop_threshold(0.4)).view(6, 20)
+        below = torch.tensor(drawn_bits(key, 6, fan_in)) < functional.drop_threshold(0.4)
+        drawn = below if dim else below.t()
         assert torch.equal(keep, ~(candidates(one, 0.75) & drawn))
+
+
+def drawn_bits(key: int, units: int, fan_in: int) -> list[list[int]]:
+    """16 bits for each entry of a weight: eight neighbours share the four words of a number."""
+    numbers = max(1, 2 ** (fan_in - 1).bit_length() // 8)
+    rows = [
+        [half for n in range(numbers) for half in halves(philox(key, unit * numbers + n))]
+        for unit in range(units)
+    ]
+    return [row[:fan_in] for row in rows]
+
+
+def halves(words: list[int]) -> list[int]:
+    """The lower and the upper 16 bits of each word."""
+    return [half for word in words for half in (word & 0xFFFF, word >> 16)]
 
 
 def test_the_expected_share_of_candidates_is_dropped():

@@ -1,0 +1,111 @@
+"""The Triton kernels compile for devices that are not there, and all they hold fits registers."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton")
+
+CAPABILITIES = [80, 90]  # of an A100 and an H100
+FLOAT, HALF = torch.float32, torch.bfloat16
+
+
+class Device:
+    """Stands in for the driver of a device: says what to compile for, and launches nothing."""
+
+    def __init__(self, capability: int) -> None:
+        self._target = triton.backends.compiler.GPUTarget("cuda", capability, 32)
+
+    def get_current_target(self) -> Any:
+        return self._target
+
+    def get_current_device(self) -> int:
+        return self._target.arch
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+class Compiling:
+    """In place of a kernel: compiles what would be launched."""
+
+    def __init__(self, kernel: Any) -> None:
+        self._kernel, self.compiled = kernel, []
+
+    def __getitem__(self, grid: Any) -> Any:
+        def compile_it(*args: Any, **kwargs: Any) -> None:
+            self.compiled.append(self._kernel.warmup(*args, grid=grid, **kwargs))
+
+        return compile_it
+
+
+@pytest.fixture(params=CAPABILITIES)
+def device(request, monkeypatch) -> None:
+    monkeypatch.setattr(type(triton.runtime.driver), "active", Device(request.param))
+
+
+def compiling(file: str, name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Compiling]:
+    """A file of kernels, and what stands in place of one of them."""
+    module = import_module(f"hf_td.kernels.{file}")
+    stand_in = Compiling(getattr(module, name))
+    monkeypatch.setattr(module, name, stand_in)
+    return module, stand_in
+
+
+def bytes_outside_registers(compiled: Any, folder: Any) -> int:
+    """What a thread keeps in local memory, which is as slow as the weights are."""
+    binary = folder / "kernel.cubin"
+    binary.write_bytes(compiled.asm["cubin"])
+    command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", binary]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    usage = dict(re.findall(r"(\w+):(\d+)", shown))
+    return int(usage["STACK"]) + int(usage["LOCAL"])
+
+
+@pytest.mark.parametrize(
+    ("scaled", "drop_rate", "masked"), [(False, 1.0, None), (True, 0.5, HALF), (False, 0.5, None)]
+)
+@pytest.mark.parametrize(
+    ("shape", "dim", "dtype"),
+    [((768, 768), 1, FLOAT), ((768, 3072), 1, HALF), ((768, 768), 0, FLOAT), ((5, 7), 1, FLOAT)],
+)
+def test_masks(shape, dim, dtype, scaled, drop_rate, masked, device, monkeypatch, tmp_path):
+    module, kernel = compiling("triton_masks", "_masks", monkeypatch)
+    weight = torch.empty(shape, dtype=dtype)
+    several = torch.zeros(2, dtype=torch.int64)
+    module.write_masks(
+        several,
+        None if drop_rate == 1 else several,
+        several if scaled else None,
+        torch.empty(2, *shape, dtype=torch.bool),
+        None if masked is None else torch.empty(2, *shape, dtype=masked),
+        weight=weight,
+        dim=dim,
+        count=3,
+        drop_rate=drop_rate,
+        aligned=shape != (5, 7),
+    )
+    assert [bytes_outside_registers(one, tmp_path) for one in kernel.compiled] == [0]
+
+
+@pytest.mark.parametrize("same_layout", [True, False])
+def test_products(same_layout, device, monkeypatch, tmp_path):
+    module, kernel = compiling("triton_products", "_products", monkeypatch)
+    table = torch.zeros(3, module.COLUMNS, dtype=torch.int64)
+    module.write_products(table, largest=4096, source=FLOAT, out=HALF, same_layout=same_layout)
+    assert [bytes_outside_registers(one, tmp_path) for one in kernel.compiled] == [0]
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_sums_of_squares(dim, device, monkeypatch, tmp_path):
+    module, kernel = compiling("triton_sums", "_sums", monkeypatch)
+    pointers = torch.zeros(3, dtype=torch.int64)
+    sums = torch.empty(3, 768)
+    module.write_sums(pointers, sums, weight=torch.empty(768, 768), dim=dim, aligned=True)
+    assert [bytes_outside_registers(one, tmp_path) for one in kernel.compiled] == [0]
