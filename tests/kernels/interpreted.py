@@ -47,6 +47,8 @@ def philox(key: int, counter: int) -> list[int]:
 
 
 FLOAT, HALF = torch.float32, torch.bfloat16
+# What CUDA makes of what is no number.
+ALL_ONES = torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -93,8 +95,8 @@ def test_ties_at_the_cut_off_are_kept_as_in_the_plain_function():
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of infinities
 @pytest.mark.parametrize("fraction", [0.01, 0.5, 0.95, 0.99])
-@pytest.mark.parametrize("dim", [0, 1])
-def test_any_distribution_is_cut_off_exactly(fraction, dim):
+@pytest.mark.parametrize(("dim", "dtype"), [(0, FLOAT), (1, FLOAT), (1, HALF), (1, torch.float16)])
+def test_any_distribution_is_cut_off_exactly(fraction, dim, dtype):
     draws = torch.Generator().manual_seed(3)
     smooth = torch.randn(12, 200, generator=draws)
     rows = [
@@ -108,8 +110,9 @@ def test_any_distribution_is_cut_off_exactly(fraction, dim):
         torch.arange(200.0).flip(0),
         torch.where(smooth[9] > 1, torch.inf, smooth[9]),
         torch.where(smooth[10] > 2, torch.nan, smooth[10]),
+        torch.where(smooth[11] > 2, ALL_ONES, smooth[11]),
     ]
-    weight = torch.stack(rows)
+    weight = torch.stack(rows).to(dtype)
     one = Ranked(weight if dim else weight.t().contiguous(), dim, None)
     ((keep, _),) = cuda.prepare([one])(Order(fraction))
     # Numbers that are none are above all others, as infinity is in the plain function.
