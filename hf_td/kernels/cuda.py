@@ -24,6 +24,8 @@ _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _LONGEST_ROW = 1 << 15
 # Entries of a tensor whose places are counted in 32 bits.
 _LARGEST = 1 << 31
+# Of a row, how many candidates more or fewer leave the cut-off near where it was.
+_NEAR = 0.01
 # Bytes that a thread reads at once.
 _ALIGNMENT = 16
 
@@ -97,6 +99,9 @@ class _Group:
         self._aligned = _rows_are_aligned(weight, self._dim, pointers)
         self._pointers = _sent(pointers, self._device)
         self._scales = _sent(scales, self._device) if scales else None
+        size = len(group), weight.shape[1 - self._dim]
+        self._cutoffs = torch.zeros(size, dtype=torch.int32, device=self._device)
+        self._count = 0
 
     def draw(self, order: Order) -> Iterable[Drawn]:
         """The masks of an update."""
@@ -112,11 +117,15 @@ class _Group:
         compute = self._compute if order.masked else None
         masked = None if compute is None else torch.empty_like(keeps, dtype=compute)
         keys = None if order.drop_rate == 1 else _sent(order.keys, self._device)
+        if abs(count - self._count) > fan_in * _NEAR:
+            self._cutoffs.zero_()
+        self._count = count
         with torch.cuda.device_of(keeps):  # Triton launches on the current device
             write_masks(
                 self._pointers,
                 keys,
                 self._scales,
+                self._cutoffs,
                 keeps,
                 masked,
                 weight=weight,

@@ -120,6 +120,20 @@ def test_any_distribution_is_cut_off_exactly(fraction, dim, dtype):
     assert torch.equal(keep, ~candidates(plain, fraction))
 
 
+@pytest.mark.parametrize("dtype", [FLOAT, HALF])
+@pytest.mark.parametrize("dim", [0, 1])
+def test_cut_offs_are_exact_wherever_they_were_before(dim, dtype):
+    every = [ranked(shape, dim, dtype, False, seed) for shape in SHAPES[1:] for seed in (0, 1)]
+    draw = cuda.prepare(every)
+    # As in training; with targeting that jumps; of weights that are others.
+    for change, fraction in ((1.0, 0.9), (1.001, 0.9), (0.999, 0.905), (1.0, 0.3), (50.0, 0.3)):
+        for one in every:
+            one.weight.mul_(change)
+        every[0].weight[0] = 0
+        for one, (keep, _) in zip(every, draw(Order(fraction)), strict=True):
+            assert torch.equal(keep, ~candidates(one, fraction))
+
+
 def test_a_view_of_a_larger_weight_is_ranked_where_it_lies():
     whole = torch.randn(12, 40, generator=torch.Generator().manual_seed(1))
     one = Ranked(whole[2:9, 5:25], 1, None)

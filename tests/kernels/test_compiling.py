@@ -83,6 +83,7 @@ def test_masks(shape, dim, dtype, scaled, drop_rate, masked, device, monkeypatch
         several,
         None if drop_rate == 1 else several,
         several if scaled else None,
+        torch.zeros(2, shape[1 - dim], dtype=torch.int32),
         torch.empty(2, *shape, dtype=torch.bool),
         None if masked is None else torch.empty(2, *shape, dtype=masked),
         weight=weight,
