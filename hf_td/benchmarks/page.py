@@ -83,9 +83,9 @@ the machine was noisy, and its median is no better than they are wide.
 _NO_GPU = """
 Of steps on a GPU there is no line. On an H100 they were measured once, and the measurement found
 that masked weights of past updates stayed in memory until Python's garbage collector came; that is
-mended, and has a test, and was not measured again. Nor was the kernel that ranks, since it looks for
-a cut-off where it was at the update before, in fewer rounds, and draws once for eight weights: the
-parts below are of before.
+mended, and has a test, and was not measured again. Nor was the kernel that ranks, since it looks
+for a cut-off where it was at the update before, in fewer rounds, and draws once for eight weights:
+the parts below are of before.
 """
 
 

@@ -99,9 +99,9 @@ class _Group:
         self._aligned = _rows_are_aligned(weight, self._dim, pointers)
         self._pointers = _sent(pointers, self._device)
         self._scales = _sent(scales, self._device) if scales else None
-        size = len(group), weight.shape[1 - self._dim]
-        self._cutoffs = torch.zeros(size, dtype=torch.int32, device=self._device)
-        self._count = 0
+        # How many candidates a row had, and where they were cut off: of what is dropped, and of
+        # what learns where nothing is, which come in turn and are not as many.
+        self._known: dict[bool, tuple[int, Tensor]] = {}
 
     def draw(self, order: Order) -> Iterable[Drawn]:
         """The masks of an update."""
@@ -117,15 +117,12 @@ class _Group:
         compute = self._compute if order.masked else None
         masked = None if compute is None else torch.empty_like(keeps, dtype=compute)
         keys = None if order.drop_rate == 1 else _sent(order.keys, self._device)
-        if abs(count - self._count) > fan_in * _NEAR:
-            self._cutoffs.zero_()
-        self._count = count
         with torch.cuda.device_of(keeps):  # Triton launches on the current device
             write_masks(
                 self._pointers,
                 keys,
                 self._scales,
-                self._cutoffs,
+                self._cutoffs(order.masked, count),
                 keeps,
                 masked,
                 weight=weight,
@@ -135,6 +132,16 @@ class _Group:
                 aligned=self._aligned,
             )
         return map(Drawn, keeps, [None] * number if masked is None else masked)
+
+    def _cutoffs(self, masked: bool, count: int) -> Tensor:
+        """Where rows were cut off before, if not far from where they will be; else zeros."""
+        units, fan_in = self._weight.shape[1 - self._dim], self._weight.shape[self._dim]
+        before, cutoffs = self._known.get(masked, (0, None))
+        if cutoffs is None or abs(count - before) > fan_in * _NEAR:
+            size = self._size, units
+            cutoffs = torch.zeros(size, dtype=torch.int32, device=self._device)
+        self._known[masked] = count, cutoffs
+        return cutoffs
 
 
 def sums_of_squares(weights: Sequence[Tensor], dim: int) -> Tensor:
