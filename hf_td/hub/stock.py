@@ -76,11 +76,13 @@ def express(
     """
     blocks = list(blocks)
     config = _stock_config(model.config, {})
+    stock = build_empty(model, config)
+    full = {block: _width(stock, block) for block in blocks if block in wanted}
     fields: dict[Path, Any] = {}
-    for tower in _towers(model, [block for block in blocks if block in wanted]):
-        fields |= _widths(model, config, tower, "feed_forward", wanted)
-        fields |= _widths(model, config, tower, "experts", wanted)
-        fields |= _heads(model, config, tower, wanted)
+    for tower in _towers(model, full):
+        fields |= _widths(model, config, tower, "feed_forward", wanted, full)
+        fields |= _widths(model, config, tower, "experts", wanted, full)
+        fields |= _heads(model, config, tower, wanted, full)
     config = _stock_config(config, fields)
     return config, units_of(build_empty(model, config), blocks)
 
@@ -210,15 +212,15 @@ def _widths(
     tower: Tower,
     part: Literal["feed_forward", "experts"],
     wanted: Mapping[Holder, int],
+    full: Mapping[Holder, int],
 ) -> Fields:
     """The fields that express widths of a part, each wide enough for all that it controls."""
-    stock = build_empty(model, config)
-    full = {block: _width(stock, block) for block in tower.of(part)}
+    own = {block: full[block] for block in tower.of(part)}
     fields: dict[str, Any] = {}
     for name in EXPERT_FIELDS if part == "experts" else WIDTH_FIELDS:
-        if full and hasattr(tower.config, name):
-            controlled = _controlled(model, config, tower, name, full)
-            needed = [(wanted[block], full[block]) for block in controlled]
+        if own and hasattr(tower.config, name):
+            controlled = _controlled(model, config, tower, name, own)
+            needed = [(wanted[block], own[block]) for block in controlled]
             fields |= {name: _field_value(tower.config, name, needed)} if needed else {}
     return tower.placed(fields)
 
@@ -245,14 +247,20 @@ def _field_value(config: Any, name: str, needed: Iterable[tuple[int, int]]) -> i
     return max((width + _MARGIN) * before / full for width, full in needed)
 
 
-def _heads(model: nn.Module, config: Any, tower: Tower, wanted: Mapping[Holder, int]) -> Fields:
+def _heads(
+    model: nn.Module,
+    config: Any,
+    tower: Tower,
+    wanted: Mapping[Holder, int],
+    full: Mapping[Holder, int],
+) -> Fields:
     """The fields that express the number of heads, if the head size stays as it is."""
     blocks = [block for block in tower.of("attention") if isinstance(block, Block)]
     if not blocks or len({block.units for block in blocks}) > 1:
         return {}
     per_unit = blocks[0].consumer.features.shape[1]
-    full = _width(build_empty(model, config), blocks[0]) // per_unit
-    for units in range(max(wanted[block] for block in blocks), full):
+    every = full[blocks[0]] // per_unit
+    for units in range(max(wanted[block] for block in blocks), every):
         fields = tower.placed(_head_fields(tower.config, blocks[0], units))
         trial = _attempt(model, config, fields)
         if trial is not None and all(_width(trial, b) == units * per_unit for b in blocks):
