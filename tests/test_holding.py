@@ -7,6 +7,7 @@ import torch
 
 from hf_td import Schedule, anneal, patch_model, prune_model, unpatch_model
 from hf_td.config import TargetedDropoutConfig
+from hf_td.holding import hold
 from hf_td.patching import find_patch
 from hf_td.sites import UnitSite
 from tests.tiny import tiny_inputs, tiny_model
@@ -117,3 +118,34 @@ def test_pruning_by_a_gradient_lets_everything_learn():
     batch = {**tiny_inputs(model), "labels": torch.zeros(2, dtype=torch.long)}
     prune_model(model, 0.5, importance="taylor", calibration=[batch])
     assert not any(parameter._backward_hooks for parameter in model.parameters())
+
+
+def test_nothing_is_held_once_an_optimiser_has_moved_on():
+    """As after the last update of a loop, which nobody says is over."""
+    model = patch_model(tiny_model("bert"), level="weight", **ALWAYS_OFF)
+    gradients_of(model)
+    head = model.get_parameter("classifier.weight")
+    assert head.grad is not None and not head.grad.any()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    model.zero_grad()
+    model(**tiny_inputs(model, 4, 16))[0].square().sum().backward()
+    assert head.grad is not None and head.grad.any()
+
+
+def test_what_is_held_stays_held_over_all_micro_batches_of_an_update():
+    model = patch_model(tiny_model("bert"), level="weight", **ALWAYS_OFF)
+    gradients_of(model)
+    model(**tiny_inputs(model, 4, 16))[0].square().sum().backward()
+    head = model.get_parameter("classifier.weight")
+    assert head.grad is not None and not head.grad.any()
+
+
+def test_what_several_parts_of_a_parameter_share_learns_in_each():
+    parameter = torch.nn.Parameter(torch.ones(3))
+    module = torch.nn.Module()
+    module.register_parameter("weight", parameter)
+    first, second = torch.tensor([True, False, False]), torch.tensor([False, True, False])
+    hold(module, [(parameter, first), (parameter, second)])
+    (parameter * 2).sum().backward()
+    assert parameter.grad is not None
+    assert parameter.grad.tolist() == [2, 2, 0]
