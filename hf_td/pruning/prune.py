@@ -18,6 +18,7 @@ from hf_td.layout import record_layout
 from hf_td.learned import FILE as SCORES_FILE
 from hf_td.learned import find_learned
 from hf_td.masks import random_scores
+from hf_td.patching import find_patch
 from hf_td.pruning.budgets import Budget, Of
 from hf_td.pruning.first_order import movement_scores, taylor_scores
 from hf_td.pruning.report import PruningReport, count_sparsity
@@ -109,7 +110,7 @@ def sites_to_prune(
     **overrides: Any,
 ) -> tuple[Site, ...]:
     """What `prune_model` ranks, with the same arguments."""
-    config = config or trained_with(model)
+    config = config or _trained_with(model)
     if config is None:  # no training has measured activations
         overrides = {"importance": _default_importance(model, calibration), **overrides}
     config = configure(config, overrides)
@@ -122,6 +123,12 @@ def sites_to_prune(
         return sites
     names = [site.name for site in sites if can_measure(site.layer)]
     return plan_sites(model, anatomy, config, _activations(model, names, calibration))
+
+
+def _trained_with(model: nn.Module) -> TargetedDropoutConfig | None:
+    """How a model is patched, or what its config records, which not every module has."""
+    patch = find_patch(model)
+    return trained_with(model) if patch is None else patch.config
 
 
 def _check_own_weights(sites: tuple[Site, ...]) -> None:
