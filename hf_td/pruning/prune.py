@@ -22,7 +22,7 @@ from hf_td.patching import find_patch
 from hf_td.pruning.budgets import Budget, Of
 from hf_td.pruning.first_order import movement_scores, taylor_scores
 from hf_td.pruning.report import PruningReport, count_sparsity
-from hf_td.sites import ExpertSite, Site, plan_sites
+from hf_td.sites import ExpertSite, Site, WeightSite, plan_sites
 
 Batches = Iterable[Mapping[str, Any]] | None
 
@@ -70,7 +70,8 @@ def prune_model(
 
     Raises:
         ValueError: sparsity is out of range or more than a pattern takes, nothing is there to be
-            pruned, or nothing tells what the importance that is asked for needs.
+            pruned, single weights have adapters beside them that are not merged, or nothing tells
+            what the importance that is asked for needs.
     """
     check_sparsity(sparsity)
     budget = as_budget(budget, of)
@@ -117,6 +118,7 @@ def sites_to_prune(
     anatomy = read_anatomy(model, example_inputs)
     sites = plan_sites(model, anatomy, config)
     _check_own_weights(sites)
+    _check_merged(model, sites)
     if config.importance in _GIVEN:
         return _with_scores(sites, _GIVEN[config.importance](model, sites, config, calibration))
     if config.importance != "activation":
@@ -139,6 +141,28 @@ def _check_own_weights(sites: tuple[Site, ...]) -> None:
             f"the weight of {computed[0]} is no parameter but computed, as under a baseline or any "
             "other parametrization; call finish_baseline, or remove the parametrization, first"
         )
+
+
+def _check_merged(model: nn.Module, sites: tuple[Site, ...]) -> None:
+    """Zeros in a weight that an adapter is added to would be lost when that is merged."""
+    for site in sites:
+        adapted = _adapter_around(model, site.name)
+        if isinstance(site, WeightSite) and adapted is not None:
+            raise ValueError(
+                f"{adapted} has an adapter beside its weight, which would fill up what is pruned "
+                "of it when it is merged; call merge_and_unload() first, and prune what that gives"
+            )
+
+
+def _adapter_around(model: nn.Module, name: str) -> str | None:
+    """The module of an adapter, not merged, that a layer is part of."""
+    parts = name.split(".")
+    for length in range(1, len(parts)):
+        path = ".".join(parts[:length])
+        module = model.get_submodule(path)
+        if hasattr(module, "base_layer") and not getattr(module, "merged", False):
+            return path
+    return None
 
 
 def _default_importance(model: nn.Module, calibration: Any) -> str:
