@@ -316,3 +316,9 @@ def test_a_weight_that_lies_elsewhere_or_learns_no_more_is_masked_anew(change):
     else:
         layer.weight.requires_grad_(False)
         assert not layer.effective_weight().requires_grad
+
+
+def test_the_gradient_of_a_plain_sum_of_masked_weights_is_the_mask():
+    layer = layers_of(patched(level="weight"))[0]
+    layer.effective_weight().sum().backward()
+    assert torch.equal(layer.weight.grad, layer.keep.float())
