@@ -125,11 +125,13 @@ def test_nothing_is_held_once_an_optimiser_has_moved_on():
     model = patch_model(tiny_model("bert"), level="weight", **ALWAYS_OFF)
     gradients_of(model)
     head = model.get_parameter("classifier.weight")
-    assert head.grad is not None and not head.grad.any()
+    assert head.grad is not None
+    assert not head.grad.any()
     torch.optim.SGD(model.parameters(), lr=0.1).step()
     model.zero_grad()
     model(**tiny_inputs(model, 4, 16))[0].square().sum().backward()
-    assert head.grad is not None and head.grad.any()
+    assert head.grad is not None
+    assert head.grad.any()
 
 
 def test_what_is_held_stays_held_over_all_micro_batches_of_an_update():
@@ -137,7 +139,8 @@ def test_what_is_held_stays_held_over_all_micro_batches_of_an_update():
     gradients_of(model)
     model(**tiny_inputs(model, 4, 16))[0].square().sum().backward()
     head = model.get_parameter("classifier.weight")
-    assert head.grad is not None and not head.grad.any()
+    assert head.grad is not None
+    assert not head.grad.any()
 
 
 def test_what_several_parts_of_a_parameter_share_learns_in_each():
