@@ -130,7 +130,7 @@ class _WeightNoise(_LearnedNoise):
         variance = torch.exp(self.log_variance)
         rows = variance if fan_in_dim(layer) == 1 else variance.T
         noise = F.linear(inputs[0].to(variance.dtype).square(), rows)
-        return output + (noise + _EPSILON).sqrt() * torch.randn_like(output)
+        return (output + (noise + _EPSILON).sqrt() * torch.randn_like(output)).to(output.dtype)
 
 
 class _UnitNoise(_LearnedNoise):

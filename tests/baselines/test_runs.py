@@ -176,6 +176,23 @@ def test_finishing_changes_no_output(name, level):
         torch.testing.assert_close(model(**inputs).logits, during)
 
 
+@every_method
+@every_level
+def test_a_model_in_bfloat16_trains_and_stays_in_it(name, level):
+    model: Any = tiny_model("bert").train().bfloat16()
+    attach_baseline(model, METHODS[name], TargetedDropoutConfig(level=level), examples=10)
+    found = find_baseline(model)
+    assert found is not None
+    found.advance(0.5, update=1)
+    logits = model(**tiny_inputs(model)).logits
+    assert logits.dtype == torch.bfloat16
+    penalty = found.penalty()
+    (logits.float().sum() + (0 if penalty is None else penalty)).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in found.parameters())
+    finish_baseline(model)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
 def test_nothing_changes_in_eval_mode_before_training():
     for name, method in METHODS.items():
         if name in ("random_subnetwork", "l0"):
