@@ -263,6 +263,10 @@ def configure(
 ) -> TargetedDropoutConfig:
     """`config` (or the defaults) with some settings replaced.
 
+    With another level come the defaults of its recipe, in place of those of the old one; a setting
+    that differs from these stays. With another pattern, or without the one that there was, the
+    targeting is not kept either, since a pattern says it.
+
     Raises:
         TypeError: an override is no setting.
     """
@@ -272,9 +276,11 @@ def configure(
         raise TypeError(f"unknown settings {unknown}; known are {sorted(known)}")
     if config is None:
         return TargetedDropoutConfig(**overrides)
-    if overrides.get("pattern") is not None:
-        overrides = {"targeting": FROM_RECIPE, **overrides}  # the new pattern says it
-    return replace(config, **overrides)
+    recipe = RECIPES[config.level]
+    unset = {name for name, value in recipe.items() if getattr(config, name) == value}
+    if overrides.get("pattern", config.pattern) != config.pattern:
+        unset.add("targeting")
+    return replace(config, **{**dict.fromkeys(unset, FROM_RECIPE), **overrides})
 
 
 def trained_with(model: Any) -> TargetedDropoutConfig | None:

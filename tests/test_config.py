@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_td import Schedule, TargetedDropoutConfig
-from hf_td.config import CONFIG_KEY, configure, trained_with
+from hf_td.config import CONFIG_KEY, RECIPES, configure, trained_with
 from tests.test_schedules import schedules
 
 part_levels = st.sampled_from([None, "weight", "unit", "none"])
@@ -166,6 +167,26 @@ def test_configure_replaces_only_what_is_named():
     config = TargetedDropoutConfig(targeting=0.3, seed=5)
     assert configure(config, {"seed": 6}) == TargetedDropoutConfig(targeting=0.3, seed=6)
     assert configure(None, {}) == TargetedDropoutConfig()
+
+
+@given(configs)
+def test_another_level_brings_its_recipe(config):
+    other = "unit" if config.level == "weight" else "weight"
+    changed = configure(config, {"level": other})
+    for name, value in RECIPES[config.level].items():
+        was = getattr(config, name)
+        assert getattr(changed, name) == (RECIPES[other][name] if was == value else was)
+    moving = {"level", *RECIPES[other]}
+    assert replace(config, **{n: getattr(changed, n) for n in moving}) == changed
+
+
+@pytest.mark.parametrize("level", ["weight", "unit"])
+def test_of_defaults_another_level_makes_its_own(level):
+    for before in ("weight", "unit"):
+        changed = configure(TargetedDropoutConfig(level=before, seed=1), {"level": level})
+        assert changed == TargetedDropoutConfig(level=level, seed=1)
+    changed = configure(TargetedDropoutConfig(resting=0.25), {"level": level, "targeting": 0.5})
+    assert changed == TargetedDropoutConfig(level=level, resting=0.25, targeting=0.5)
 
 
 def test_trained_with_reads_what_a_model_records():
