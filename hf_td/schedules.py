@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -99,12 +99,17 @@ class Schedule:
         return min(1.0, max(0.0, (progress - self.begin) / (self.end - self.begin)))
 
     @classmethod
-    def parse(cls, value: Schedule | str | dict[str, Any]) -> Schedule:
+    def parse(cls, value: Schedule | str | Mapping[str, Any]) -> Schedule:
         """A schedule from itself, from the name of a shape, or from its JSON form."""
         if isinstance(value, Schedule):
             return value
         if isinstance(value, str):
             return cls(shape=value)
+        if not isinstance(value, Mapping):
+            raise TypeError(
+                "a schedule is a Schedule, its JSON form, or the name of one of the shapes "
+                f"{sorted(SHAPES)}, got {value!r}"
+            )
         unknown = sorted(set(value) - set(cls.__dataclass_fields__))
         if unknown:
             raise ValueError(

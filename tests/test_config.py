@@ -88,11 +88,36 @@ def test_bad_values_are_refused(settings, message):
         TargetedDropoutConfig(**settings)
 
 
-@pytest.mark.parametrize("name", ["include", "exclude"])
-@pytest.mark.parametrize("value", ["*.attention.*", ["a", 3]])
-def test_patterns_must_be_a_sequence_of_strings(name, value):
-    with pytest.raises(TypeError, match=f"{name} is a sequence of patterns such as"):
-        TargetedDropoutConfig(**{name: value})
+PATTERNS = "is a sequence of patterns such as ['*.attention.*'], got"
+INDICES = "is a sequence of indices such as [0, 1], got"
+SCHEDULES = "a schedule is a Schedule, its JSON form, or the name of one of the shapes ['constant',"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"targeting": "0.5"}, "targeting is a fraction in [0, 1), got '0.5'"),
+        ({"resting": False}, "resting is a fraction in [0, 1), got False"),
+        ({"drop_rate": True}, "drop_rate is a probability in [0, 1], got True"),
+        ({"targeting_schedule": 3}, SCHEDULES),
+        ({"drop_rate_schedule": ["linear"]}, SCHEDULES),
+        ({"include": "*.attention.*"}, f"include {PATTERNS} '*.attention.*'"),
+        ({"include": None}, f"include {PATTERNS} None"),
+        ({"exclude": ["a", 3]}, f"exclude {PATTERNS} ['a', 3]"),
+        ({"layers": 3}, f"layers {INDICES} 3"),
+        ({"layers": "12"}, f"layers {INDICES} '12'"),
+        ({"layers": [0, True]}, f"layers {INDICES} [0, True]"),
+        ({"rescale": "no"}, "rescale is True or False, got 'no'"),
+        ({"rescale": 1}, "rescale is True or False, got 1"),
+        ({"seed": "x"}, "seed is an integer, got 'x'"),
+        ({"seed": 1.5}, "seed is an integer, got 1.5"),
+        ({"seed": None}, "seed is an integer, got None"),
+        ({"seed": True}, "seed is an integer, got True"),
+    ],
+)
+def test_values_of_another_type_are_refused(settings, message):
+    with pytest.raises(TypeError, match=re.escape(message)):
+        TargetedDropoutConfig(**settings)
 
 
 def test_unknown_keys_are_refused():
@@ -114,7 +139,7 @@ def test_settings_are_given_by_name_and_stay():
 def test_lists_dicts_and_names_are_normalised():
     build: Any = TargetedDropoutConfig
     config = build(
-        include=["a"],
+        include=(name for name in ["a"]),
         exclude=["b"],
         layers=[1, 2],
         targeting_schedule="linear",
