@@ -228,14 +228,14 @@ class TargetedDropoutConfig:
         Args:
             progress: completed updates over all updates, in [0, 1].
             update: the number of the update; sampled rates are drawn from it and the seed, or
-                from the progress where it is None.
+                from the progress where it is None, each by itself.
         """
         draw = None if update is None else (self.seed, update)
         ramp = self.targeting * self.targeting_schedule.ramp(progress) if self.drop_rate else 0.0
         off = self.targeting_schedule.is_off(progress, draw)
         return Rates(
             targeting=self.targeting * self.targeting_schedule(progress, draw),
-            drop_rate=self.drop_rate * self.drop_rate_schedule(progress, draw),
+            drop_rate=self.drop_rate * self.drop_rate_schedule(progress, draw, "drop_rate"),
             learning=(1 - self.resting) * ramp if ramp and off else 1.0,
         )
 

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from statistics import correlation
 from types import SimpleNamespace
 from typing import Any
 
@@ -55,7 +56,24 @@ def test_equal_settings_have_equal_hashes(config):
 def test_rates_are_the_final_rates_times_their_schedules(config, progress):
     targeting, drop_rate = config.rates(progress)[:2]
     assert targeting == config.targeting * config.targeting_schedule(progress)
-    assert drop_rate == config.drop_rate * config.drop_rate_schedule(progress)
+    assert drop_rate == config.drop_rate * config.drop_rate_schedule(progress, stream="drop_rate")
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+def test_each_rate_is_drawn_by_itself(numbered):
+    sampled = Schedule(sampled=1.0)
+    config = TargetedDropoutConfig(targeting_schedule=sampled, drop_rate_schedule=sampled)
+    rates = [config.rates(i / 1000, i if numbered else None)[:2] for i in range(1000)]
+    assert abs(correlation(*zip(*rates, strict=True))) < 0.1
+    assert all(len(set(drawn)) == 1000 for drawn in zip(*rates, strict=True))
+
+
+def test_the_targeting_of_recorded_runs_is_drawn_again():
+    sampled = Schedule(sampled=0.5, off=0.25)
+    config = TargetedDropoutConfig(targeting=0.5, targeting_schedule=sampled, seed=3)
+    drawn = [config.rates(0.5, update).targeting for update in range(4)]
+    assert drawn == [0.0, 0.5, 0.2964943037211536, 0.5]
+    assert config.rates(0.0).targeting == 0.26755625299441244
 
 
 @pytest.mark.parametrize(
