@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from hf_td import Schedule, anneal, patch_model, prune_model, unpatch_model
 from hf_td.config import TargetedDropoutConfig
@@ -143,12 +144,17 @@ def test_what_is_held_stays_held_over_all_micro_batches_of_an_update():
     assert not head.grad.any()
 
 
-def test_what_several_parts_of_a_parameter_share_learns_in_each():
-    parameter = torch.nn.Parameter(torch.ones(3))
-    module = torch.nn.Module()
-    module.register_parameter("weight", parameter)
-    first, second = torch.tensor([True, False, False]), torch.tensor([False, True, False])
-    hold(module, [(parameter, first), (parameter, second)])
-    (parameter * 2).sum().backward()
-    assert parameter.grad is not None
-    assert parameter.grad.tolist() == [2, 2, 0]
+def test_several_parts_of_one_parameter_learn_together():
+    layer = nn.Linear(3, 2)
+    columns = [torch.tensor([True, False, False]), torch.tensor([False, False, True])]
+    holds = hold(layer, [(layer.weight, column.expand(2, 3)) for column in columns])
+    layer(torch.ones(1, 3)).sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.tolist() == [[1, 0, 1]] * 2
+    assert layer.bias.grad is not None
+    assert not layer.bias.grad.any()
+    for handle in holds:
+        handle.remove()
+    layer.zero_grad()
+    layer(torch.ones(1, 3)).sum().backward()
+    assert layer.weight.grad.all()
