@@ -61,7 +61,8 @@ def _reload(
     with tempfile.TemporaryDirectory() as scratch:
         given, result = Path(scratch) / "inputs.safetensors", Path(scratch) / "out.safetensors"
         save_file({name: tensor.cpu().contiguous() for name, tensor in inputs.items()}, given)
-        command = [sys.executable, reload.__file__, str(folder), auto_class, way]
+        # Without -P the modules of this folder would hide others, such as onnx.
+        command = [sys.executable, "-P", reload.__file__, str(folder), auto_class, way]
         done = subprocess.run(
             [*command, str(given), str(result)],
             capture_output=True,

@@ -343,6 +343,14 @@ def test_an_export_that_does_not_load_is_refused(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_modules_beside_the_program_that_loads_an_export_hide_no_others(tmp_path, monkeypatch):
+    (tmp_path / "neighbour.py").touch()
+    (tmp_path / "program.py").write_text("import neighbour")
+    monkeypatch.setattr(verify.reload, "__file__", str(tmp_path / "program.py"))
+    with pytest.raises(RuntimeError, match="No module named 'neighbour'"):
+        export_model(masked_model("bert"), tmp_path / "x")
+
+
 @pytest.mark.slow
 def test_what_remote_code_loaded_is_exported_again(tmp_path):
     model = uneven_model("bert")
