@@ -22,6 +22,7 @@ from hf_td.experiment.results import (
     write_results,
 )
 from hf_td.experiment.run import fine_tune_and_measure
+from hf_td.training import forget_teacher
 
 
 def run_experiment(arguments: Arguments, make_problem: Callable[[Arguments], Problem]) -> Results:
@@ -46,11 +47,14 @@ def run_experiment(arguments: Arguments, make_problem: Callable[[Arguments], Pro
         runs = finished_runs(arguments)
     problem = make_problem(arguments)
     _record(arguments, problem, runs)
-    for seed in _missing(arguments, runs):
-        method = METHODS[arguments.curve.method].label
-        tell(arguments.training, f"seed {seed}: {method} on {problem.task}")
-        runs = [*runs, fine_tune_and_measure(problem, arguments, seed)]
-        _record(arguments, problem, runs)
+    try:
+        for seed in _missing(arguments, runs):
+            method = METHODS[arguments.curve.method].label
+            tell(arguments.training, f"seed {seed}: {method} on {problem.task}")
+            runs = [*runs, fine_tune_and_measure(problem, arguments, seed)]
+            _record(arguments, problem, runs)
+    finally:
+        forget_teacher()
     results = assemble(arguments, problem, runs)
     publish(arguments, problem, results)
     return results

@@ -15,6 +15,7 @@ from hf_td.hub.weights import ARCHIVE_NAME
 
 def write_archived_model(model: PreTrainedModel, folder: Path) -> None:
     """Write the config and the archive of a model."""
+    model.config.dtype = model.dtype
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     if model.can_generate() and model.generation_config is not None:
@@ -23,7 +24,7 @@ def write_archived_model(model: PreTrainedModel, folder: Path) -> None:
 
 
 def load_archived_model(folder: str | Path) -> Any:
-    """The model of an export in the form `archive`, bit for bit.
+    """The model of an export in the form `archive`, bit for bit, each tensor in its own type.
 
     Args:
         folder: a local folder with a config.json and a model.hftd.
@@ -38,9 +39,12 @@ def load_archived_model(folder: str | Path) -> Any:
             f"there is no {ARCHIVE_NAME} in {folder}; expected an archive export"
         )
     config = AutoConfig.from_pretrained(folder)
+    tensors = load_archive(path)
     model: Any = _model_class(config).from_pretrained(
-        None, config=config, state_dict=load_archive(path), dtype=config.dtype
+        None, config=config, state_dict=dict(tensors), dtype=config.dtype
     )
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        tensor.data = tensors[name].to(tensor.device)  # from_pretrained gives all of them one type
     if (Path(folder) / GENERATION_CONFIG_NAME).is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     return model.eval()

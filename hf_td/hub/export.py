@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from hf_td.anatomy import Anatomy, Holder, Mixture, probe_inputs, read_anatomy
 from hf_td.compaction import cut_model, layout_of_model, needed_units
@@ -23,6 +23,8 @@ from hf_td.hub.verify import verify_export
 from hf_td.patching import find_patch, unpatch_model
 
 Form = Literal["auto", "stock", "compact", "padded", "archive", "onnx"]
+
+_ASKED = "it was asked for"
 
 
 @dataclass(frozen=True)
@@ -151,28 +153,26 @@ def _shell_of(model: Any) -> Any:
 def _plan(
     model: Any, anatomy: Anatomy, form: Form, keep_heads_stock: bool, needed: Mapping[Holder, int]
 ) -> _Plan:
-    if form in ("compact", "onnx"):
-        return _Plan(form, "it was asked for", needed)
+    if form not in get_args(Form):
+        raise ValueError(f"form must be one of {[*get_args(Form)]}, got {form!r}")
     if form == "archive":
-        return _Plan(form, "it was asked for", {})
+        return _Plan(form, _ASKED, {})
+    if form in ("compact", "onnx"):
+        return _Plan(form, _ASKED, needed)
     config, units = express(model, anatomy.holders, needed)
     wider = [block for block, count in units.items() if count > needed.get(block, block.units)]
     lost = unexpressed(model, anatomy.holders, config)
-    padded = _Plan("padded", "it was asked for", units, config)
-    choose: dict[str, Callable[[], _Plan]] = {
-        "auto": lambda: _auto(wider, lost, needed, padded),
-        "padded": lambda: padded,
-        "stock": lambda: _stock(wider, padded, keep_heads_stock),
-    }
-    if form not in choose:
-        raise ValueError(
-            f"form must be one of {[*choose, 'compact', 'archive', 'onnx']}, got {form!r}"
-        )
-    if form != "auto":
-        _check_experts(wider)
-    plan = choose[form]()
-    _check_possible(plan, lost)
-    return plan
+    if form == "auto":
+        if not wider and not lost:
+            return _Plan("stock", "a stock config expresses every width", units, config)
+        reason = f"no stock config expresses the widths of {_listed(_names(wider) + lost)}"
+        return _Plan("compact", reason, needed)
+    _check_experts(wider)
+    if form == "stock":
+        _check_stock(wider, keep_heads_stock)
+    _check_not_gone(_names([block for block, count in units.items() if count > block.units]) + lost)
+    kept = ", with all heads kept" if form == "stock" and wider else ""
+    return _Plan(form, _ASKED + kept, units, config)
 
 
 def _check_experts(wider: list[Holder]) -> None:
@@ -185,16 +185,7 @@ def _check_experts(wider: list[Holder]) -> None:
         )
 
 
-def _auto(
-    wider: list[Holder], lost: list[str], needed: Mapping[Holder, int], padded: _Plan
-) -> _Plan:
-    if not wider and not lost:
-        return _Plan("stock", "a stock config expresses every width", padded.counts, padded.config)
-    reason = f"no stock config expresses the widths of {_listed(_names(wider) + lost)}"
-    return _Plan("compact", reason, needed)
-
-
-def _stock(wider: list[Holder], padded: _Plan, keep_heads_stock: bool) -> _Plan:
+def _check_stock(wider: list[Holder], keep_heads_stock: bool) -> None:
     heads = all(block.part == "attention" for block in wider)
     if wider and not (heads and keep_heads_stock):
         hint = "keep_heads_stock=True, " if heads else ""
@@ -202,15 +193,12 @@ def _stock(wider: list[Holder], padded: _Plan, keep_heads_stock: bool) -> _Plan:
             f"a stock config cannot express the widths of {_listed(_names(wider))}; pass {hint}"
             "form='padded' (zeros up to what it can express) or form='compact'"
         )
-    reason = "it was asked for" + (", with all heads kept" if wider else "")
-    return _Plan("stock", reason, padded.counts, padded.config)
 
 
-def _check_possible(plan: _Plan, lost: list[str]) -> None:
-    missing = _names([block for block, count in plan.counts.items() if count > block.units])
-    if plan.form != "compact" and missing + lost:
+def _check_not_gone(padded: list[str]) -> None:
+    if padded:
         raise ValueError(
-            f"{_listed(missing + lost)} would have to be padded, but their dead units are gone "
+            f"{_listed(padded)} would have to be padded, but their dead units are gone "
             "already; export the masked model (before compact_model), or use form='compact'"
         )
 

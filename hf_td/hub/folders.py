@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+# What a rename says where something is already; which one depends on the system.
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 
 
 @contextmanager
@@ -16,7 +20,8 @@ def whole_folder(target: str | Path, *, overwrite: bool = False) -> Iterator[Pat
     A process that is killed leaves the old folder or none, and a hidden temporary one beside it.
 
     Raises:
-        FileExistsError: `target` holds something and `overwrite` is False.
+        FileExistsError: `target` holds something and `overwrite` is False, or somebody else wrote
+            it before the block ended.
     """
     target = Path(target).resolve()  # what a link points to is replaced, not the link
     if _old(target).exists() and not target.exists():
@@ -27,7 +32,7 @@ def whole_folder(target: str | Path, *, overwrite: bool = False) -> Iterator[Pat
     try:
         yield temporary
         temporary.chmod(0o755)  # mkdtemp makes it private
-        _replace(target, temporary)
+        _replace(target, temporary, overwrite)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -47,14 +52,22 @@ def _old(target: Path) -> Path:
     return target.with_name(f".{target.name}.old")
 
 
-def _replace(target: Path, new: Path) -> None:
+def _replace(target: Path, new: Path, overwrite: bool) -> None:
     old = _old(target)
     shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
     try:
+        with suppress(FileNotFoundError):
+            if overwrite:
+                target.rename(old)
+            else:
+                target.rmdir()
         new.rename(target)
-    except BaseException:
+    except BaseException as error:
+        if getattr(error, "errno", None) in _TAKEN:
+            raise FileExistsError(
+                f"{target} was written by somebody else meanwhile; theirs is kept, and this one "
+                "is not written"
+            ) from error
         if old.exists():
             old.rename(target)
         raise

@@ -34,7 +34,7 @@ def verify_export(
         inputs: keyword arguments for a forward.
 
     Raises:
-        RuntimeError: the folder does not load, or the outputs differ.
+        RuntimeError: the folder does not load, or the outputs differ, if only in their type.
     """
     tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
     expected = _computed(model, tensors)
@@ -61,7 +61,8 @@ def _reload(
     with tempfile.TemporaryDirectory() as scratch:
         given, result = Path(scratch) / "inputs.safetensors", Path(scratch) / "out.safetensors"
         save_file({name: tensor.cpu().contiguous() for name, tensor in inputs.items()}, given)
-        command = [sys.executable, reload.__file__, str(folder), auto_class, way]
+        # Without -P the modules of this folder would hide others, such as onnx.
+        command = [sys.executable, "-P", reload.__file__, str(folder), auto_class, way]
         done = subprocess.run(
             [*command, str(given), str(result)],
             capture_output=True,
@@ -79,12 +80,17 @@ def _reload(
 
 
 def _compare(name: str, expected: Tensor, got: Tensor, way: str) -> None:
+    if got.dtype != expected.dtype:
+        raise RuntimeError(
+            f"the reloaded export ({way}) gives its {name} in {got.dtype} where the model gives "
+            f"{expected.dtype}; nothing was written"
+        )
     if not expected.is_floating_point():
         same = expected.shape == got.shape and bool((expected == got).all())
         difference, allowed = 0.0 if same else 1.0, 0.0
     else:
         scale = expected.abs().max().clamp(min=1)
-        difference = float((got.to(expected.dtype) - expected).abs().max() / scale)
+        difference = float((got - expected).abs().max() / scale)
         allowed = TOLERANCE[expected.dtype]
     if not difference <= allowed:
         raise RuntimeError(

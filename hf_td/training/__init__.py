@@ -2,7 +2,7 @@
 
 from hf_td.training.arguments import TargetedDropoutArguments, TargetedDropoutSeq2SeqArguments
 from hf_td.training.callback import TargetedDropoutCallback
-from hf_td.training.distillation import DistillationMixin, load_teacher
+from hf_td.training.distillation import DistillationMixin, forget_teacher, load_teacher
 from hf_td.training.reliable import ReliableMixin, ReliableTrainer
 from hf_td.training.trainer import TargetedDropoutSeq2SeqTrainer, TargetedDropoutTrainer
 
@@ -15,5 +15,6 @@ __all__ = [
     "TargetedDropoutSeq2SeqArguments",
     "TargetedDropoutSeq2SeqTrainer",
     "TargetedDropoutTrainer",
+    "forget_teacher",
     "load_teacher",
 ]

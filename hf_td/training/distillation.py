@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -130,8 +131,10 @@ def counted_rows(logits: Tensor, labels: Tensor | None, *, shifted: bool) -> Ten
     return labels != _IGNORED
 
 
-@lru_cache(maxsize=1)  # the seeds of a process share one teacher
-def _load(name: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+@lru_cache(maxsize=1)  # seeds that are trained one after the other share one teacher
+def _load(
+    name: str, files: tuple[Any, ...], dtype: torch.dtype, device: torch.device
+) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(name)
     known = [a for a in config.architectures or () if hasattr(transformers, a)]
     if not known:
@@ -143,10 +146,17 @@ def _load(name: str, dtype: torch.dtype, device: torch.device) -> PreTrainedMode
     return model.to(device).eval().requires_grad_(False)
 
 
+def _files(name: str) -> tuple[Any, ...]:
+    """Tells a folder from the same one written anew; nothing of an id on the Hub."""
+    files = [path for path in sorted(Path(name).glob("*")) if path.is_file()]
+    return tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in files)
+
+
 def load_teacher(name: str, student: PreTrainedModel, tokenizer: Any = None) -> PreTrainedModel:
     """The teacher, in eval mode and without gradients, on the device of the student.
 
-    It is loaded once for each process.
+    It is kept, and given again as long as its files stay as they are, until another is loaded or
+    `forget_teacher` is called.
 
     Args:
         name: folder, or id on the Hub.
@@ -157,7 +167,7 @@ def load_teacher(name: str, student: PreTrainedModel, tokenizer: Any = None) -> 
         ValueError: task, vocabulary or labels differ.
     """
     parameter = next(student.parameters())
-    teacher = _load(name, parameter.dtype, parameter.device)
+    teacher = _load(name, _files(name), parameter.dtype, parameter.device)
     ours, theirs = student.config, teacher.config
     _check_equal(name, "the task", _task(student), _task(teacher))
     if ours.problem_type == "multi_label_classification":
@@ -169,6 +179,11 @@ def load_teacher(name: str, student: PreTrainedModel, tokenizer: Any = None) -> 
     if hasattr(tokenizer, "get_vocab"):
         _check_tokens(name, tokenizer)
     return teacher
+
+
+def forget_teacher() -> None:
+    """Let go of the memory of the teacher that `load_teacher` keeps."""
+    _load.cache_clear()
 
 
 def _check_equal(name: str, what: str, ours: Any, theirs: Any) -> None:

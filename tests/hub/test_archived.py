@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import AutoModel
@@ -19,6 +21,33 @@ def test_an_archived_model_comes_back_bit_for_bit(family, tmp_path):
     for name, tensor in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
     assert export.parameters == model.num_parameters()
+
+
+def _trained_in_float32(model: Any) -> None:
+    model.config.dtype = torch.bfloat16  # as of a checkpoint that was loaded in another type
+
+
+def _cast(model: Any) -> None:
+    model.config.dtype = torch.float32
+    model.bfloat16()
+
+
+def _mixed(model: Any) -> None:
+    model.bfloat16()
+    model.transformer.ln_f.float()
+
+
+@pytest.mark.parametrize("change", [_trained_in_float32, _cast, _mixed])
+def test_every_tensor_of_an_archive_comes_back_in_its_type(change, tmp_path):
+    model = tiny_model("gpt2")
+    change(model)
+    export = export_model(model, tmp_path / "archive", form="archive", check=False)
+    again = load_archived_model(export.folder)
+    for name, tensor in model.state_dict().items():
+        found = again.state_dict()[name]
+        assert (found.dtype, torch.equal(found, tensor)) == (tensor.dtype, True), name
+    assert again.lm_head.weight is again.transformer.wte.weight
+    assert again.config.dtype == model.dtype
 
 
 def test_an_archive_is_loaded_in_a_fresh_process_before_it_is_kept(tmp_path):

@@ -335,12 +335,30 @@ def test_an_export_that_computes_something_else_is_refused(tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_export_in_another_type_is_refused(tmp_path, monkeypatch):
+    def widened(shell: Any, plan: Any, folder: Path, *rest: Any) -> None:
+        copy.deepcopy(shell).float().save_pretrained(folder)
+
+    monkeypatch.setattr(export, "_write", widened)
+    with pytest.raises(RuntimeError, match=r"in torch\.float32 where the model gives torch\.bfl"):
+        export_model(neurons_pruned("bert").bfloat16(), tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_an_export_that_does_not_load_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "_write", lambda *_: None)
     with pytest.raises(RuntimeError, match=r"does not load in a fresh process \(stock, AutoModel"):
         export_model(neurons_pruned("bert"), tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_modules_beside_the_program_that_loads_an_export_hide_no_others(tmp_path, monkeypatch):
+    (tmp_path / "neighbour.py").touch()
+    (tmp_path / "program.py").write_text("import neighbour")
+    monkeypatch.setattr(verify.reload, "__file__", str(tmp_path / "program.py"))
+    with pytest.raises(RuntimeError, match="No module named 'neighbour'"):
+        export_model(masked_model("bert"), tmp_path / "x")
 
 
 @pytest.mark.slow

@@ -101,6 +101,41 @@ def test_a_rename_that_fails_brings_the_old_folder_back(full, monkeypatch):
     assert names_in(full.parent) == ["export"]
 
 
+def test_what_somebody_else_wrote_between_the_two_renames_is_kept(full, monkeypatch):
+    rename = Path.rename
+
+    def let_others_write(self: Path, to: Path) -> Path:
+        moved = rename(self, to)
+        if self == full:
+            monkeypatch.undo()
+            write(full, overwrite=True)
+        return moved
+
+    def write_late() -> None:
+        with whole_folder(full, overwrite=True) as folder:
+            (folder / "late").write_text("late")
+            monkeypatch.setattr(folders.Path, "rename", let_others_write)
+
+    with pytest.raises(FileExistsError, match="export was written by somebody else meanwhile"):
+        write_late()
+    assert names_in(full) == ["new"]
+    assert names_in(full.parent) == ["export"]
+
+
+def test_what_somebody_else_wrote_before_the_block_ended_is_replaced_only_if_it_may_be(target):
+    def write_late(*, overwrite: bool) -> None:
+        with whole_folder(target, overwrite=overwrite) as folder:
+            (folder / "late").write_text("late")
+            write(target, overwrite=overwrite)
+
+    with pytest.raises(FileExistsError, match="export was written by somebody else meanwhile"):
+        write_late(overwrite=False)
+    assert names_in(target) == ["new"]
+    write_late(overwrite=True)
+    assert names_in(target) == ["late"]
+    assert names_in(target.parent) == ["export"]
+
+
 def test_what_a_killed_process_left_does_not_matter(full):
     left = full.with_name(".export.old")
     left.mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from hf_td.experiment import parse_arguments
 from hf_td.experiment.arguments import DataArguments
 from hf_td.experiment.results import _command
 from hf_td.hub import load_archived_model
+from hf_td.training import distillation
 from tests.hub.loopback import Fault
 from tests.programs import argv_of, results_of
 from tests.scripts.glue_runs import refused, run_glue
@@ -88,6 +90,23 @@ def test_gradual_magnitude_pruning_is_targeted_dropout_with_fixed_settings(optio
     assert settings["targeting_schedule"] == {**schedule, "sampled": 0.0, "off": 0.0}
     assert settings["targeting"] == 0.8
     assert "method_settings" not in configuration
+
+
+def test_the_seeds_of_a_run_share_a_teacher_which_is_forgotten_in_the_end(
+    options, model, monkeypatch
+):
+    loads = []
+    load = BertForSequenceClassification.from_pretrained
+
+    def counted(name: str, **settings: Any) -> Any:
+        loads.append(name)
+        return load(name, **settings)
+
+    monkeypatch.setattr(BertForSequenceClassification, "from_pretrained", counted)
+    teacher = shutil.copytree(model, Path(options["output_dir"]).with_name("teacher"))
+    run_glue.main(argv_of({**options, "seeds": [0, 1], "teacher": str(teacher)}))
+    assert loads.count(str(teacher)) == 1
+    assert distillation._load.cache_info().currsize == 0
 
 
 def test_every_method_distils_from_a_model_that_was_fine_tuned(options, tmp_path, capsys):

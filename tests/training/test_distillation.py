@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from transformers import (
 
 from hf_td import TargetedDropoutArguments, TargetedDropoutTrainer
 from hf_td.baselines import L1, BaselineTrainer
-from hf_td.training import ReliableTrainer, distillation
+from hf_td.training import ReliableTrainer, distillation, forget_teacher
 from hf_td.training.distillation import counted_rows, hidden_loss, load_teacher, logits_loss
 from tests.tiny import SIZES, VOCABULARY, tiny_model
 from tests.training.models import QUIET, examples, seq2seq, trainer_of
@@ -168,7 +170,7 @@ def test_every_trainer_distils_and_leaves_the_teacher_alone(kind, teacher, tmp_p
         "from_pretrained",
         counting(BertForSequenceClassification.from_pretrained, loads),
     )
-    distillation._load.cache_clear()
+    forget_teacher()
     own: dict[str, Any] = {"baseline": L1(penalty=0.0)} if kind is BaselineTrainer else {}
     found = {}
     for weight in (0.0, 1.0):
@@ -185,6 +187,24 @@ def test_every_trainer_distils_and_leaves_the_teacher_alone(kind, teacher, tmp_p
     assert not any(p.requires_grad for p in loaded.parameters())
     for name, tensor in tiny_model("bert", seed=7).state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor)
+
+
+def test_a_teacher_whose_folder_is_written_anew_is_loaded_anew(teacher):
+    first = load_teacher(teacher, tiny_model("bert"))
+    assert load_teacher(teacher, tiny_model("bert")) is first
+    tiny_model("bert", seed=8).save_pretrained(teacher)
+    second = load_teacher(teacher, tiny_model("bert"))
+    for name, tensor in tiny_model("bert", seed=8).state_dict().items():
+        assert torch.equal(second.state_dict()[name], tensor)
+
+
+def test_a_teacher_that_is_forgotten_leaves_the_memory(teacher):
+    kept = weakref.ref(load_teacher(teacher, tiny_model("bert")))
+    gc.collect()
+    assert kept() is not None
+    forget_teacher()
+    gc.collect()
+    assert kept() is None
 
 
 def counting(load: Any, calls: list[Any]) -> Any:
