@@ -35,10 +35,20 @@ def check_values(arguments: Arguments) -> None:
             arguments.training.level, arguments.method_settings
         )
     _check_importance(arguments)
+    _check_length(arguments)
     _check_dense_stage(arguments)
     _check_sparsities(arguments)
     _check_export(arguments)
     _check_seeds(arguments.seeds)
+
+
+def _check_length(arguments: Arguments) -> None:
+    epochs = arguments.training.num_train_epochs
+    if epochs < 0:  # the Trainer would make no update, and say nothing
+        raise UsageError(
+            f"--num_train_epochs is at least 0, got {epochs:g}; to measure without training, give "
+            "--do_eval"
+        )
 
 
 def _check_dense_stage(arguments: Arguments) -> None:

@@ -32,6 +32,7 @@ from tests.scripts.glue_runs import refused, run_glue, start
         ({"sparsitys": 0.5}, "unknown arguments: --sparsitys 0.5. Did you mean --sparsities?"),
         ({"method": "nonsense"}, "argument --method: invalid choice: 'nonsense'"),
         ({"learning_rate": [1, 2]}, "unknown arguments: 2. The option before takes fewer values"),
+        ({"num_train_epochs": -1}, "--num_train_epochs is at least 0, got -1; to measure without"),
         ({"max_train_samples": 0}, "max_train_samples must be at least 1"),
         ({"max_seq_length": 0}, "max_seq_length must be at least 1"),
         ({"export_sparsity": 0.6}, "--export_sparsity 0.6 is none of the sparsities"),
