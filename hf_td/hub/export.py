@@ -9,7 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from hf_td.anatomy import Anatomy, Holder, Mixture, probe_inputs, read_anatomy
+from torch.nn.utils.parametrize import is_parametrized
+from transformers import PreTrainedModel
+
+from hf_td.anatomy import (
+    Anatomy,
+    Holder,
+    Mixture,
+    in_own_type,
+    linear_layers,
+    probe_inputs,
+    read_anatomy,
+)
 from hf_td.compaction import cut_model, layout_of_model, needed_units
 from hf_td.hub.archived import write_archived_model
 from hf_td.hub.card import ExportFacts, write_card
@@ -98,10 +109,13 @@ def export_model(
     Raises:
         FileExistsError: the folder holds something and `overwrite` is False.
         ImportError: the form is `onnx` and the extra `onnx` is not installed.
-        ValueError: the form cannot hold this model; the message says which can.
+        TypeError: the model is no `PreTrainedModel`.
+        ValueError: the form cannot hold this model (the message says which can), or a baseline or
+            an adapter is attached to it.
         RuntimeError: the export did not load, or computed something else; nothing was written.
     """
     check_free(Path(folder).absolute(), overwrite=overwrite)
+    _check_plain(model)
     if form == "onnx":
         check_extra()
     shell = _shell_of(model)
@@ -142,10 +156,29 @@ _WAYS: dict[str, tuple[str, ...]] = {
 }
 
 
+def _check_plain(model: Any) -> None:
+    """Raise where something is added to a stock model that no checkpoint of one can say."""
+    if not isinstance(model, PreTrainedModel):
+        raise TypeError(
+            "export_model writes what from_pretrained loads, so it takes a PreTrainedModel, got "
+            f"{type(model).__name__}; of a model with adapters export what merge_and_unload() gives"
+        )
+    computed = [name for name, layer in linear_layers(model).items() if is_parametrized(layer)]
+    if computed:
+        raise ValueError(
+            f"the weight of {computed[0]} is computed, as under a baseline or any other "
+            "parametrization; call finish_baseline, or remove the parametrization, first"
+        )
+    adapted = [name for name, module in model.named_modules() if hasattr(module, "base_layer")]
+    if adapted:
+        raise ValueError(f"{adapted[0]} has an adapter; merge it into the model, and export that")
+
+
 def _shell_of(model: Any) -> Any:
     """A copy that shares every tensor with the model: cutting it leaves the model alone."""
     shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    shell = copy.deepcopy(model, shared)
+    with in_own_type(model):
+        shell = copy.deepcopy(model, shared)
     make_stock_class(shell)
     return unpatch_model(shell) if find_patch(shell) is not None else shell
 

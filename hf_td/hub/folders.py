@@ -39,12 +39,30 @@ def whole_folder(target: str | Path, *, overwrite: bool = False) -> Iterator[Pat
 
 
 def check_free(target: Path, *, overwrite: bool) -> None:
-    """Raise FileExistsError unless the folder is empty, absent, or may be overwritten."""
+    """Raise FileExistsError unless the folder is empty, absent, or may be overwritten.
+
+    Overwriting deletes what is there: so a folder with folders in it, which is not what was written
+    here before, and the working folder are refused in any case.
+    """
     if target.is_file():
         raise FileExistsError(f"{target} is a file, not a folder; choose another name")
-    if target.exists() and any(target.iterdir()) and not overwrite:
+    if not target.exists():
+        return
+    inside = list(target.iterdir())
+    if inside and not overwrite:
         raise FileExistsError(
             f"{target} holds something already; choose another folder, or pass overwrite=True"
+        )
+    folders = [path.name for path in inside if path.is_dir()]
+    if folders:
+        raise FileExistsError(
+            f"{target} holds folders, such as {folders[0]}, so it is no export that could be "
+            "overwritten; choose another folder"
+        )
+    if Path.cwd().is_relative_to(target.resolve()):
+        raise FileExistsError(
+            f"{target} is the folder that this program runs in, which cannot be replaced; choose "
+            "another folder"
         )
 
 

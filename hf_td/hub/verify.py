@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hf_td.anatomy import evaluating, seeded
+from hf_td.anatomy import evaluating, in_own_type, seeded
 from hf_td.hub import reload
 
 # Of the largest output; float32 on both sides, computed by the same kernels in other shapes.
@@ -47,7 +47,7 @@ def verify_export(
 
 
 def _computed(model: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    with torch.no_grad(), evaluating(model), seeded(model):
+    with torch.no_grad(), evaluating(model), in_own_type(model), seeded(model):
         computed = {"output": model(**inputs)[0]}
         if model.can_generate():
             ids = {k: v for k, v in inputs.items() if not k.startswith("decoder_")}

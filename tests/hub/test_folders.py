@@ -53,6 +53,21 @@ def test_a_folder_that_holds_something_is_refused(full):
     assert names_in(full) == ["old"]
 
 
+def test_what_is_no_export_is_refused_even_to_be_overwritten(full):
+    (full / "model").mkdir()
+    with pytest.raises(FileExistsError, match="holds folders, such as model"):
+        write(full, overwrite=True)
+    assert names_in(full) == ["model", "old"]
+
+
+@pytest.mark.parametrize("named", [".", None])
+def test_the_working_folder_is_refused_even_to_be_overwritten(full, named, monkeypatch):
+    monkeypatch.chdir(full)
+    with pytest.raises(FileExistsError, match="the folder that this program runs in"):
+        write(Path(named or full), overwrite=True)
+    assert names_in(full) == ["old"]
+
+
 def test_a_file_is_refused_even_to_be_overwritten(target):
     target.parent.mkdir()
     target.write_text("file")
