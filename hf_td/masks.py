@@ -35,6 +35,7 @@ class Masks:
         weights = [s for s in sites if isinstance(s, WeightSite) and s.pattern is None]
         self._weights = weights if plain and not config.rescale else []
         self._units = [s for s in sites if plain and isinstance(s, UnitSite)]
+        self._drawn: dict[Site, Tensor] = {}  # random scores, which are the same in all updates
         # What goes on from update to update, as long as the weights stay where they are.
         self._ranking: Ranking | None = None
         self._ranked_as: list[Any] = []
@@ -42,7 +43,8 @@ class Masks:
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies of a model, which prepare their own."""
-        return {**self.__dict__, "_ranking": None, "_ranked_as": [], "_batches": []}
+        fresh = {"_drawn": {}, "_ranking": None, "_ranked_as": [], "_batches": []}
+        return {**self.__dict__, **fresh}
 
     def draw(self, rates: Rates, update: int) -> None:
         """Draw the masks of all sites for one update, and give them to their layers."""
@@ -110,9 +112,15 @@ class Masks:
         return keep if config.draw == "element" else site.spread(keep)
 
     def _candidates(self, site: Site, targeting: float) -> Tensor:
-        is_random = self._config.importance == "random"
-        scores = random_scores(site, self._config.seed) if is_random else site.scores()
+        scores = self._random(site) if self._config.importance == "random" else site.scores()
         return functional.candidate_mask(site.eligible(scores), targeting, site.dim)
+
+    def _random(self, site: Site) -> Tensor:
+        """As `random_scores`, drawn once and no more."""
+        scores, known = site.scores(), self._drawn.get(site)
+        if known is None or known.device != scores.device:
+            known = self._drawn[site] = _random_like(scores, self._config.seed, site)
+        return _without_gone(known, scores)
 
     def _key(self, update: int, site: Site) -> int:
         return _key(self._config.seed, update, site.index)
@@ -137,9 +145,19 @@ def _give(layer: Any, keep: Tensor) -> None:
 def random_scores(site: Site, seed: int) -> Tensor:
     """Scores of a fixed random set: the same at every update, and when the model is pruned."""
     scores = site.scores()
-    generator = functional.generator(scores.device, _key(seed, -1, site.index))
-    drawn = torch.rand(scores.shape, generator=generator, device=scores.device)
-    return drawn.masked_fill(scores.isneginf(), -torch.inf)  # these are gone already
+    return _without_gone(_random_like(scores, seed, site), scores)
+
+
+def _random_like(scores: Tensor, seed: int, site: Site) -> Tensor:
+    """Drawn on the CPU: a model may be pruned on another device than it was trained on."""
+    cpu = torch.device("cpu")
+    generator = functional.generator(cpu, _key(seed, -1, site.index))
+    return torch.rand(scores.shape, generator=generator).to(scores.device)
+
+
+def _without_gone(drawn: Tensor, scores: Tensor) -> Tensor:
+    """The lowest of all for what is gone already."""
+    return drawn.masked_fill(scores.isneginf(), -torch.inf)
 
 
 def _key(*parts: int) -> int:
