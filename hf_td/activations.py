@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.utils.hub import cached_file
 
-from hf_td.config import TargetedDropoutConfig, trained_with
+from hf_td.anatomy import evaluating
+from hf_td.config import trained_with
 from hf_td.routing import routed_squares
 
 # Lies beside the weights of a model that was trained with importance by activation.
@@ -165,6 +166,8 @@ def sampled_squares(inputs: Tensor) -> tuple[Tensor, int]:
         A float32 tensor `(fan_in,)`, and how many rows it sums.
     """
     rows = inputs.detach().reshape(-1, inputs.shape[-1])[::_ROW_STEP]
+    if rows.dtype == torch.float64:
+        rows = rows.float()  # the norm takes no type that it would have to narrow
     return torch.linalg.vector_norm(rows, dim=0, dtype=torch.float32).square(), rows.shape[0]
 
 
@@ -199,13 +202,11 @@ def measure_activations(
 
     wanted = list(names)
     hooks = [model.get_submodule(name).register_forward_hook(partial(add, name)) for name in wanted]
-    was_training = model.training
     try:
-        model.eval()
-        for batch in batches:
-            model(**batch)
+        with evaluating(model):
+            for batch in batches:
+                model(**batch)
     finally:
-        model.train(was_training)
         for hook in hooks:
             hook.remove()
     if not sums:
@@ -213,10 +214,9 @@ def measure_activations(
     return Activations({name: total / rows[name] for name, total in sums.items()})
 
 
-def attach_activations(model: nn.Module, activations: Activations) -> Activations:
-    """Keep activations with a model, and return them."""
+def attach_activations(model: nn.Module, activations: Activations | None) -> None:
+    """Keep activations with a model; None says that those of an earlier training do not count."""
     model.__dict__[_KEY] = activations
-    return activations
 
 
 def find_activations(model: nn.Module) -> Activations | None:
@@ -224,13 +224,14 @@ def find_activations(model: nn.Module) -> Activations | None:
 
     It is with the model that was trained, or beside the weights that the model was loaded from.
     """
-    kept = (module.__dict__.get(_KEY) for module in model.modules())
-    found = next((value for value in kept if value is not None), None)
-    if found is not None:
-        return found
+    for module in model.modules():
+        if _KEY in module.__dict__:
+            return module.__dict__[_KEY]
     place = getattr(model, "name_or_path", "")
-    loaded = _load_from(place, trained_with(model)) if place else None
-    return None if loaded is None else attach_activations(model, loaded)
+    loaded = _load_from(place, model) if place else None
+    if loaded is not None:
+        attach_activations(model, loaded)
+    return loaded
 
 
 def save_activations(model: nn.Module, folder: str | Path) -> None:
@@ -240,9 +241,10 @@ def save_activations(model: nn.Module, folder: str | Path) -> None:
         found.save(folder)
 
 
-def _load_from(place: str, training: TargetedDropoutConfig | None) -> Activations | None:
+def _load_from(place: str, model: nn.Module) -> Activations | None:
     if Path(place).is_dir():
         return Activations.load(place)
+    training = trained_with(model)
     if training is None or training.importance != "activation":
         return None  # not worth a question to the Hub
     path = cached_file(

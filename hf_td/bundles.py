@@ -78,6 +78,7 @@ class Bundle:
         if self._ready.pop(layer, None) is not None:
             # That of the update before was not asked for: forwards are compiled.
             self.compute = None
+        self._made.pop(layer, None)
         if drawn.masked is not None:
             self._ready[layer] = _Made.of(drawn.masked, layer.weight, drawn.keep)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple, get_args
@@ -164,6 +164,8 @@ class TargetedDropoutConfig:
         _check_choice("experts_level", self.experts_level, get_args(ExpertsLevel))
         _check_choice("importance", self.importance, get_args(Importance))
         _check_choice("draw", self.draw, get_args(Draw))
+        _check_type("rescale", self.rescale, "True or False", bool)
+        _check_type("seed", self.seed, "an integer", int)
         _check_rate("targeting", self.targeting, "a fraction in [0, 1)", below_one=True)
         _check_rate("drop_rate", self.drop_rate, "a probability in [0, 1]")
         _check_rate("resting", self.resting, "a fraction in [0, 1)", below_one=True)
@@ -186,10 +188,12 @@ class TargetedDropoutConfig:
     def _normalise(self) -> None:
         for name in ("targeting_schedule", "drop_rate_schedule"):
             object.__setattr__(self, name, Schedule.parse(getattr(self, name)))
+        patterns = "a sequence of patterns such as ['*.attention.*']"
         for name in ("include", "exclude"):
-            object.__setattr__(self, name, _as_patterns(name, getattr(self, name)))
+            object.__setattr__(self, name, _as_tuple(name, getattr(self, name), patterns, str))
         if self.layers is not None:
-            object.__setattr__(self, "layers", _as_indices(self.layers))
+            indices = "a sequence of indices such as [0, 1]"
+            object.__setattr__(self, "layers", _as_tuple("layers", self.layers, indices, int))
 
     def _check_pattern(self, neighbours: Neighbours) -> None:
         if "weight" not in (self.level_of("attention"), self.level_of("feed_forward")):
@@ -224,14 +228,14 @@ class TargetedDropoutConfig:
         Args:
             progress: completed updates over all updates, in [0, 1].
             update: the number of the update; sampled rates are drawn from it and the seed, or
-                from the progress where it is None.
+                from the progress where it is None, each by itself.
         """
         draw = None if update is None else (self.seed, update)
         ramp = self.targeting * self.targeting_schedule.ramp(progress) if self.drop_rate else 0.0
         off = self.targeting_schedule.is_off(progress, draw)
         return Rates(
             targeting=self.targeting * self.targeting_schedule(progress, draw),
-            drop_rate=self.drop_rate * self.drop_rate_schedule(progress, draw),
+            drop_rate=self.drop_rate * self.drop_rate_schedule(progress, draw, "drop_rate"),
             learning=(1 - self.resting) * ramp if ramp and off else 1.0,
         )
 
@@ -263,6 +267,10 @@ def configure(
 ) -> TargetedDropoutConfig:
     """`config` (or the defaults) with some settings replaced.
 
+    With another level come the defaults of its recipe, in place of those of the old one; a setting
+    that differs from these stays. With another pattern, or without the one that there was, the
+    targeting is not kept either, since a pattern says it.
+
     Raises:
         TypeError: an override is no setting.
     """
@@ -272,9 +280,11 @@ def configure(
         raise TypeError(f"unknown settings {unknown}; known are {sorted(known)}")
     if config is None:
         return TargetedDropoutConfig(**overrides)
-    if overrides.get("pattern") is not None:
-        overrides = {"targeting": FROM_RECIPE, **overrides}  # the new pattern says it
-    return replace(config, **overrides)
+    recipe = RECIPES[config.level]
+    unset = {name for name, value in recipe.items() if getattr(config, name) == value}
+    if overrides.get("pattern", config.pattern) != config.pattern:
+        unset.add("targeting")
+    return replace(config, **{**dict.fromkeys(unset, FROM_RECIPE), **overrides})
 
 
 def trained_with(model: Any) -> TargetedDropoutConfig | None:
@@ -288,25 +298,27 @@ def matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _as_patterns(name: str, value: Any) -> tuple[str, ...]:
-    if isinstance(value, str) or not all(isinstance(p, str) for p in value):
-        raise TypeError(
-            f"{name} is a sequence of patterns such as ['*.attention.*'], got {value!r}"
-        )
-    return tuple(value)
-
-
-def _as_indices(value: Any) -> tuple[int, ...]:
-    if isinstance(value, str) or not all(type(index) is int for index in value):
-        raise TypeError(f"layers is a sequence of indices such as [0, 1], got {value!r}")
-    return tuple(value)
+def _as_tuple(name: str, value: Any, kind: str, of: type) -> tuple[Any, ...]:
+    items = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else None
+    if items is None or not all(_is_of(item, of) for item in items):
+        raise TypeError(f"{name} is {kind}, got {value!r}")
+    return items
 
 
 def _check_rate(name: str, value: Any, kind: str, *, below_one: bool = False) -> None:
-    if not isinstance(value, int | float):
-        raise TypeError(f"{name} is {kind}, got {value!r}")
+    _check_type(name, value, kind, int, float)
     if not 0 <= value <= 1 or (below_one and value == 1):
         raise ValueError(f"{name} is {kind}, got {value}")
+
+
+def _check_type(name: str, value: Any, kind: str, *types: type) -> None:
+    if not _is_of(value, *types):
+        raise TypeError(f"{name} is {kind}, got {value!r}")
+
+
+def _is_of(value: Any, *types: type) -> bool:
+    """Whether a value is of one of these types; a bool, which Python counts as an int, is not."""
+    return isinstance(value, types) and (bool in types or not isinstance(value, bool))
 
 
 def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:

@@ -9,7 +9,7 @@ arXiv 1607.04381), spread over the run, with the sparse network at rest.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,11 @@ from hf_td.sites import Slice
 
 
 def hold(model: nn.Module, learning: Iterable[Slice]) -> list[RemovableHandle]:
-    """Let the gradients of all but some parts of parameters be zero until the handles are removed.
+    """Let the gradients of all but some parts of parameters be zero, for one update.
 
-    Weight decay and momentum still move the rest. Gradients are changed before they are
-    accumulated, and so before processes exchange them.
+    It is over when an optimiser has changed a parameter, whoever removes the handles or not. Weight
+    decay and momentum still move the rest. Gradients are changed before they are accumulated, and
+    so before processes exchange them.
 
     Args:
         model: whose parameters are held; all learn where none of the parts can.
@@ -35,8 +36,22 @@ def hold(model: nn.Module, learning: Iterable[Slice]) -> list[RemovableHandle]:
             parts[parameter] = part if known is None else known | part
     trained = [p for p in model.parameters() if p.requires_grad and parts]
     held = {parameter: ~part for parameter, part in parts.items()}
-    return [p.register_hook(partial(_without, held.get(p))) for p in trained]
+    return [p.register_hook(_Held(p, held.get(p))) for p in trained]
 
 
-def _without(held: Tensor | None, gradient: Tensor) -> Tensor:
-    return torch.zeros_like(gradient) if held is None else gradient.masked_fill(held, 0)
+class _Held:
+    """Takes from the gradient of a parameter what is held: a part of it, or all where it is None.
+
+    It must not keep the parameter, which keeps it.
+    """
+
+    def __init__(self, parameter: Tensor, part: Tensor | None) -> None:
+        self._parameter, self._version, self._part = ref(parameter), parameter._version, part
+
+    def __call__(self, gradient: Tensor) -> Tensor | None:
+        parameter = self._parameter()
+        if parameter is None or parameter._version != self._version:
+            return None
+        if self._part is None:
+            return torch.zeros_like(gradient)
+        return gradient.masked_fill(self._part, 0)

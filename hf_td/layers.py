@@ -22,6 +22,7 @@ from hf_td import kernels
 from hf_td.activations import Meter, sampled_squares
 from hf_td.anatomy import Stack, layout_of, stacks_of
 from hf_td.bundles import bundle_of, untie
+from hf_td.classes import class_of
 from hf_td.routing import (
     MaskedRouterMixin,
     Router,
@@ -174,8 +175,8 @@ def _in_front(module: Any, tensors: Mapping[str, Tensor]) -> Iterator[None]:
             del module.__dict__[name]
 
 
-# Stock class to targeted class. Another layout is another row here and in anatomy/layouts.py;
-# subclasses of nn.Linear get a row when they are met.
+# Stock class to targeted class. Another layout is another row here and in anatomy/layouts.py; for
+# subclasses of nn.Linear, experts and routers a class is made when they are met.
 TARGETED: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: TargetedLinear,
     Conv1D: TargetedConv1D,
@@ -185,9 +186,7 @@ TARGETED: dict[type[nn.Module], type[nn.Module]] = {
 def _targeted_class(layer: Any) -> type[nn.Module]:
     """The targeted class of a layer, or of the module that it lies in."""
     stock = stock_class(_module_of(layer))
-    if stock not in TARGETED:
-        TARGETED[stock] = type(f"Targeted{stock.__name__}", (_mixin(layer), stock), {})
-    return TARGETED[stock]
+    return TARGETED.get(stock) or class_of(_mixin(layer), stock, "Targeted")
 
 
 def _mixin(layer: Any) -> Any:
@@ -313,7 +312,7 @@ def restore(layer: Any) -> None:
     if can_measure(layer):
         del module.input_squares, module.input_rows, module.meter
     if not _targeted_stacks(module):
-        module.__class__ = next(s for s, targeted in TARGETED.items() if type(module) is targeted)
+        module.__class__ = type(module).__bases__[-1]
     if isinstance(layer, Router):
         mark_gone(module)
 

@@ -139,7 +139,7 @@ def random_scores(site: Site, seed: int) -> Tensor:
     scores = site.scores()
     generator = functional.generator(scores.device, _key(seed, -1, site.index))
     drawn = torch.rand(scores.shape, generator=generator, device=scores.device)
-    return drawn.where(scores >= 0, -1)  # what is below zero is gone already
+    return drawn.masked_fill(scores.isneginf(), -torch.inf)  # these are gone already
 
 
 def _key(*parts: int) -> int:

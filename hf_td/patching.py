@@ -59,6 +59,7 @@ class Patch:
         meter: says to the layers in which updates they measure.
         unsettled: whether an update is measured whose activations are not in the averages yet.
         masks: draws the masks of its sites.
+        recorded: what the model's config recorded of an earlier training.
         checked: the first weight when it was seen that all weights are whole.
         self_counting: the hook that draws a mask before each training forward; None once
             `anneal` was called.
@@ -74,6 +75,7 @@ class Patch:
     meter: Meter = field(default_factory=Meter)
     unsettled: bool = False
     self_counting: RemovableHandle | None = None
+    recorded: dict[str, Any] | None = None
     checked: Tensor | None = None
     masks: Masks = field(init=False, repr=False)
 
@@ -189,21 +191,24 @@ def patch_model(
     anatomy = read_anatomy(model, example_inputs)
     activations = Activations() if config.importance == "activation" else None
     patch = Patch(config, anatomy, plan_sites(model, anatomy, config, activations), activations)
-    meter = None if activations is None else patch.meter
+    meter = None
     for site in patch.sites:
         check_targetable(site.name, site.layer)
+    if activations is not None:
+        activations.take(_measured_before(model, patch.sites))
+        meter = patch.meter
+    # From here on nothing fails: a model is patched as a whole or left as it was.
     before = _buffers(model)
     for site in patch.sites:
         target(site.layer, _everything(site.layer.weight), meter=meter)
     keep_to_each(model, _buffers(model) - before)
     bundle(site.layer for site in patch.sites if can_be_bundled(site.layer))
-    if activations is not None:
-        activations.take(_measured_before(model, patch.sites))
-        attach_activations(model, activations)
+    attach_activations(model, activations)
     setattr(model, _STATE, patch)
     _known.clear()
     patch.self_counting = model.register_forward_pre_hook(_count_forward)
     if hasattr(model, "config"):
+        patch.recorded = getattr(model.config, CONFIG_KEY, None)
         setattr(model.config, CONFIG_KEY, config.to_dict())
     return model
 
@@ -234,6 +239,9 @@ def _everything(weight: Tensor) -> Tensor:
 def unpatch_model(model: ModelT) -> ModelT:
     """Give the stock model back, in place: the same classes, parameters and outputs.
 
+    Its config goes on recording how it was trained, for `prune_model` and the model card; where no
+    update was drawn, what it recorded before.
+
     Raises:
         ValueError: the model is not patched.
     """
@@ -246,10 +254,17 @@ def unpatch_model(model: ModelT) -> ModelT:
     _stop_counting(patch)
     _known.clear()
     for module in model.modules():
-        module.__dict__.pop(_STATE, None)
-        if hasattr(getattr(module, "config", None), CONFIG_KEY):
-            delattr(module.config, CONFIG_KEY)
+        if module.__dict__.pop(_STATE, None) is not None and not patch.updates:
+            _record_again(module, patch.recorded)
     return model
+
+
+def _record_again(model: Any, recorded: dict[str, Any] | None) -> None:
+    """Let the config of a model record what it did before it was patched."""
+    if recorded is not None:
+        setattr(model.config, CONFIG_KEY, recorded)
+    elif hasattr(getattr(model, "config", None), CONFIG_KEY):
+        delattr(model.config, CONFIG_KEY)
 
 
 def anneal(model: nn.Module, progress: float, update: int | None = None) -> Rates:

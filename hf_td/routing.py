@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from hf_td.classes import class_of
+
 # What targeting adds to the module of a router; none of it is saved.
 OWN_BUFFERS = ("keep", "input_squares", "input_rows")
 
@@ -83,10 +85,6 @@ class MaskedRouterMixin:
             return parent.forward(*args, **kwargs)
 
 
-# Stock class of a router to its masked class.
-_MASKED: dict[type[Any], type[Any]] = {}
-
-
 def empty_rows(weight: Tensor) -> Tensor:
     """Boolean `(rows,)`: which rows of a router's weight are all zeros."""
     return (weight.detach() == 0).all(1)
@@ -103,7 +101,7 @@ def mark_gone(router: Any) -> None:
     empty = bool(empty_rows(router.weight).any())
     if empty and not isinstance(router, MaskedRouterMixin):
         router.__class__ = masked_class(type(router))
-    elif not empty and type(router) in _MASKED.values():
+    elif not empty and type(router) is masked_class(stock_class(router)):
         router.__class__ = stock_class(router)
 
 
@@ -115,9 +113,7 @@ def stock_class(router: Any) -> type[Any]:
 
 def masked_class(stock: type[Any]) -> type[Any]:
     """The class of a router that leaves out what is gone."""
-    if stock not in _MASKED:
-        _MASKED[stock] = type(f"Masked{stock.__name__}", (MaskedRouterMixin, stock), {})
-    return _MASKED[stock]
+    return class_of(MaskedRouterMixin, stock, "Masked")
 
 
 def marked_routers(model: nn.Module) -> dict[str, nn.Module]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -71,15 +71,16 @@ class Schedule:
                 f"sum, got sampled={self.sampled}, off={self.off}"
             )
 
-    def __call__(self, progress: float, draw: object = None) -> float:
+    def __call__(self, progress: float, draw: object = None, stream: str = "") -> float:
         """The fraction of the final rate at `progress`, which is clamped to [0, 1].
 
         Args:
             progress: completed updates over all updates.
             draw: what the draws of `sampled` and `off` are a function of, for instance (seed,
                 update); the progress where it is None.
+            stream: a name; of the same `draw` those of different streams are independent.
         """
-        return self.ramp(progress) * self._share(_place(progress, draw))
+        return self.ramp(progress) * self._share(_place(progress, draw, stream))
 
     def ramp(self, progress: float) -> float:
         """The same, of an update in which it is neither sampled nor off."""
@@ -99,12 +100,17 @@ class Schedule:
         return min(1.0, max(0.0, (progress - self.begin) / (self.end - self.begin)))
 
     @classmethod
-    def parse(cls, value: Schedule | str | dict[str, Any]) -> Schedule:
+    def parse(cls, value: Schedule | str | Mapping[str, Any]) -> Schedule:
         """A schedule from itself, from the name of a shape, or from its JSON form."""
         if isinstance(value, Schedule):
             return value
         if isinstance(value, str):
             return cls(shape=value)
+        if not isinstance(value, Mapping):
+            raise TypeError(
+                "a schedule is a Schedule, its JSON form, or the name of one of the shapes "
+                f"{sorted(SHAPES)}, got {value!r}"
+            )
         unknown = sorted(set(value) - set(cls.__dataclass_fields__))
         if unknown:
             raise ValueError(
@@ -117,7 +123,7 @@ class Schedule:
         return asdict(self)
 
 
-def _place(progress: float, draw: object) -> float:
+def _place(progress: float, draw: object, stream: str = "") -> float:
     """A number in [0, 1) that is a function of what the draws are."""
     key = min(1.0, max(0.0, progress)).hex() if draw is None else repr(draw)
-    return random.Random(key).random()
+    return random.Random(stream + key).random()

@@ -4,11 +4,13 @@
     python scripts/sweep.py scripts/sweeps/glue.yaml --output runs/glue --only method=none task=sst2
 
 A killed sweep goes on where it was; several processes may run the same one. Each cell that ends is
-a line of OUTPUT/cells.jsonl, of which scripts/sweep_report.py makes tables and plots.
+a line of OUTPUT/cells.jsonl, of which scripts/sweep_report.py makes tables and plots. The exit
+status is 1 where a cell that was chosen failed; those that a limit left for later count as fine.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
@@ -69,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         show(cells, ledger, wanted)
         return
     ledger.record_plan(sweep.title, cells)
-    run_sweep(
+    broken = run_sweep(
         cells,
         ledger,
         workers(options),
@@ -78,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         retry=options.retry,
         keep_models=options.keep_models,
     )
+    if broken:
+        sys.exit(1)
 
 
 def workers(options: Namespace) -> InProcess | OnRay:

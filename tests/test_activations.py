@@ -283,3 +283,53 @@ def test_what_was_measured_in_training_counts_when_a_saved_model_is_patched_agai
     prune_model(again, 0.5)
     smaller = patch_model(compact_model(unpatch_model(again)), level="unit", **ALWAYS)
     assert not find_activations(smaller).names()
+
+
+def test_calibration_leaves_each_module_its_mode():
+    model = tiny_model("bert").train()
+    model.base_model.eval()
+    modes = [module.training for module in model.modules()]
+    prune_model(model, 0.5, calibration=[tiny_inputs(model)])
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_inputs_in_float64_are_measured():
+    model = patch_model(tiny_model("bert").double(), level="weight", **ALWAYS)
+    anneal(model.train(), 1.0, 0)
+    model(**tiny_inputs(model))
+    anneal(model, 1.0, 1)
+    assert find_activations(model).names()
+
+
+def test_a_training_that_measures_nothing_does_not_hand_on_what_was_measured_before(tmp_path):
+    model = patch_model(tiny_model("bert"), level="unit", **ALWAYS)
+    anneal(model.train(), 1.0, 0)
+    model(**tiny_inputs(model))
+    anneal(model, 1.0, 1)
+    model.save_pretrained(tmp_path / "first")
+    activations.save_activations(model, tmp_path / "first")
+
+    again = type(model).from_pretrained(tmp_path / "first")
+    patch_model(again, level="unit", importance="magnitude")
+    again.save_pretrained(tmp_path / "second")
+    activations.save_activations(again, tmp_path / "second")
+    assert not (tmp_path / "second" / FILE).exists()
+    with pytest.raises(ValueError, match="needs the activations of"):
+        prune_model(again, 0.5, importance="activation")
+
+
+@pytest.mark.parametrize("torn", ["settings", "activations"])
+def test_what_cannot_be_read_leaves_a_model_as_it_was(torn, tmp_path):
+    model: Any = tiny_model("bert")
+    model.save_pretrained(tmp_path)
+    (tmp_path / FILE).write_bytes(b"torn")
+    model = type(model).from_pretrained(tmp_path)
+    if torn == "settings":
+        (tmp_path / FILE).unlink()
+        model.config.name_or_path = model.name_or_path = "someone/newer"
+        model.config.targeted_dropout = {"of_a_later_version": 1}
+    before = {name: type(module) for name, module in model.named_modules()}
+    with pytest.raises(Exception, match="of_a_later_version" if torn == "settings" else "header"):
+        patch_model(model, level="unit")
+    assert {name: type(module) for name, module in model.named_modules()} == before
+    assert patching.find_patch(model) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
@@ -94,3 +95,12 @@ def test_candidates_are_the_same_where_units_are_held(family):
     for parameter, part in expected.items():
         assert torch.equal(found[parameter], part)
         assert 0 < float(part.float().mean()) < 1
+
+
+def test_nothing_of_the_weights_stays_when_a_model_is_cast():
+    model = patched("bert", importance="magnitude")
+    anneal(model, 0.5, 0)
+    storages = [weakref.ref(p.untyped_storage()) for p in model.parameters() if p.dim() == 2]
+    assert all(one() is not None for one in storages)
+    model.half()
+    assert all(one() is None for one in storages)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hf_td import anneal, bundles, functional, kernels, patch_model, unpatch_model
+from hf_td import anneal, bundles, functional, kernels, patch_model, prune_model, unpatch_model
 from hf_td.bundles import bundle_of
 from hf_td.kernels import Drawn
 from hf_td.layers import TargetedLinear
@@ -280,3 +280,45 @@ def test_a_replica_on_another_device_masks_its_own_weight():
     own = bundle_of(replica)
     assert own is not None
     assert not own._made  # nothing for the layers that are not asked for
+
+
+def test_what_is_pruned_after_a_forward_counts_in_the_next():
+    model = patched(level="weight")
+    inputs = tiny_inputs(model)
+    before = model(**inputs)[0].detach()
+    prune_model(model, 0.9)
+    assert not torch.equal(model(**inputs)[0], before)
+
+
+def test_masked_weights_of_a_forward_without_gradients_go_with_the_next_update():
+    model = patched(level="weight")
+    with torch.no_grad():
+        model(**tiny_inputs(model))
+    layer = layers_of(model)[0]
+    own = bundle_of(layer)
+    assert own is not None
+    gone = weakref.ref(own.weight_of(layer))
+    assert gone() is not None
+    anneal(model, 0.5, 1)
+    assert gone() is None
+
+
+@pytest.mark.parametrize("change", ["place", "learns"])
+def test_a_weight_that_lies_elsewhere_or_learns_no_more_is_masked_anew(change):
+    model = patched(level="weight")
+    inputs = tiny_inputs(model)
+    model(**inputs)
+    layer = layers_of(model)[0]
+    made = layer.effective_weight()
+    if change == "place":
+        layer.weight.data = 2 * layer.weight.data
+        assert torch.equal(layer.effective_weight(), 2 * made)
+    else:
+        layer.weight.requires_grad_(False)
+        assert not layer.effective_weight().requires_grad
+
+
+def test_the_gradient_of_a_plain_sum_of_masked_weights_is_the_mask():
+    layer = layers_of(patched(level="weight"))[0]
+    layer.effective_weight().sum().backward()
+    assert torch.equal(layer.weight.grad, layer.keep.float())

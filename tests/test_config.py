@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
+from statistics import correlation
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_td import Schedule, TargetedDropoutConfig
-from hf_td.config import CONFIG_KEY, configure, trained_with
+from hf_td.config import CONFIG_KEY, RECIPES, configure, trained_with
 from tests.test_schedules import schedules
 
 part_levels = st.sampled_from([None, "weight", "unit", "none"])
@@ -54,7 +56,24 @@ def test_equal_settings_have_equal_hashes(config):
 def test_rates_are_the_final_rates_times_their_schedules(config, progress):
     targeting, drop_rate = config.rates(progress)[:2]
     assert targeting == config.targeting * config.targeting_schedule(progress)
-    assert drop_rate == config.drop_rate * config.drop_rate_schedule(progress)
+    assert drop_rate == config.drop_rate * config.drop_rate_schedule(progress, stream="drop_rate")
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+def test_each_rate_is_drawn_by_itself(numbered):
+    sampled = Schedule(sampled=1.0)
+    config = TargetedDropoutConfig(targeting_schedule=sampled, drop_rate_schedule=sampled)
+    rates = [config.rates(i / 1000, i if numbered else None)[:2] for i in range(1000)]
+    assert abs(correlation(*zip(*rates, strict=True))) < 0.1
+    assert all(len(set(drawn)) == 1000 for drawn in zip(*rates, strict=True))
+
+
+def test_the_targeting_of_recorded_runs_is_drawn_again():
+    sampled = Schedule(sampled=0.5, off=0.25)
+    config = TargetedDropoutConfig(targeting=0.5, targeting_schedule=sampled, seed=3)
+    drawn = [config.rates(0.5, update).targeting for update in range(4)]
+    assert drawn == [0.0, 0.5, 0.2964943037211536, 0.5]
+    assert config.rates(0.0).targeting == 0.26755625299441244
 
 
 @pytest.mark.parametrize(
@@ -87,11 +106,36 @@ def test_bad_values_are_refused(settings, message):
         TargetedDropoutConfig(**settings)
 
 
-@pytest.mark.parametrize("name", ["include", "exclude"])
-@pytest.mark.parametrize("value", ["*.attention.*", ["a", 3]])
-def test_patterns_must_be_a_sequence_of_strings(name, value):
-    with pytest.raises(TypeError, match=f"{name} is a sequence of patterns such as"):
-        TargetedDropoutConfig(**{name: value})
+PATTERNS = "is a sequence of patterns such as ['*.attention.*'], got"
+INDICES = "is a sequence of indices such as [0, 1], got"
+SCHEDULES = "a schedule is a Schedule, its JSON form, or the name of one of the shapes ['constant',"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"targeting": "0.5"}, "targeting is a fraction in [0, 1), got '0.5'"),
+        ({"resting": False}, "resting is a fraction in [0, 1), got False"),
+        ({"drop_rate": True}, "drop_rate is a probability in [0, 1], got True"),
+        ({"targeting_schedule": 3}, SCHEDULES),
+        ({"drop_rate_schedule": ["linear"]}, SCHEDULES),
+        ({"include": "*.attention.*"}, f"include {PATTERNS} '*.attention.*'"),
+        ({"include": None}, f"include {PATTERNS} None"),
+        ({"exclude": ["a", 3]}, f"exclude {PATTERNS} ['a', 3]"),
+        ({"layers": 3}, f"layers {INDICES} 3"),
+        ({"layers": "12"}, f"layers {INDICES} '12'"),
+        ({"layers": [0, True]}, f"layers {INDICES} [0, True]"),
+        ({"rescale": "no"}, "rescale is True or False, got 'no'"),
+        ({"rescale": 1}, "rescale is True or False, got 1"),
+        ({"seed": "x"}, "seed is an integer, got 'x'"),
+        ({"seed": 1.5}, "seed is an integer, got 1.5"),
+        ({"seed": None}, "seed is an integer, got None"),
+        ({"seed": True}, "seed is an integer, got True"),
+    ],
+)
+def test_values_of_another_type_are_refused(settings, message):
+    with pytest.raises(TypeError, match=re.escape(message)):
+        TargetedDropoutConfig(**settings)
 
 
 def test_unknown_keys_are_refused():
@@ -113,7 +157,7 @@ def test_settings_are_given_by_name_and_stay():
 def test_lists_dicts_and_names_are_normalised():
     build: Any = TargetedDropoutConfig
     config = build(
-        include=["a"],
+        include=(name for name in ["a"]),
         exclude=["b"],
         layers=[1, 2],
         targeting_schedule="linear",
@@ -166,6 +210,26 @@ def test_configure_replaces_only_what_is_named():
     config = TargetedDropoutConfig(targeting=0.3, seed=5)
     assert configure(config, {"seed": 6}) == TargetedDropoutConfig(targeting=0.3, seed=6)
     assert configure(None, {}) == TargetedDropoutConfig()
+
+
+@given(configs)
+def test_another_level_brings_its_recipe(config):
+    other = "unit" if config.level == "weight" else "weight"
+    changed = configure(config, {"level": other})
+    for name, value in RECIPES[config.level].items():
+        was = getattr(config, name)
+        assert getattr(changed, name) == (RECIPES[other][name] if was == value else was)
+    moving = {"level", *RECIPES[other]}
+    assert replace(config, **{n: getattr(changed, n) for n in moving}) == changed
+
+
+@pytest.mark.parametrize("level", ["weight", "unit"])
+def test_of_defaults_another_level_makes_its_own(level):
+    for before in ("weight", "unit"):
+        changed = configure(TargetedDropoutConfig(level=before, seed=1), {"level": level})
+        assert changed == TargetedDropoutConfig(level=level, seed=1)
+    changed = configure(TargetedDropoutConfig(resting=0.25), {"level": level, "targeting": 0.5})
+    assert changed == TargetedDropoutConfig(level=level, resting=0.25, targeting=0.5)
 
 
 def test_trained_with_reads_what_a_model_records():

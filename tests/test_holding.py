@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from hf_td import Schedule, anneal, patch_model, prune_model, unpatch_model
 from hf_td.config import TargetedDropoutConfig
+from hf_td.holding import hold
 from hf_td.patching import find_patch
 from hf_td.sites import UnitSite
 from tests.tiny import tiny_inputs, tiny_model
@@ -117,3 +119,42 @@ def test_pruning_by_a_gradient_lets_everything_learn():
     batch = {**tiny_inputs(model), "labels": torch.zeros(2, dtype=torch.long)}
     prune_model(model, 0.5, importance="taylor", calibration=[batch])
     assert not any(parameter._backward_hooks for parameter in model.parameters())
+
+
+def test_nothing_is_held_once_an_optimiser_has_moved_on():
+    """As after the last update of a loop, which nobody says is over."""
+    model = patch_model(tiny_model("bert"), level="weight", **ALWAYS_OFF)
+    gradients_of(model)
+    head = model.get_parameter("classifier.weight")
+    assert head.grad is not None
+    assert not head.grad.any()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    model.zero_grad()
+    model(**tiny_inputs(model, 4, 16))[0].square().sum().backward()
+    assert head.grad is not None
+    assert head.grad.any()
+
+
+def test_what_is_held_stays_held_over_all_micro_batches_of_an_update():
+    model = patch_model(tiny_model("bert"), level="weight", **ALWAYS_OFF)
+    gradients_of(model)
+    model(**tiny_inputs(model, 4, 16))[0].square().sum().backward()
+    head = model.get_parameter("classifier.weight")
+    assert head.grad is not None
+    assert not head.grad.any()
+
+
+def test_several_parts_of_one_parameter_learn_together():
+    layer = nn.Linear(3, 2)
+    columns = [torch.tensor([True, False, False]), torch.tensor([False, False, True])]
+    holds = hold(layer, [(layer.weight, column.expand(2, 3)) for column in columns])
+    layer(torch.ones(1, 3)).sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.tolist() == [[1, 0, 1]] * 2
+    assert layer.bias.grad is not None
+    assert not layer.bias.grad.any()
+    for handle in holds:
+        handle.remove()
+    layer.zero_grad()
+    layer(torch.ones(1, 3)).sum().backward()
+    assert layer.weight.grad.all()

@@ -167,7 +167,10 @@ def test_settings():
     assert TargetedDropoutConfig(pattern="1:4", targeting=0.25).targeting == 0.25
     assert TargetedDropoutConfig(pattern="3:4", attention_level="unit").targeting == 0.75
     assert configure(TargetedDropoutConfig(), {"pattern": "2:4"}).targeting == 0.5
-    assert configure(config, {"pattern": None}).neighbours is None
+    assert configure(config, {"pattern": None}) == TargetedDropoutConfig()
+    assert configure(config, {"pattern": None, "level": "unit"}).targeting == 0.76
+    assert configure(config, {"pattern": "1:4"}).targeting == 0.25
+    assert configure(config, {"seed": 1}).targeting == 0.5
     assert TargetedDropoutArguments(pattern="1:2").targeted_dropout().targeting == 0.5
 
 

@@ -65,3 +65,14 @@ def test_a_model_with_adapters_is_patched_through_them(level):
     assert any("lora_B" in name for name in names) == (level == "weight")
     unpatch_model(adapted)
     torch.testing.assert_close(outputs(adapted), expected)
+
+
+def test_single_weights_are_pruned_after_their_adapters_are_merged():
+    """Merging would fill the zeros up again."""
+    adapted: Any = get_peft_model(tiny_model("bert"), LORA)
+    before = {name: p.clone() for name, p in adapted.named_parameters()}
+    with pytest.raises(ValueError, match=r"query has an adapter.*merge_and_unload"):
+        prune_model(adapted, 0.5, level="weight")
+    assert all(torch.equal(p, before[name]) for name, p in adapted.named_parameters())
+    report = prune_model(adapted.merge_and_unload(), 0.5, level="weight")
+    assert report.sparsity == pytest.approx(0.5, abs=0.02)

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_td.analysis.expansion import Terms, expand
-from hf_td.anatomy import Block, read_anatomy
+from hf_td.anatomy import Block, evaluating, read_anatomy
+from hf_td.anatomy.trace import thawed
 from hf_td.config import TargetedDropoutConfig
 from hf_td.pruning import (
     Budget,
@@ -137,7 +138,7 @@ def measure_dependence(
     removed = _removed(model, sites, sparsity, as_budget(budget))
     found = _blocks_of(read_anatomy(model, example_inputs).blocks, removed)
     groups = {name: parameters for name, (_, parameters) in found.items()}
-    with _differentiable_twice(model, removed):
+    with _differentiable_twice(model):
         terms = _mean_terms(model, removed, groups, batches)
         loss = _loss(model, batches)
         pruned_loss = _loss_without(model, removed, batches)
@@ -238,23 +239,15 @@ def _shares(batches: Sequence[Batch]) -> list[tuple[Batch, float]]:
 
 
 @contextmanager
-def _differentiable_twice(model: nn.Module, names: Tensors) -> Iterator[None]:
-    """Eval mode, eager attention, and gradients for these parameters; all is restored."""
-    modes = [(module, module.training) for module in model.modules()]
+def _differentiable_twice(model: nn.Module) -> Iterator[None]:
+    """Eval mode, eager attention, and gradients for all parameters; all is restored."""
     stock = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
     kernels = [(module.config, module.config._attn_implementation) for module in stock]
-    frozen = [p for n, p in model.named_parameters() if n in names and not p.requires_grad]
-    try:
-        model.eval()
-        for module in stock:
-            module.set_attn_implementation("eager")
-        for parameter in frozen:
-            parameter.requires_grad_(True)
-        yield
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        for config, kernel in kernels:
-            config._attn_implementation = kernel
-        for module, training in modes:
-            module.training = training
+    with evaluating(model), thawed(model):
+        try:
+            for module in stock:
+                module.set_attn_implementation("eager")
+            yield
+        finally:
+            for config, kernel in kernels:
+                config._attn_implementation = kernel

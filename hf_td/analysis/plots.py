@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from math import ceil, floor, log10
 from pathlib import Path
 from statistics import fmean, median
 from types import MappingProxyType
@@ -26,6 +27,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 # When the colours come round again, the lines are broken and the markers hollow.
 _DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
 _MANY = 5  # more methods than this have their legend beside the plot
+_MOST_LABELS = 14  # more would print over each other on a logarithmic axis
 _GREY = "#666666"
 # The salt makes the ids in an SVG, and so the file, the same every time.
 _STYLE: Any = {
@@ -291,12 +293,21 @@ def _set_scale(axes: Axes, metric: str, lower_is_better: bool) -> None:
     if lower_is_better:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(_minor_label)
+        axes.yaxis.set_minor_formatter(lambda value, _: _minor_label(value, *axes.get_ylim()))
 
 
-def _minor_label(value: float, _: Any = None) -> str:
-    """Of the lines between the powers of ten, 2 and 5 times one have room for a number."""
-    return f"{value:g}" if f"{value:e}"[0] in "25" else ""
+def _minor_label(value: float, lowest: float, highest: float) -> str:
+    """The number at a line between powers of ten, where it has room.
+
+    Room is for 2 and 5 times a power of ten; for none over many powers, for all below one.
+    """
+    powers = range(floor(log10(lowest)), ceil(log10(highest)) + 1)
+    inside = [
+        r for p in powers for r in (10.0**p, 2 * 10.0**p, 5 * 10.0**p) if lowest <= r <= highest
+    ]
+    if len(inside) > _MOST_LABELS:
+        return ""
+    return f"{value:g}" if len(inside) < 2 or f"{value:e}"[0] in "25" else ""
 
 
 def _add_method(axes: Axes, place: int, name: str, seeds: Sequence[Curve]) -> Any:

@@ -25,7 +25,7 @@ from hf_td.anatomy.layouts import (
 )
 from hf_td.anatomy.reading import read_anatomy
 from hf_td.anatomy.registry import AttentionBlocks, FeedForwardBlocks, register_family
-from hf_td.anatomy.trace import evaluating, seeded, tensors_in
+from hf_td.anatomy.trace import evaluating, in_own_type, seeded, tensors_in
 
 __all__ = [
     "Anatomy",
@@ -44,6 +44,7 @@ __all__ = [
     "evaluating",
     "features_on",
     "find_layer",
+    "in_own_type",
     "layer_index",
     "layout_of",
     "linear_layers",

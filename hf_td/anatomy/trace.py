@@ -206,6 +206,21 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def in_own_type(model: nn.Module) -> Iterator[None]:
+    """Without the autocast that accelerate puts around a forward, which a Trainer leaves there."""
+    marks = {"forward", "_original_forward"}
+    wrapped = [m.__dict__ for m in model.modules() if marks <= m.__dict__.keys()]
+    around = [attributes["forward"] for attributes in wrapped]
+    for attributes in wrapped:
+        attributes["forward"] = attributes["_original_forward"]
+    try:
+        yield
+    finally:
+        for attributes, forward in zip(wrapped, around, strict=True):
+            attributes["forward"] = forward
+
+
+@contextmanager
 def seeded(model: nn.Module) -> Iterator[None]:
     """The same draws in every forward, for models that draw in eval mode too, as ViLT does."""
     devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}

@@ -56,12 +56,20 @@ class AttachedBaseline(nn.Module):
             yield int(index), treatment
 
     def add(self, sites: list[Site]) -> None:
-        """Treat sites that share one number."""
+        """Prepare the treatment of sites that share one number."""
         index = sites[0].index
         with keyed_draws(self.config.seed, _START, index):
-            treatment = self.baseline.treat(sites, self.config)
-        treatment.attach()
-        self.treatments[str(index)] = treatment
+            self.treatments[str(index)] = self.baseline.treat(sites, self.config)
+
+    def attach(self) -> None:
+        """Attach all treatments, or none where one fails."""
+        try:
+            for _, treatment in self:
+                treatment.attach()
+        except Exception:
+            for _, treatment in self:
+                treatment.detach()
+            raise
 
     @torch.no_grad()
     def advance(self, progress: float, update: int) -> None:
@@ -102,7 +110,7 @@ def attach_baseline(
     examples: int | None = None,
     example_inputs: Mapping[str, Any] | None = None,
 ) -> ModelT:
-    """Prepare a model for training by a baseline, in place.
+    """Prepare a model for training by a baseline, in place; one that is refused stays as it was.
 
     In a training loop, call `find_baseline(model).advance(progress, update)` before each update,
     add its `penalty()` to the loss, and call `finish_baseline(model)` at the end;
@@ -138,6 +146,7 @@ def attach_baseline(
     attached = AttachedBaseline(baseline, config, examples)
     for tied in _grouped(sites):
         attached.add(tied)
+    attached.attach()
     model.add_module(NAME, attached)
     attached.train(model.training)
     return model

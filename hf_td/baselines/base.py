@@ -135,6 +135,9 @@ class Treatment(nn.Module):
     def attach(self) -> None:
         """Change what the layers of the sites compute."""
 
+    def detach(self) -> None:
+        """Undo `attach`, as far as it came."""
+
     def advance(self, progress: float) -> None:
         """Prepare the update that comes; random numbers are keyed by seed, update and site."""
 
@@ -147,7 +150,7 @@ class Treatment(nn.Module):
         return None
 
     def finish(self) -> None:
-        """Write what the layers compute in eval mode into their weights, and undo `attach`."""
+        """Write what the layers compute in eval mode into their weights, and `detach`."""
 
 
 class Gate(Treatment, ABC):
@@ -164,12 +167,19 @@ class Gate(Treatment, ABC):
             product = _Product(self, spreader(site), list(module._parameters))
             parametrize.register_parametrization(module, name, product)
 
+    def detach(self) -> None:
+        """Take the product away again."""
+        for site in self.sites:
+            module, name = place_of(site)
+            if parametrize.is_parametrized(module, name):
+                _remove_product(module, name)
+
     @torch.no_grad()
     def finish(self) -> None:
         """Give the weights back as they were multiplied; what has the factor 0 is pruned."""
         factor = self.eval().factor()
+        self.detach()
         for site in self.sites:
-            _remove_product(*place_of(site))
             weight = site.layer.weight
             weight.copy_(weight * spreader(site)(factor))
             site.remove(factor == 0)

@@ -104,9 +104,12 @@ class _LearnedNoise(Treatment, ABC):
     def scores(self) -> Tensor:
         return -log_alpha(self.log_variance, self.mean())
 
-    def finish(self) -> None:
+    def detach(self) -> None:
         for hook in self.hooks:
             hook.remove()
+
+    def finish(self) -> None:
+        self.detach()
         if self.threshold is not None:
             gone = self.scores() <= -self.threshold
             for site in self.sites:
@@ -118,7 +121,8 @@ class _WeightNoise(_LearnedNoise):
         return self.site.layer.weight.float()
 
     def attach(self) -> None:
-        self.hooks = [site.layer.register_forward_hook(self._add_noise) for site in self.sites]
+        for site in self.sites:
+            self.hooks.append(site.layer.register_forward_hook(self._add_noise))
 
     def _add_noise(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Any:
         if not layer.training:
@@ -126,7 +130,7 @@ class _WeightNoise(_LearnedNoise):
         variance = torch.exp(self.log_variance)
         rows = variance if fan_in_dim(layer) == 1 else variance.T
         noise = F.linear(inputs[0].to(variance.dtype).square(), rows)
-        return output + (noise + _EPSILON).sqrt() * torch.randn_like(output)
+        return (output + (noise + _EPSILON).sqrt() * torch.randn_like(output)).to(output.dtype)
 
 
 class _UnitNoise(_LearnedNoise):

@@ -10,7 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_td.anatomy import Stack, eager_experts, evaluating, find_layer, seeded, tensors_in
+from hf_td.anatomy import (
+    Stack,
+    eager_experts,
+    evaluating,
+    find_layer,
+    in_own_type,
+    seeded,
+    tensors_in,
+)
 
 # Largest relative difference that rounding explains, by the type that was computed in.
 TOLERANCE = {
@@ -122,8 +130,8 @@ def _keeper(values: dict[str, Tensor], name: str) -> Any:
 
 @contextmanager
 def _as_is(model: nn.Module) -> Iterator[None]:
-    """In eval mode, with no gradients."""
-    with torch.no_grad(), evaluating(model):
+    """In eval mode and in its own type, with no gradients."""
+    with torch.no_grad(), evaluating(model), in_own_type(model):
         yield
 
 

@@ -18,7 +18,16 @@ _LARGEST_SEED = 2**32 - 1  # of numpy, which `set_seed` seeds too
 
 
 def check_arguments(arguments: Arguments) -> None:
-    """Raise UsageError for a wrong method, sparsity, seed or checkpoint; warn of a doubtful one."""
+    """Raise UsageError for what cannot work here; warn of what is doubtful."""
+    check_values(arguments)
+    if arguments.training.teacher not in (None, START):
+        locate(arguments.training.teacher)
+    _check_checkpoint(arguments)
+    _warn_of_untrained(arguments)
+
+
+def check_values(arguments: Arguments) -> None:
+    """Raise UsageError for a wrong method, sparsity or seed, wherever the experiment will run."""
     if arguments.curve.method not in METHODS:
         raise UsageError(f"unknown method {arguments.curve.method!r}; known are {sorted(METHODS)}")
     with blaming_input():
@@ -26,13 +35,20 @@ def check_arguments(arguments: Arguments) -> None:
             arguments.training.level, arguments.method_settings
         )
     _check_importance(arguments)
-    if arguments.training.teacher not in (None, START):
-        locate(arguments.training.teacher)
+    _check_length(arguments)
     _check_dense_stage(arguments)
     _check_sparsities(arguments)
     _check_export(arguments)
     _check_seeds(arguments.seeds)
-    _check_checkpoint(arguments)
+
+
+def _check_length(arguments: Arguments) -> None:
+    epochs = arguments.training.num_train_epochs
+    if epochs < 0:  # the Trainer would make no update, and say nothing
+        raise UsageError(
+            f"--num_train_epochs is at least 0, got {epochs:g}; to measure without training, give "
+            "--do_eval"
+        )
 
 
 def _check_dense_stage(arguments: Arguments) -> None:
@@ -64,7 +80,11 @@ def _check_sparsities(arguments: Arguments) -> None:
             f"--pattern {pattern} removes {targeting:g} of the weights at most; give --sparsities "
             f"that are no higher, such as 0 {targeting:g}"
         )
-    above = [sparsity for sparsity in sparsities if sparsity > targeting]
+
+
+def _warn_of_untrained(arguments: Arguments) -> None:
+    targeting = arguments.training.targeted_dropout().targeting
+    above = [sparsity for sparsity in arguments.curve.sparsities if sparsity > targeting]
     if above and METHODS[arguments.curve.method].targets:
         logger.warning(
             "warning: the sparsities %s are above the targeting %s, so the model is not trained "

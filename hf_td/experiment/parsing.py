@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from transformers import HfArgumentParser
@@ -41,14 +41,14 @@ def parse_arguments(
 
     Raises:
         UsageError: the file cannot be read, or an argument is unknown, missing or wrong.
-        SystemExit: from argparse, where an option cannot be parsed or help is asked for.
+        SystemExit: help is asked for.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    kinds = (ModelArguments, data, CurveArguments, training)
+    kinds = _kinds(data, training)
     with blaming_input():
         if len(argv) == 1 and Path(argv[0]).suffix in _READERS:
             values = _read_file(Path(argv[0]))
-            _check_names(values, kinds)
+            check_names(values, "the file of arguments", data, training=training)
             deciding = {n: str(values[n]) for n in _DECIDING if n in values}
             values = {**recipe(**deciding, task=defaults), **values}
             return Arguments(*_parser(kinds, description).parse_dict(values))
@@ -61,8 +61,15 @@ def parse_arguments(
         return Arguments(*groups)
 
 
+class _Parser(HfArgumentParser):
+    """Says what is wrong as everything here does; argparse would end the program."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
 def _parser(kinds: tuple[type, ...], description: str) -> HfArgumentParser:
-    parser = HfArgumentParser(
+    parser = _Parser(
         kinds,  # pyright: ignore[reportArgumentType]
         description=description,
         usage="%(prog)s [a .json or .yaml file | options]; --help lists the options",
@@ -92,16 +99,34 @@ def _read_file(path: Path) -> dict[str, Any]:
     return values
 
 
-def _check_names(values: dict[str, Any], kinds: Sequence[Any]) -> None:
-    known = {f.name: f for kind in kinds for f in fields(kind) if f.init}
+def check_names(
+    values: Mapping[str, Any],
+    what: str,
+    data: type,
+    *,
+    training: type[TargetedDropoutArguments] = TargetedDropoutArguments,
+) -> None:
+    """Raise UsageError unless all values are of arguments, and none that must be given is missing.
+
+    Args:
+        values: by the names of arguments.
+        what: holds the values, for the message.
+        data: the dataclass of the data arguments.
+        training: the dataclass of the training arguments.
+    """
+    known = {f.name: f for kind in _kinds(data, training) for f in fields(kind) if f.init}
     required = [f.name for f in known.values() if f.default is f.default_factory is MISSING]
     missing = [name for name in required if name not in values]
     unknown = [name for name in values if name not in known]
     if missing or unknown:
         raise UsageError(
-            f"the file of arguments lacks {missing or 'none'}, and has unknown {unknown or 'none'}."
+            f"{what} lacks {missing or 'none'}, and has unknown {unknown or 'none'}."
             + (_suggestion(unknown[0], list(known)) if unknown else "")
         )
+
+
+def _kinds(data: type, training: type) -> tuple[Any, ...]:
+    return ModelArguments, data, CurveArguments, training
 
 
 def _suggestion(name: str, known: list[str]) -> str:
@@ -114,4 +139,6 @@ def _refuse(unknown: list[str], parser: HfArgumentParser) -> None:
         return
     known = [option for action in parser._actions for option in action.option_strings]
     hint = _suggestion(unknown[0].split("=")[0], known)
+    if not unknown[0].startswith("-"):
+        hint = " The option before takes fewer values"
     raise UsageError(f"unknown arguments: {' '.join(unknown)}.{hint}")

@@ -9,12 +9,13 @@ from typing import Any
 
 from transformers import PreTrainedModel, Trainer
 
-from hf_td.activations import save_activations
+from hf_td.activations import attach_activations, save_activations
 from hf_td.experiment.errors import blaming_input
 from hf_td.experiment.methods import METHODS
 from hf_td.experiment.output import tell
 from hf_td.experiment.problem import Problem
 from hf_td.learned import save_learned
+from hf_td.patching import find_patch
 from hf_td.training import TargetedDropoutArguments, load_teacher
 
 
@@ -50,6 +51,8 @@ def make_trainer(
         compute_metrics=problem.compute_metrics,
         preprocess_logits_for_metrics=problem.reduce_logits,
     )
+    if find_patch(model) is None:
+        attach_activations(model, None)  # of what it learns now they would tell nothing
     if training.teacher is not None:
         with blaming_input():  # refuse a teacher that does not fit before anything is trained
             load_teacher(training.teacher, model_of(trainer), problem.processor)

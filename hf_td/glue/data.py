@@ -51,6 +51,7 @@ def load_task(
 
     Raises:
         FileNotFoundError: The folder, the data set, or the task in the folder does not exist.
+        NotADirectoryError: It is a file.
         ConnectionError: The Hub cannot be reached and the data are not in the cache.
         ValueError: The task is unknown, a size is not positive, or the data do not fit the task: a
             split or column is missing, a text is missing, a label is out of range.
@@ -123,8 +124,13 @@ def _load(task: Task, dataset_name: str) -> datasets.DatasetDict:
 
 
 def _check_hub_id(dataset_name: str) -> None:
-    """Raise FileNotFoundError where a name that can only be a path leads to no folder."""
-    if is_path(dataset_name) or Path(dataset_name).is_file():
+    """Raise an OSError where a name that can only be a path leads to no folder."""
+    if Path(dataset_name).expanduser().is_file():
+        raise NotADirectoryError(
+            f"{dataset_name} is a file. Give the folder that has it, with a file for each split, "
+            "such as train.csv and validation.csv."
+        )
+    if is_path(dataset_name):
         raise FileNotFoundError(
             f"The folder {dataset_name} does not exist. Give an existing folder, a Hub id such as "
             f"{GLUE_DATASET!r}, or {BUILTIN!r} with the task {acceptability.NAME!r}."

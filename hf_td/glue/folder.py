@@ -1,6 +1,7 @@
 """Loads a task from a local folder, with or without a data-set card."""
 
 import functools
+import re
 from pathlib import Path
 
 import datasets
@@ -14,6 +15,8 @@ _READERS = {
     ".jsonl": datasets.Dataset.from_json,
     ".parquet": datasets.Dataset.from_parquet,
 }
+# How the Hub names a part of a split, after the split: train-00000-of-00002.parquet.
+_PART = re.compile(r"-(\d{5})-of-(\d{5})(-\w+)?$")
 
 
 def load_from_folder(
@@ -22,8 +25,9 @@ def load_from_folder(
     """Load `splits` of one task from a folder.
 
     In this order: a configuration called `config_name` in the card (README.md); files called
-    after their split (`train.csv`, `validation.parquet`; also .json and .jsonl) in the sub-folder
-    called `config_name`; such files in the folder itself, if its card has no configurations.
+    after their split (`train.csv`, `validation.parquet`; also .json and .jsonl, and in parts as the
+    Hub has them: `train-00000-of-00002.parquet`) in the sub-folder called `config_name`; such files
+    in the folder itself, if its card has no configurations.
 
     Args:
         folder: An existing folder.
@@ -32,7 +36,7 @@ def load_from_folder(
 
     Raises:
         FileNotFoundError: The folder has nothing for this task; the message lists what it has.
-        ValueError: A split is missing, has two files, or cannot be read.
+        ValueError: A split is missing, has two files, lacks a part, or cannot be read.
     """
     configs = _config_names(folder)
     if config_name in configs:
@@ -57,26 +61,40 @@ def _split_files(folder: Path) -> list[Path]:
 
 
 def _load_files(folder: Path, splits: tuple[str, ...]) -> datasets.DatasetDict:
-    return datasets.DatasetDict({split: _load_file(folder, split) for split in splits})
+    return datasets.DatasetDict({split: _load_split(folder, split) for split in splits})
 
 
-def _load_file(folder: Path, split: str) -> datasets.Dataset:
-    files = [path for path in _split_files(folder) if path.stem == split]
-    if len(files) != 1:
+def _load_split(folder: Path, split: str) -> datasets.Dataset:
+    files = [path for path in _split_files(folder) if _PART.sub("", path.stem) == split]
+    if not _are_whole(files):
         found = ", ".join(path.name for path in files or _split_files(folder))
         raise ValueError(
             f"{folder} needs exactly one file for the split {split!r} ({split}.csv, .json, .jsonl "
-            f"or .parquet); it has {len(files)}. Found: {found}."
+            f"or .parquet), or all its parts ({split}-00000-of-00002.parquet and so on); it has "
+            f"{len(files)}. Found: {found}."
         )
-    return _read(files[0])
+    return _read(files)
 
 
-def _read(file: Path) -> datasets.Dataset:
+def _are_whole(files: list[Path]) -> bool:
+    """Whether sorted files are one that is whole, or all parts of one kind."""
+    parts = [found for path in files if (found := _PART.search(path.stem))]
+    if not parts:
+        return len(files) == 1
+    numbers = [int(part[1]) for part in parts]
+    return len({path.suffix for path in files}) == 1 and (
+        len(parts) == len(files) and numbers == list(range(int(parts[0][2])))
+    )
+
+
+def _read(files: list[Path]) -> datasets.Dataset:
+    kind = files[0].suffix
     try:
-        return _READERS[file.suffix](str(file))
+        return _READERS[kind]([str(file) for file in files])
     except (DatasetsError, ValueError) as error:
         raise ValueError(
-            f"{file} cannot be read: it has no rows or is not valid {file.suffix[1:]} ({error})."
+            f"{', '.join(map(str, files))} cannot be read: it has no rows or is not valid "
+            f"{kind[1:]} ({error})."
         ) from error
 
 

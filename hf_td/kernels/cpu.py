@@ -145,7 +145,7 @@ def _run(jobs: Sequence[Job], blocks: int) -> None:
     if threads < 2:
         _run_all(waiting)
         return
-    for _ in _pool(os.getpid(), threads).map(_run_all, [waiting] * threads):
+    for _ in _pool(os.getpid()).map(_run_all, [waiting] * threads):
         pass
 
 
@@ -155,6 +155,6 @@ def _run_all(jobs: Iterator[Job]) -> None:
 
 
 @cache
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Threads do not outlive a fork, so every process has its own."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="hf_td")
+def _pool(process: int) -> ThreadPoolExecutor:
+    """Threads do not outlive a fork, so every process has its own; no more than it has cores."""
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="hf_td")

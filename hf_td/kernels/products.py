@@ -139,7 +139,7 @@ def _products(
     if torch.is_grad_enabled():  # a gradient of the gradient is wanted
         return [(tensor * keep).to(dtype) for tensor, keep, dtype in every]
     outs = [
-        tensor if in_place and tensor.dtype == dtype else torch.empty_like(tensor, dtype=dtype)
+        tensor if in_place and _is_whole(tensor, dtype) else torch.empty_like(tensor, dtype=dtype)
         for tensor, _, dtype in every
     ]
     at_once = []
@@ -153,3 +153,8 @@ def _products(
     if at_once:
         cuda.products(at_once)
     return outs
+
+
+def _is_whole(tensor: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a tensor is of a type and has a place for each entry, as that of a sum has not."""
+    return tensor.dtype == dtype and 0 not in tensor.stride()

@@ -18,10 +18,11 @@ from hf_td.layout import record_layout
 from hf_td.learned import FILE as SCORES_FILE
 from hf_td.learned import find_learned
 from hf_td.masks import random_scores
+from hf_td.patching import find_patch
 from hf_td.pruning.budgets import Budget, Of
 from hf_td.pruning.first_order import movement_scores, taylor_scores
 from hf_td.pruning.report import PruningReport, count_sparsity
-from hf_td.sites import ExpertSite, Site, plan_sites
+from hf_td.sites import ExpertSite, Site, WeightSite, plan_sites
 
 Batches = Iterable[Mapping[str, Any]] | None
 
@@ -69,7 +70,8 @@ def prune_model(
 
     Raises:
         ValueError: sparsity is out of range or more than a pattern takes, nothing is there to be
-            pruned, or nothing tells what the importance that is asked for needs.
+            pruned, single weights have adapters beside them that are not merged, or nothing tells
+            what the importance that is asked for needs.
     """
     check_sparsity(sparsity)
     budget = as_budget(budget, of)
@@ -109,19 +111,26 @@ def sites_to_prune(
     **overrides: Any,
 ) -> tuple[Site, ...]:
     """What `prune_model` ranks, with the same arguments."""
-    config = config or trained_with(model)
+    config = config or _trained_with(model)
     if config is None:  # no training has measured activations
         overrides = {"importance": _default_importance(model, calibration), **overrides}
     config = configure(config, overrides)
     anatomy = read_anatomy(model, example_inputs)
     sites = plan_sites(model, anatomy, config)
     _check_own_weights(sites)
+    _check_merged(model, sites)
     if config.importance in _GIVEN:
         return _with_scores(sites, _GIVEN[config.importance](model, sites, config, calibration))
     if config.importance != "activation":
         return sites
     names = [site.name for site in sites if can_measure(site.layer)]
     return plan_sites(model, anatomy, config, _activations(model, names, calibration))
+
+
+def _trained_with(model: nn.Module) -> TargetedDropoutConfig | None:
+    """How a model is patched, or what its config records, which not every module has."""
+    patch = find_patch(model)
+    return trained_with(model) if patch is None else patch.config
 
 
 def _check_own_weights(sites: tuple[Site, ...]) -> None:
@@ -132,6 +141,28 @@ def _check_own_weights(sites: tuple[Site, ...]) -> None:
             f"the weight of {computed[0]} is no parameter but computed, as under a baseline or any "
             "other parametrization; call finish_baseline, or remove the parametrization, first"
         )
+
+
+def _check_merged(model: nn.Module, sites: tuple[Site, ...]) -> None:
+    """Zeros in a weight that an adapter is added to would be lost when that is merged."""
+    for site in sites:
+        adapted = _adapter_around(model, site.name)
+        if isinstance(site, WeightSite) and adapted is not None:
+            raise ValueError(
+                f"{adapted} has an adapter beside its weight, which would fill up what is pruned "
+                "of it when it is merged; call merge_and_unload() first, and prune what that gives"
+            )
+
+
+def _adapter_around(model: nn.Module, name: str) -> str | None:
+    """The module of an adapter, not merged, that a layer is part of."""
+    parts = name.split(".")
+    for length in range(1, len(parts)):
+        path = ".".join(parts[:length])
+        module = model.get_submodule(path)
+        if hasattr(module, "base_layer") and not getattr(module, "merged", False):
+            return path
+    return None
 
 
 def _default_importance(model: nn.Module, calibration: Any) -> str:

@@ -58,6 +58,7 @@ class Alike:
             for layer, weight, place in self._stored
         )
 
+    @torch.no_grad()
     def scores(self) -> Tensor:
         """The scores of all, `(sites, units)`; see `UnitSite.scores`."""
         squares: list[Tensor] = []
@@ -79,8 +80,8 @@ class Alike:
             reading = readings.setdefault((*_stored(layer.weight), dim), _Reading([], dim, []))
             if id(layer) not in places:
                 places[id(layer)] = len(reading.weights) // len(self.sites)
-                every = (site.members[number][0].weight.detach() for site in self.sites)
-                reading.weights.extend(every)
+                # The parameters themselves, so that nothing stays of what they were before a cast.
+                reading.weights.extend(site.members[number][0].weight for site in self.sites)
             reading.roles.append((places[id(layer)], projection))
         return list(readings.values())
 

@@ -27,8 +27,7 @@ class ExpertSite:
         mixture: what the experts belong to.
         places: modules, and names of parameters in them, that have an entry for each expert.
         activations: to scale the scores with, or None.
-        given: scores from elsewhere, none below zero, in place of those that are read off the
-            weights.
+        given: scores from elsewhere, in place of those that are read off the weights.
     """
 
     name: str
@@ -68,14 +67,14 @@ class ExpertSite:
         return torch.ones_like(self.layer.weight[:, 0], dtype=torch.bool)
 
     def scores(self) -> Tensor:
-        """`(experts,)`: L2 norm of the weights of each expert; below all others if it is gone.
+        """`(experts,)`: L2 norm of the weights of each expert; minus infinity if it is gone.
 
         With activations it is scaled with the root mean square of the weight that the router gives
         the expert.
         """
         own = importance.expert_scores(self.weights, self._activation())
         scores = own if self.given is None else self.given
-        return scores.masked_fill(gone_experts(self.layer.module), -1)
+        return scores.masked_fill(gone_experts(self.layer.module), -torch.inf)
 
     def _activation(self) -> Tensor | None:
         """`(experts,)`: root mean square of the weights."""

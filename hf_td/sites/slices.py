@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from hf_td import kernels
 from hf_td.anatomy import Companion, Projection, features_on
@@ -18,6 +19,7 @@ def clear(slices: Iterable[Slice]) -> None:
     """Set these parts of parameters to zero."""
     for parameter, mask in slices:
         kernels.clear(parameter.data, mask)
+        increment_version(parameter)  # for those who remember what they made of it
 
 
 def by_feature(mask: Tensor, slices: Projection | Companion, size: int) -> Tensor:

@@ -14,9 +14,11 @@ from typing import Any
 
 from hf_td.config import TargetedDropoutConfig
 from hf_td.experiment import Arguments, DataArguments, UsageError, parse_arguments
+from hf_td.experiment.checks import check_values
 from hf_td.experiment.data import shown_name
 from hf_td.experiment.methods import METHODS
 from hf_td.experiment.output import RESULTS
+from hf_td.experiment.parsing import check_names
 from hf_td.sweeps.grid import Place, Sweep
 
 # An argument that stands for the model of another cell, such as {method=none level=weight}.
@@ -78,7 +80,8 @@ class Cell:
 def plan_cells(sweep: Sweep) -> dict[str, Cell]:
     """The cells of a sweep by name, in the order of its places; equal experiments are one cell.
 
-    Every cell's arguments are parsed here, so that a mistake in the file is found at once.
+    Every cell's arguments are parsed and checked here, so that a mistake in the file is found
+    before anything runs.
 
     Raises:
         UsageError: an argument is unknown or wrong, or a reference leads nowhere.
@@ -108,9 +111,10 @@ class _Planner:
         }
         names = {name: f"cell-{cell.name}" for name, cell in models.items()}
         words = tuple(_words({**place.arguments, **names}))
+        check_names(place.arguments, str(place), DataArguments)
         try:
             identity = [_identity(words), place.seed]
-        except (UsageError, SystemExit) as error:
+        except UsageError as error:
             raise UsageError(f"{place}: {error}") from error
         name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
         return Cell(name, place.seed, place.arguments, models, ())
@@ -138,7 +142,9 @@ def _key(place: Place) -> tuple[str, ...]:
 
 @cache
 def _parsed(words: tuple[str, ...]) -> Arguments:
-    return parse_arguments([*words, "--output_dir", "unused"], DataArguments)
+    arguments = parse_arguments([*words, "--output_dir", "unused"], DataArguments)
+    check_values(arguments)
+    return arguments
 
 
 @cache

@@ -22,6 +22,8 @@ _SECTIONS = ("title", "common", "tasks", "levels", "methods", "seeds", "knobs")
 _KNOB_SECTIONS = ("tasks", "levels", "seeds", "methods")
 # What a method has beside arguments: its name in tables, its seeds, and arguments for some places.
 _OF_A_METHOD = ("label", "seeds", "tasks", "levels")
+# Arguments that a sweep gives itself.
+_OWN = ("seed", "seeds", "output_dir")
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,9 @@ def read_sweep(path: str | Path, changes: Values = _NOTHING) -> Sweep:
     _check_names("a sweep", found, _SECTIONS)
     for section in ("tasks", "levels", "methods"):
         _check_mapping(section, found.get(section))
+        for name, arguments in found[section].items():
+            _check_arguments(f"{name} of {section}", arguments)
+    _check_arguments("common", found.get("common"))
     sweep = {**found, "common": {**(found.get("common") or {}), **changes}}
     places = [*_grid(sweep), *_knobs(sweep)]
     ranked = sorted(places, key=lambda place: (place[0], place[1].part == "knobs"))
@@ -115,23 +120,32 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _grid(sweep: Values) -> Iterator[tuple[int, Place]]:
     """Each place with the rank of its seed among those of its method."""
+    common = _seeds("the sweep", sweep, [0])
     for task, level, method in product(sweep["tasks"], sweep["levels"], sweep["methods"]):
-        seeds = (sweep["methods"][method] or {}).get("seeds", sweep.get("seeds", [0]))
+        seeds = _seeds(method, sweep["methods"][method] or {}, common)
         yield from _places(sweep, "grid", task, level, method, seeds, {})
 
 
 def _knobs(sweep: Values) -> Iterator[tuple[int, Place]]:
     section = sweep.get("knobs") or {}
+    _check_arguments("knobs", section)
     _check_names("knobs", section, _KNOB_SECTIONS)
     tasks = section.get("tasks", list(sweep["tasks"]))
     levels = section.get("levels", list(sweep["levels"]))
     methods = section.get("methods") or {}
     for name, known in (("tasks", tasks), ("levels", levels), ("methods", methods)):
         _check_names(f"the {name} of knobs", known, sweep[name])
+    seeds = _seeds("knobs", section, [0])
     for task, level, method in product(tasks, levels, methods):
         for variant in _variants(method, methods[method]):
-            seeds = section.get("seeds", [0])
             yield from _places(sweep, "knobs", task, level, method, seeds, variant)
+
+
+def _seeds(what: str, section: Values, default: Sequence[int]) -> Sequence[int]:
+    seeds = section.get("seeds", default)
+    if not isinstance(seeds, list) or not all(type(s) is int and s >= 0 for s in seeds):
+        raise UsageError(f"the seeds of {what} must be a list such as [0, 1, 2], got {seeds!r}")
+    return seeds
 
 
 def _variants(method: str, grid: Any) -> Iterator[Values]:
@@ -165,20 +179,41 @@ def _places(
     given = {name: value for name, value in arguments.items() if value is not None}
     for rank, seed in enumerate(seeds):
         place = Place(part, task, level, method, seed, knobs, row.get("label"), given)
+        _check_own(place)
         yield rank, place
 
 
 def _extra(sweep: Values, row: Values, section: str, name: str, method: str) -> Values | None:
     """What a method adds at a task or level; None where it is `false`: it is not run there."""
     extras = row.get(section) or {}
-    _check_names(f"the {section} of {method}", extras, sweep[section])
+    what = f"the {section} of {method}"
+    _check_arguments(what, extras)
+    _check_names(what, extras, sweep[section])
     extra = extras.get(name)
-    return None if extra is False else extra or {}
+    if extra is False:
+        return None
+    _check_arguments(f"{name} in {what}", extra)
+    return extra or {}
 
 
 def _check_mapping(what: str, value: Any) -> None:
     if not isinstance(value, dict) or not value:
         raise UsageError(f"{what} must hold names with their arguments, got {value!r}")
+
+
+def _check_arguments(what: str, value: Any) -> None:
+    """As `_check_mapping`, but none are fine too."""
+    if value not in (None, {}):
+        _check_mapping(what, value)
+
+
+def _check_own(place: Place) -> None:
+    given = [name for name in _OWN if name in place.arguments]
+    if given:
+        raise UsageError(
+            f"{place}: {given[0]} is no argument of a sweep, which has --output and, beside "
+            "methods or in one of them, a list such as seeds: [0, 1, 2]"
+        )
 
 
 def _check_names(what: str, names: Any, known: Any) -> None:

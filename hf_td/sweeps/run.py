@@ -27,7 +27,7 @@ def run_sweep(
     stop: Callable[[int], bool] = lambda started: False,
     retry: bool = False,
     keep_models: bool = False,
-) -> None:
+) -> list[Cell]:
     """Run the cells that are not finished, and write a line for each as soon as it ends.
 
     Other processes may run the same sweep at the same time: each cell is run by one of them. A
@@ -43,6 +43,10 @@ def run_sweep(
             only what is under way is waited for.
         retry: whether to run those again that failed in an earlier call.
         keep_models: whether to keep the models of all cells.
+
+    Returns:
+        The wanted cells that cannot be finished: they failed, or one failed whose model they need,
+        in this call or, where it is not tried again, in an earlier one, here or elsewhere.
     """
     run = _Run(cells, ledger, workers, wanted, retry, keep_models)
     try:
@@ -50,6 +54,7 @@ def run_sweep(
     finally:
         run.release_all()
     print(run.progress(), flush=True)
+    return run.broken()
 
 
 class _Run:
@@ -103,6 +108,16 @@ class _Run:
         left = len(self._chosen) - len(lines)
         shown = f"{len(lines) - failed} of {len(self._chosen)} cells finished, {failed} failed"
         return f"{shown}, {left} left{_duration(self._work_left(ended))}"
+
+    def broken(self) -> list[Cell]:
+        """The chosen cells that failed, or that need one that did."""
+        ended = self._ledger.ended()
+        return [cell for cell in self._chosen if self._is_broken(cell, ended)]
+
+    def _is_broken(self, cell: Cell, ended: Mapping[str, Line]) -> bool:
+        if cell.name in ended:
+            return not _is_finished(cell, ended)
+        return any(self._is_broken(other, ended) for other in self._needs(cell))
 
     def _work_left(self, ended: Mapping[str, Line]) -> float | None:
         """Seconds, from what cells of the same task and method took, or of the same task."""

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hf_td.activations import FILE, save_activations
 from hf_td.patching import anneal, find_patch
 
+logger = logging.getLogger(__name__)
 
-class TargetedDropoutCallback(TrainerCallback):
-    """Draws the masks of each update and logs the rates; works with the stock `Trainer`.
 
-    The progress is `global_step / max_steps`; the callback holds no state, so a resumed run draws
-    what the uninterrupted one would have drawn. The log gets the rates of the last update
-    (`targeting`, `drop_rate`, and `learning`, below 1 where nothing is dropped and only the lowest
-    learn) and `dropped_share`, the fraction of the targeted weights that it dropped.
+class AnnealingCallback(TrainerCallback):
+    """Draws the masks of each update and logs the rates.
+
+    The progress is `global_step / max_steps`, and the callback holds no state. The log gets the
+    rates of the last update (`targeting`, `drop_rate`, and `learning`, below 1 where nothing is
+    dropped and only the lowest learn) and `dropped_share`, the fraction of the targeted weights
+    that it dropped.
     """
 
     def on_step_begin(
@@ -52,3 +58,40 @@ class TargetedDropoutCallback(TrainerCallback):
         # The history holds a copy of the logs, made before the callbacks are asked.
         if state.log_history and state.log_history[-1].get("step") == state.global_step:
             state.log_history[-1].update(added)
+
+
+class TargetedDropoutCallback(AnnealingCallback):
+    """For the stock `Trainer`: an `AnnealingCallback` that keeps activations with checkpoints.
+
+    With importance by activation a resumed run draws what the uninterrupted one would have drawn
+    only from a checkpoint in the `output_dir` of the run; `TargetedDropoutTrainer` takes any. What
+    `save_model` writes gets them by `hf_td.activations.save_activations(model, folder)`.
+    """
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Write the activations beside the weights of a checkpoint."""
+        if args.should_save and _checkpoint(args, state).is_dir():
+            save_activations(kwargs["model"], _checkpoint(args, state))
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Go on with the activations of the checkpoint that is resumed."""
+        patch = find_patch(kwargs["model"])
+        if patch is None or not state.global_step:
+            return
+        patch.resume(_checkpoint(args, state))
+        if patch.activations is not None and not patch.activations.names():
+            logger.warning(
+                "there is no %s in %s: activations are measured anew, and masks can differ from "
+                "those of the run that is resumed; resume it in its own output_dir, or by "
+                "TargetedDropoutTrainer",
+                FILE,
+                _checkpoint(args, state),
+            )
+
+
+def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from torch import nn
@@ -16,7 +17,8 @@ def scale_untargeted(optimizer: Optimizer, model: Any, scale: float) -> None:
 
     Args:
         optimizer: one that has made no step yet; its groups are changed in place.
-        model: whose parameters it has; what is outside of `model.base_model` is its head.
+        model: whose parameters it has; what is outside of `model.base_model` is its head, and so
+            is a logit layer inside that shares nothing with the embeddings.
         scale: of the learning rate, positive.
     """
     untargeted = _untargeted(model)
@@ -31,7 +33,17 @@ def _untargeted(model: nn.Module) -> set[int]:
     base = getattr(model, "base_model", model)
     assert isinstance(base, nn.Module)
     body = {id(p) for p in base.parameters() if p.dim() > 1}
+    if base is model:  # as T5's, which has no model without the head
+        body -= _of_embeddings(base, "output") - _of_embeddings(base, "input")
     return {id(p) for p in model.parameters() if id(p) not in body}
+
+
+def _of_embeddings(model: Any, side: str) -> set[int]:
+    """The parameters of the input embeddings or of the logit layer; none where it has no such."""
+    with suppress(AttributeError, NotImplementedError):
+        found = getattr(model, f"get_{side}_embeddings")()
+        return {id(p) for p in found.parameters()} if isinstance(found, nn.Module) else set()
+    return set()
 
 
 def set_learning_rate(

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 from transformers import Seq2SeqTrainer, Trainer
 
 from hf_td.activations import save_activations
+from hf_td.config import TargetedDropoutConfig
 from hf_td.patching import Patch, find_patch, patch_model
 from hf_td.training.arguments import (
     TargetedDropoutArguments,
     TargetedDropoutFields,
     TargetedDropoutSeq2SeqArguments,
 )
-from hf_td.training.callback import TargetedDropoutCallback
+from hf_td.training.callback import AnnealingCallback
 from hf_td.training.distillation import DistillationMixin
 from hf_td.training.optimizer import scale_untargeted
 from hf_td.training.reliable import ReliableMixin
+
+logger = logging.getLogger(__name__)
 
 
 class TargetedDropoutMixin(DistillationMixin, ReliableMixin):
@@ -40,7 +45,7 @@ class TargetedDropoutMixin(DistillationMixin, ReliableMixin):
         parent: Any = super()
         parent.__init__(model, settings, *rest, **kwargs)
         # First, so that progress bars and reports see the rates that it adds to the log.
-        self.callback_handler.callbacks.insert(0, TargetedDropoutCallback())
+        self.callback_handler.callbacks.insert(0, AnnealingCallback())
 
     def _default_arguments(self) -> Any:
         return TargetedDropoutArguments()
@@ -85,10 +90,25 @@ def _patch_of(model: nn.Module) -> Patch:
 
 
 def _ensure_patched(model: nn.Module, settings: Any) -> nn.Module:
-    if find_patch(model) is None:
-        known = isinstance(settings, TargetedDropoutFields)
-        patch_model(model, settings.targeted_dropout() if known else None)
+    known = isinstance(settings, TargetedDropoutFields)
+    config = settings.targeted_dropout() if known else None
+    patch = find_patch(model)
+    if patch is None:
+        patch_model(model, config)
+    elif config is not None:
+        _tell_what_counts(patch.config, config)
     return model
+
+
+def _tell_what_counts(own: TargetedDropoutConfig, given: TargetedDropoutConfig) -> None:
+    """Warn of settings that were given in vain, to a model that has its own."""
+    given = replace(given, seed=own.seed)
+    if given not in (own, TargetedDropoutConfig(seed=own.seed)):
+        logger.warning(
+            "the model is patched already, with other settings than the arguments have, which do "
+            "not count: it is trained with %s; call unpatch_model(model) first to change them",
+            own,
+        )
 
 
 class TargetedDropoutTrainer(TargetedDropoutMixin, Trainer):

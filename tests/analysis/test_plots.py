@@ -76,6 +76,27 @@ def test_an_axis_on_which_lower_is_better_says_so_and_is_logarithmic():
     assert _draw(CURVES).get_yscale() == "linear"
 
 
+@pytest.mark.parametrize(
+    ("lowest", "highest", "labels"),
+    [
+        (1.83, 4.58, ["2", "3", "4"]),
+        (3.3, 4.9, ["3.4", "3.6", "3.8", "4", "4.2", "4.4", "4.6", "4.8"]),
+        (9, 12, ["9", "10"]),
+        (8, 60, ["10", "20", "50"]),
+        (20, 3e6, ["100", "1000", "10000", "100000", "1e+06"]),
+    ],
+)
+def test_a_logarithmic_axis_has_as_many_numbers_as_have_room(lowest, highest, labels):
+    axes = _draw({"a": [{0.0: lowest, 0.5: highest}]}, lower_is_better=True)
+    axes.figure.canvas.draw()
+    shown = {
+        float(text.get_text()): text.get_text()
+        for text in axes.get_yticklabels(which="both")
+        if text.get_text() and axes.get_ylim()[0] <= text.get_position()[1] <= axes.get_ylim()[1]
+    }
+    assert [shown[value] for value in sorted(shown)] == labels
+
+
 @pytest.mark.parametrize("curves", [{}, {"a": []}, {"a": [{}]}])
 def test_nothing_to_plot_is_an_error(curves, tmp_path):
     with pytest.raises(ValueError, match="no points to plot"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,11 @@ def trainer_of(model: Any, baseline: Baseline, folder: Path, family: str = "bert
 
 
 def shapes_of(model: nn.Module) -> dict[str, Any]:
-    return {name: (type(module), module._forward_hooks) for name, module in model.named_modules()}
+    """By name, the class of each module and its hooks."""
+    return {
+        name: (type(module), {**module._forward_hooks}, {**module._forward_pre_hooks})
+        for name, module in model.named_modules()
+    }
 
 
 @every_method
@@ -171,6 +176,23 @@ def test_finishing_changes_no_output(name, level):
         torch.testing.assert_close(model(**inputs).logits, during)
 
 
+@every_method
+@every_level
+def test_a_model_in_bfloat16_trains_and_stays_in_it(name, level):
+    model: Any = tiny_model("bert").train().bfloat16()
+    attach_baseline(model, METHODS[name], TargetedDropoutConfig(level=level), examples=10)
+    found = find_baseline(model)
+    assert found is not None
+    found.advance(0.5, update=1)
+    logits = model(**tiny_inputs(model)).logits
+    assert logits.dtype == torch.bfloat16
+    penalty = found.penalty()
+    (logits.float().sum() + (0 if penalty is None else penalty)).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in found.parameters())
+    finish_baseline(model)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
 def test_nothing_changes_in_eval_mode_before_training():
     for name, method in METHODS.items():
         if name in ("random_subnetwork", "l0"):
@@ -207,6 +229,41 @@ def test_variational_dropout_refuses_experts():
         attach_baseline(
             tiny_family("mixtral"), VariationalDropout(), TargetedDropoutConfig(), examples=10
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefusingLast(Baseline):
+    """Treats all layers as another method does, but the last one, where a step fails."""
+
+    method: Baseline
+    step: str
+
+    def treat(self, sites, config):
+        treatment: Any = self.method.treat(sites, config)
+        if sites[0].name == "bert.encoder.layer.1.output.dense":
+            self.refuse("treat")
+            treatment.attach = lambda attach=treatment.attach: (attach(), self.refuse("attach"))
+        return treatment
+
+    def refuse(self, step: str) -> None:
+        if step == self.step:
+            raise ValueError(f"refused in {step}")
+
+
+@every_method
+@every_level
+@pytest.mark.parametrize("step", ["treat", "attach"])
+def test_a_model_that_is_refused_is_left_as_it_was(name, level, step):
+    model = tiny_model("bert").train()
+    before = shapes_of(model)
+    keys, parameters = list(model.state_dict()), list(model.parameters())
+    config = TargetedDropoutConfig(level=level)
+    with pytest.raises(ValueError, match=f"refused in {step}"):
+        attach_baseline(model, RefusingLast(method=METHODS[name], step=step), config)
+    assert shapes_of(model) == before
+    assert list(model.state_dict()) == keys
+    assert all(ours is theirs for ours, theirs in zip(model.parameters(), parameters, strict=True))
+    attach_baseline(model, METHODS[name], config)
 
 
 def test_the_parameters_of_a_method_have_their_own_learning_rate(tmp_path):

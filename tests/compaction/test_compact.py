@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from hf_td import compact_model, patch_model, prune_model
-from hf_td.compaction import LAYOUT_KEY, compact, layout_of_model
+from hf_td.compaction import LAYOUT_KEY, check, compact, layout_of_model
 from hf_td.compaction.check import Footprint, compare
 from hf_td.patching import find_patch
 from tests.compaction.models import (
@@ -291,3 +292,17 @@ def test_infinities_have_to_be_where_they_were():
             compare(Footprint({"x": some}), Footprint({"x": torch.tensor(other)}))
     with pytest.raises(ValueError, match="first in x"):
         compare(Footprint({"x": some[:1]}), Footprint({"x": some[2:]}))
+
+
+def test_a_model_that_a_trainer_ran_in_mixed_precision_is_compared_in_its_own_type(monkeypatch):
+    """Else rounding would look like a difference, as in models that are too big for float64."""
+    monkeypatch.setattr(check, "MOST_DOUBLES", 0)
+    model = Accelerator(mixed_precision="bf16", cpu=True).prepare_model(tiny_model("bert"))
+    around = model.__dict__["forward"]
+    prune_model(model, 0.5, level="unit")
+    compact_model(model)
+    assert model.__dict__["forward"] is around
+    seen = check.footprint(model, tiny_inputs(model), [])
+    with torch.no_grad():
+        expected = type(model).forward(model, **tiny_inputs(model)).logits
+    assert torch.equal(seen.values["output 0"], expected)

@@ -188,6 +188,18 @@ def test_a_global_budget_ranks_the_experts_of_all_layers(of):
     assert all(len(kept) >= CHOSEN for kept in left_in(model))
 
 
+def test_what_is_gone_counts_for_nothing_in_a_global_budget():
+    """However small the scores of the others are."""
+    model = mixture("mixtral")
+    with torch.no_grad():
+        for layer in model.model.layers:
+            for stack in layer.mlp.experts.parameters():
+                stack[:4], stack[4:] = 0.0005, 0.001
+    prune_model(model, 0.25, layers=[0], importance="magnitude", **ONLY)
+    prune_model(model, 0.5, importance="magnitude", budget="global", **ONLY)
+    assert left_in(model) == [[4, 5, 6, 7]] * 2
+
+
 def test_experts_are_not_counted_twice():
     with pytest.raises(ValueError, match=r"count model.layers.0.mlp.experts.down_proj twice"):
         prune_model(mixture("mixtral"), 0.5, level="unit", experts_level="unit", budget="global")

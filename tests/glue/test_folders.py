@@ -49,6 +49,18 @@ def test_files_in_a_folder_named_like_the_task(tmp_path, name):
     assert data["train"][task.sentences[0]][:] == rows_of(task)[task.sentences[0]]
 
 
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("place", ["", "cola"])
+def test_a_split_may_lie_in_parts_as_on_the_hub(tmp_path, kind, place):
+    task = get_task("cola")
+    for part, count in enumerate((2, 3)):
+        write(tmp_path / place, f"train-0000{part}-of-00002", rows_of(task, count), kind)
+    write(tmp_path / place, "validation-00000-of-00001-0a1b2c", rows_of(task), kind)
+    data = load_task(task, str(tmp_path))
+    assert data["train"]["label"][:] == [0, 1, 0, 1, 0]
+    assert len(data["validation"]) == 6
+
+
 def test_each_split_may_have_its_own_format(tmp_path):
     task = get_task("rte")
     write(tmp_path, "train", rows_of(task), "csv")
@@ -81,7 +93,7 @@ def test_folder_does_not_exist(name):
 
 def test_a_file_is_not_a_folder(tmp_path):
     write(tmp_path, "train", rows_of(get_task("cola")))
-    with pytest.raises(FileNotFoundError, match=r"train\.csv does not exist"):
+    with pytest.raises(NotADirectoryError, match=r"train\.csv is a file\. Give the folder"):
         load_task("cola", str(tmp_path / "train.csv"))
 
 
@@ -109,6 +121,15 @@ def test_two_files_for_a_split(tmp_path):
     write_task(tmp_path, get_task("cola"), "csv")
     write_task(tmp_path, get_task("cola"), "jsonl")
     with pytest.raises(ValueError, match=r"it has 2\. Found: train\.csv, train\.jsonl"):
+        load_task("cola", str(tmp_path))
+
+
+@pytest.mark.parametrize("others", [["train-00000-of-00002"], ["train-00000-of-00001", "train"]])
+def test_parts_that_are_not_all_there_or_not_alone(tmp_path, others):
+    for name in (*others, "validation"):
+        write(tmp_path, name, rows_of(get_task("cola")))
+    message = rf"or all its parts .*it has {len(others)}\. Found: {others[0]}\.csv"
+    with pytest.raises(ValueError, match=message):
         load_task("cola", str(tmp_path))
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import threading
 from typing import Any
 
 import pytest
@@ -188,3 +191,30 @@ def test_products_have_a_second_derivative():
     weight = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     keep = torch.rand(3, 4) < 0.5
     assert torch.autograd.gradgradcheck(lambda w: kernels.masked(w, keep) ** 2, (weight,))
+
+
+@pytest.mark.usefixtures("small_blocks", "threads")
+@pytest.mark.parametrize("threads", [64], indirect=True)
+def test_work_of_any_size_is_done_by_the_same_few_threads():
+    for rows in range(80, 800, 40):
+        weight, keep = torch.randn(rows, 100), torch.rand(rows, 100) < 0.5
+        assert torch.equal(cpu.multiply(weight, keep, torch.empty_like(weight)), weight * keep)
+    own = [one for one in threading.enumerate() if one.name.startswith("hf_td")]
+    assert 0 < len(own) <= (os.cpu_count() or 1)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+@pytest.mark.usefixtures("small_blocks", "threads")
+@pytest.mark.parametrize("threads", [3], indirect=True)
+def test_a_forked_process_has_threads_of_its_own():
+    weight, keep = torch.randn(200, 100), torch.rand(200, 100) < 0.5
+    expected = cpu.multiply(weight, keep, torch.empty_like(weight))
+
+    def multiply_again() -> None:
+        assert torch.equal(cpu.multiply(weight, keep, torch.empty_like(weight)), expected)
+
+    fork = multiprocessing.get_context("fork")
+    child = fork.Process(target=multiply_again, daemon=True)
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0

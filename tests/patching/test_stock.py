@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from hf_td import TargetedDropoutConfig, anneal, patch_model, unpatch_model
+from hf_td import TargetedDropoutConfig, anneal, patch_model, prune_model, unpatch_model
 from hf_td.config import CONFIG_KEY
 from hf_td.patching import find_patch
 from tests.patching.models import (
@@ -145,6 +145,18 @@ def test_the_config_of_the_model_records_how_it_was_patched():
     unpatch_model(model)
     assert not hasattr(model.config, CONFIG_KEY)
     assert CONFIG_KEY not in model.config.to_dict()
+
+
+def test_the_config_goes_on_recording_a_training_when_the_model_is_stock_again():
+    model = tiny_model("bert")
+    trained = TargetedDropoutConfig(level="unit", targeting=0.5, importance="magnitude")
+    anneal(patch_model(model, trained), 1.0, 0)
+    unpatch_model(model)
+    assert getattr(model.config, CONFIG_KEY) == trained.to_dict()
+    assert prune_model(model, 0.5).blocks[0].removed == 2, "heads go, as they were trained to"
+    # A patch that nothing was trained with is forgotten.
+    unpatch_model(patch_model(model, level="weight"))
+    assert getattr(model.config, CONFIG_KEY) == trained.to_dict()
 
 
 @every_family

@@ -281,3 +281,24 @@ def test_batches_may_be_anything_that_can_be_run_through():
     assert prune_model(model, 0.5, level="unit", calibration=Stream()).sparsity > 0.4
     with pytest.raises(ValueError, match="there was none"):
         prune_model(tiny_model("bert"), 0.5, level="unit", calibration=[])
+
+
+class Classifier(nn.Module):
+    """A model around a stock one, without a config of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = tiny_model("bert").base_model
+        self.head = nn.Linear(32, 2)
+
+    def forward(self, **inputs: Any) -> Tensor:
+        return self.head(self.encoder(**inputs).last_hidden_state[:, 0])
+
+
+def test_a_patched_module_without_a_config_is_pruned_as_it_was_patched():
+    model = Classifier()
+    inputs = tiny_inputs(tiny_model("bert"))
+    settings = {"level": "unit", "targeting": 0.5, "importance": "magnitude", "layers": [1]}
+    patch_model(model, example_inputs=inputs, **settings)
+    report = prune_model(model, 0.5, example_inputs=inputs)
+    assert [block.removed for block in report.blocks] == [0, 0, 2, 32]

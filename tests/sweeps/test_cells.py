@@ -21,8 +21,33 @@ def test_a_cell_is_a_command_line_of_run_glue(tmp_path):
     assert "--sparsities 0 0.5 " in command
     assert "--bf16 true --include a b --warmup_steps 0.1" in command
     assert command.endswith(f"--seed 3 --output_dir {tmp_path}/cells/{cell.name}")
-    with pytest.raises(UsageError, match=r"sst2 weight none seed 0: unknown arguments"):
+    with pytest.raises(UsageError, match=r"sst2 weight none seed 0 .*unknown \['no_such_thing'\]"):
         cells_of(tmp_path, methods={"none": {"no_such_thing": methods}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"tasks": {"sst2": {"task": "sst2"}}, "methods": {"none": None}},
+            r"lacks \['task_name'\], and has unknown \['task'\]\. Did you mean task_name\?",
+        ),
+        ({"methods": {"targetted": {}}}, "argument --method: invalid choice: 'targetted'"),
+        ({"methods": {"none": {"learning_rate": [1, 2]}}}, "arguments: 2. The option before"),
+        (
+            {
+                "common": {"model_name_or_path": "m", "sparsities": [0, 50]},
+                "levels": {"unit": {}},
+                "methods": {"none": None},
+            },
+            r"in \[0, 1\]; got \[50\.0\]",
+        ),
+        ({"methods": {"l1": {"method_settings": "strength=1"}}}, "strength"),
+    ],
+)
+def test_a_mistake_is_found_before_anything_runs(changes, message, tmp_path):
+    with pytest.raises(UsageError, match=rf"^sst2 \w+ \w+ seed 0.*{message}"):
+        cells_of(tmp_path, **changes)
 
 
 def test_the_name_depends_on_the_configuration_alone(tmp_path):

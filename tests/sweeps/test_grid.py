@@ -91,6 +91,17 @@ def test_filters_select(tmp_path):
         ({"methods": {"none": {"tasks": {"sst": {}}}}}, r"the tasks of none has unknown names"),
         ({"knobs": {"methods": {"l0": {}}}}, r"the methods of knobs has unknown names \['l0'\]"),
         ({"knobs": {"methods": {"none": {"learning_rate": 3}}}}, "the knobs of none are lists"),
+        ({"seeds": 3}, r"the seeds of the sweep must be a list such as \[0, 1, 2\], got 3"),
+        ({"methods": {"none": {"seeds": "0"}}}, "the seeds of none must be a list .* got '0'"),
+        ({"knobs": {"seeds": [0.5]}}, r"the seeds of knobs must be a list .* got \[0\.5\]"),
+        (
+            {"methods": {"none": {"seed": [0, 1]}}},
+            r"weight none seed 0: seed .* seeds: \[0, 1, 2\]",
+        ),
+        ({"common": {"output_dir": "here"}}, "output_dir is no argument of a sweep"),
+        ({"common": 3}, "common must hold names with their arguments, got 3"),
+        ({"levels": {"unit": "unit"}}, "unit of levels must hold names .* got 'unit'"),
+        ({"methods": {"none": {"tasks": {"cola": True}}}}, "cola in the tasks of none must hold"),
     ],
 )
 def test_what_is_no_sweep_is_refused(changes, message, tmp_path):

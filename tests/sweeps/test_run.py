@@ -32,7 +32,7 @@ def test_every_cell_is_run_once_in_order_and_never_again(tmp_path, ledger):
 
 def test_a_sweep_goes_on_where_it_was(tmp_path, ledger, capsys):
     cells, first, rest = cells_of(tmp_path), FakeWorkers(), FakeWorkers()
-    run_sweep(cells, ledger, first, stop=lambda started: started == 5)
+    assert run_sweep(cells, ledger, first, stop=lambda started: started == 5) == []
     assert (
         "5 of 16 cells finished, 0 failed, 11 left, about 0:11:00 of work"
         in capsys.readouterr().out
@@ -103,7 +103,8 @@ def test_a_model_that_does_not_come_is_not_asked_for_again_and_again(tmp_path, l
 
 def test_a_failed_cell_is_recorded_and_stops_only_what_needs_it(tmp_path, ledger, capsys):
     cells, workers = cells_of(tmp_path), FakeWorkers(broken=("sst2 weight none seed 0",))
-    run_sweep(cells, ledger, workers)
+    broken = run_sweep(cells, ledger, workers)
+    assert titles(broken) == ["sst2 weight none seed 0", "sst2 unit none seed 0"]
     failed = {str(cells[n].places[0]) for n, line in ledger.ended().items() if "error" in line}
     assert failed == {"sst2 weight none seed 0"}
     assert len(workers.ran) == 15
@@ -115,13 +116,20 @@ def test_a_failed_cell_is_tried_again_once_and_only_when_asked(tmp_path, ledger)
     cells, broken = cells_of(tmp_path), ("sst2 weight none seed 0",)
     run_sweep(cells, ledger, FakeWorkers(broken))
     idle, still, fine = FakeWorkers(), FakeWorkers(broken), FakeWorkers()
-    run_sweep(cells, ledger, idle)
+    assert len(run_sweep(cells, ledger, idle)) == 2
     assert idle.ran == []
-    run_sweep(cells, ledger, still, retry=True)
+    assert len(run_sweep(cells, ledger, still, retry=True)) == 2
     assert titles(still.ran) == ["sst2 weight none seed 0"]
-    run_sweep(cells, ledger, fine, retry=True)
+    assert run_sweep(cells, ledger, fine, retry=True) == []
     assert titles(fine.ran) == ["sst2 weight none seed 0", "sst2 unit none seed 0"]
     assert not any("error" in line for line in ledger.ended().values())
+
+
+def test_what_failed_counts_only_where_it_was_chosen(tmp_path, ledger):
+    cells, broken = cells_of(tmp_path), ("sst2 weight none seed 0",)
+    run_sweep(cells, ledger, FakeWorkers(broken))
+    other = lambda cell: cell.places[0].task == "cola"  # noqa: E731
+    assert run_sweep(cells, ledger, FakeWorkers(), wanted=other) == []
 
 
 def test_a_cell_of_another_process_is_left_alone(tmp_path, ledger):

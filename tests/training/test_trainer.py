@@ -27,6 +27,7 @@ from hf_td import (
     TargetedDropoutSeq2SeqTrainer,
     TargetedDropoutTrainer,
     patch_model,
+    prune_model,
     unpatch_model,
 )
 from hf_td.activations import FILE, Activations
@@ -104,6 +105,42 @@ def test_the_stock_trainer_with_the_callback_trains_alike(level, tmp_path):
     assert_same_weights(model, ours.model)
     losses = [entry for entry in stock.state.log_history if "loss" in entry]
     assert all("dropped_share" in entry for entry in losses)
+
+
+@every_level
+def test_the_stock_trainer_with_the_callback_resumes_a_run_of_its_own_folder(
+    level, tmp_path, caplog
+):
+    config = arguments(tmp_path, level=level).targeted_dropout()
+
+    def train(seed: int, folder: str, checkpoint: str | None = None) -> PreTrainedModel:
+        model = patch_model(tiny_model("bert", seed), config)
+        args = TrainingArguments(
+            str(tmp_path / folder), **{**QUIET, "save_strategy": "steps", "save_steps": STEPS // 2}
+        )
+        calls = [TargetedDropoutCallback()]
+        trainer = Trainer(model, args, train_dataset=examples("bert"), callbacks=calls)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        return model
+
+    whole = train(0, "run")
+    checkpoint = tmp_path / "run" / f"checkpoint-{STEPS // 2}"
+    assert_same_weights(train(1, "run", str(checkpoint)), whole)
+    saved = type(whole).from_pretrained(checkpoint)
+    assert prune_model(saved, 0.5).sparsity > 0.4, "ranked by the activations beside it"
+    assert "measured anew" not in caplog.text
+    train(1, "elsewhere", str(checkpoint))
+    assert "activations are measured anew" in caplog.text
+
+
+def test_settings_that_do_not_count_since_the_model_is_patched_are_told(tmp_path, caplog):
+    model = patch_model(tiny_model("bert"), arguments(tmp_path, level="weight").targeted_dropout())
+    trainer_of(model, arguments(tmp_path, level="weight"))
+    trainer_of(model, TargetedDropoutArguments(str(tmp_path), **QUIET))
+    assert not caplog.messages
+    trainer_of(model, arguments(tmp_path, level="unit"))
+    assert "patched already, with other settings" in caplog.text
+    assert "level='weight'" in caplog.text
 
 
 @every_level

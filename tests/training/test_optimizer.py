@@ -1,0 +1,40 @@
+"""What gets a learning rate of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import SwitchTransformersConfig, SwitchTransformersForConditionalGeneration
+
+from hf_td.training.optimizer import scale_untargeted
+from tests.tiny import tiny_model
+
+
+def scaled_names(model: Any) -> set[str]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    scale_untargeted(optimizer, model, 3.0)
+    assert {group["lr"] for group in optimizer.param_groups} == {1.0, 3.0}
+    scaled = {id(p) for g in optimizer.param_groups if g["lr"] == 3.0 for p in g["params"]}
+    return {name for name, p in model.named_parameters() if id(p) in scaled}
+
+
+def small(model: Any) -> set[str]:
+    return {name for name, p in model.named_parameters() if p.dim() == 1}
+
+
+def test_norms_biases_and_what_is_outside_of_the_base_model():
+    model = tiny_model("bert")
+    assert scaled_names(model) == small(model) | {"classifier.weight"}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_logit_layer_inside_a_base_model_if_it_shares_nothing_with_the_embeddings(tied):
+    config = SwitchTransformersConfig(
+        vocab_size=64, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, num_experts=2
+    )
+    config.tie_word_embeddings = tied
+    model = SwitchTransformersForConditionalGeneration(config)
+    assert model.base_model is model
+    assert scaled_names(model) == small(model) | (set() if tied else {"lm_head.weight"})
