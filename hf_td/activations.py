@@ -219,16 +219,21 @@ def attach_activations(model: nn.Module, activations: Activations | None) -> Non
     model.__dict__[_KEY] = activations
 
 
-def find_activations(model: nn.Module) -> Activations | None:
+def find_activations(model: nn.Module, **download: Any) -> Activations | None:
     """What was measured while the model was trained, or None.
 
     It is with the model that was trained, or beside the weights that the model was loaded from.
+
+    Args:
+        model: that was trained.
+        download: `revision`, `token` and `cache_dir` that the model was loaded from the Hub with.
+            It does not remember them, so say them once, before anything else asks.
     """
     for module in model.modules():
         if _KEY in module.__dict__:
             return module.__dict__[_KEY]
     place = getattr(model, "name_or_path", "")
-    loaded = _load_from(place, model) if place else None
+    loaded = _load_from(place, model, download) if place else None
     if loaded is not None:
         attach_activations(model, loaded)
     return loaded
@@ -241,7 +246,7 @@ def save_activations(model: nn.Module, folder: str | Path) -> None:
         found.save(folder)
 
 
-def _load_from(place: str, model: nn.Module) -> Activations | None:
+def _load_from(place: str, model: nn.Module, download: Mapping[str, Any]) -> Activations | None:
     if Path(place).is_dir():
         return Activations.load(place)
     training = trained_with(model)
@@ -250,6 +255,7 @@ def _load_from(place: str, model: nn.Module) -> Activations | None:
     path = cached_file(
         place,
         FILE,
+        **download,
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,

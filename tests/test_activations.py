@@ -212,6 +212,16 @@ def test_the_hub_is_asked_only_for_models_that_were_trained_with_them(monkeypatc
     assert asked == ["someone/plain"]
 
 
+def test_the_hub_is_asked_for_the_revision_that_a_model_was_loaded_from(monkeypatch):
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(activations, "cached_file", lambda *_, **told: asked.append(told))
+    model: Any = tiny_model("bert")
+    model.config.name_or_path = model.name_or_path = "someone/trained"
+    model.config.targeted_dropout = {"level": "unit", "importance": "activation"}
+    assert activations.find_activations(model, revision="v1", token="t") is None
+    assert (asked[0]["revision"], asked[0]["token"]) == ("v1", "t")
+
+
 def test_rows_are_counted_right_in_half_precision():
     model = patch_model(tiny_model("bert"), level="unit", **ALWAYS).bfloat16()
     patch = find_patch(model)

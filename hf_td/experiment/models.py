@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from hf_td.activations import attach_activations, find_activations
 from hf_td.experiment.arguments import ModelArguments
 from hf_td.experiment.errors import UsageError, blaming_input
 from hf_td.experiment.pairs import parse_pairs
@@ -109,10 +110,13 @@ class ModelSource:
         """A model of `auto_class` with the pretrained weights, if there are any, in float32."""
         if self.is_new:
             return self.make_model(auto_class, config)
+        download = {name: v for name, v in self.options.items() if name != "trust_remote_code"}
         with self._explaining(auto_class, config):
-            return auto_class.from_pretrained(
+            model = auto_class.from_pretrained(
                 self.model, config=config, dtype=torch.float32, **self.options, **extra
             )
+            attach_activations(model, find_activations(model, **download))
+        return model
 
     def make_model(self, auto_class: Any, config: PretrainedConfig) -> Any:
         """An untrained model of `auto_class`, in float32."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers.utils.generic import find_labels
 
+from hf_td.analysis.record import write_json
 from hf_td.compaction import can_compact, compact_model
 from hf_td.experiment.arguments import Arguments
 from hf_td.experiment.calibration import how_to_prune
@@ -21,14 +23,17 @@ from hf_td.experiment.results import Results
 from hf_td.hub import CardInfo, Export, Latency, export_model, measure_latency, push_to_hub
 from hf_td.pruning import prune_model
 
+# In an export, what was asked for when it was made. Hidden, so that it is not published; in the
+# export, so that it goes with it.
+_ASKED = ".asked.json"
 _LATENCY_BATCH = 8
 
 
 def publish(arguments: Arguments, problem: Problem, results: Results) -> None:
     """Export the model of each seed, pruned, and push it where that was asked for.
 
-    Exports that are there already are kept, so a call that failed on its way to the Hub can be
-    repeated.
+    Exports that are there already are kept if they are what this call asks for, so a call that
+    failed on its way to the Hub can be repeated; others are replaced.
 
     Args:
         arguments: of the experiment; `export_sparsity` says how much to prune.
@@ -42,11 +47,32 @@ def publish(arguments: Arguments, problem: Problem, results: Results) -> None:
         return
     for run in results["runs"]:
         folder = seed_folder(arguments, run["seed"]) / EXPORT
-        if not folder.exists():
+        asked = _asked(arguments, run["seed"])
+        if _holds(folder, asked):
+            print(f"kept from an earlier call: the export in {folder}", flush=True)
+        else:
+            replaced = ", in place of an earlier export" if folder.exists() else ""
             export = _export(arguments, problem, results, run, folder)
-            print(f"exported as {export.form} ({export.reason}) to {folder}", flush=True)
+            write_json(folder / _ASKED, asked)
+            print(f"exported as {export.form} ({export.reason}) to {folder}{replaced}", flush=True)
         if arguments.training.push_to_hub:
             _push(arguments, folder, arguments.repo_id(run["seed"]))
+
+
+def _asked(arguments: Arguments, seed: int) -> dict[str, Any]:
+    """What a call asks of the export of a seed, as JSON values; all of it shows in the export."""
+    return {
+        "sparsity": arguments.sparsity_to_export,
+        "form": arguments.curve.export_form,
+        "repo_id": arguments.repo_id(seed) if arguments.training.push_to_hub else None,
+    }
+
+
+def _holds(folder: Path, asked: dict[str, Any]) -> bool:
+    try:
+        return json.loads((folder / _ASKED).read_text(encoding="utf-8")) == asked
+    except (OSError, ValueError):
+        return False
 
 
 def _export(
@@ -65,6 +91,7 @@ def _export(
             processing_class=problem.processor,
             metrics=dict(point.metrics) if point else None,
             card=card,
+            overwrite=True,
         )
 
 

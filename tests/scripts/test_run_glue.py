@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForSequenceClassification,
@@ -22,7 +22,7 @@ from hf_td import TargetedDropoutConfig
 from hf_td.experiment import parse_arguments
 from hf_td.experiment.arguments import DataArguments
 from hf_td.experiment.results import _command
-from hf_td.hub import load_archived_model
+from hf_td.hub import export, load_archived_model
 from hf_td.training import distillation
 from tests.hub.loopback import Fault
 from tests.programs import argv_of, results_of
@@ -165,6 +165,46 @@ def test_a_push_that_failed_is_repeated_without_training(options, hub, capsys):
     out = capsys.readouterr().out
     assert "kept from an earlier call: seeds [0]" in out
     assert "published: " in out
+
+
+@pytest.fixture
+def unchecked(monkeypatch) -> None:
+    """Exports are not loaded again, which takes a process each."""
+    monkeypatch.setattr(export, "_verify", lambda *_: None)
+
+
+@CLIENT_IS_DEPRECATED
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_published_is_what_the_last_call_asked_for(options, hub, capsys):
+    wanted = {**options, "level": "unit", "sparsities": [0, 0.5, 0.9], "push_to_hub": True}
+    for sparsity, repo in ((0.5, "someone/one"), (0.9, "someone/one"), (0.9, "someone/other")):
+        run_glue.main(argv_of({**wanted, "export_sparsity": sparsity, "hub_model_id": repo}))
+        assert "published: " in capsys.readouterr().out
+        text = ModelCard.load(repo).text
+        assert f"{sparsity:.1%} (this model)" in text
+        assert f'model_id = "{repo}"' in text
+        assert not any("asked" in name for name in HfApi().list_repo_files(repo))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_export_is_kept_if_it_is_what_the_call_asks_for_and_else_made_anew(options, capsys):
+    wanted = {**options, "level": "unit", "sparsities": [0.5, 0.9], "export_sparsity": 0.5}
+    folder = Path(options["output_dir"]) / "seed-42" / "export"
+
+    def told(**changes: Any) -> str:
+        run_glue.main(argv_of({**wanted, **changes}))
+        lines = capsys.readouterr().out.splitlines()
+        return next(line for line in lines if str(folder) in line)
+
+    assert told().endswith(f"to {folder}")
+    assert told() == f"kept from an earlier call: the export in {folder}"
+    assert told(export_sparsity=0.9).endswith("in place of an earlier export")
+    assert "90.0% (this model)" in (folder / "README.md").read_text()
+    assert told(export_sparsity=0.9, export_form="archive").endswith("of an earlier export")
+    assert not (folder / "model.safetensors").exists()
+    assert (folder / "model.hftd").is_file()
+    (folder / ".asked.json").unlink()  # as after a call that was killed
+    assert told(export_sparsity=0.9, export_form="archive").startswith("exported as archive")
 
 
 def test_an_export_has_the_form_that_was_asked_for(options):
