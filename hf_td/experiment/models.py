@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import constants
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -109,7 +110,7 @@ class ModelSource:
         """A model of `auto_class` with the pretrained weights, if there are any, in float32."""
         if self.is_new:
             return self.make_model(auto_class, config)
-        with self._explaining(auto_class, config):
+        with reading_weights(self.model), self._explaining(auto_class, config):
             return auto_class.from_pretrained(
                 self.model, config=config, dtype=torch.float32, **self.options, **extra
             )
@@ -166,6 +167,27 @@ def find_model(arguments: ModelArguments) -> ModelSource:
         options["local_files_only"] = True
     overrides = parse_pairs(arguments.config_overrides, "--config_overrides")
     return ModelSource(main, config, tokenizer, options, overrides)
+
+
+@contextmanager
+def reading_weights(model: str) -> Iterator[None]:
+    """Report a file of weights that is not whole, by its name where the model is a folder."""
+    try:
+        yield
+    except SafetensorError as error:
+        files = sorted(Path(model).glob("*.safetensors"))
+        name = next((file for file in files if not _is_whole(file)), model)
+        raise UsageError(
+            f"the weights in {name} cannot be read ({error}); copy or download them again"
+        ) from error
+
+
+def _is_whole(file: Path) -> bool:
+    try:
+        with safe_open(file, framework="pt"):
+            return True
+    except SafetensorError:
+        return False
 
 
 def locate(name: str) -> str:
@@ -244,6 +266,5 @@ def _check_cached(names: list[str], options: dict[str, Any]) -> None:
             raise UsageError(
                 f"cannot load {name!r}: it is no local folder, it is not in the cache, and the "
                 f"Hugging Face Hub ({constants.ENDPOINT}) cannot be reached or offline mode is on "
-                "(HF_HUB_OFFLINE). Without a network, give a local folder or "
-                f"--model_name_or_path {BUILTIN_MODEL}"
+                f"(HF_HUB_OFFLINE). Without a network, give a local folder or {BUILTIN_MODEL}"
             ) from error
