@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import logging
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import torch
 from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoImageProcessor,
     AutoTokenizer,
@@ -194,9 +196,10 @@ def locate(name: str) -> str:
     """A folder as it is written, the built-in model's folder, a Hub id, or a type.
 
     Raises:
-        UsageError: it names a folder, and there is no model.
+        UsageError: it names a folder, and there is no model, or a type that Transformers lacks.
     """
     if name.startswith(NEW):
+        _check_type(name.removeprefix(NEW))
         return name
     if name == BUILTIN_MODEL:
         return str(builtin_model())
@@ -209,6 +212,13 @@ def locate(name: str) -> str:
             f"Hugging Face Hub, or {BUILTIN_MODEL}"
         )
     return name
+
+
+def _check_type(name: str) -> None:
+    if name not in CONFIG_MAPPING:
+        close = difflib.get_close_matches(name, CONFIG_MAPPING, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise UsageError(f"Transformers has no model type {name!r}{hint}")
 
 
 def _checked_folder(folder: Path) -> str:
