@@ -20,28 +20,53 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoProcessor
 
+from hf_td import __version__
+from hf_td.activations import FILE as ACTIVATIONS
+from hf_td.activations import find_activations
 from hf_td.anatomy import Anatomy, Block, Holder, read_anatomy
 from hf_td.anatomy.blocks import pattern_of
+from hf_td.config import trained_with
 from hf_td.experiment import UsageError, run_program
 from hf_td.experiment.arguments import ModelArguments
 from hf_td.experiment.errors import blaming_input
-from hf_td.experiment.models import ModelSource, find_model
+from hf_td.experiment.models import ModelSource, find_model, reading_weights
 from hf_td.hub.export import Export, Form, export_model
-from hf_td.pruning import prune_model
+from hf_td.learned import FILE as SCORES
+from hf_td.learned import find_learned
+from hf_td.pruning import PruningReport, prune_model
 
 _WIDEST = 1000
+_NOTICED = 0.005  # a sparsity that misses the wanted one by more is explained
+# Importance that is read from a file which a training leaves beside the weights.
+_FILES = {"activation": (ACTIVATIONS, find_activations), "learned": (SCORES, find_learned)}
 
 app = typer.Typer(
-    help="Make Hugging Face Transformers small.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
 
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"hf_td {__version__}")
+        raise typer.Exit
+
+
 Name = Annotated[str, typer.Argument(metavar="MODEL", help="a folder, or an id on the Hub")]
 Trust = Annotated[
     bool, typer.Option("--trust-remote-code", help="run the code that the repository holds")
 ]
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="show the version"),
+    ] = False,
+) -> None:
+    """Make Hugging Face Transformers small."""
 
 
 @app.command()
@@ -89,7 +114,9 @@ def prune(
     A model that targeted dropout has trained is ranked as it was while it trained, any other by
     magnitude. The export is loaded again and compared before it is kept.
     """
+    _check_free(output, overwrite)
     loaded, source = _load(model, trust_remote_code)
+    _check_measured(loaded, importance)
     processor = _load_processor(source)
     asked = {"level": level, "importance": importance}
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
@@ -106,7 +133,41 @@ def prune(
         f"{report.sparsity:.1%} of the prunable weights are gone, "
         f"{report.share_of_parameters:.1%} of all"
     )
+    if report.sparsity < sparsity - _NOTICED:
+        print(f"less than {sparsity:.1%}, for {_why_less(report, budget)}")
     print(_told(export))
+
+
+def _check_free(output: Path, overwrite: bool) -> None:
+    if output.is_dir() and any(output.iterdir()) and not overwrite:
+        raise UsageError(
+            f"{output} holds something already; choose another folder, or give --overwrite"
+        )
+
+
+def _check_measured(model: Any, importance: str | None) -> None:
+    """Refuse an importance that a training has to tell and does not: there are no data here."""
+    recorded = trained_with(model)
+    wanted = importance or (recorded.importance if recorded else "magnitude")
+    file, find = _FILES.get(wanted, ("", lambda _: True))
+    if not find(model):
+        raise UsageError(
+            f"--importance {wanted} needs {file}, which a training by it leaves beside the "
+            "weights; put it there, or give --importance magnitude"
+        )
+
+
+def _why_less(report: PruningReport, budget: str) -> str:
+    """Why not as much is gone as was asked for."""
+    if not any(block.removed for block in report.blocks):
+        return "what goes of each row of weights is rounded down"
+    if budget == "global":
+        return "a global budget counts units, of which some have more weights than others"
+    fewest = min(report.blocks, key=lambda block: block.total)
+    return (
+        "units go as a whole, and of each layer their number is rounded down: "
+        f"{fewest.name} loses {fewest.removed} of {fewest.total}"
+    )
 
 
 def _load(name: str, trust_remote_code: bool) -> tuple[Any, ModelSource]:
@@ -117,7 +178,7 @@ def _load(name: str, trust_remote_code: bool) -> tuple[Any, ModelSource]:
     cls = _class_of(name, config)
     if source.is_new:
         raise UsageError(f"{name} is an untrained model; give one that has weights")
-    with blaming_input():
+    with reading_weights(source.model), blaming_input():
         return cls.from_pretrained(source.model, dtype="auto", **source.options), source
 
 
@@ -155,13 +216,26 @@ def _blocks_table(anatomy: Anatomy) -> Table:
 
 
 def _row(holder: Holder) -> tuple[str, str, str, str]:
-    what = {"attention": "heads", "feed_forward": "neurons"}.get(holder.part, holder.part)
     weights = ["weight"] if isinstance(holder, Block) else []
     levels = [*weights, *([] if holder.obstacle else ["unit"])]
     projections = "\n".join(_projections(holder)) if isinstance(holder, Block) else ""
     why = f" ({pattern_of(holder.obstacle)})" if holder.obstacle else ""
-    units = f"{holder.units:,} {what}"
-    return pattern_of(holder.name), units, projections, ", ".join(levels) + why
+    return pattern_of(holder.name), _units(holder), projections, ", ".join(levels) + why
+
+
+def _units(holder: Holder) -> str:
+    """How many there are of what."""
+    what = {"attention": "heads", "feed_forward": "neurons"}.get(holder.part, holder.part)
+    sharing = _queries(holder) if isinstance(holder, Block) else 1
+    if sharing > 1:
+        return f"{holder.units:,} KV heads, each with {sharing} query heads"
+    return f"{holder.units:,} {what}"
+
+
+def _queries(block: Block) -> int:
+    """How many heads of queries a unit has, where it has keys of its own."""
+    sizes = {p.role: p.features.shape[1] for p in block.producers}
+    return sizes["q"] // sizes["k"] if {"q", "k"} <= sizes.keys() else 1
 
 
 def _projections(block: Block) -> Iterator[str]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, ViTImageProcessor
 
-from hf_td import cli, patch_model
+from hf_td import __version__, cli, patch_model
 from hf_td.experiment import builtin_model
 from tests.tiny import tiny_model
 
@@ -33,7 +33,9 @@ def test_inspect_tells_blocks_levels_and_what_is_left_alone(monkeypatch, capsys,
     assert run(monkeypatch, "inspect", llama) == 0
     told = capsys.readouterr().out
     config = LlamaForCausalLM.from_pretrained(llama).config
-    assert f"{config.num_key_value_heads} heads" in told
+    kv_heads = config.num_key_value_heads or 0
+    shared = config.num_attention_heads // kv_heads
+    assert f"{kv_heads} KV heads, each with {shared} query heads" in told
     assert f"{config.intermediate_size} neurons" in told
     assert "o_proj (o)" in told
     assert "weight, unit" in told
@@ -51,6 +53,36 @@ def test_prune_writes_a_smaller_model_that_loads(monkeypatch, capsys, llama, tmp
     assert torch.isfinite(after(torch.arange(9)[None]).logits).all()
 
 
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--level", "unit"), "model.layers.0.self_attn loses 1 of 2"),
+        (("--level", "unit", "--budget", "global"), "a global budget counts units"),
+        (("--level", "weight"), None),
+    ],
+)
+def test_a_sparsity_that_is_not_reached_is_explained(
+    monkeypatch, capsys, llama, tmp_path, words, why
+):
+    words = ("prune", llama, tmp_path / "out", "--sparsity", "0.75", *words)
+    assert run(monkeypatch, *words) == 0
+    told = capsys.readouterr().out
+    assert ("less than 75.0%, for" in told) is (why is not None)
+    assert (why or "") in told
+
+
+def test_the_version_is_told(monkeypatch, capsys):
+    assert run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"hf_td {__version__}\n"
+
+
+def test_weights_that_are_not_whole_are_named(monkeypatch, capsys, llama):
+    file = llama / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    assert run(monkeypatch, "inspect", llama) == 2
+    assert f"the weights in {file} cannot be read (" in capsys.readouterr().err
+
+
 def test_a_tokenizer_goes_along(monkeypatch, tmp_path):
     out = tmp_path / "half"
     words = ("--sparsity", "0.5", "--level", "unit")
@@ -63,6 +95,7 @@ def test_a_tokenizer_goes_along(monkeypatch, tmp_path):
     [
         (("--sparsity", "1.5"), "fraction to remove, in [0, 1]; got 1.5"),
         (("--sparsity", "0.5", "--form", "smaller"), "form must be one of"),
+        (("--sparsity", "0.5", "--importance", "learned"), "needs learned_scores.safetensors"),
     ],
 )
 def test_what_cannot_work_is_one_message(monkeypatch, capsys, llama, tmp_path, words, message):
@@ -76,7 +109,7 @@ def test_a_full_folder_is_not_replaced(monkeypatch, capsys, llama, tmp_path):
     (tmp_path / "full" / "mine.txt").write_text("mine")
     words = ("--sparsity", "0.5", "--level", "unit")
     assert run(monkeypatch, "prune", llama, tmp_path / "full", *words) == 2
-    assert "error:" in capsys.readouterr().err
+    assert "choose another folder, or give --overwrite" in capsys.readouterr().err
     assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
 
 
@@ -118,6 +151,8 @@ def test_where_nothing_was_measured_it_is_by_magnitude_if_that_is_asked_for(
     model.save_pretrained(tmp_path / "trained")
     words = ("prune", tmp_path / "trained", tmp_path / "half", "--sparsity", "0.5")
     assert run(monkeypatch, *words) == 2
-    assert "prune by importance='magnitude'" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "--importance activation needs activations.safetensors" in told
+    assert "or give --importance magnitude" in told
     assert run(monkeypatch, *words, "--importance", "magnitude") == 0
     assert "50.0% of the prunable weights are gone" in capsys.readouterr().out

@@ -20,6 +20,7 @@ from hf_td.pruning import (
     remove_lowest,
     sites_to_prune,
 )
+from hf_td.pruning.budgets import Of
 
 Metrics = Mapping[str, float]
 
@@ -48,6 +49,7 @@ def pruning_curve(
     config: TargetedDropoutConfig | None = None,
     *,
     budget: Literal["uniform", "global"] | Budget = "uniform",
+    of: Of | None = None,
     calibration: Iterable[Mapping[str, Any]] | None = None,
     example_inputs: Mapping[str, Any] | None = None,
     **overrides: Any,
@@ -60,17 +62,19 @@ def pruning_curve(
         evaluate: called once for each sparsity with the pruned model; a number, or a mapping.
         config: as for `prune_model`.
         budget: as for `prune_model`.
+        of: as for `prune_model`.
         calibration: as for `prune_model`.
         example_inputs: as for `prune_model`.
         **overrides: as for `prune_model`.
 
     Raises:
-        ValueError: as `prune_model`; raised before the first evaluation.
+        TypeError: the sparsities are not several numbers.
+        ValueError: as `prune_model`; raised before the first evaluation, like the other.
     """
-    sparsities = list(sparsities)
+    sparsities = _as_numbers(sparsities)
     for sparsity in sparsities:
         check_sparsity(sparsity)
-    budget = as_budget(budget)
+    budget = as_budget(budget, of)
     sites = sites_to_prune(
         model, config, calibration=calibration, example_inputs=example_inputs, **overrides
     )
@@ -86,6 +90,16 @@ def pruning_curve(
             points.append(CurvePoint(sparsity, gone.sparsity, gone.share_of_parameters, metrics))
             restore()
     return points
+
+
+def _as_numbers(sparsities: Any) -> list[float]:
+    try:
+        listed = list(sparsities)
+        if not any(isinstance(sparsity, str) for sparsity in listed):
+            return [float(sparsity) for sparsity in listed]
+    except TypeError:
+        pass
+    raise TypeError(f"sparsities are several numbers, as in [0, 0.5, 0.75]; got {sparsities!r}")
 
 
 def _as_metrics(value: float | Metrics) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import logging
 from collections.abc import Iterator
@@ -13,7 +14,9 @@ from typing import Any
 
 import torch
 from huggingface_hub import constants
+from safetensors import SafetensorError, safe_open
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoImageProcessor,
     AutoTokenizer,
@@ -111,7 +114,7 @@ class ModelSource:
         if self.is_new:
             return self.make_model(auto_class, config)
         download = {name: v for name, v in self.options.items() if name != "trust_remote_code"}
-        with self._explaining(auto_class, config):
+        with reading_weights(self.model), self._explaining(auto_class, config):
             model = auto_class.from_pretrained(
                 self.model, config=config, dtype=torch.float32, **self.options, **extra
             )
@@ -172,13 +175,35 @@ def find_model(arguments: ModelArguments) -> ModelSource:
     return ModelSource(main, config, tokenizer, options, overrides)
 
 
+@contextmanager
+def reading_weights(model: str) -> Iterator[None]:
+    """Report a file of weights that is not whole, by its name where the model is a folder."""
+    try:
+        yield
+    except SafetensorError as error:
+        files = sorted(Path(model).glob("*.safetensors"))
+        name = next((file for file in files if not _is_whole(file)), model)
+        raise UsageError(
+            f"the weights in {name} cannot be read ({error}); copy or download them again"
+        ) from error
+
+
+def _is_whole(file: Path) -> bool:
+    try:
+        with safe_open(file, framework="pt"):
+            return True
+    except SafetensorError:
+        return False
+
+
 def locate(name: str) -> str:
     """A folder as it is written, the built-in model's folder, a Hub id, or a type.
 
     Raises:
-        UsageError: it names a folder, and there is no model.
+        UsageError: it names a folder, and there is no model, or a type that Transformers lacks.
     """
     if name.startswith(NEW):
+        _check_type(name.removeprefix(NEW))
         return name
     if name == BUILTIN_MODEL:
         return str(builtin_model())
@@ -191,6 +216,13 @@ def locate(name: str) -> str:
             f"Hugging Face Hub, or {BUILTIN_MODEL}"
         )
     return name
+
+
+def _check_type(name: str) -> None:
+    if name not in CONFIG_MAPPING:
+        close = difflib.get_close_matches(name, CONFIG_MAPPING, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise UsageError(f"Transformers has no model type {name!r}{hint}")
 
 
 def _checked_folder(folder: Path) -> str:
@@ -248,6 +280,5 @@ def _check_cached(names: list[str], options: dict[str, Any]) -> None:
             raise UsageError(
                 f"cannot load {name!r}: it is no local folder, it is not in the cache, and the "
                 f"Hugging Face Hub ({constants.ENDPOINT}) cannot be reached or offline mode is on "
-                "(HF_HUB_OFFLINE). Without a network, give a local folder or "
-                f"--model_name_or_path {BUILTIN_MODEL}"
+                f"(HF_HUB_OFFLINE). Without a network, give a local folder or {BUILTIN_MODEL}"
             ) from error

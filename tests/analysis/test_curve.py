@@ -102,6 +102,24 @@ def test_sparsities_may_come_from_anywhere():
     points = pruning_curve(tiny_model("bert"), (i / 4 for i in range(3)), lambda _: 0.0)
     assert [point.sparsity for point in points] == [0.0, 0.25, 0.5]
     assert pruning_curve(tiny_model("bert"), [], lambda _: 0.0) == []
+    fractions: Any = torch.tensor([0.5])
+    (point,) = pruning_curve(tiny_model("bert"), fractions, lambda _: 0.0)
+    assert point.sparsity == 0.5
+
+
+@pytest.mark.parametrize("wrong", [0.5, "0.75", ["0.75"], [[0.5]], None], ids=str)
+def test_what_are_not_several_numbers_is_refused_before_the_first_evaluation(wrong):
+    calls: Any = []
+    with pytest.raises(TypeError, match=r"several numbers, as in \[0, 0\.5, 0\.75\]; got"):
+        pruning_curve(tiny_model("bert"), wrong, calls.append)
+    assert not calls
+
+
+@pytest.mark.parametrize("of", ["units", "parameters", "flops"])
+def test_a_global_budget_spends_what_prune_model_does(of):
+    options: Any = {"level": "unit", "budget": "global", "of": of}
+    (point,) = pruning_curve(tiny_model("bert"), [0.5], lambda _: 0.0, **options)
+    assert point.removed_prunable == prune_model(tiny_model("bert"), 0.5, **options).sparsity
 
 
 @every_level

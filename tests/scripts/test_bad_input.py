@@ -22,6 +22,7 @@ from tests.scripts.glue_runs import refused, run_glue, start
         ({"task_name": "colla"}, "Unknown task 'colla'. Did you mean 'cola'?"),
         ({"model_name_or_path": "./nowhere"}, "the model folder './nowhere' does not exist"),
         ({"model_name_or_path": str(SCRIPTS)}, "holds no model"),
+        ({"model_name_or_path": "new:brt"}, "no model type 'brt'; did you mean 'bert'?"),
         ({"tokenizer_name": "./nowhere"}, "the model folder './nowhere' does not exist"),
         ({"dataset_name": "./nowhere", "task_name": "mrpc"}, "does not exist"),
         ({"sparsities": [0, 1.5]}, "sparsities are fractions to remove, in [0, 1]; got [1.5]"),
