@@ -32,5 +32,5 @@ def _reduce_ex(self: Any, protocol: Any) -> Any:
 
 
 def _new(mixin: type, stock: type, prefix: str) -> Any:
-    cls = class_of(mixin, stock, prefix)
+    cls: Any = class_of(mixin, stock, prefix)
     return cls.__new__(cls)

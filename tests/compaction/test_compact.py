@@ -297,7 +297,8 @@ def test_infinities_have_to_be_where_they_were():
 def test_a_model_that_a_trainer_ran_in_mixed_precision_is_compared_in_its_own_type(monkeypatch):
     """Else rounding would look like a difference, as in models that are too big for float64."""
     monkeypatch.setattr(check, "MOST_DOUBLES", 0)
-    model = Accelerator(mixed_precision="bf16", cpu=True).prepare_model(tiny_model("bert"))
+    accelerator = Accelerator(mixed_precision="bf16", cpu=True)
+    model: Any = accelerator.prepare_model(tiny_model("bert"))
     around = model.__dict__["forward"]
     prune_model(model, 0.5, level="unit")
     compact_model(model)

@@ -118,7 +118,7 @@ def test_the_stock_trainer_with_the_callback_resumes_a_run_of_its_own_folder(
         args = TrainingArguments(
             str(tmp_path / folder), **{**QUIET, "save_strategy": "steps", "save_steps": STEPS // 2}
         )
-        calls = [TargetedDropoutCallback()]
+        calls: list[TrainerCallback] = [TargetedDropoutCallback()]
         trainer = Trainer(model, args, train_dataset=examples("bert"), callbacks=calls)
         trainer.train(resume_from_checkpoint=checkpoint)
         return model
