@@ -11,6 +11,8 @@ from pathlib import Path
 
 # What a rename says where something is already; which one depends on the system.
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
+# Folders that tokenizers write.
+_OF_AN_EXPORT = ("additional_chat_templates",)
 
 
 @contextmanager
@@ -53,7 +55,7 @@ def check_free(target: Path, *, overwrite: bool) -> None:
         raise FileExistsError(
             f"{target} holds something already; choose another folder, or pass overwrite=True"
         )
-    folders = [path.name for path in inside if path.is_dir()]
+    folders = [path.name for path in inside if path.is_dir() and path.name not in _OF_AN_EXPORT]
     if folders:
         raise FileExistsError(
             f"{target} holds folders, such as {folders[0]}, so it is no export that could be "

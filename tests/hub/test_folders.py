@@ -60,6 +60,12 @@ def test_what_is_no_export_is_refused_even_to_be_overwritten(full):
     assert names_in(full) == ["model", "old"]
 
 
+def test_an_export_with_chat_templates_is_overwritten(full):
+    (full / "additional_chat_templates").mkdir()
+    write(full, overwrite=True)
+    assert names_in(full) == ["new"]
+
+
 @pytest.mark.parametrize("named", [".", None])
 def test_the_working_folder_is_refused_even_to_be_overwritten(full, named, monkeypatch):
     monkeypatch.chdir(full)
