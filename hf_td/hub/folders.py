@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from transformers.utils.hub import CHAT_TEMPLATE_DIR
+
 # What a rename says where something is already; which one depends on the system.
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 # Folders that tokenizers write.
-_OF_AN_EXPORT = ("additional_chat_templates",)
+_OF_AN_EXPORT = (CHAT_TEMPLATE_DIR,)
 
 
 @contextmanager
