@@ -25,6 +25,7 @@ _HOMES = {
     "FeedForwardBlocks": "anatomy",
     "anneal": "patching",
     "compact_model": "compaction",
+    "export_model": "hub",
     "patch_model": "patching",
     "prune_model": "pruning",
     "pruning_curve": "analysis",
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from hf_td.anatomy import register_family as register_family
     from hf_td.compaction import compact_model as compact_model
     from hf_td.config import TargetedDropoutConfig as TargetedDropoutConfig
+    from hf_td.hub import export_model as export_model
     from hf_td.patching import anneal as anneal
     from hf_td.patching import patch_model as patch_model
     from hf_td.patching import unpatch_model as unpatch_model
