@@ -199,7 +199,7 @@ class TargetedDropoutConfig:
         if "weight" not in (self.level_of("attention"), self.level_of("feed_forward")):
             raise ValueError(
                 f"the pattern {self.pattern} ranks neighbouring weights, but the level of both "
-                "parts is another; use level='weight', or no pattern"
+                "parts is another; use level='weight', or pattern=None"
             )
         if self.targeting != neighbours.share:
             raise ValueError(
@@ -272,8 +272,13 @@ def configure(
     targeting is not kept either, since a pattern says it.
 
     Raises:
-        TypeError: an override is no setting.
+        TypeError: `config` is something else, or an override is no setting.
     """
+    if not (config is None or isinstance(config, TargetedDropoutConfig)):
+        raise TypeError(
+            "config is a TargetedDropoutConfig (of training arguments, what targeted_dropout() "
+            f"gives), and single settings are keywords, as in level='unit'; got {config!r}"
+        )
     known = {f.name for f in fields(TargetedDropoutConfig)}
     unknown = sorted(set(overrides) - known)
     if unknown:

@@ -256,6 +256,8 @@ def _kind_of_weight(layer: Any) -> str:
     weight = getattr(layer, "weight", None)
     if weight is None or _is_ordinary(weight):
         return ""
+    if type(weight) is Tensor:
+        return " whose weight is computed, as by a parametrization: remove that first"
     kind = f" with a {type(weight).__name__} of {weight.dtype}"
     if isinstance(weight, DTensor):
         return f"{kind}, of which a tensor-parallel plan or FSDP has a shard here"

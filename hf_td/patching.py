@@ -295,8 +295,11 @@ def find_patch(model: nn.Module) -> Patch | None:
     """What is known of a patched model, also through wrappers; None if it is not patched.
 
     Raises:
+        TypeError: it is no model.
         ValueError: parts of it are patched each by itself.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"expected a model, a torch.nn.Module, got {model!r}")
     if model in _known:
         return _known[model]
     states = [m.__dict__[_STATE] for m in model.modules() if _STATE in m.__dict__]

@@ -18,7 +18,12 @@ from hf_td.anatomy.layouts import expert_modules, linear_layers, stacks_of
 from hf_td.anatomy.mixtures import read_mixtures
 from hf_td.anatomy.probe import prove_block
 from hf_td.anatomy.registry import described, described_blocks
-from hf_td.anatomy.replaced import check_called, check_not_packed, replaced_forwards
+from hf_td.anatomy.replaced import (
+    check_called,
+    check_has_values,
+    check_not_packed,
+    replaced_forwards,
+)
 from hf_td.anatomy.towers import Traces, join, trace_all
 from hf_td.anatomy.trace import Call, Trace, is_in, moved, thawed
 from hf_td.config import CONFIG_KEY
@@ -43,10 +48,11 @@ def read_anatomy(model: nn.Module, example_inputs: Mapping[str, Any] | None = No
 
     Raises:
         ValueError: no example input can be made for this model, or it contradicts what was
-            registered for it.
+            registered for it; or its weights have no values.
         TypeError: its layers are quantised, or a kernel computes without calling them.
     """
     check_not_packed(model)
+    check_has_values(model)
     if not hasattr(model, "config"):
         return _read(model, example_inputs)  # nothing says that two such models are alike
     key = (*_fingerprint(model), _told(example_inputs))

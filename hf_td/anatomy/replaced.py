@@ -40,6 +40,16 @@ def check_not_packed(model: nn.Module) -> None:
         )
 
 
+def check_has_values(model: nn.Module) -> None:
+    """Raise ValueError where a model is on the device meta, as one that is yet to be loaded."""
+    first = next(model.parameters(), None)
+    if first is not None and first.is_meta:
+        raise ValueError(
+            f"the weights of {type(model).__name__} are on the device meta, without values; load "
+            "them first"
+        )
+
+
 def _is_packed(module: nn.Module) -> bool:
     own = (*module._parameters.values(), *module._buffers.values())
     if not any(t is not None and t.dtype in _PACKED and t.dim() > 0 for t in own):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -87,7 +88,9 @@ def prune_model(
 
 
 def check_sparsity(sparsity: float) -> None:
-    """Raise ValueError unless `sparsity` is a fraction in [0, 1]."""
+    """Raise unless `sparsity` is a fraction in [0, 1]."""
+    if not isinstance(sparsity, Real):
+        raise TypeError(f"sparsity is a number, the fraction to remove; got {sparsity!r}")
     if not 0 <= sparsity <= 1:
         raise ValueError(f"sparsity is the fraction to remove, in [0, 1]; got {sparsity}")
 
@@ -247,9 +250,13 @@ def _activations(
 
 
 def as_budget(budget: Literal["uniform", "global"] | Budget, of: Of | None = None) -> Budget:
-    """A budget from its name, or one with another `of`."""
+    """A budget from its name, or a global one with another `of`."""
     budget = budget if isinstance(budget, Budget) else Budget(kind=budget)
-    return budget if of is None else replace(budget, of=of)
+    if of is None:
+        return budget
+    if budget.kind != "global":
+        raise ValueError(f"of={of!r} is for a global budget; pass budget='global' with it")
+    return replace(budget, of=of)
 
 
 @torch.no_grad()

@@ -302,3 +302,17 @@ def test_a_patched_module_without_a_config_is_pruned_as_it_was_patched():
     patch_model(model, example_inputs=inputs, **settings)
     report = prune_model(model, 0.5, example_inputs=inputs)
     assert [block.removed for block in report.blocks] == [0, 0, 2, 32]
+
+
+def test_what_cannot_be_pruned_is_told():
+    model = tiny_model("bert")
+    with pytest.raises(TypeError, match="the fraction to remove; got '0"):
+        prune_model(model, "0.5")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match=r"expected a model, .* got 'bert-base-uncased'"):
+        prune_model("bert-base-uncased", 0.5)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match=r"single settings are keywords, .* got 'unit'"):
+        prune_model(model, 0.5, "unit")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="pass budget='global' with it"):
+        prune_model(model, 0.5, of="flops")
+    with pytest.raises(ValueError, match="on the device meta"):
+        prune_model(nn.Module.to(model, "meta"), 0.5)
