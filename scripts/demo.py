@@ -15,15 +15,16 @@ from hf_td.analysis.record import write_json
 from hf_td.experiment import (
     METHODS,
     DataArguments,
+    ModelArguments,
     glue_problem,
     parse_arguments,
     run_experiment,
     run_program,
 )
 from hf_td.experiment.comparison import comparison_table, plot_comparison
-from hf_td.experiment.models import BUILTIN_MODEL
+from hf_td.experiment.models import BUILTIN_MODEL, base_model_facts
 from hf_td.experiment.results import Results
-from hf_td.hub import Export, export_model
+from hf_td.hub import CardInfo, Export, export_model
 from hf_td.hub.folders import folder_bytes
 
 EXPORTED = 0.75
@@ -34,9 +35,12 @@ COMMON = (
 # The task takes a few hundred updates to be understood at all; what is learned then can be kept.
 EPOCHS = {"none": 6, "targeted_dropout": 3}
 STAGES = {
-    "none": "1/3 fine-tune MiniLM as usual, and take 25, 50, 75 and 90 % of its heads and neurons",
-    "targeted_dropout": "2/3 go on from that model with targeted dropout, and take as many",
+    "none": "1/3 fine-tune MiniLM for 6 epochs as usual, and take 25, 50, 75 and 90 % of its heads "
+    "and neurons",
+    "targeted_dropout": "2/3 go on from that model for 3 epochs of targeted dropout, and take as "
+    "many",
 }
+AFTER = "targeted dropout, after plain fine-tuning"
 
 
 def main(folder: Path = Path("runs/demo"), more: Sequence[str] = ()) -> None:
@@ -52,7 +56,7 @@ def main(folder: Path = Path("runs/demo"), more: Sequence[str] = ()) -> None:
     fine_tuned = str(trained_model(plain, folder))
     targeted = run_stage("targeted_dropout", fine_tuned, folder, more)
     print("\n3/3 compare")
-    compare([plain, targeted], folder)
+    compare([plain, {**targeted, "label": AFTER}], folder)
 
 
 def run_stage(method: str, model: str, folder: Path, more: Sequence[str]) -> Results:
@@ -79,7 +83,7 @@ def compare(experiments: Sequence[Results], folder: Path) -> None:
     write_json(folder / "results.json", experiments)
     plot, _ = plot_comparison(experiments, folder / "curve", "acceptability, MiniLM")
     model = trained_model(experiments[-1], folder)
-    export = export_small(model, folder / "compact")
+    export = export_small(model, folder / "compact", card_of(experiments[-1]))
     caption = (
         f"on disk: {folder_bytes(model) / 1e6:.1f} MB dense, {export.bytes / 1e6:.1f} MB with "
         f"{EXPORTED:.0%} of the heads and neurons gone"
@@ -90,12 +94,29 @@ def compare(experiments: Sequence[Results], folder: Path) -> None:
         print(f"{name:8} {path}")
 
 
-def export_small(model_folder: Path, target: Path) -> Export:
+def card_of(results: Results) -> CardInfo:
+    """What the card of the small model tells of how it was trained and measured."""
+    run = results["runs"][0]
+    return CardInfo(
+        task=results["task"],
+        dataset_split=results["split"],
+        metric=results["metric"],
+        curve=run["curve"],
+        sparsity=EXPORTED,
+        method=AFTER,
+        seed=run["seed"],
+        environment=results["environment"],
+        command=results["command"],
+        **base_model_facts(ModelArguments(BUILTIN_MODEL)),
+    )
+
+
+def export_small(model_folder: Path, target: Path, card: CardInfo) -> Export:
     """Prune the model for good, take out what is gone, and save what is left."""
     model = AutoModelForSequenceClassification.from_pretrained(model_folder)
     prune_model(model, EXPORTED, level="unit")
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    return export_model(model, target, processing_class=tokenizer, overwrite=True)
+    return export_model(model, target, processing_class=tokenizer, card=card, overwrite=True)
 
 
 if __name__ == "__main__":

@@ -260,7 +260,7 @@ def possible_length(wanted: int, tokenizer: Tokenizer, config: PretrainedConfig)
     return min(wanted, possible)
 
 
-def base_model_facts(arguments: ModelArguments) -> dict[str, str]:
+def base_model_facts(arguments: ModelArguments) -> dict[str, Any]:
     """What a model card says of the pretrained model."""
     name = arguments.model_name_or_path
     if name.startswith(NEW):

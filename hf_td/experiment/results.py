@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 import sys
@@ -50,9 +51,18 @@ def write_results(folder: Path, results: Results) -> None:
     write_json(folder / RESULTS, results)
     curves = curves_of(results)
     if curves:
-        title = f"{results['task']}, {Path(results['model']).name}"
+        title = f"{results['task']}, {original_name(results['model'])}"
         label = METHODS[results["method"]].label
         plot_results({label: curves}, folder / "curve", results, title)
+
+
+def original_name(model: str) -> str:
+    """The name of a model; of one that an experiment made, that of the model it began with."""
+    record = Path(model).parent / RESULTS
+    if not record.is_file():
+        return Path(model).name
+    before = json.loads(record.read_text(encoding="utf-8")).get("model", model)
+    return Path(model).name if before == model else original_name(before)
 
 
 def plot_results(

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from hf_td.analysis.record import write_json
 from hf_td.experiment.comparison import comparison_markdown, comparison_table, plot_comparison
-from hf_td.experiment.results import cell, curves_of, results_table, summarise
+from hf_td.experiment.results import cell, curves_of, original_name, results_table, summarise
 
 
 def _results(method: str, *values: float | None) -> dict[str, Any]:
@@ -41,6 +41,16 @@ def _shown(table: Any) -> str:
     console = Console(file=io.StringIO(), width=120)
     console.print(table)
     return console.file.getvalue()  # pyright: ignore
+
+
+def test_a_model_that_experiments_made_is_called_as_the_one_that_they_began_with(tmp_path):
+    made = {"first": "hub/some-model", "second": str(tmp_path / "first" / "seed-0")}
+    for name, model in made.items():
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "results.json", {"model": model})
+    for model in ("hub/some-model", *(str(tmp_path / name / "seed-0") for name in made)):
+        assert original_name(model) == "some-model"
+    assert original_name(str(tmp_path / "mine")) == "mine"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.programs import load_script
@@ -26,3 +28,9 @@ def test_the_demo_compares_both_methods_and_can_be_called_again(tmp_path, capsys
         "plain-fine-tuning",
         "targeted-dropout",
     }
+    measured = json.loads((tmp_path / "demo" / "results.json").read_text())[1]
+    assert measured["label"] == "targeted dropout, after plain fine-tuning"
+    (point,) = [p for p in measured["runs"][0]["curve"] if p["sparsity"] == demo.EXPORTED]
+    card = (tmp_path / "demo" / "compact" / "README.md").read_text()
+    assert f"{point['metrics']['accuracy']:.4f}" in card
+    assert "No metric was recorded" not in card
