@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from huggingface_hub import constants
 from hypothesis import settings
 
@@ -46,6 +49,14 @@ def wikitext_folder() -> Path:
 def stories_folder() -> Path:
     """A Llama that writes stories: $HF_TD_STORIES, or shared/models/stories260K beside it."""
     return _folder("HF_TD_STORIES", "models/stories260K", "files of stories260K")
+
+
+@pytest.fixture
+def mixed_precision() -> Iterator[Any]:
+    """Prepares a model as a Trainer with `bf16` does; no other test sees that."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield Accelerator(mixed_precision="bf16", cpu=True).prepare_model
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -294,11 +293,12 @@ def test_infinities_have_to_be_where_they_were():
         compare(Footprint({"x": some[:1]}), Footprint({"x": some[2:]}))
 
 
-def test_a_model_that_a_trainer_ran_in_mixed_precision_is_compared_in_its_own_type(monkeypatch):
+def test_a_model_that_a_trainer_ran_in_mixed_precision_is_compared_in_its_own_type(
+    mixed_precision, monkeypatch
+):
     """Else rounding would look like a difference, as in models that are too big for float64."""
     monkeypatch.setattr(check, "MOST_DOUBLES", 0)
-    accelerator = Accelerator(mixed_precision="bf16", cpu=True)
-    model: Any = accelerator.prepare_model(tiny_model("bert"))
+    model = mixed_precision(tiny_model("bert"))
     around = model.__dict__["forward"]
     prune_model(model, 0.5, level="unit")
     compact_model(model)

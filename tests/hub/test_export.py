@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -431,8 +430,10 @@ def test_in_half_precision_the_output_is_compared_and_no_token(tmp_path, monkeyp
     assert set(compared) == {"output"}
 
 
-def test_a_model_that_a_trainer_ran_in_mixed_precision_is_compared_in_its_own_type(tmp_path):
-    model = Accelerator(mixed_precision="bf16", cpu=True).prepare_model(masked_model("bert", 0.5))
+def test_a_model_that_a_trainer_ran_in_mixed_precision_is_compared_in_its_own_type(
+    mixed_precision, tmp_path
+):
+    model = mixed_precision(masked_model("bert", 0.5))
     around = model.__dict__["forward"]
     written = export_model(model, tmp_path / "export")
     assert written.ways
