@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hf_td import kernels
 from hf_td.kernels import Drawn
+from hf_td.steps import steps_taken
 
 # Of weights. With several bundles, processes that train together exchange the gradients of the
 # last layers while those of the first are computed.
@@ -32,11 +33,13 @@ class _Made(NamedTuple):
     version: int
     place: int
     learns: bool
+    steps: int
 
     @classmethod
     def of(cls, masked: Tensor, weight: Tensor, keep: Tensor) -> _Made:
         """That of a weight and a mask as they are."""
-        return cls(masked, weight, keep, weight._version, weight.data_ptr(), weight.requires_grad)
+        now = weight._version, weight.data_ptr(), weight.requires_grad, steps_taken()
+        return cls(masked, weight, keep, *now)
 
     def is_current(self, layer: Any) -> bool:
         """Whether the layer's weight and mask have not changed since.
@@ -50,6 +53,7 @@ class _Made(NamedTuple):
             and weight._version == self.version
             and weight.data_ptr() == self.place
             and weight.requires_grad == self.learns
+            and steps_taken() == self.steps
         )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from hf_td.sites import Slice
+from hf_td.steps import steps_taken
 
 
 def hold(model: nn.Module, learning: Iterable[Slice]) -> list[RemovableHandle]:
@@ -46,11 +47,12 @@ class _Held:
     """
 
     def __init__(self, parameter: Tensor, part: Tensor | None) -> None:
-        self._parameter, self._version, self._part = ref(parameter), parameter._version, part
+        self._parameter, self._part = ref(parameter), part
+        self._before = parameter._version, steps_taken()
 
     def __call__(self, gradient: Tensor) -> Tensor | None:
         parameter = self._parameter()
-        if parameter is None or parameter._version != self._version:
+        if parameter is None or (parameter._version, steps_taken()) != self._before:
             return None
         if self._part is None:
             return torch.zeros_like(gradient)

@@ -322,3 +322,20 @@ def test_the_gradient_of_a_plain_sum_of_masked_weights_is_the_mask():
     layer = layers_of(patched(level="weight"))[0]
     layer.effective_weight().sum().backward()
     assert torch.equal(layer.weight.grad, layer.keep.float())
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_masked_weights_are_made_anew_after_each_step_of_an_optimiser(fused):
+    """Also where a forward came before it, or where they were handed over with the mask."""
+    model = patched(level="weight")
+    inputs = tiny_inputs(model)
+    layer, own = layers_of(model)[0], bundle_of(layers_of(model)[0])
+    assert own is not None
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=fused)
+    model(**inputs)[0].square().mean().backward()
+    model(**inputs)
+    optimizer.step()
+    assert torch.equal(layer.effective_weight(), functional.masked(layer.weight, layer.keep))
+    own.prepare(layer, Drawn(layer.keep, (layer.weight * layer.keep).detach()))
+    optimizer.step()
+    assert torch.equal(layer.effective_weight(), functional.masked(layer.weight, layer.keep))

@@ -121,14 +121,15 @@ def test_pruning_by_a_gradient_lets_everything_learn():
     assert not any(parameter._backward_hooks for parameter in model.parameters())
 
 
-def test_nothing_is_held_once_an_optimiser_has_moved_on():
+@pytest.mark.parametrize("fused", [True, False])
+def test_nothing_is_held_once_an_optimiser_has_moved_on(fused):
     """As after the last update of a loop, which nobody says is over."""
     model = patch_model(tiny_model("bert"), level="weight", **ALWAYS_OFF)
     gradients_of(model)
     head = model.get_parameter("classifier.weight")
     assert head.grad is not None
     assert not head.grad.any()
-    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    torch.optim.SGD(model.parameters(), lr=0.1, fused=fused).step()
     model.zero_grad()
     model(**tiny_inputs(model, 4, 16))[0].square().sum().backward()
     assert head.grad is not None

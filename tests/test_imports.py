@@ -20,6 +20,7 @@ ROOMS = [
     "reductions",
     "functional",
     "kernels",
+    "steps",
     "bundles",
     "schedules",
     "config",
