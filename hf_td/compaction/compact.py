@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from hf_td.anatomy import Anatomy, Block, Holder, Mixture, read_anatomy
+from hf_td.compaction.alignment import renumber_heads
 from hf_td.compaction.check import Footprint, compare, footprint
 from hf_td.compaction.kept import choose_units, dead_heads, needed_units
 from hf_td.compaction.runs import Runs, runs_of
@@ -93,6 +94,7 @@ def cut_model(
         else:
             for _, undo in _cut_in_turn(model, anatomy, kept):
                 _record(model, *undo)
+        renumber_heads(model, kept)
     finally:
         for router in routers.values():
             mark_gone(router)  # a stock module again, unless the cut was undone

@@ -9,7 +9,7 @@ import transformers
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from hf_td.hub.archive import load_archive, save_archive
+from hf_td.hub.archive import LIMIT, load_archive, save_archive
 from hf_td.hub.weights import ARCHIVE_NAME
 
 
@@ -23,11 +23,12 @@ def write_archived_model(model: PreTrainedModel, folder: Path) -> None:
     save_archive(model.state_dict(), folder / ARCHIVE_NAME)
 
 
-def load_archived_model(folder: str | Path) -> Any:
+def load_archived_model(folder: str | Path, *, limit: int = LIMIT) -> Any:
     """The model of an export in the form `archive`, bit for bit, each tensor in its own type.
 
     Args:
         folder: a local folder with a config.json and a model.hftd.
+        limit: refuse a model whose weights take more bytes than this, as `load_archive` does.
 
     Raises:
         FileNotFoundError: the folder has no archive.
@@ -39,7 +40,7 @@ def load_archived_model(folder: str | Path) -> Any:
             f"there is no {ARCHIVE_NAME} in {folder}; expected an archive export"
         )
     config = AutoConfig.from_pretrained(folder)
-    tensors = load_archive(path)
+    tensors = load_archive(path, limit=limit)
     model: Any = _model_class(config).from_pretrained(
         None, config=config, state_dict=dict(tensors), dtype=config.dtype
     )

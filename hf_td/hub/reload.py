@@ -44,7 +44,7 @@ def _load(folder: str, auto_class: str, way: str) -> Any:
     if way == "archive":
         from hf_td.hub import load_archived_model
 
-        return load_archived_model(folder)
+        return load_archived_model(folder, limit=sys.maxsize)  # it was in memory just now
     import transformers
 
     return getattr(transformers, auto_class).from_pretrained(

@@ -14,6 +14,7 @@ from hf_td.activations import Activations
 from hf_td.anatomy import Anatomy, Block, Holder, Mixture, find_layer
 from hf_td.config import Neighbours, TargetedDropoutConfig, matches
 from hf_td.importance import members_of
+from hf_td.layout import layout_of_model
 from hf_td.routing import Router, empty_rows, gone_experts
 from hf_td.sites.experts import ExpertSite
 from hf_td.sites.units import Consumer, UnitSite
@@ -96,6 +97,8 @@ def _unit_sites(plan: _Plan, block: Block) -> Iterator[UnitSite]:
     name = block.consumer.module
     if not plan.config.selects(name, block.layer):
         return
+    if block.units == 1 and layout_of_model(plan.model) is not None:
+        return  # what is left of it in a compact model
     if block.obstacle:
         raise ValueError(
             f"the units of {block.name} cannot be dropped: {block.obstacle}; "

@@ -77,3 +77,9 @@ def test_a_config_that_names_no_model_of_transformers_is_refused(tmp_path):
     config.write_text(config.read_text().replace("BertForSequenceClassification", "os"))
     with pytest.raises(ValueError, match="names 'os', which is no model class"):
         load_archived_model(export.folder)
+
+
+def test_the_largest_size_is_the_callers(tmp_path):
+    export_model(tiny_model("bert"), tmp_path / "archive", form="archive")
+    with pytest.raises(ValueError, match="at most limit=1000 bytes"):
+        load_archived_model(tmp_path / "archive", limit=1000)

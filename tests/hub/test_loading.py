@@ -315,3 +315,8 @@ def test_the_loader_is_registered_whichever_is_imported_first(order, uneven, tmp
 def test_importing_hf_td_costs_nothing():
     done = run("import hf_td, sys; print({'torch', 'transformers', 'numpy'} & {*sys.modules})")
     assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_the_loader_of_transformers_models_can_be_copied():
+    loader = copy.copy(transformers.modeling_utils.__spec__.loader)
+    assert loader.is_package("transformers.modeling_utils") is False

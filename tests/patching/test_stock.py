@@ -9,8 +9,16 @@ import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from hf_td import TargetedDropoutConfig, anneal, patch_model, prune_model, unpatch_model
+from hf_td import (
+    TargetedDropoutConfig,
+    anneal,
+    compact_model,
+    patch_model,
+    prune_model,
+    unpatch_model,
+)
 from hf_td.config import CONFIG_KEY
 from hf_td.patching import find_patch
 from tests.patching.models import (
@@ -28,7 +36,7 @@ from tests.patching.models import (
     targeted_names,
     train_step,
 )
-from tests.tiny import FAMILIES, tiny_model
+from tests.tiny import FAMILIES, TEXT, tiny_model
 
 # --- a patched model is its stock model, but for the masks in training ---
 
@@ -197,3 +205,15 @@ def test_parts_that_are_patched_each_by_itself_are_refused():
             act()
     unpatch_model(whole[0])
     assert find_patch(whole) is find_patch(whole[1])
+
+
+def test_what_is_left_of_a_block_in_a_compact_model_stays_when_that_is_patched_again():
+    model: Any = tiny_model("llama")
+    prune_model(model, 0.5, level="unit")
+    compact_model(model)
+    patch_model(model, level="unit", **HALF)
+    names = {site.name for site in patch_of(model).sites}
+    assert names == {f"model.layers.{i}.mlp.down_proj" for i in range(2)}
+    anneal(model, 1.0, 0)
+    with pytest.raises(ValueError, match="share one key and value head"):
+        patch_model(LlamaForCausalLM(LlamaConfig(**TEXT, num_key_value_heads=1)), level="unit")

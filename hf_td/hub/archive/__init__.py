@@ -10,7 +10,7 @@ last because the sizes are known only then.
 """
 
 from hf_td.hub.archive.header import ArchiveEntry, ArchiveHeader
-from hf_td.hub.archive.reading import load_archive, read_archive_header
+from hf_td.hub.archive.reading import LIMIT, load_archive, read_archive_header
 from hf_td.hub.archive.writing import SUFFIX, ArchiveReport, save_archive
 
 __all__ = [
@@ -20,5 +20,6 @@ __all__ = [
     "ArchiveReport",
     "ArchiveHeader",
     "ArchiveEntry",
+    "LIMIT",
     "SUFFIX",
 ]

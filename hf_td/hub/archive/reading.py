@@ -14,7 +14,7 @@ from hf_td.hub.archive.codec import Coded, decode
 from hf_td.hub.archive.errors import expect, naming
 from hf_td.hub.archive.header import DTYPES, ArchiveEntry, ArchiveHeader, digest_of, read_header
 
-_GIB = 1 << 30
+LIMIT = 64 << 30  # bytes
 
 
 def read_archive_header(path: str | PathLike[str]) -> ArchiveHeader:
@@ -29,7 +29,7 @@ def read_archive_header(path: str | PathLike[str]) -> ArchiveHeader:
 
 
 def load_archive(
-    path: str | PathLike[str], device: torch.device | str = "cpu", *, limit: int = 64 * _GIB
+    path: str | PathLike[str], device: torch.device | str = "cpu", *, limit: int = LIMIT
 ) -> dict[str, Tensor]:
     """Load every tensor of an archive, bit for bit as it was saved.
 

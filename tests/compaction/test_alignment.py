@@ -1,0 +1,87 @@
+"""Whisper's generation config goes on naming the heads that it named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+from hf_td import compact_model, export_model, prune_model
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 100,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "num_mel_bins": 8,
+    "max_source_positions": 30,
+    "max_target_positions": 32,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "decoder_start_token_id": 1,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+}
+EVERY = [[layer, head] for layer in range(2) for head in range(4)]
+
+
+def whisper(heads: list[list[int]]) -> Any:
+    """A pruned model whose timestamps are read from these heads."""
+    torch.manual_seed(0)
+    model = WhisperForConditionalGeneration(WhisperConfig(**SIZES)).eval()
+    prune_model(model, 0.5, level="unit")
+    config: Any = model.generation_config
+    config.alignment_heads = heads
+    config._from_model_config = False  # as of every real checkpoint, which has a file of it
+    config.no_timestamps_token_id, config.return_timestamps = 99, False
+    return model
+
+
+def timestamps(model: Any) -> torch.Tensor:
+    sound = torch.randn(1, 8, 60, generator=torch.Generator().manual_seed(0))
+    settings = {"return_token_timestamps": True, "num_frames": 60, "min_new_tokens": 8}
+    return model.generate(sound, max_new_tokens=8, **settings)["token_timestamps"]
+
+
+def living_heads(model: Any) -> list[list[int]]:
+    columns = [layer.encoder_attn.out_proj.weight for layer in model.model.decoder.layers]
+    return [
+        [layer, head] for layer, head in EVERY if columns[layer][:, 8 * head : 8 * head + 8].any()
+    ]
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_timestamps_are_those_of_the_masked_model(place):
+    model = whisper([living_heads(whisper(EVERY))[place]])
+    expected = timestamps(model)
+    compact_model(model, multiple_of=1)
+    assert torch.equal(timestamps(model), expected)
+
+
+def test_so_are_those_of_an_export(tmp_path):
+    heads = living_heads(whisper(EVERY))[-1:]
+    model = whisper(heads)
+    export_model(model, tmp_path / "export", check=False)
+    assert model.generation_config.alignment_heads == heads
+    again: Any = WhisperForConditionalGeneration.from_pretrained(tmp_path / "export")
+    assert again.generation_config.alignment_heads != heads
+    assert torch.equal(timestamps(again), timestamps(model))
+
+
+def test_heads_that_are_gone_are_named_no_more(caplog):
+    model = whisper(EVERY)
+    compact_model(model, multiple_of=1)
+    assert model.generation_config.alignment_heads == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert "4 of the 8 heads" in caplog.text
+    gone = next(head for head in EVERY if head not in living_heads(whisper(EVERY)))
+    model = whisper([gone])
+    compact_model(model, multiple_of=1)
+    with pytest.raises(ValueError, match="alignment_heads"):
+        timestamps(model)
