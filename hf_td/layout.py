@@ -102,7 +102,11 @@ class CompactLayout:
         )
 
     def for_model(self, model: nn.Module) -> CompactLayout:
-        """The layout under the names of this model, a bare base model or one with a head."""
+        """The layout under the names of this model, a bare base model or one with a head.
+
+        A model that is but a part of what was saved (an encoder, fewer layers) has a part of it;
+        what is of another model stays as it is, for `check` to refuse.
+        """
         prefix = f"{getattr(model, 'base_model_prefix', '')}."
         names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         names |= {name for name, _ in model.named_modules()}
@@ -111,10 +115,17 @@ class CompactLayout:
             spellings = (name, name.removeprefix(prefix), prefix + name)
             return next((spelling for spelling in spellings if spelling in names), name)
 
+        shapes = {rename(name): shape for name, shape in self.shapes.items()}
+        is_part = not names.isdisjoint(shapes)
+
+        def is_there(name: str) -> bool:
+            return name in names or not is_part
+
+        attributes = {rename(name): counts for name, counts in self.attributes.items()}
         return CompactLayout(
-            shapes={rename(name): shape for name, shape in self.shapes.items()},
-            attributes={rename(name): counts for name, counts in self.attributes.items()},
-            routers=tuple(map(rename, self.routers)),
+            shapes={name: shape for name, shape in shapes.items() if is_there(name)},
+            attributes={name: counts for name, counts in attributes.items() if is_there(name)},
+            routers=tuple(filter(is_there, map(rename, self.routers))),
         )
 
     def check(self, stock: nn.Module) -> None:

@@ -18,8 +18,11 @@ from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
+    BertConfig,
     BertForMaskedLM,
+    BertForSequenceClassification,
     PreTrainedModel,
+    T5EncoderModel,
     Trainer,
     TrainingArguments,
 )
@@ -37,7 +40,7 @@ from tests.compaction.models import (
     small_model,
     uneven_model,
 )
-from tests.tiny import VOCABULARY, tiny_inputs, tiny_model
+from tests.tiny import TEXT, VOCABULARY, tiny_inputs, tiny_model
 
 WEIGHT = "bert.encoder.layer.0.intermediate.dense.weight"
 ATTENTION = "bert.encoder.layer.0.attention.self"
@@ -192,6 +195,28 @@ def test_another_head_loads_from_a_compact_checkpoint(uneven, tmp_path):
     assert found(**tiny_inputs(found)).logits.shape == (2, 7, VOCABULARY)
 
 
+def test_a_part_of_a_compact_model_loads(tmp_path):
+    whole = small_model("t5")
+    encoder: Any = reloaded(whole, tmp_path / "t5", T5EncoderModel)
+    theirs = parameters_of(whole)
+    for name, value in parameters_of(encoder).items():
+        assert torch.equal(value, theirs[name]), name
+    layout = layout_of_model(encoder)
+    assert layout is not None
+    assert layout.shapes
+    assert set(layout.shapes) <= set(parameters_of(encoder))
+    assert_same(reloaded(encoder, tmp_path / "encoder"), computed(encoder))
+
+
+def test_fewer_layers_of_a_compact_model_load(tmp_path):
+    whole = small_model("bert")
+    whole.save_pretrained(tmp_path)
+    first = type(whole).from_pretrained(tmp_path, num_hidden_layers=1)
+    theirs = parameters_of(whole)
+    for name, value in parameters_of(first).items():
+        assert torch.equal(value, theirs[name]), name
+
+
 def test_a_layout_of_another_model_is_refused(uneven, tmp_path):
     config = tiny_model("roberta").config
     config.quantization_config = uneven.config.quantization_config
@@ -265,7 +290,6 @@ def test_the_generated_file_makes_the_same_model(modeling, uneven):
         {"shapes": {"bert.__class__": [1]}},
         *({"attributes": {ATTENTION: {"num_attention_heads": c}}} for c in (0, -1, 9, True, "2")),
         *({"attributes": {ATTENTION: {name: 1}}} for name in ("forward", "__class__", "nhead")),
-        {"attributes": {"os": {"num_heads": 1}}},
     ],
     ids=str,
 )
@@ -274,6 +298,16 @@ def test_the_generated_file_refuses_malformed_layouts(modeling, uneven, changes)
     stock.config.quantization_config = {**uneven.config.quantization_config, **changes}
     with pytest.raises(ValueError, match=r"malformed layout in config\.json"):
         modeling.make_compact(stock)
+
+
+def test_the_generated_file_makes_a_part_of_the_model(modeling, uneven):
+    part = BertForSequenceClassification(BertConfig(**{**TEXT, "num_hidden_layers": 1}))
+    layout = uneven.config.quantization_config
+    attributes = {**layout["attributes"], "os": {"num_heads": 1}}
+    part.config.quantization_config = {**layout, "attributes": attributes}
+    modeling.make_compact(part)
+    theirs = parameters_of(uneven)
+    assert all(value.shape == theirs[name].shape for name, value in part.named_parameters())
 
 
 def run(code: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
