@@ -31,6 +31,7 @@ from hf_td.experiment.arguments import ModelArguments
 from hf_td.experiment.errors import blaming_input
 from hf_td.experiment.models import ModelSource, find_model, reading_weights
 from hf_td.hub.export import Export, Form, export_model
+from hf_td.hub.folders import check_free
 from hf_td.learned import FILE as SCORES
 from hf_td.learned import find_learned
 from hf_td.pruning import PruningReport, prune_model
@@ -114,7 +115,8 @@ def prune(
     A model that targeted dropout has trained is ranked as it was while it trained, any other by
     magnitude. The export is loaded again and compared before it is kept.
     """
-    _check_free(output, overwrite)
+    with blaming_input():
+        check_free(output.absolute(), overwrite=overwrite)  # before all the work
     loaded, source = _load(model, trust_remote_code)
     _check_measured(loaded, importance)
     processor = _load_processor(source)
@@ -136,13 +138,6 @@ def prune(
     if report.sparsity < sparsity - _NOTICED:
         print(f"less than {sparsity:.1%}, for {_why_less(report, budget)}")
     print(_told(export))
-
-
-def _check_free(output: Path, overwrite: bool) -> None:
-    if output.is_dir() and any(output.iterdir()) and not overwrite:
-        raise UsageError(
-            f"{output} holds something already; choose another folder, or give --overwrite"
-        )
 
 
 def _check_measured(model: Any, importance: str | None) -> None:

@@ -111,11 +111,14 @@ class Patch:
         while self.holds:
             self.holds.pop().remove()
 
-    def resume(self, checkpoint: str | Path) -> None:
-        """Go on with the activations that lie in the folder of a checkpoint."""
+    def resume(self, checkpoint: str | Path) -> bool:
+        """Go on with the activations in the folder of a checkpoint; False if it has none."""
+        if self.activations is None:
+            return True
         saved = Activations.load(checkpoint)
-        if self.activations is not None and saved is not None:
+        if saved is not None:
             self.activations.take(saved)
+        return saved is not None
 
     def _choose_to_measure(self, this_update: bool) -> None:
         self.meter.on = self.unsettled = this_update

@@ -58,7 +58,7 @@ class Family:
 
 
 _GROUPED: dict[str, Any] = {**TEXT, "num_key_value_heads": 2}
-_TRANSLATOR: dict[str, Any] = {
+TRANSLATOR: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "d_model": 32,
     "encoder_layers": 2,
@@ -113,7 +113,7 @@ def _bloom() -> PreTrainedModel:
 
 def _whisper() -> PreTrainedModel:
     config = hf.WhisperConfig(
-        **{**_TRANSLATOR, "decoder_start_token_id": 1},
+        **{**TRANSLATOR, "decoder_start_token_id": 1},
         num_mel_bins=8,
         max_source_positions=16,
         max_target_positions=32,
@@ -316,12 +316,12 @@ TABLE: dict[str, Family] = {
     "bart": Family(
         title="BART",
         make=lambda: hf.BartForConditionalGeneration(
-            hf.BartConfig(**_TRANSLATOR, max_position_embeddings=64)
+            hf.BartConfig(**TRANSLATOR, max_position_embeddings=64)
         ),
     ),
     "marian": Family(
         title="Marian",
-        make=lambda: hf.MarianMTModel(hf.MarianConfig(**_TRANSLATOR, max_position_embeddings=64)),
+        make=lambda: hf.MarianMTModel(hf.MarianConfig(**TRANSLATOR, max_position_embeddings=64)),
     ),
     "whisper": Family(title="Whisper", make=_whisper),
     "vit": Family(title="ViT", make=FAMILIES["vit"], units="stock"),

@@ -109,7 +109,7 @@ def test_a_full_folder_is_not_replaced(monkeypatch, capsys, llama, tmp_path):
     (tmp_path / "full" / "mine.txt").write_text("mine")
     words = ("--sparsity", "0.5", "--level", "unit")
     assert run(monkeypatch, "prune", llama, tmp_path / "full", *words) == 2
-    assert "choose another folder, or give --overwrite" in capsys.readouterr().err
+    assert "on the command line --overwrite" in capsys.readouterr().err
     assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
 
 

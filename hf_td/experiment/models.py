@@ -118,6 +118,7 @@ class ModelSource:
             model = auto_class.from_pretrained(
                 self.model, config=config, dtype=torch.float32, **self.options, **extra
             )
+            # Whoever asks later does not know the revision.
             attach_activations(model, find_activations(model, **download))
         return model
 

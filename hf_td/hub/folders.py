@@ -55,7 +55,8 @@ def check_free(target: Path, *, overwrite: bool) -> None:
     inside = list(target.iterdir())
     if inside and not overwrite:
         raise FileExistsError(
-            f"{target} holds something already; choose another folder, or pass overwrite=True"
+            f"{target} holds something already; choose another folder, or overwrite it "
+            "(overwrite=True, on the command line --overwrite)"
         )
     folders = [path.name for path in inside if path.is_dir() and path.name not in _OF_AN_EXPORT]
     if folders:

@@ -82,10 +82,9 @@ class TargetedDropoutCallback(AnnealingCallback):
         patch = find_patch(kwargs["model"])
         if patch is None or not state.global_step:
             return
-        patch.resume(_checkpoint(args, state))
-        if patch.activations is not None and not patch.activations.names():
+        if not patch.resume(_checkpoint(args, state)):
             logger.warning(
-                "there is no %s in %s: activations are measured anew, and masks can differ from "
+                "there is no %s in %s: its activations are not known, and masks can differ from "
                 "those of the run that is resumed; resume it in its own output_dir, or by "
                 "TargetedDropoutTrainer",
                 FILE,

@@ -40,6 +40,7 @@ def _untargeted(model: nn.Module) -> set[int]:
 
 def _of_embeddings(model: Any, side: str) -> set[int]:
     """The parameters of the input embeddings or of the logit layer; none where it has no such."""
+    # Models without such a layer raise one or the other: of images, of sound, or any plain module.
     with suppress(AttributeError, NotImplementedError):
         found = getattr(model, f"get_{side}_embeddings")()
         return {id(p) for p in found.parameters()} if isinstance(found, nn.Module) else set()

@@ -9,23 +9,14 @@ import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from hf_td import compact_model, export_model, prune_model
+from tests.families import TRANSLATOR
+from tests.tiny import VOCABULARY
 
 SIZES: dict[str, Any] = {
-    "vocab_size": 100,
-    "d_model": 32,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 64,
-    "decoder_ffn_dim": 64,
+    **TRANSLATOR,
     "num_mel_bins": 8,
     "max_source_positions": 30,
     "max_target_positions": 32,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-    "decoder_start_token_id": 1,
     "suppress_tokens": None,
     "begin_suppress_tokens": None,
 }
@@ -40,7 +31,7 @@ def whisper(heads: list[list[int]]) -> Any:
     config: Any = model.generation_config
     config.alignment_heads = heads
     config._from_model_config = False  # as of every real checkpoint, which has a file of it
-    config.no_timestamps_token_id, config.return_timestamps = 99, False
+    config.no_timestamps_token_id, config.return_timestamps = VOCABULARY - 1, False
     return model
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import (
@@ -23,8 +22,7 @@ from transformers import (
     ViTMAEForPreTraining,
 )
 
-from hf_td import TargetedDropoutConfig, compact_model, patch_model, prune_model
-from hf_td.baselines import L0, attach_baseline
+from hf_td import compact_model, patch_model, prune_model
 from hf_td.compaction import layout_of_model
 from hf_td.hub import export, verify
 from hf_td.hub.export import export_model
@@ -428,26 +426,3 @@ def test_in_half_precision_the_output_is_compared_and_no_token(tmp_path, monkeyp
     monkeypatch.setattr(verify, "_compare", lambda name, *_: compared.append(name))
     export_model(model, tmp_path / "x")
     assert set(compared) == {"output"}
-
-
-def test_a_model_that_a_trainer_ran_in_mixed_precision_is_compared_in_its_own_type(
-    mixed_precision, tmp_path
-):
-    model = mixed_precision(masked_model("bert", 0.5))
-    around = model.__dict__["forward"]
-    written = export_model(model, tmp_path / "export")
-    assert written.ways
-    assert model.__dict__["forward"] is around
-
-
-def test_what_no_checkpoint_can_say_is_refused_before_anything_is_written(tmp_path):
-    adapted: Any = get_peft_model(tiny_model("bert"), LoraConfig(target_modules=["query"]))
-    with pytest.raises(TypeError, match=r"got PeftModel; .*merge_and_unload"):
-        export_model(adapted, tmp_path / "export")
-    with pytest.raises(ValueError, match="query has an adapter; merge it"):
-        export_model(adapted.base_model.model, tmp_path / "export")
-    sparse = tiny_model("bert")
-    attach_baseline(sparse, L0(), TargetedDropoutConfig(level="weight"))
-    with pytest.raises(ValueError, match=r"query is computed, .*call finish_baseline"):
-        export_model(sparse, tmp_path / "export")
-    assert not list(tmp_path.iterdir())
