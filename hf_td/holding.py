@@ -35,9 +35,8 @@ def hold(model: nn.Module, learning: Iterable[Slice]) -> list[RemovableHandle]:
         if parameter.requires_grad:
             known = parts.get(parameter)
             parts[parameter] = part if known is None else known | part
-    trained = [p for p in model.parameters() if p.requires_grad and parts]
-    held = {parameter: ~part for parameter, part in parts.items()}
-    return [p.register_hook(_Held(p, held.get(p))) for p in trained]
+    # Norms, biases, embeddings and the head go on learning: measured beside freezing them too.
+    return [p.register_hook(_Held(p, ~part)) for p, part in parts.items()]
 
 
 class _Held:
