@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from hf_td.compaction import compact_model as compact_model
     from hf_td.config import TargetedDropoutConfig as TargetedDropoutConfig
     from hf_td.hub import export_model as export_model
-    from hf_td.patching import anneal as anneal
-    from hf_td.patching import patch_model as patch_model
-    from hf_td.patching import unpatch_model as unpatch_model
+    from hf_td.patching.patch import anneal as anneal
+    from hf_td.patching.patch import patch_model as patch_model
+    from hf_td.patching.patch import unpatch_model as unpatch_model
     from hf_td.pruning import PruningReport as PruningReport
     from hf_td.pruning import prune_model as prune_model
     from hf_td.pruning import to_semi_structured as to_semi_structured

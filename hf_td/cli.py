@@ -21,20 +21,20 @@ from rich.table import Table
 from transformers import AutoProcessor
 
 from hf_td import __version__
-from hf_td.activations import FILE as ACTIVATIONS
-from hf_td.activations import find_activations
 from hf_td.anatomy import Anatomy, Block, Holder, read_anatomy
 from hf_td.anatomy.blocks import pattern_of
 from hf_td.config import trained_with
-from hf_td.experiment import UsageError, run_program
-from hf_td.experiment.arguments import ModelArguments
-from hf_td.experiment.errors import blaming_input
-from hf_td.experiment.models import ModelSource, find_model, reading_weights
 from hf_td.hub.export import Export, Form, export_model
 from hf_td.hub.folders import check_free
-from hf_td.learned import FILE as SCORES
-from hf_td.learned import find_learned
 from hf_td.pruning import PruningReport, prune_model
+from hf_td.ranking.activations import FILE as ACTIVATIONS
+from hf_td.ranking.activations import find_activations
+from hf_td.ranking.learned import FILE as SCORES
+from hf_td.ranking.learned import find_learned
+from hf_td.tasks.experiment import UsageError, run_program
+from hf_td.tasks.experiment.arguments import ModelArguments
+from hf_td.tasks.experiment.errors import blaming_input
+from hf_td.tasks.experiment.models import ModelSource, find_model, reading_weights
 
 _WIDEST = 1000
 _NOTICED = 0.005  # a sparsity that misses the wanted one by more is explained

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_td.reductions import count_nonzero, sum_of_squares
+from hf_td.kernels.reductions import count_nonzero, sum_of_squares
 
 # Drops are decided on 16-bit integers, four of which come out of one 64-bit draw.
 _DRAW_LEVELS = 1 << 16

@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 
 import torch
+from lab.benchmarks.inference import bert_cases, latency_table, measure_cases
 from transformers.utils import logging
 
 from hf_td.analysis.record import append_json_line, environment, read_json_lines
-from hf_td.benchmarks.inference import bert_cases, latency_table, measure_cases
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 SEED = 0

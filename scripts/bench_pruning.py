@@ -15,10 +15,10 @@ import sys
 from pathlib import Path
 
 import torch
+from lab.benchmarks.pruning import CASES, measure_case
 from transformers.utils import logging
 
 from hf_td.analysis.record import append_json_line, environment
-from hf_td.benchmarks.pruning import CASES, measure_case
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 SEED = 0

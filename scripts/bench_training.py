@@ -28,13 +28,8 @@ from transformers.utils import logging
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # the slow ports are in tests
 
-from hf_td.analysis.record import (  # noqa: E402
-    append_json_line,
-    environment,
-    read_json_lines,
-)
-from hf_td.benchmarks.training.allocator import keep_freed_memory  # noqa: E402
-from hf_td.benchmarks.training.cases import (  # noqa: E402
+from lab.benchmarks.training.allocator import keep_freed_memory  # noqa: E402
+from lab.benchmarks.training.cases import (  # noqa: E402
     METHOD_VARIANTS,
     MINILM,
     SUITES,
@@ -42,10 +37,16 @@ from hf_td.benchmarks.training.cases import (  # noqa: E402
     WHOLE_RECIPES,
     Case,
 )
-from hf_td.benchmarks.training.drift import measure_drift  # noqa: E402
-from hf_td.benchmarks.training.floors import measure_floors  # noqa: E402
-from hf_td.benchmarks.training.memory import measure_memory  # noqa: E402
-from hf_td.benchmarks.training.steps import measure  # noqa: E402
+from lab.benchmarks.training.drift import measure_drift  # noqa: E402
+from lab.benchmarks.training.floors import measure_floors  # noqa: E402
+from lab.benchmarks.training.memory import measure_memory  # noqa: E402
+from lab.benchmarks.training.steps import measure  # noqa: E402
+
+from hf_td.analysis.record import (  # noqa: E402
+    append_json_line,
+    environment,
+    read_json_lines,
+)
 from tests.ports import naive_port, parametrized  # noqa: E402
 
 RESULTS = ROOT / "docs" / "results"

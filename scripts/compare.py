@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hf_td.analysis.record import write_json
-from hf_td.experiment import UsageError, run_program
-from hf_td.experiment.comparison import comparison_markdown, plot_comparison
-from hf_td.experiment.results import Results
+from hf_td.tasks.experiment import UsageError, run_program
+from hf_td.tasks.experiment.comparison import comparison_markdown, plot_comparison
+from hf_td.tasks.experiment.results import Results
 
 
 def main(argv: Sequence[str] | None = None) -> None:

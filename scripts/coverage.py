@@ -13,10 +13,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from lab.coverage.page import coverage_section, summary, write_section
+from lab.coverage.run import finished, registered_types, survey_all
+from lab.coverage.survey import SEED
+
 from hf_td.analysis.record import environment
-from hf_td.coverage.page import coverage_section, summary, write_section
-from hf_td.coverage.run import finished, registered_types, survey_all
-from hf_td.coverage.survey import SEED
 
 RESULTS = Path("build") / "coverage.jsonl"
 

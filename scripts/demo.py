@@ -12,7 +12,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_td import prune_model
 from hf_td.analysis.record import write_json
-from hf_td.experiment import (
+from hf_td.hub import CardInfo, Export, export_model
+from hf_td.hub.folders import folder_bytes
+from hf_td.tasks.experiment import (
     METHODS,
     DataArguments,
     ModelArguments,
@@ -21,11 +23,9 @@ from hf_td.experiment import (
     run_experiment,
     run_program,
 )
-from hf_td.experiment.comparison import comparison_table, plot_comparison
-from hf_td.experiment.models import BUILTIN_MODEL, base_model_facts
-from hf_td.experiment.results import Results
-from hf_td.hub import CardInfo, Export, export_model
-from hf_td.hub.folders import folder_bytes
+from hf_td.tasks.experiment.comparison import comparison_table, plot_comparison
+from hf_td.tasks.experiment.models import BUILTIN_MODEL, base_model_facts
+from hf_td.tasks.experiment.results import Results
 
 EXPORTED = 0.75
 RUN_GLUE = ".venv/bin/python scripts/run_glue.py"

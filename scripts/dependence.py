@@ -19,7 +19,7 @@ from pathlib import Path
 from hf_td.analysis import Dependence, measure_dependence
 from hf_td.analysis.dependence_page import dependence_record, dependence_tables, plot_dependence
 from hf_td.analysis.record import environment, write_json
-from hf_td.experiment import (
+from hf_td.tasks.experiment import (
     Arguments,
     DataArguments,
     UsageError,
@@ -27,7 +27,7 @@ from hf_td.experiment import (
     parse_arguments,
     run_program,
 )
-from hf_td.experiment.calibration import first_batches, how_to_prune
+from hf_td.tasks.experiment.calibration import first_batches, how_to_prune
 
 INTRODUCTION = """\
 What pruning removes is d (of a unit: the weights that read it). To second order the loss changes by

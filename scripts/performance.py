@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lab.benchmarks.page import write_page
+
 from hf_td.analysis.record import read_json_lines
-from hf_td.benchmarks.page import write_page
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 

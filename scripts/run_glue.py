@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hf_td.experiment import (
+from hf_td.tasks.experiment import (
     DataArguments,
     glue_problem,
     parse_arguments,

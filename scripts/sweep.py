@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from lab.sweeps import Cell, InProcess, Ledger, OnRay, plan_cells, read_sweep, run_sweep
+from lab.sweeps.grid import selects
+from lab.sweeps.run import states
 
-from hf_td.experiment import UsageError, run_program
-from hf_td.sweeps import Cell, InProcess, Ledger, OnRay, plan_cells, read_sweep, run_sweep
-from hf_td.sweeps.grid import selects
-from hf_td.sweeps.run import states
+from hf_td.tasks.experiment import UsageError, run_program
 
 FILTERS = ("part", "task", "level", "method", "seed")
 

@@ -11,8 +11,9 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 
-from hf_td.experiment import run_program
-from hf_td.sweeps import read_report, write_page
+from lab.sweeps import read_report, write_page
+
+from hf_td.tasks.experiment import run_program
 
 
 def main(argv: Sequence[str] | None = None) -> None:

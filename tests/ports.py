@@ -6,12 +6,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from lab.benchmarks.training.cases import Applied
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from hf_td import functional
-from hf_td.benchmarks.training.cases import Applied
 from hf_td.config import RECIPES
 
 TARGETING = RECIPES["weight"]["targeting"]

@@ -9,7 +9,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from hf_td import Schedule, anneal, patch_model
-from hf_td.patching import find_patch
+from hf_td.patching.patch import find_patch
 from tests.tiny import tiny_inputs, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the compiler, about itself

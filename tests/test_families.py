@@ -12,17 +12,10 @@ from torch import Tensor
 from torch.testing import assert_close
 from transformers import PreTrainedModel
 
-from hf_td import (
-    anneal,
-    compact_model,
-    patch_model,
-    prune_model,
-    read_anatomy,
-    unpatch_model,
-)
-from hf_td.activations import save_activations
+from hf_td import anneal, compact_model, patch_model, prune_model, read_anatomy, unpatch_model
 from hf_td.hub import export_model, load_archived_model
-from hf_td.patching import find_patch
+from hf_td.patching.patch import find_patch
+from hf_td.ranking.activations import save_activations
 from scripts import families
 from tests.families import TABLE, Family, family_inputs, family_outputs, tiny_family
 

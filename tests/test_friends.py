@@ -17,7 +17,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from torch.nn import functional as F
 
 from hf_td import anneal, compact_model, patch_model, prune_model
-from hf_td.patching import find_patch
+from hf_td.patching.patch import find_patch
 from tests.tiny import tiny_inputs, tiny_model
 
 SETTINGS: dict[str, Any] = {"targeting": 0.5, "targeting_schedule": "constant"}

@@ -17,41 +17,26 @@ PACKAGE = Path(hf_td.__file__).parent
 # A room imports from those above it in this list, and from itself. A new room is a new entry.
 ROOMS = [
     "_register",
-    "reductions",
     "functional",
     "kernels",
-    "steps",
-    "bundles",
     "schedules",
     "config",
-    "classes",
-    "routing",
-    "layout",
+    "modules",
     "anatomy",
-    "activations",
-    "learned",
-    "importance",
-    "sites",
-    "masks",
-    "holding",
-    "layers",
-    "processes",
+    "ranking",
     "patching",
     "training",
     "pruning",
     "analysis",
     "compaction",
     "hub",
-    "coverage",
     "baselines",
-    "experiment",
-    "benchmarks",
-    "sweeps",
+    "tasks",
     "cli",
     "__main__",
 ]
 # Rooms that stand alone: they import no other room, and only these may import them.
-ALONE = {"glue": {"experiment", "cli"}}
+ALONE: dict[str, set[str]] = {}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

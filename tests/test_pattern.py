@@ -23,7 +23,7 @@ from hf_td import (
 )
 from hf_td.config import configure
 from hf_td.functional import has_zero_neighbours, lowest_neighbours
-from hf_td.patching import find_patch
+from hf_td.patching.patch import find_patch
 from hf_td.pruning import Budget
 from hf_td.training import TargetedDropoutArguments
 from tests.families import tiny_family

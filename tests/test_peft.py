@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from hf_td import anneal, compact_model, patch_model, prune_model, unpatch_model
-from hf_td.patching import find_patch
+from hf_td.patching.patch import find_patch
 from tests.tiny import tiny_inputs, tiny_model
 
 LORA = LoraConfig(target_modules=["query", "value"], init_lora_weights=False)

@@ -32,7 +32,7 @@ from hf_td.pruning import (
     remove_lowest,
     sites_to_prune,
 )
-from hf_td.sites import Site
+from hf_td.ranking.sites import Site
 
 Batch = Mapping[str, Any]
 Tensors = Mapping[str, Tensor]

@@ -14,7 +14,10 @@ from hf_td.anatomy.blocks import (
 )
 from hf_td.anatomy.experts import eager_experts
 from hf_td.anatomy.inputs import probe_inputs
-from hf_td.anatomy.layouts import (
+from hf_td.anatomy.reading import read_anatomy
+from hf_td.anatomy.registry import AttentionBlocks, FeedForwardBlocks, register_family
+from hf_td.anatomy.trace import evaluating, in_own_type, seeded, tensors_in
+from hf_td.modules.layouts import (
     Layout,
     Stack,
     find_layer,
@@ -23,9 +26,6 @@ from hf_td.anatomy.layouts import (
     parameter_names,
     stacks_of,
 )
-from hf_td.anatomy.reading import read_anatomy
-from hf_td.anatomy.registry import AttentionBlocks, FeedForwardBlocks, register_family
-from hf_td.anatomy.trace import evaluating, in_own_type, seeded, tensors_in
 
 __all__ = [
     "Anatomy",

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hf_td.anatomy.layouts import find_layer, layout_of
+from hf_td.modules.layouts import find_layer, layout_of
 
 Part = Literal["attention", "feed_forward"]
 Role = Literal["q", "k", "v", "o", "gate", "up", "down"]

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from hf_td.anatomy.blocks import Block, Projection, Role
-from hf_td.anatomy.layouts import Stack, stacks_of
 from hf_td.anatomy.probe import features_by_unit, number_rows
+from hf_td.modules.layouts import Stack, stacks_of
 
 # All experts run the same code: two are enough to see that they are apart.
 _EXPERTS = 2

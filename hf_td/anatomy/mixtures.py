@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from hf_td.anatomy.blocks import Companion, Mixture, pattern_of
-from hf_td.anatomy.layouts import stacks_of
 from hf_td.anatomy.towers import join
 from hf_td.anatomy.trace import evaluating
-from hf_td.layout import EXPERTS
-from hf_td.routing import (
+from hf_td.modules.compact_layout import EXPERTS
+from hf_td.modules.layouts import stacks_of
+from hf_td.modules.routing import (
     OWN_BUFFERS,
     chosen_experts,
     masked_class,

@@ -14,7 +14,6 @@ from torch import nn
 
 from hf_td.anatomy.blocks import Anatomy, Block, Projection, layer_index, pattern_of
 from hf_td.anatomy.experts import prove_experts
-from hf_td.anatomy.layouts import expert_modules, linear_layers, stacks_of
 from hf_td.anatomy.mixtures import read_mixtures
 from hf_td.anatomy.probe import prove_block
 from hf_td.anatomy.registry import described, described_blocks
@@ -27,6 +26,7 @@ from hf_td.anatomy.replaced import (
 from hf_td.anatomy.towers import Traces, join, trace_all
 from hf_td.anatomy.trace import Call, Trace, is_in, moved, thawed
 from hf_td.config import CONFIG_KEY
+from hf_td.modules.layouts import expert_modules, linear_layers, stacks_of
 
 # Readings of models seen before, by class and by the shapes of their linear layers.
 _READINGS: dict[tuple[Any, ...], Anatomy] = {}

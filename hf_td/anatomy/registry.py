@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from hf_td.anatomy.blocks import Block, Projection, Role
-from hf_td.anatomy.layouts import in_features, layout_of, out_features
 from hf_td.anatomy.probe import agrees
 from hf_td.anatomy.towers import Traces, join
 from hf_td.anatomy.trace import Call
+from hf_td.modules.layouts import in_features, layout_of, out_features
 
 UNPROVEN = "no forward of it could be run, so that its units are not proven"
 

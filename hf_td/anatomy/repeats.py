@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_td.anatomy.layouts import linear_layers
+from hf_td.modules.layouts import linear_layers
 
 # Layers that are alike are run so often, and once more for the last.
 _RUNS = 2

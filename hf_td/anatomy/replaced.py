@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from hf_td.anatomy.layouts import layout_of, stacks_of
+from hf_td.modules.layouts import layout_of, stacks_of
 
 _PACKED = (torch.uint8, torch.int8, torch.int16, torch.int32)
 

@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from hf_td.anatomy.inputs import first_that_runs
-from hf_td.anatomy.layouts import linear_layers
 from hf_td.anatomy.trace import Trace, trace
+from hf_td.modules.layouts import linear_layers
 
 
 @dataclass

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_td.anatomy.layouts import expert_modules, in_features, linear_layers, out_features
 from hf_td.anatomy.repeats import skipping
+from hf_td.modules.layouts import expert_modules, in_features, linear_layers, out_features
 
 # A layer that reads the residual stream is fed by every layer before it. No block has so many
 # producers, so the search for feeders stops there.

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from hf_td.anatomy import read_anatomy
 from hf_td.baselines.base import Baseline, Penalised, Treatment
 from hf_td.config import TargetedDropoutConfig
-from hf_td.layers import check_targetable
-from hf_td.learned import attach_learned
-from hf_td.patching import find_patch
-from hf_td.sites import Site, plan_sites
+from hf_td.patching.layers import check_targetable
+from hf_td.patching.patch import find_patch
+from hf_td.ranking.learned import attach_learned
+from hf_td.ranking.sites import Site, plan_sites
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -170,7 +170,7 @@ def finish_baseline(model: ModelT) -> ModelT:
     """Give the stock model back, in place, with the weights that the baseline computes with.
 
     What the method has learned of the importance of weights or units stays with the model, for
-    `prune_model` to rank by (`hf_td.learned`).
+    `prune_model` to rank by (`hf_td.ranking.learned`).
 
     Raises:
         ValueError: the model has no baseline.

@@ -1,7 +1,7 @@
 """What a baseline is: a method with its settings, and what it does to one site of a model.
 
-A site is what targeted dropout ranks together (`hf_td.sites`): the weights of a layer, or the heads
-or neurons of a block. So every method works on the same weights and at the same level.
+A site is what targeted dropout ranks together (`hf_td.ranking.sites`): the weights of a layer, or
+the heads or neurons of a block. So every method works on the same weights and at the same level.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch.nn.utils import parametrize
 
 from hf_td.anatomy import Stack
 from hf_td.config import TargetedDropoutConfig
-from hf_td.importance import fan_in_dim, unit_dim
-from hf_td.sites import Site, UnitSite, by_feature
+from hf_td.ranking.importance import fan_in_dim, unit_dim
+from hf_td.ranking.sites import Site, UnitSite, by_feature
 
 
 @dataclass(frozen=True, kw_only=True)

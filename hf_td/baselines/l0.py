@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from hf_td.baselines.base import Gate, Learning, Penalised
 from hf_td.config import TargetedDropoutConfig
-from hf_td.importance import fan_in_dim
-from hf_td.sites import Site, UnitSite
+from hf_td.ranking.importance import fan_in_dim
+from hf_td.ranking.sites import Site, UnitSite
 
 # Temperature, and the interval to which the concrete distribution is stretched.
 BETA = 2 / 3

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hf_td.baselines.base import Penalised, Treatment
 from hf_td.config import TargetedDropoutConfig
-from hf_td.sites import Site, UnitSite
+from hf_td.ranking.sites import Site, UnitSite
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from hf_td import functional
 from hf_td.baselines.base import Gate, Learning, Penalised
 from hf_td.config import TargetedDropoutConfig
+from hf_td.ranking.sites import Site
 from hf_td.schedules import Schedule
-from hf_td.sites import Site
 
 
 @dataclass(frozen=True, kw_only=True)

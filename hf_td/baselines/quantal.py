@@ -17,7 +17,7 @@ from torch.distributions import Beta, Gamma
 from hf_td.baselines.base import Baseline
 from hf_td.baselines.dropout import Noise
 from hf_td.config import TargetedDropoutConfig
-from hf_td.sites import Site
+from hf_td.ranking.sites import Site
 
 # No unit is as good as silent, which would make its responses as large as they are rare.
 _RAREST = 0.05

@@ -11,7 +11,7 @@ from torch import Tensor
 from hf_td import functional
 from hf_td.baselines.base import Baseline, Gate
 from hf_td.config import TargetedDropoutConfig
-from hf_td.sites import Site
+from hf_td.ranking.sites import Site
 
 
 @dataclass(frozen=True, kw_only=True)

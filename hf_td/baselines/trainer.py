@@ -24,7 +24,7 @@ from hf_td.baselines.attaching import (
 )
 from hf_td.baselines.base import Baseline, Learning
 from hf_td.config import TargetedDropoutConfig
-from hf_td.learned import save_learned
+from hf_td.ranking.learned import save_learned
 from hf_td.training import DistillationMixin, ReliableMixin
 from hf_td.training.arguments import TargetedDropoutFields
 from hf_td.training.losses import share_of_update

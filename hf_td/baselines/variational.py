@@ -16,8 +16,8 @@ from torch.utils.hooks import RemovableHandle
 from hf_td.anatomy import Stack
 from hf_td.baselines.base import ByChannel, Learning, Penalised, Treatment
 from hf_td.config import TargetedDropoutConfig
-from hf_td.importance import fan_in_dim
-from hf_td.sites import Site, UnitSite
+from hf_td.ranking.importance import fan_in_dim
+from hf_td.ranking.sites import Site, UnitSite
 
 # Of the approximation of the divergence.
 K1, K2, K3 = 0.63576, 1.8732, 1.48695

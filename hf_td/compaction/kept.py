@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from hf_td.anatomy import Anatomy, Block, Holder, Mixture, Stack, find_layer
 from hf_td.compaction.runs import runs_of
 from hf_td.compaction.trial import evened, fixed_heads
-from hf_td.importance import read_units
-from hf_td.routing import gone_experts
+from hf_td.modules.routing import gone_experts
+from hf_td.ranking.importance import read_units
 
 # Grouped matrix products refuse rows that are no multiple of 16 bytes: 8 numbers of 16 bits.
 EXPERTS_MULTIPLE = 8

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hf_td.compaction.surgery import Cuts, join, take, without
 from hf_td.compaction.trial import Undo, replace
-from hf_td.reductions import count_nonzero
+from hf_td.kernels.reductions import count_nonzero
 
 
 class CutParameter:

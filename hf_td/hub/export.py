@@ -31,7 +31,7 @@ from hf_td.hub.remote_code import auto_classes, make_stock_class, write_modeling
 from hf_td.hub.removal import count_removal
 from hf_td.hub.stock import express, unexpressed
 from hf_td.hub.verify import verify_export
-from hf_td.patching import find_patch, unpatch_model
+from hf_td.patching.patch import find_patch, unpatch_model
 
 Form = Literal["auto", "stock", "compact", "padded", "archive", "onnx"]
 

@@ -17,7 +17,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from hf_td.hub.integrity import check_downloads
 from hf_td.hub.remote_code import MODULE
-from hf_td.layout import QUANT_METHOD, CompactLayout, apply_layout, mark_routers
+from hf_td.modules.compact_layout import QUANT_METHOD, CompactLayout, apply_layout, mark_routers
 
 
 @register_quantization_config(QUANT_METHOD)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from hf_td import functional
 from hf_td.kernels.ranked import Drawn, Order, Ranked
-from hf_td.reductions import INTEGERS
+from hf_td.kernels.reductions import INTEGERS
 
 # Entries of a block: half a megabyte of scores, beside a copy of them.
 _BLOCK = 1 << 17

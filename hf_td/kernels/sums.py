@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hf_td import reductions
-from hf_td.kernels import cuda
+from hf_td.kernels import cuda, reductions
 
 
 def sums_of_squares(weights: Sequence[Tensor], dim: int) -> Tensor:

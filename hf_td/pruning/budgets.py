@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from hf_td import functional
-from hf_td.importance import fan_in_dim, unit_dim
-from hf_td.sites import ExpertSite, Site, UnitSite
+from hf_td.ranking.importance import fan_in_dim, unit_dim
+from hf_td.ranking.sites import ExpertSite, Site, UnitSite
 
 Kind = Literal["uniform", "global"]
 Of = Literal["units", "parameters", "flops"]

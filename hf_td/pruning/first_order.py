@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from hf_td.anatomy.trace import evaluating, thawed
-from hf_td.importance import unit_dim
-from hf_td.patching import find_patch
-from hf_td.sites import Site, UnitSite
+from hf_td.patching.patch import find_patch
+from hf_td.ranking.importance import unit_dim
+from hf_td.ranking.sites import Site, UnitSite
 
 
 def taylor_scores(

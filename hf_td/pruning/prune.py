@@ -11,19 +11,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hf_td.activations import FILE, Activations, find_activations, measure_activations
 from hf_td.anatomy import read_anatomy
 from hf_td.config import TargetedDropoutConfig, configure, trained_with
-from hf_td.layers import can_measure
-from hf_td.layout import record_layout
-from hf_td.learned import FILE as SCORES_FILE
-from hf_td.learned import find_learned
-from hf_td.masks import random_scores
-from hf_td.patching import find_patch
+from hf_td.modules.compact_layout import record_layout
+from hf_td.patching.layers import can_measure
+from hf_td.patching.masks import random_scores
+from hf_td.patching.patch import find_patch
 from hf_td.pruning.budgets import Budget, Of
 from hf_td.pruning.first_order import movement_scores, taylor_scores
 from hf_td.pruning.report import PruningReport, count_sparsity
-from hf_td.sites import ExpertSite, Site, WeightSite, plan_sites
+from hf_td.ranking.activations import FILE, Activations, find_activations, measure_activations
+from hf_td.ranking.learned import FILE as SCORES_FILE
+from hf_td.ranking.learned import find_learned
+from hf_td.ranking.sites import ExpertSite, Site, WeightSite, plan_sites
 
 Batches = Iterable[Mapping[str, Any]] | None
 

@@ -11,9 +11,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from hf_td.anatomy import Block, Holder, Mixture, find_layer
-from hf_td.importance import read_units
-from hf_td.reductions import count_nonzero
-from hf_td.routing import gone_experts
+from hf_td.kernels.reductions import count_nonzero
+from hf_td.modules.routing import gone_experts
+from hf_td.ranking.importance import read_units
 
 
 @dataclass(frozen=True)

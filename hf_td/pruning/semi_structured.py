@@ -12,8 +12,8 @@ from transformers.pytorch_utils import Conv1D
 from hf_td import functional
 from hf_td.anatomy import Stack, find_layer, read_anatomy
 from hf_td.config import Neighbours, matches
-from hf_td.importance import fan_in_dim
-from hf_td.patching import find_patch, unpatch_model
+from hf_td.patching.patch import find_patch, unpatch_model
+from hf_td.ranking.importance import fan_in_dim
 
 # What the kernels take: two of four neighbours are zero.
 PATTERN = Neighbours(lowest=2, of=4)

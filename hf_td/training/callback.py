@@ -9,8 +9,8 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from hf_td.activations import FILE, save_activations
-from hf_td.patching import anneal, find_patch
+from hf_td.patching.patch import anneal, find_patch
+from hf_td.ranking.activations import FILE, save_activations
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class TargetedDropoutCallback(AnnealingCallback):
 
     With importance by activation a resumed run draws what the uninterrupted one would have drawn
     only from a checkpoint in the `output_dir` of the run; `TargetedDropoutTrainer` takes any. What
-    `save_model` writes gets them by `hf_td.activations.save_activations(model, folder)`.
+    `save_model` writes gets them by `hf_td.ranking.activations.save_activations(model, folder)`.
     """
 
     def on_save(

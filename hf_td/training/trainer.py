@@ -9,9 +9,9 @@ from typing import Any
 from torch import nn
 from transformers import Seq2SeqTrainer, Trainer
 
-from hf_td.activations import save_activations
 from hf_td.config import TargetedDropoutConfig
-from hf_td.patching import Patch, find_patch, patch_model
+from hf_td.patching.patch import Patch, find_patch, patch_model
+from hf_td.ranking.activations import save_activations
 from hf_td.training.arguments import (
     TargetedDropoutArguments,
     TargetedDropoutFields,

@@ -31,7 +31,7 @@ from hf_td.baselines.base import Gate
 from hf_td.baselines.l0 import hard_concrete, open_probability
 from hf_td.baselines.variational import divergence, log_alpha
 from hf_td.config import TargetedDropoutConfig
-from hf_td.sites import plan_sites
+from hf_td.ranking.sites import plan_sites
 from tests.tiny import tiny_model
 
 QUERY = "bert.encoder.layer.0.attention.self.query"

@@ -32,9 +32,9 @@ from hf_td.baselines import (
     finish_baseline,
 )
 from hf_td.config import TargetedDropoutConfig
-from hf_td.learned import FILE, find_learned
-from hf_td.patching import patch_model
+from hf_td.patching.patch import patch_model
 from hf_td.pruning import sites_to_prune
+from hf_td.ranking.learned import FILE, find_learned
 from tests.families import tiny_family
 from tests.tiny import tiny_inputs, tiny_model
 from tests.training.models import QUIET, STEPS, assert_same_weights, examples, saving_halfway

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from hf_td import compact_model, patch_model, prune_model
 from hf_td.compaction import LAYOUT_KEY, check, compact, layout_of_model
 from hf_td.compaction.check import Footprint, compare
-from hf_td.patching import find_patch
+from hf_td.patching.patch import find_patch
 from tests.compaction.models import (
     assert_identical,
     assert_same,

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from hf_td import anneal
-from hf_td.patching import Patch, find_patch
-from hf_td.routing import gone_experts
+from hf_td.modules.routing import gone_experts
+from hf_td.patching.patch import Patch, find_patch
 from tests.families import family_inputs, family_outputs, tiny_family
 
 every_family = pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "gpt_oss"])

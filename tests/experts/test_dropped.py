@@ -19,9 +19,9 @@ from hf_td import (
     prune_model,
     unpatch_model,
 )
-from hf_td.activations import save_activations
 from hf_td.hub import export_model
-from hf_td.sites import ExpertSite
+from hf_td.ranking.activations import save_activations
+from hf_td.ranking.sites import ExpertSite
 from tests.experts.mixtures import (
     CHOSEN,
     EXPERTS,

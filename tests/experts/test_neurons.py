@@ -12,8 +12,8 @@ from torch.testing import assert_close
 from hf_td import anneal, compact_model, patch_model, prune_model, read_anatomy, unpatch_model
 from hf_td.anatomy import find_layer
 from hf_td.compaction.kept import live_units, needed_units
-from hf_td.layers import is_targeted
-from hf_td.patching import find_patch
+from hf_td.patching.layers import is_targeted
+from hf_td.patching.patch import find_patch
 from tests.families import family_inputs, family_outputs, tiny_family
 
 every_family = pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "gpt_oss"])

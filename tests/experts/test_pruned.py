@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from hf_td import anneal, compact_model, patch_model, prune_model, pruning_curve, unpatch_model
 from hf_td.compaction import compact, layout_of_model
 from hf_td.hub import export_model, load_archived_model
-from hf_td.routing import marked_routers
+from hf_td.modules.routing import marked_routers
 from tests.experts.mixtures import (
     CHOSEN,
     EXPERTS,

@@ -26,7 +26,7 @@ from hf_td import compact_model, patch_model, prune_model
 from hf_td.compaction import layout_of_model
 from hf_td.hub import export, verify
 from hf_td.hub.export import export_model
-from hf_td.patching import find_patch
+from hf_td.patching.patch import find_patch
 from tests.compaction.models import (
     assert_identical,
     assert_same,

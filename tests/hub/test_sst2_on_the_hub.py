@@ -14,9 +14,9 @@ from transformers import (
 )
 
 from hf_td import TargetedDropoutArguments, TargetedDropoutTrainer, prune_model
-from hf_td.experiment import builtin_model
-from hf_td.glue import load_task, tokenize
 from hf_td.hub import export_model, push_to_hub
+from hf_td.tasks.experiment import builtin_model
+from hf_td.tasks.glue import load_task, tokenize
 
 pytestmark = [
     pytest.mark.slow,

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hf_td import functional, reductions
-from hf_td.kernels import Order, Ranked, cuda
+from hf_td import functional
+from hf_td.kernels import Order, Ranked, cuda, reductions
 
 SHAPES = [(5, 7), (9, 33), (3, 130)]
 KEYS = [-(1 << 60), -(1 << 60) + 7919]

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from hf_td import anneal, functional, kernels, patch_model
-from hf_td.bundles import untie
 from hf_td.kernels import Order, Ranked, Ranking
+from hf_td.patching.bundles import untie
 from tests.tiny import tiny_inputs, tiny_model
 
 ROOT = Path(__file__).parents[2]

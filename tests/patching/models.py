@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_td import patch_model, unpatch_model
-from hf_td.layers import is_targeted
-from hf_td.patching import Patch, find_patch
-from hf_td.sites import Site, UnitSite
+from hf_td.patching.layers import is_targeted
+from hf_td.patching.patch import Patch, find_patch
+from hf_td.ranking.sites import Site, UnitSite
 from tests.tiny import FAMILIES, tiny_inputs, tiny_model
 
 LEVELS = ["weight", "unit"]

@@ -10,7 +10,7 @@ import torch
 from torch.testing import assert_close
 
 from hf_td import TargetedDropoutConfig, anneal
-from hf_td.sites import UnitSite, WeightSite
+from hf_td.ranking.sites import UnitSite, WeightSite
 from tests.patching.models import (
     HALF,
     assert_same_masks,

@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 
 from hf_td import anneal, patch_model, unpatch_model
 from hf_td.config import CONFIG_KEY
-from hf_td.layers import is_targeted
-from hf_td.patching import find_patch
-from hf_td.sites import UnitSite
+from hf_td.patching.layers import is_targeted
+from hf_td.patching.patch import find_patch
+from hf_td.ranking.sites import UnitSite
 from tests.patching.models import (
     Wrapper,
     assert_same_masks,

@@ -20,7 +20,7 @@ from hf_td import (
     unpatch_model,
 )
 from hf_td.config import CONFIG_KEY
-from hf_td.patching import find_patch
+from hf_td.patching.patch import find_patch
 from tests.patching.models import (
     HALF,
     Wrapper,

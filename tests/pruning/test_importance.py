@@ -14,7 +14,7 @@ from hf_td import anneal, patch_model, prune_model, read_anatomy, unpatch_model
 from hf_td.config import TargetedDropoutConfig
 from hf_td.pruning import Budget, sites_to_prune
 from hf_td.pruning.first_order import movement_scores, taylor_scores
-from hf_td.sites import Site, WeightSite, plan_sites
+from hf_td.ranking.sites import Site, WeightSite, plan_sites
 from tests.families import family_inputs, tiny_family
 from tests.tiny import tiny_inputs, tiny_model
 

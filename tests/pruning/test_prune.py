@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 
 from hf_td import anneal, patch_model, prune_model, read_anatomy, unpatch_model
 from hf_td.anatomy import Block
-from hf_td.importance import fan_in_dim
 from hf_td.pruning import kept_weights, sites_to_prune
-from hf_td.sites import Site
+from hf_td.ranking.importance import fan_in_dim
+from hf_td.ranking.sites import Site
 from tests.reference import lowest, unit_scores
 from tests.tiny import FAMILIES, tiny_inputs, tiny_model
 

@@ -9,9 +9,9 @@ import pytest
 from huggingface_hub import constants
 
 from hf_td import TargetedDropoutConfig
-from hf_td.experiment import checks, parse_arguments, run_program
-from hf_td.experiment import models as experiment_models
-from hf_td.experiment.arguments import DataArguments
+from hf_td.tasks.experiment import checks, parse_arguments, run_program
+from hf_td.tasks.experiment import models as experiment_models
+from hf_td.tasks.experiment.arguments import DataArguments
 from tests.programs import SCRIPTS, argv_of, results_of
 from tests.scripts.glue_runs import refused, run_glue, start
 

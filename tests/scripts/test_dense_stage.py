@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from hf_td.experiment import start
+from hf_td.tasks.experiment import start
 from tests.programs import argv_of, load_script, refusal, results_of
 
 run_glue = load_script("run_glue")
@@ -90,8 +90,8 @@ def test_the_model_that_it_starts_from_can_teach(options, pretrained, staged, mo
         taught_by.append(training.teacher)
         return make(problem, method, training, *rest)
 
-    monkeypatch.setattr("hf_td.experiment.start.make_trainer", noted)
-    monkeypatch.setattr("hf_td.experiment.run.make_trainer", noted)
+    monkeypatch.setattr("hf_td.tasks.experiment.start.make_trainer", noted)
+    monkeypatch.setattr("hf_td.tasks.experiment.run.make_trainer", noted)
     wanted = {**(pretrained if staged else options), "teacher": "start", "seed": 1}
     _run(wanted)
     dense = str(Path(wanted["output_dir"]) / "seed-1" / "dense")

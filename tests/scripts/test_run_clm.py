@@ -21,10 +21,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from hf_td.experiment import TextArguments, language_modelling_problem, parse_arguments
-from hf_td.experiment.problems.language_modelling import token_losses
-from hf_td.experiment.problems.self_text import write
-from hf_td.glue import generate
+from hf_td.tasks.experiment import TextArguments, language_modelling_problem, parse_arguments
+from hf_td.tasks.glue import generate
+from hf_td.tasks.problems.language_modelling import token_losses
+from hf_td.tasks.problems.self_text import write
 from tests.programs import (
     argv_of,
     load_script,

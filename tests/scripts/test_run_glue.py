@@ -19,10 +19,10 @@ from transformers import (
 )
 
 from hf_td import TargetedDropoutConfig
-from hf_td.experiment import parse_arguments
-from hf_td.experiment.arguments import DataArguments
-from hf_td.experiment.results import _command
 from hf_td.hub import export, load_archived_model
+from hf_td.tasks.experiment import parse_arguments
+from hf_td.tasks.experiment.arguments import DataArguments
+from hf_td.tasks.experiment.results import _command
 from hf_td.training import distillation
 from tests.hub.loopback import Fault
 from tests.programs import argv_of, results_of

@@ -19,7 +19,7 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from hf_td.experiment import ImageArguments, image_classification_problem, parse_arguments
+from hf_td.tasks.experiment import ImageArguments, image_classification_problem, parse_arguments
 from tests.programs import (
     argv_of,
     load_script,

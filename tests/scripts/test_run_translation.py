@@ -12,7 +12,7 @@ import sacrebleu
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, EvalPrediction, Seq2SeqTrainer
 
-from hf_td.experiment import (
+from hf_td.tasks.experiment import (
     METHODS,
     TRANSLATION,
     TranslationArguments,
@@ -20,9 +20,9 @@ from hf_td.experiment import (
     parse_arguments,
     translation_problem,
 )
-from hf_td.experiment.problems.translation import TranslationTrainer, translation_metrics
-from hf_td.experiment.problems.vocabulary import train_tokenizer
-from hf_td.glue import generate
+from hf_td.tasks.glue import generate
+from hf_td.tasks.problems.translation import TranslationTrainer, translation_metrics
+from hf_td.tasks.problems.vocabulary import train_tokenizer
 from hf_td.training import TargetedDropoutSeq2SeqArguments, TargetedDropoutTrainer
 from tests.programs import (
     argv_of,

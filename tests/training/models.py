@@ -16,7 +16,7 @@ from hf_td import (
     TargetedDropoutSeq2SeqTrainer,
     TargetedDropoutTrainer,
 )
-from hf_td.patching import Patch, find_patch
+from hf_td.patching.patch import Patch, find_patch
 from tests.tiny import VOCABULARY
 
 STEPS = 6

@@ -14,7 +14,7 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from hf_td import Schedule, anneal, patch_model, unpatch_model
-from hf_td.activations import INTERVAL, find_activations
+from hf_td.ranking.activations import INTERVAL, find_activations
 from tests.tiny import tiny_model
 
 UPDATES = INTERVAL + 2  # two of them are measured

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hf_td import TargetedDropoutConfig
-from hf_td.layers import is_targeted
+from hf_td.patching.layers import is_targeted
 from tests.tiny import tiny_model
 from tests.training.models import (
     STEPS,

@@ -30,7 +30,7 @@ from hf_td import (
     prune_model,
     unpatch_model,
 )
-from hf_td.activations import FILE, Activations
+from hf_td.ranking.activations import FILE, Activations
 from tests.tiny import tiny_model
 from tests.training.models import (
     QUIET,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from transformers import EvalPrediction
 
-from hf_td.experiment import QuestionArguments, parse_arguments, question_answering_problem
+from hf_td.tasks.experiment import QuestionArguments, parse_arguments, question_answering_problem
 from tests.programs import argv_of, load_script
 
 run_question_answering = load_script("run_question_answering")

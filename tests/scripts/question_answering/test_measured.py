@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from hf_td.experiment import (
+from hf_td.tasks.experiment import (
     METHODS,
     QuestionArguments,
     parse_arguments,

@@ -8,7 +8,7 @@ from transformers import (
     AutoTokenizer,
 )
 
-from hf_td.experiment import (
+from hf_td.tasks.experiment import (
     METHODS,
 )
 from tests.programs import argv_of, measured_alike_by_two_processes, results_of

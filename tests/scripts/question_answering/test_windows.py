@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from hf_td.experiment import (
+from hf_td.tasks.experiment import (
     builtin_model,
 )
-from hf_td.experiment.problems.vocabulary import train_tokenizer
+from hf_td.tasks.problems.vocabulary import train_tokenizer
 from tests.scripts.question_answering.questions import (
     metrics_of,
     places_of,

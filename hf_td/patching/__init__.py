@@ -1,0 +1,5 @@
+"""Patches a model for targeted dropout, anneals it, and gives the stock model back."""
+
+from hf_td.patching.patch import Patch, anneal, find_patch, patch_model, unpatch_model
+
+__all__ = ["Patch", "anneal", "find_patch", "patch_model", "unpatch_model"]

@@ -1,0 +1,107 @@
+"""The experts of a mixture, ranked against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_td.anatomy import Mixture
+from hf_td.modules.routing import gone_experts, mark_gone
+from hf_td.ranking import importance
+from hf_td.ranking.activations import Activations
+from hf_td.ranking.sites.slices import Slice, clear
+
+
+@dataclass(frozen=True, eq=False)
+class ExpertSite:
+    """Ranks the experts of a mixture, which go at their router: it does not choose them.
+
+    Attributes:
+        name: dotted name of the router.
+        layer: the router.
+        index: the number of the site in its model, which keys its draws.
+        mixture: what the experts belong to.
+        places: modules, and names of parameters in them, that have an entry for each expert.
+        activations: to scale the scores with, or None.
+        given: scores from elsewhere, in place of those that are read off the weights.
+    """
+
+    name: str
+    layer: Any
+    index: int
+    mixture: Mixture
+    places: tuple[tuple[nn.Module, str], ...]
+    activations: Activations | None = None
+    given: Tensor | None = None
+
+    @property
+    def dim(self) -> int:
+        """The dimension of `scores` along which candidates are ranked."""
+        return 0
+
+    @property
+    def size(self) -> int:
+        """How many weights the mask is for: all that the experts have."""
+        return sum(weight.numel() for weight in self.weights)
+
+    @property
+    def most(self) -> float:
+        """The fraction that can be asked for at most; as many as tokens need stay in any case."""
+        return 1.0
+
+    def eligible(self, scores: Tensor) -> Tensor:
+        """The scores, infinite for as many of the highest as each token goes to: these stay."""
+        return scores.index_fill(0, scores.topk(self.mixture.chosen).indices, torch.inf)
+
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        """The 3-D parameters of the experts."""
+        return tuple(parameter for parameter in self.parameters() if parameter.dim() == 3)
+
+    def everything(self) -> Tensor:
+        """The mask that drops nothing."""
+        return torch.ones_like(self.layer.weight[:, 0], dtype=torch.bool)
+
+    def scores(self) -> Tensor:
+        """`(experts,)`: L2 norm of the weights of each expert; minus infinity if it is gone.
+
+        With activations it is scaled with the root mean square of the weight that the router gives
+        the expert.
+        """
+        own = importance.expert_scores(self.weights, self._activation())
+        scores = own if self.given is None else self.given
+        return scores.masked_fill(gone_experts(self.layer.module), -torch.inf)
+
+    def _activation(self) -> Tensor | None:
+        """`(experts,)`: root mean square of the weights."""
+        if self.activations is None:
+            return None
+        scale = self.activations.scale(self.name, self.mixture.units)
+        return None if scale is None else scale.to(self.layer.weight.device)
+
+    def spread(self, mask: Tensor) -> Tensor:
+        """From what was ranked to what the router keeps: here the same."""
+        return mask
+
+    def parameters(self) -> Iterator[Tensor]:
+        """What `remove` writes to."""
+        yield from (module.get_parameter(name).data for module, name in self.places)
+
+    def slices(self, chosen: Tensor) -> Iterator[Slice]:
+        """What belongs to the chosen experts: their entries of the parameters."""
+        for module, name in self.places:
+            parameter = module.get_parameter(name)
+            yield parameter, chosen.view(-1, *[1] * (parameter.dim() - 1)).to(parameter.device)
+
+    def remove(self, chosen: Tensor) -> None:
+        """Set all that belongs to the chosen experts to zero, and let the router leave them out."""
+        clear(self.slices(chosen))
+        self.settle()
+
+    def settle(self) -> None:
+        """Let the router leave out just those experts that are zero now."""
+        mark_gone(self.layer.module)

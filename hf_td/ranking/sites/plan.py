@@ -1,0 +1,191 @@
+"""What a configuration selects of a model, as sites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from hf_td.anatomy import Anatomy, Block, Holder, Mixture, find_layer
+from hf_td.config import Neighbours, TargetedDropoutConfig, matches
+from hf_td.modules.compact_layout import layout_of_model
+from hf_td.modules.routing import Router, empty_rows, gone_experts
+from hf_td.ranking import importance
+from hf_td.ranking.activations import Activations
+from hf_td.ranking.importance import members_of
+from hf_td.ranking.sites.experts import ExpertSite
+from hf_td.ranking.sites.units import Consumer, UnitSite
+from hf_td.ranking.sites.weights import WeightSite
+
+Site = WeightSite | UnitSite | ExpertSite
+
+
+def plan_sites(
+    model: nn.Module,
+    anatomy: Anatomy,
+    config: TargetedDropoutConfig,
+    activations: Activations | None = None,
+) -> tuple[Site, ...]:
+    """What a configuration selects of a model, in the order in which the model runs it.
+
+    With activations, which may still be to come, importance is by activation.
+
+    Raises:
+        ValueError: nothing, or not everything that is named, is there; or units that are
+            selected cannot be dropped; or a pattern does not fit a layer.
+    """
+    _check_patterns(anatomy, config)
+    if config.experts_level != "none" and all(m.chosen == m.units for m in anatomy.mixtures):
+        raise ValueError(
+            f"experts_level='unit' is for mixtures of experts, and {type(model).__name__} has none "
+            "with more experts than each token goes to"
+        )
+    makers: dict[tuple[type[Holder], str], Callable[[_Plan, Any], Iterator[Site]]] = {
+        (Block, "weight"): _weight_sites,
+        (Block, "unit"): _unit_sites,
+        (Mixture, "unit"): _expert_sites,
+    }
+    plan = _Plan(model, anatomy, config, activations)
+    sites: dict[str, Site] = {}
+    for holder in anatomy.holders:
+        make = makers.get((type(holder), config.level_of(holder.part)))
+        for site in make(plan, holder) if make else ():
+            sites.setdefault(site.name, site)
+    if not sites:
+        raise ValueError(_nothing_to_patch(model, anatomy, config))
+    return tuple(sites.values())
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What sites are made from."""
+
+    model: nn.Module
+    anatomy: Anatomy
+    config: TargetedDropoutConfig
+    activations: Activations | None
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """The number of each projection in its model, which does not depend on what is selected."""
+        names = dict.fromkeys(_names(self.anatomy))
+        return {name: number for number, name in enumerate(names)}
+
+
+def _weight_sites(plan: _Plan, block: Block) -> Iterator[WeightSite]:
+    for name in block.modules:
+        if plan.config.selects(name, block.layer):
+            layer, pattern = find_layer(plan.model, name), plan.config.neighbours
+            if pattern is not None:
+                _check_divides(name, layer, pattern)
+            yield WeightSite(name, layer, plan.index[name], plan.activations, pattern=pattern)
+
+
+def _check_divides(name: str, layer: Any, pattern: Neighbours) -> None:
+    fan_in = layer.weight.shape[importance.fan_in_dim(layer)]
+    if fan_in % pattern.of:
+        raise ValueError(
+            f"{name} has {fan_in} inputs, which cannot be split into groups of {pattern.of} "
+            f"neighbours; leave it out by exclude=[{name!r}], or take another pattern"
+        )
+
+
+def _unit_sites(plan: _Plan, block: Block) -> Iterator[UnitSite]:
+    name = block.consumer.module
+    if not plan.config.selects(name, block.layer):
+        return
+    if block.units == 1 and layout_of_model(plan.model) is not None:
+        return  # what is left of it in a compact model
+    if block.obstacle:
+        raise ValueError(
+            f"the units of {block.name} cannot be dropped: {block.obstacle}; "
+            f"use level='weight', or exclude=[{name!r}]"
+        )
+    tied = plan.anatomy.tied(block)
+    members = tuple(member for other in tied for member in members_of(plan.model, other))
+    consumers = tuple(_consumer(plan.model, other) for other in tied)
+    index = plan.index[tied[0].consumer.module]
+    layer = find_layer(plan.model, name)
+    yield UnitSite(name, layer, index, block, members, consumers, plan.activations)
+
+
+def _expert_sites(plan: _Plan, mixture: Mixture) -> Iterator[ExpertSite]:
+    name = mixture.router or mixture.experts
+    if not plan.config.selects(name, mixture.layer) or mixture.chosen == mixture.units:
+        return
+    if mixture.obstacle:
+        raise ValueError(
+            f"the experts of {mixture.name} cannot be dropped: {mixture.obstacle}; "
+            f"use experts_level='none', or exclude=[{name!r}]"
+        )
+    router = Router(plan.model.get_submodule(name))
+    _check_router(name, router)
+    names = (piece.parameter.rpartition(".") for piece in mixture.slices)
+    places = tuple((plan.model.get_submodule(path), leaf) for path, _, leaf in names)
+    yield ExpertSite(name, router, plan.index[name], mixture, places, plan.activations)
+
+
+def _check_router(name: str, router: Router) -> None:
+    """Refuse a router that cannot leave experts out, or whose own zeros would be marks."""
+    if "forward" in router.module.__dict__:
+        raise TypeError(
+            f"cannot target {name}: its forward was replaced on the instance, as device_map hooks "
+            "and kernel patches do, so that no expert can be left out; load the model without them"
+        )
+    empty = empty_rows(router.weight) & ~gone_experts(router.module)
+    if empty.any():
+        raise ValueError(
+            f"{int(empty.sum())} of the {len(empty)} rows of {name} are all zeros, which is how "
+            "experts are marked as gone; initialise the router, or leave it out by "
+            f"exclude=[{name!r}]"
+        )
+
+
+def _consumer(model: nn.Module, block: Block) -> Consumer:
+    name = block.consumer.module
+    return name, find_layer(model, name), block.consumer.features
+
+
+def _names(anatomy: Anatomy) -> list[str]:
+    """The names that patterns are about: of projections, and then of routers."""
+    projections = [name for block in anatomy.blocks for name in block.modules]
+    return [*projections, *(mixture.router or mixture.experts for mixture in anatomy.mixtures)]
+
+
+def _check_patterns(anatomy: Anatomy, config: TargetedDropoutConfig) -> None:
+    names = _names(anatomy)
+    patterns = [p for p in (*config.include, *config.exclude) if p != "*"]
+    idle = [p for p in patterns if not any(matches(name, (p,)) for name in names)]
+    if names and idle:
+        raise ValueError(f"the patterns {idle} match none of the projections: {_listed(names)}")
+    layers = {holder.layer for holder in anatomy.holders}
+    missing = sorted(set(config.layers or ()) - layers)
+    if names and missing:
+        raise ValueError(f"there are no layers {missing}; there are {sorted(layers, key=str)}")
+
+
+def _nothing_to_patch(model: nn.Module, anatomy: Anatomy, config: TargetedDropoutConfig) -> str:
+    name = type(model).__name__
+    if anatomy.holders:
+        found = _listed(_names(anatomy))
+        return (
+            f"nothing to target in {name}: include={list(config.include)}, "
+            f"exclude={list(config.exclude)} and the levels select none of {found}"
+        )
+    return (
+        f"nothing to target in {name}: found no attention or feed-forward block; its linear layers "
+        f"are {_listed(anatomy.unclaimed) or 'none'}, of which a forward never calls "
+        f"{_listed(anatomy.uncalled) or 'none'}"
+    )
+
+
+def _listed(names: Sequence[str], most: int = 12) -> str:
+    """Names with the layer number as `*`, each once, cut after `most`."""
+    patterns = dict.fromkeys(
+        ".".join("*" if part.isdigit() else part for part in name.split(".")) for name in names
+    )
+    shown = ", ".join(list(patterns)[:most])
+    return f"{shown}, ..." if len(patterns) > most else shown

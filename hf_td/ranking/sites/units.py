@@ -1,0 +1,147 @@
+"""The heads or neurons of a block, ranked against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_td.anatomy import Block
+from hf_td.ranking import importance
+from hf_td.ranking.activations import Activations
+from hf_td.ranking.importance import Member
+from hf_td.ranking.sites.slices import Slice, by_feature, clear
+
+# Name and layer of a consumer, and the input features of each of its units, `(units, per_unit)`.
+Consumer = tuple[str, Any, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class UnitSite:
+    """Ranks the heads or neurons of a block, which go at their consumer's input.
+
+    Attributes:
+        name: dotted name of the consumer.
+        layer: the consumer, a linear layer, or such a layer of all experts of a module.
+        index: the number of the site in its model, which keys its draws; tied blocks share it.
+        block: what the units belong to.
+        members: the producers of the units; those of all tied blocks, so that the same units are
+            chosen in each.
+        consumers: names and layers of the consumers, in the same way.
+        activations: to scale the scores with, or None.
+        given: scores from elsewhere, in place of those that are read off the weights.
+    """
+
+    name: str
+    layer: Any
+    index: int
+    block: Block
+    members: tuple[Member, ...]
+    consumers: tuple[Consumer, ...]
+    activations: Activations | None = None
+    given: Tensor | None = None
+
+    @cached_property
+    def arrangement(self) -> Any:
+        """Which features of its layers belong to which unit, as something to compare."""
+        parts = [self.block.consumer, *(projection for _, projection in self.members)]
+        return tuple((tuple(p.features.shape), p.features.numpy().tobytes()) for p in parts)
+
+    @property
+    def dim(self) -> int:
+        """The dimension of `scores` along which candidates are ranked."""
+        return -1
+
+    @property
+    def size(self) -> int:
+        """How many weights the mask is for: the consumer's."""
+        return self.layer.weight.numel()
+
+    def everything(self) -> Tensor:
+        """The mask that drops nothing."""
+        weight = self.layer.weight
+        units = torch.ones(*weight.shape[:-2], self.block.units, dtype=torch.bool)
+        return self.spread(units.to(weight.device))
+
+    def scores(self) -> Tensor:
+        """`(units,)`, or `(experts, units)`: neurons are ranked inside each expert."""
+        if self.given is not None:
+            return self.given
+        return importance.unit_scores(self.members, self._activation())
+
+    def eligible(self, scores: Tensor) -> Tensor:
+        """The scores: any unit may go."""
+        return scores
+
+    @property
+    def most(self) -> float:
+        """The fraction that can go at most."""
+        return 1.0
+
+    def _activation(self) -> Tensor | None:
+        """`(units,)`: root mean square of the features of each unit, over all tied blocks."""
+        if self.activations is None:
+            return None
+        scales = [
+            self.activations.scale(name, layer.weight.shape[importance.fan_in_dim(layer)])
+            for name, layer, _ in self.consumers
+        ]
+        device = self.layer.weight.device
+        squares = [
+            scale.to(device)[features.to(device)].square().mean(1)
+            for scale, (_, _, features) in zip(scales, self.consumers, strict=True)
+            if scale is not None
+        ]
+        return torch.stack(squares).mean(0).sqrt() if len(squares) == len(scales) else None
+
+    def spread(self, mask: Tensor) -> Tensor:
+        """From units to the consumer's input features, broadcastable to its weight."""
+        channels = self.layer.weight.shape[importance.fan_in_dim(self.layer)]
+        by_channel = by_feature(mask, self.block.consumer, channels)
+        return by_channel.unsqueeze(importance.unit_dim(self.layer) - self.layer.weight.dim())
+
+    def parameters(self) -> Iterator[Tensor]:
+        """What `remove` writes to; a fused producer occurs once."""
+        layers = {id(layer): layer for layer, _ in self.own_members}
+        for layer in (*layers.values(), self.layer):
+            yield layer.weight.data
+        yield from (layer.bias.data for layer in layers.values() if layer.bias is not None)
+
+    @property
+    def own_members(self) -> tuple[Member, ...]:
+        """The producers of the block itself."""
+        return tuple(member for member in self.members if member[1] in self.block.producers)
+
+    def slices(self, chosen: Tensor) -> Iterator[Slice]:
+        """What belongs to the chosen units: columns of the consumer, rows of the producers."""
+        return unit_slices([self], chosen.unsqueeze(0))
+
+    def remove(self, chosen: Tensor) -> None:
+        """Set all that belongs to the chosen units to zero: no output of the model keeps a trace.
+
+        The consumer's columns alone decide the outputs; the producers' rows and biases follow.
+        """
+        clear(self.slices(chosen))
+
+
+def unit_slices(sites: Sequence[UnitSite], chosen: Tensor) -> Iterator[Slice]:
+    """What belongs to the chosen units of sites that differ in nothing but their weights.
+
+    Args:
+        sites: such as are ranked together.
+        chosen: boolean, `(sites, units)`, or `(sites, experts, units)`.
+    """
+    for site, columns in zip(sites, sites[0].spread(chosen), strict=True):
+        yield site.layer.weight, columns
+    for members in zip(*(site.own_members for site in sites), strict=True):
+        layer, projection = members[0]
+        dim = importance.fan_in_dim(layer) - layer.weight.dim()
+        every = by_feature(chosen, projection, layer.weight.shape[importance.unit_dim(layer)])
+        for (layer, _), rows in zip(members, every, strict=True):
+            yield layer.weight, rows.unsqueeze(dim)
+            if layer.bias is not None:
+                yield layer.bias, rows

@@ -1,0 +1,137 @@
+"""Refuses what cannot work before anything is loaded, downloaded or trained."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from hf_td.config import IN_TRAINING
+from hf_td.hub.onnx_graph import check_extra
+from hf_td.tasks.experiment.arguments import START, Arguments
+from hf_td.tasks.experiment.errors import UsageError, blaming_input
+from hf_td.tasks.experiment.methods import METHODS
+from hf_td.tasks.experiment.models import locate
+
+logger = logging.getLogger(__name__)
+
+_LARGEST_SEED = 2**32 - 1  # of numpy, which `set_seed` seeds too
+
+
+def check_arguments(arguments: Arguments) -> None:
+    """Raise UsageError for what cannot work here; warn of what is doubtful."""
+    check_values(arguments)
+    if arguments.training.teacher not in (None, START):
+        locate(arguments.training.teacher)
+    _check_checkpoint(arguments)
+    _warn_of_untrained(arguments)
+
+
+def check_values(arguments: Arguments) -> None:
+    """Raise UsageError for a wrong method, sparsity or seed, wherever the experiment will run."""
+    if arguments.curve.method not in METHODS:
+        raise UsageError(f"unknown method {arguments.curve.method!r}; known are {sorted(METHODS)}")
+    with blaming_input():
+        METHODS[arguments.curve.method].settings(
+            arguments.training.level, arguments.method_settings
+        )
+    _check_importance(arguments)
+    _check_length(arguments)
+    _check_dense_stage(arguments)
+    _check_sparsities(arguments)
+    _check_export(arguments)
+    _check_seeds(arguments.seeds)
+
+
+def _check_length(arguments: Arguments) -> None:
+    epochs = arguments.training.num_train_epochs
+    if epochs < 0:  # the Trainer would make no update, and say nothing
+        raise UsageError(
+            f"--num_train_epochs is at least 0, got {epochs:g}; to measure without training, give "
+            "--do_eval"
+        )
+
+
+def _check_dense_stage(arguments: Arguments) -> None:
+    epochs, rate = arguments.curve.dense_epochs, arguments.curve.dense_learning_rate
+    if epochs is not None and epochs < 0:
+        raise UsageError(f"--dense_epochs is at least 0, got {epochs}")
+    if rate <= 0:
+        raise UsageError(f"--dense_learning_rate is positive, got {rate}")
+
+
+def _check_importance(arguments: Arguments) -> None:
+    importance = arguments.training.targeted_dropout().importance
+    if METHODS[arguments.curve.method].targets and importance not in IN_TRAINING:
+        raise UsageError(
+            f"--importance {importance} ranks for pruning alone; method {arguments.curve.method} "
+            f"ranks while it trains, by one of {list(IN_TRAINING)}"
+        )
+
+
+def _check_sparsities(arguments: Arguments) -> None:
+    sparsities = arguments.curve.sparsities
+    targeting = arguments.training.targeted_dropout().targeting
+    wrong = [sparsity for sparsity in sparsities if not 0 <= sparsity <= 1]
+    if wrong or not sparsities:
+        raise UsageError(f"sparsities are fractions to remove, in [0, 1]; got {wrong or 'none'}")
+    pattern = arguments.training.pattern
+    if pattern is not None and max(sparsities) > targeting:
+        raise UsageError(
+            f"--pattern {pattern} removes {targeting:g} of the weights at most; give --sparsities "
+            f"that are no higher, such as 0 {targeting:g}"
+        )
+
+
+def _warn_of_untrained(arguments: Arguments) -> None:
+    targeting = arguments.training.targeted_dropout().targeting
+    above = [sparsity for sparsity in arguments.curve.sparsities if sparsity > targeting]
+    if above and METHODS[arguments.curve.method].targets:
+        logger.warning(
+            "warning: the sparsities %s are above the targeting %s, so the model is not trained "
+            "for them; raise --targeting",
+            above,
+            targeting,
+        )
+
+
+def _check_export(arguments: Arguments) -> None:
+    wanted = arguments.curve.export_sparsity
+    if wanted is not None and arguments.measures and wanted not in arguments.curve.sparsities:
+        raise UsageError(
+            f"--export_sparsity {wanted} is none of the sparsities {arguments.curve.sparsities}, "
+            "so its metrics would not be known"
+        )
+    if arguments.exports and not arguments.trains:
+        raise UsageError("only what is fine-tuned is exported; add --do_train")
+    if arguments.exports and arguments.curve.export_form == "onnx":
+        with blaming_input():
+            check_extra()
+
+
+def _check_seeds(seeds: list[int]) -> None:
+    wrong = [seed for seed in seeds if not 0 <= seed <= _LARGEST_SEED]
+    if wrong or not seeds:
+        raise UsageError(f"seeds are in 0..{_LARGEST_SEED}; got {wrong or 'none'}")
+    if len(set(seeds)) < len(seeds):
+        raise UsageError(f"each seed can be run once; got {seeds}")
+
+
+def _check_checkpoint(arguments: Arguments) -> None:
+    checkpoint = arguments.training.resume_from_checkpoint
+    if checkpoint is None or not names_a_folder(checkpoint):
+        return
+    if len(arguments.seeds) > 1:
+        raise UsageError(
+            f"--resume_from_checkpoint {checkpoint} is the checkpoint of one seed, but there are "
+            f"the seeds {arguments.seeds}; give `last` to continue each from its own last one"
+        )
+    if not (Path(checkpoint) / "trainer_state.json").is_file():
+        raise UsageError(
+            f"--resume_from_checkpoint {checkpoint} is no checkpoint of a Trainer (it has no "
+            "trainer_state.json); give such a folder, or `last`"
+        )
+
+
+def names_a_folder(checkpoint: str | bool | None) -> bool:
+    """Whether `--resume_from_checkpoint` names a folder, and not just the last checkpoint."""
+    return str(checkpoint).lower() not in ("none", "", "false", "true", "last")

@@ -1,0 +1,144 @@
+"""Reads the arguments of a script from its command line or from one JSON or YAML file."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from argparse import SUPPRESS, ArgumentParser
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NoReturn
+
+import yaml
+from transformers import HfArgumentParser
+
+from hf_td.tasks.experiment.arguments import Arguments, CurveArguments, ModelArguments, recipe
+from hf_td.tasks.experiment.errors import UsageError, blaming_input
+from hf_td.training import TargetedDropoutArguments
+
+_READERS = {".json": json.loads, ".yaml": yaml.safe_load, ".yml": yaml.safe_load}
+
+
+def parse_arguments(
+    argv: Sequence[str] | None,
+    data: type,
+    *,
+    description: str = "",
+    training: type[TargetedDropoutArguments] = TargetedDropoutArguments,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> Arguments:
+    """Parse `argv` (the command line where it is None) into the arguments of an experiment.
+
+    Args:
+        argv: options, or the path of a .json, .yaml or .yml file that holds them all.
+        data: the dataclass of the data arguments.
+        description: what the script does, for `--help`.
+        training: the dataclass of the training arguments.
+        defaults: of the training arguments, where the task has others than `recipe`.
+
+    Raises:
+        UsageError: the file cannot be read, or an argument is unknown, missing or wrong.
+        SystemExit: help is asked for.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    kinds = _kinds(data, training)
+    with blaming_input():
+        if len(argv) == 1 and Path(argv[0]).suffix in _READERS:
+            values = _read_file(Path(argv[0]))
+            check_names(values, "the file of arguments", data, training=training)
+            deciding = {n: str(values[n]) for n in _DECIDING if n in values}
+            values = {**recipe(**deciding, task=defaults), **values}
+            return Arguments(*_parser(kinds, description).parse_dict(values))
+        parser = _parser(kinds, description)
+        parser.set_defaults(**recipe(**_deciding(argv), task=defaults))
+        *groups, unknown = parser.parse_args_into_dataclasses(
+            argv, return_remaining_strings=True, look_for_args_file=False
+        )
+        _refuse(unknown, parser)
+        return Arguments(*groups)
+
+
+class _Parser(HfArgumentParser):
+    """Says what is wrong as everything here does; argparse would end the program."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def _parser(kinds: tuple[type, ...], description: str) -> HfArgumentParser:
+    parser = _Parser(
+        kinds,  # pyright: ignore[reportArgumentType]
+        description=description,
+        usage="%(prog)s [a .json or .yaml file | options]; --help lists the options",
+        allow_abbrev=False,  # a misspelt option is an error, not another option
+    )
+    return parser
+
+
+# The arguments that decide which recipe the defaults are.
+_DECIDING = ("method", "level")
+
+
+def _deciding(argv: Sequence[str]) -> dict[str, str]:
+    first = ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in _DECIDING:
+        first.add_argument(f"--{name}", default=SUPPRESS)
+    return vars(first.parse_known_args(argv)[0])
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        values = _READERS[path.suffix](path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"{path} is not valid {path.suffix[1:]}: {error}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} must hold names and values of arguments, got {values!r}")
+    return values
+
+
+def check_names(
+    values: Mapping[str, Any],
+    what: str,
+    data: type,
+    *,
+    training: type[TargetedDropoutArguments] = TargetedDropoutArguments,
+) -> None:
+    """Raise UsageError unless all values are of arguments, and none that must be given is missing.
+
+    Args:
+        values: by the names of arguments.
+        what: holds the values, for the message.
+        data: the dataclass of the data arguments.
+        training: the dataclass of the training arguments.
+    """
+    known = {f.name: f for kind in _kinds(data, training) for f in fields(kind) if f.init}
+    required = [f.name for f in known.values() if f.default is f.default_factory is MISSING]
+    missing = [name for name in required if name not in values]
+    unknown = [name for name in values if name not in known]
+    if missing or unknown:
+        raise UsageError(
+            f"{what} lacks {missing or 'none'}, and has unknown {unknown or 'none'}."
+            + (_suggestion(unknown[0], list(known)) if unknown else "")
+        )
+
+
+def _kinds(data: type, training: type) -> tuple[Any, ...]:
+    return ModelArguments, data, CurveArguments, training
+
+
+def _suggestion(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def _refuse(unknown: list[str], parser: HfArgumentParser) -> None:
+    if not unknown:
+        return
+    known = [option for action in parser._actions for option in action.option_strings]
+    hint = _suggestion(unknown[0].split("=")[0], known)
+    if not unknown[0].startswith("-"):
+        hint = " The option before takes fewer values"
+    raise UsageError(f"unknown arguments: {' '.join(unknown)}.{hint}")

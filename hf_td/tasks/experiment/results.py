@@ -1,0 +1,155 @@
+"""The results of an experiment: one JSON document, its plot and its table."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, TypeGuard
+
+from rich.table import Table
+
+from hf_td.analysis.metrics import decimals_of, metric_label, metric_value
+from hf_td.analysis.plots import Curve, plot_curves
+from hf_td.analysis.record import environment, write_json
+from hf_td.tasks.experiment.arguments import Arguments
+from hf_td.tasks.experiment.methods import METHODS
+from hf_td.tasks.experiment.output import RESULTS
+from hf_td.tasks.experiment.problem import Problem
+
+Run = dict[str, Any]
+Results = dict[str, Any]
+
+_SECRETS = ("--token", "--hub_token", "--hub-token")
+
+
+def assemble(arguments: Arguments, problem: Problem, runs: Sequence[Run]) -> Results:
+    """The document that becomes results.json."""
+    ordered = sorted(runs, key=lambda run: run["seed"])
+    return {
+        "task": problem.task,
+        "model": arguments.model.model_name_or_path,
+        "method": arguments.curve.method,
+        "split": problem.split,
+        "metric": problem.metric,
+        "lower_is_better": problem.lower_is_better,
+        "summary": summarise(ordered),
+        "runs": ordered,
+        "seconds": sum(run["train_seconds"] + run["measure_seconds"] for run in ordered),
+        "command": _command(sys.argv),
+        "configuration": arguments.configuration(),
+        "environment": environment(),
+    }
+
+
+def write_results(folder: Path, results: Results) -> None:
+    """Write results.json, and the plot as soon as there is a point."""
+    write_json(folder / RESULTS, results)
+    curves = curves_of(results)
+    if curves:
+        title = f"{results['task']}, {original_name(results['model'])}"
+        label = METHODS[results["method"]].label
+        plot_results({label: curves}, folder / "curve", results, title)
+
+
+def original_name(model: str) -> str:
+    """The name of a model; of one that an experiment made, that of the model it began with."""
+    record = Path(model).parent / RESULTS
+    if not record.is_file():
+        return Path(model).name
+    before = json.loads(record.read_text(encoding="utf-8")).get("model", model)
+    return Path(model).name if before == model else original_name(before)
+
+
+def plot_results(
+    curves: Mapping[str, Sequence[Curve]], stem: Path, results: Results, title: str
+) -> tuple[Path, Path]:
+    """Plot curves of the metric of some results; returns the paths of the PNG and the SVG."""
+    lower = results.get("lower_is_better", False)  # which older results do not say
+    return plot_curves(curves, stem, metric=results["metric"], title=title, lower_is_better=lower)
+
+
+def label_of(results: Results, metric: str) -> str:
+    """How tables call a metric of some results."""
+    lower = results.get("lower_is_better", False) and metric == results["metric"]
+    return metric_label(metric, lower_is_better=lower)
+
+
+def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """For each sparsity the share of all parameters, and each metric over the seeds."""
+    points = [point for run in runs for point in run["curve"]]
+    sparsities = list(dict.fromkeys(point["sparsity"] for point in points))
+    return [_summarise([p for p in points if p["sparsity"] == s]) for s in sparsities]
+
+
+def _summarise(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    names = points[0]["metrics"]
+    shares = ("sparsity", "removed_prunable", "removed_of_all")
+    return {
+        **{share: points[0][share] for share in shares},
+        "seeds": len(points),
+        "metrics": {name: spread_of([p["metrics"][name] for p in points]) for name in names},
+    }
+
+
+def is_finite(value: float | None) -> TypeGuard[float]:
+    """Whether it is a finite number; files hold None for another."""
+    return value is not None and math.isfinite(value)
+
+
+def spread_of(values: Sequence[float | None]) -> dict[str, float] | None:
+    """Mean, standard deviation, lowest and highest; None where a value is not finite."""
+    known = [value for value in values if is_finite(value)]
+    if len(known) < len(values):
+        return None
+    deviation = stdev(known) if len(known) > 1 else 0.0
+    return {"mean": fmean(known), "std": deviation, "min": min(known), "max": max(known)}
+
+
+def curves_of(results: Results) -> list[dict[float, float]]:
+    """For each seed, sparsity to the metric of the experiment, where that is finite."""
+    name = results["metric"]
+    values = [{p["sparsity"]: p["metrics"][name] for p in run["curve"]} for run in results["runs"]]
+    curves = [{s: v for s, v in curve.items() if is_finite(v)} for curve in values]
+    return [curve for curve in curves if curve]
+
+
+def results_table(results: Results) -> Table:
+    """For `rich.print`: a line for each sparsity."""
+    seeds = len(results["runs"])
+    title = f"{results['task']}: {METHODS[results['method']].label}, {seeds} seed(s)"
+    table = Table(title=title)
+    points = results["summary"]
+    names = [n for n in (points[0]["metrics"] if points else ()) if not n.endswith("loss")]
+    for head in ("sparsity", "of all parameters", *(label_of(results, name) for name in names)):
+        table.add_column(head, justify="right")
+    for point in points:
+        values = [cell(point["metrics"][name], point["seeds"]) for name in names]
+        table.add_row(f"{point['sparsity']:.1%}", f"{point['removed_of_all']:.1%}", *values)
+    return table
+
+
+def cell(spread: dict[str, float] | None, seeds: int) -> str:
+    """A metric as a table shows it: the mean, and the standard deviation of several seeds."""
+    if spread is None:
+        return metric_value(None)
+    mean = metric_value(spread["mean"])
+    deviation = metric_value(spread["std"], decimals=decimals_of(spread["mean"]))
+    return f"{mean} ± {deviation}" if seeds > 1 else mean
+
+
+def _command(argv: Sequence[str]) -> str:
+    """The command line, without tokens."""
+    shown = ["python"]
+    for before, word in zip(("", *argv), argv, strict=False):
+        name, equals, _ = word.partition("=")
+        if before in _SECRETS:
+            word = "..."
+        elif name in _SECRETS and equals:
+            word = f"{name}=..."
+        shown.append(word)
+    return shlex.join(shown)

@@ -1,0 +1,185 @@
+"""Writes what a survey found into a page of the documentation."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Record = Mapping[str, Any]
+
+START, END = "<!-- coverage -->", "<!-- /coverage -->"
+TITLE = """# Model families
+
+"""
+MOST_NAMED = 8
+
+
+def write_section(page: Path, text: str) -> None:
+    """Put text between the markers of a page, which is made, or gets markers, where it has none.
+
+    Raises:
+        ValueError: the page has one of the markers only.
+    """
+    before = page.read_text(encoding="utf-8") if page.exists() else TITLE
+    if (START in before) != (END in before):
+        raise ValueError(f"{page} has one of the markers {START} and {END}, and not the other")
+    if START not in before:
+        before = f"{before.rstrip()}\n\n{START}\n{END}\n"
+    head, _, rest = before.partition(START)
+    _, _, tail = rest.partition(END)
+    page.write_text(f"{head}{START}\n{text.strip()}\n{END}{tail}", encoding="utf-8")
+
+
+def coverage_section(records: Sequence[Record], facts: Record) -> str:
+    """Totals, reasons and one line for each type, as Markdown.
+
+    Args:
+        records: what `survey_type` gives, one for each type.
+        facts: `environment()`, and the `command` and `seed` of the survey.
+    """
+    records = sorted(records, key=lambda r: r["type"])
+    return "\n\n".join(
+        [
+            "## Every registered model type",
+            _HOW,
+            _totals(records),
+            _made_by(records, facts),
+            "### Refusals by reason",
+            _REASONS,
+            _table(("types", "what", "reason", "such as"), _reasons(records)),
+            "### One line for each type",
+            _LEGEND,
+            _table(
+                ("type", "attention", "feed-forward", "read", "level", "compact", "the whole way"),
+                [_line(r) for r in records if r.get("projections")],
+            ),
+        ]
+    )
+
+
+_HOW = """Each model type that transformers registers for `AutoModel` is built from its default
+config on the meta device. Those with projections (a linear layer in a numbered layer, or a module
+called attention) are shrunk by general rules (scripts/lab/coverage/twins.py) to a tiny random twin,
+which goes the whole way: it is read, patched at the weight level and at the unit level, makes one
+update at each (anneal, forward, backward, step), is unpatched, pruned of half its units, made compact, and
+compared with the masked model. Blocks whose units cannot be dropped are left out at the unit
+level. A mismatch is a wrong reading; a refusal, with its reason, is not."""
+_REASONS = """*Not built*: the default config of the type does not build here. *Refused*: no block
+is targeted. *Weights only*: no unit can be dropped. *Not compact*: masks work at both levels, and
+`compact_model` refuses and leaves the model as it was. The share of each type that is in no block
+is in the table below."""
+_LEGEND = """Of the twins, whose widths are those of the type divided by the number after `/`; the
+numbers of heads are the type's own, or smaller where that is marked `h`. *Read*: linear layers in
+blocks, of those in numbered layers. *Level*: what can be targeted; `unit 3/4` where one block in
+four has an obstacle. *Compact*: what half of the units exports as: `stock` where a stock config can
+say it, else `padded` (and `compact`)."""
+
+
+def _totals(records: Sequence[Record]) -> str:
+    having = [r for r in records if r.get("projections")]
+    weight = [r for r in having if r.get("weight")]
+    unit = [r for r in having if r.get("unit")]
+    complete = [r for r in unit if r["droppable"] == r["blocks"]]
+    claimed = [r for r in weight if r["layers_in_blocks"] == r["layers"]]
+    through = [r for r in having if r["outcome"] in ("passed", "mismatch")]
+    rows: list[tuple[str, int, int]] = [
+        ("registered", len(records), 0),
+        ("built from the default config", sum(r["outcome"] != "not built" for r in records), 0),
+        ("with attention or feed-forward projections", len(having), 0),
+        ("patched at the weight level", len(weight), len(having)),
+        ("... with every linear layer of a numbered layer in a block", len(claimed), len(having)),
+        ("patched at the unit level", len(unit), len(having)),
+        ("... in every block", len(complete), len(having)),
+        ("run the whole way", len(through), len(having)),
+        ("mismatches", sum(r["outcome"] == "mismatch" for r in records), 0),
+    ]
+    return _table(
+        ("types", "number", "share of those with projections"),
+        [(what, str(n), f"{n / of:.1%}" if of else "") for what, n, of in rows],
+    )
+
+
+def _made_by(records: Sequence[Record], facts: Record) -> str:
+    commits = Counter(r["commit"] for r in records if r.get("commit"))
+    ran = ", ".join(f"{n} types at commit {commit[:12]}" for commit, n in commits.most_common())
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    hardware = facts["hardware"]
+    return (
+        f"Made by `{facts['command']}` with {versions}, on {hardware['cores']} cores of "
+        f"{hardware['cpu']}; seed {facts['seed']}; {ran}."
+    )
+
+
+def _reasons(records: Sequence[Record]) -> list[tuple[str, ...]]:
+    groups: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for record in records:
+        if record["outcome"] not in ("passed", "no projections"):
+            groups[_kind(record), _general(_reason(record))].append(record["type"])
+    ranked = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
+    return [
+        (str(len(types)), kind, _cell(reason), _named(types)) for (kind, reason), types in ranked
+    ]
+
+
+def _kind(record: Record) -> str:
+    if record["outcome"] == "patched":
+        return "not compact" if record["unit"] else "weights only"
+    return record["outcome"]
+
+
+def _reason(record: Record) -> str:
+    if record.get("weight") and not record.get("unit") and record.get("obstacles"):
+        return record["obstacles"][0]
+    return record.get("reason", "")
+
+
+def _general(reason: str) -> str:
+    """A reason without the names and numbers of one model."""
+    reason = re.sub(r"^\w+(Error|Exception): ", "", reason)
+    reason = re.sub(r" from '/[^']*'?", "", reason)  # where something is installed
+    reason = re.sub(r"\b[A-Z]\w*(Model|Encoder|Decoder|Backbone|Config)\b", "the model", reason)
+    reason = re.sub(r"first at [\w.#*]+", "first at one layer", reason)
+    reason = re.sub(r"found no attention or feed-forward block; .*", "found no block", reason)
+    reason = re.sub(r"\d+(\.\d+)?", "#", reason)
+    return re.sub(r"(#(, |x|\.))+#", "#", reason)[:140]
+
+
+def _line(record: Record) -> tuple[str, ...]:
+    if not record.get("weight"):
+        return (record["type"], "", "", "", "refused", "", _cell(_general(_reason(record))))
+    blocks, free = record["blocks"], record["droppable"]
+    unit = "unit" if free == blocks else f"unit {free}/{blocks}"
+    divisor = f" /{record['divisor']}{'h' if record['fewer_heads'] else ''}"
+    return (
+        record["type"] + divisor,
+        "; ".join(record["attention"]),
+        "; ".join(record["feed_forward"]),
+        f"{record['layers_in_blocks']}/{record['layers']}{' fused' if record['fused'] else ''}",
+        unit if record["unit"] else "weight",
+        _cell((record.get("form") or "").partition(" (")[0]),
+        record["outcome"] if record["outcome"] != "patched" else _kind(record),
+    )
+
+
+def _named(types: Sequence[str]) -> str:
+    more = f", and {len(types) - MOST_NAMED} more" if len(types) > MOST_NAMED else ""
+    return ", ".join(types[:MOST_NAMED]) + more
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(head)
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def summary(records: Sequence[Record]) -> str:
+    """One line: how many types had which outcome."""
+    counts = Counter(r["outcome"] for r in records)
+    return ", ".join(f"{number} {outcome}" for outcome, number in counts.most_common())

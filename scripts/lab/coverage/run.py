@@ -1,0 +1,105 @@
+"""Surveys every registered model type, in processes of their own, one line of JSON for each."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+from transformers.utils import logging
+
+from hf_td.analysis.record import append_json_line, environment, read_json_lines
+from lab.coverage.survey import survey_type
+
+CHUNK = 40
+# Seconds that one type may take.
+TYPE_TIMEOUT = 60
+_CODE = "import sys; from lab.coverage.run import survey_chunk; survey_chunk(sys.argv[1:])"
+
+
+class _TooLong(BaseException):
+    """The time of one type is up; no handler of errors may catch this."""
+
+
+def registered_types() -> list[str]:
+    """The model types for which `AutoModel` has a class."""
+    return list(MODEL_MAPPING_NAMES)
+
+
+def survey_all(results: Path, types: Sequence[str], processes: int = 2) -> None:
+    """Survey the types that have no line in `results` yet; a type that kills its process has one.
+
+    Args:
+        results: file of JSON lines, appended to.
+        types: model types.
+        processes: how many run at a time.
+    """
+    left = [t for t in types if t not in finished(results)]
+    chunks = [left[i : i + CHUNK] for i in range(0, len(left), CHUNK)]
+    running: list[tuple[subprocess.Popen[bytes], list[str]]] = []
+    while chunks or running:
+        while chunks and len(running) < processes:
+            chunk = chunks.pop(0)
+            running.append((_start(results, chunk), chunk))
+        time.sleep(0.2)
+        for process, chunk in [r for r in running if r[0].poll() is not None]:
+            running.remove((process, chunk))
+            rest = [t for t in chunk if t not in finished(results)]
+            if rest:  # the first of them took the process down
+                append_json_line(results, _died(rest[0], process.returncode))
+                chunks.insert(0, rest[1:])
+
+
+def finished(results: Path) -> dict[str, Any]:
+    """The recorded lines by model type."""
+    return {r["type"]: r for r in read_json_lines(results)} if results.exists() else {}
+
+
+def _start(results: Path, chunk: Sequence[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", _CODE, str(results), *chunk])
+
+
+def survey_chunk(arguments: Sequence[str]) -> None:
+    """Survey some types in this process: the file of results, then the types."""
+    results, *types = arguments
+    torch.set_num_threads(1)
+    logging.set_verbosity(50)  # critical: what configs say of themselves is no news
+    warnings.simplefilter("ignore")
+    commit = environment()["commit"]
+    for record in _surveyed(types):
+        append_json_line(results, {**record, "commit": commit})
+
+
+def _surveyed(types: Sequence[str]) -> Iterator[dict[str, Any]]:
+    signal.signal(signal.SIGALRM, _give_up)
+    for model_type in types:
+        start = time.perf_counter()
+        signal.alarm(TYPE_TIMEOUT)
+        try:
+            record = survey_type(model_type)
+        except _TooLong:
+            record = _refused(model_type, f"took longer than {TYPE_TIMEOUT} seconds")
+        except Exception as error:
+            record = _refused(model_type, f"{type(error).__name__}: {error}"[:200])
+        finally:
+            signal.alarm(0)
+        yield {**record, "seconds": round(time.perf_counter() - start, 1)}
+
+
+def _give_up(*_: Any) -> None:
+    raise _TooLong
+
+
+def _refused(model_type: str, reason: str) -> dict[str, Any]:
+    return {"type": model_type, "outcome": "refused", "projections": True, "reason": reason}
+
+
+def _died(model_type: str, code: int) -> dict[str, Any]:
+    return _refused(model_type, f"its process ended with status {code}")

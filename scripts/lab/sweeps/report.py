@@ -1,0 +1,220 @@
+"""What the lines of a sweep say: for each task and level a row of curves for each method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sklearn.metrics import auc
+
+from hf_td.analysis.record import read_json_lines
+from hf_td.tasks.experiment import METHODS, UsageError
+from hf_td.tasks.experiment.results import is_finite, spread_of, summarise
+from lab.sweeps.workers import Line
+
+Spread = dict[str, float] | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method at a task and a level.
+
+    Attributes:
+        label: what tables call it.
+        lines: of its seeds.
+        knobs: the arguments of a variant.
+        is_default: whether a variant is what stands in the grid too.
+    """
+
+    label: str
+    lines: Sequence[Line]
+    knobs: Mapping[str, Any]
+    is_default: bool = True
+
+    @property
+    def is_targeted_dropout(self) -> bool:
+        """Whether it is targeted dropout."""
+        return self.lines[0]["method"] == "targeted_dropout"
+
+    @property
+    def points(self) -> dict[float, Spread]:
+        """The metric over the seeds at each sparsity; None where a value is not finite."""
+        metric = self.lines[0]["metric"]
+        return {p["sparsity"]: p["metrics"][metric] for p in summarise(self.lines)}
+
+    @property
+    def curves(self) -> list[dict[float, float]]:
+        """For each seed, sparsity to the metric where that is finite."""
+        curves = [{s: v for s, v in curve.items() if is_finite(v)} for curve in self._curves()]
+        return [curve for curve in curves if curve]
+
+    @property
+    def area(self) -> Spread:
+        """The area under the curve over the seeds, see `area_under`."""
+        return spread_of([area_under(curve) for curve in self._curves()])
+
+    def _curves(self) -> list[dict[float, float | None]]:
+        return [
+            {p["sparsity"]: p["metrics"][line["metric"]] for p in line["curve"]}
+            for line in self.lines
+        ]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The methods at one task and level, or the variants of their knobs.
+
+    Attributes:
+        task: name of the task in the sweep.
+        level: name of the level.
+        rows: of methods that have a line.
+        missing: places whose cell has not ended, or has failed.
+    """
+
+    task: str
+    level: str
+    rows: Sequence[Row]
+    missing: Sequence[str]
+
+    @property
+    def name(self) -> str:
+        """For files."""
+        return f"{self.task}-{self.level}"
+
+    @property
+    def first(self) -> Line:
+        """A line, for what all lines of a table share."""
+        return self.rows[0].lines[0]
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether a good model has a low metric."""
+        return self.first["lower_is_better"]
+
+    @property
+    def sparsities(self) -> list[float]:
+        """Those that were measured."""
+        return sorted({s for row in self.rows for s in row.points})
+
+    def best(self, spreads: Sequence[Spread]) -> Spread:
+        """The best of the means."""
+        known = [spread for spread in spreads if spread is not None]
+        choose = min if self.lower_is_better else max
+        return choose(known, key=lambda spread: spread["mean"], default=None)
+
+    def is_behind(self, spread: Spread, best: Spread) -> bool:
+        """Whether a mean is worse than the best by more than the larger standard deviation."""
+        if spread is None or best is None:
+            return spread is not best
+        behind = spread["mean"] - best["mean"]
+        return (behind if self.lower_is_better else -behind) > max(spread["std"], best["std"])
+
+
+@dataclass(frozen=True)
+class Report:
+    """All of a sweep that has been run.
+
+    Attributes:
+        title: of the sweep.
+        tables: of the grid.
+        knobs: of the variants.
+        plan: the line that says which cell stands where.
+        lines: the last line of each cell of the plan.
+    """
+
+    title: str
+    tables: Sequence[Table]
+    knobs: Sequence[Table]
+    plan: Line
+    lines: Sequence[Line]
+
+    @property
+    def finished(self) -> list[Line]:
+        """The lines of cells that did not fail."""
+        return [line for line in self.lines if _is_fine(line)]
+
+
+def area_under(curve: Mapping[float, float | None]) -> float | None:
+    """The area under a curve over the range of its sparsities: the mean metric.
+
+    Straight lines are drawn between the points; None where a point is not finite.
+
+    >>> area_under({0.0: 1.0, 0.5: 1.0, 1.0: 0.0})
+    0.75
+    """
+    values = [curve[sparsity] for sparsity in sorted(curve)]
+    known = [value for value in values if is_finite(value)]
+    if len(known) < len(values) or len(values) < 2:
+        return known[0] if len(values) == len(known) == 1 else None
+    return float(auc(sorted(curve), known)) / (max(curve) - min(curve))
+
+
+def read_report(paths: Sequence[Path]) -> Report:
+    """Read files of lines; the last plan, and of each cell the last line, count.
+
+    Raises:
+        UsageError: a file is not there, or none holds a plan and a finished cell of it.
+    """
+    try:
+        lines = [line for path in paths for line in read_json_lines(path)]
+    except OSError as error:
+        raise UsageError(f"there are no lines of a sweep: {error}") from error
+    plans = [line for line in lines if "plan" in line]
+    ended = {line["cell"]: line for line in lines if "cell" in line}
+    places = plans[-1]["plan"] if plans else []
+    planned = {place["cell"] for place in places}
+    if not any(_is_fine(ended.get(name)) for name in planned):
+        raise UsageError(f"{[str(path) for path in paths]} hold no finished cell of a plan")
+    tables = {
+        part: list(_tables([p for p in places if p["part"] == part], places, ended))
+        for part in ("grid", "knobs")
+    }
+    shown = [line for name, line in ended.items() if name in planned]
+    return Report(plans[-1]["title"], tables["grid"], tables["knobs"], plans[-1], shown)
+
+
+def _is_fine(line: Line | None) -> bool:
+    return line is not None and "error" not in line
+
+
+def _tables(
+    places: Sequence[Line], all_places: Sequence[Line], ended: Mapping[str, Line]
+) -> Iterator[Table]:
+    methods = list(dict.fromkeys(place["method"] for place in all_places))
+    in_grid = {place["cell"] for place in all_places if place["part"] == "grid"}
+    for task, level in dict.fromkeys((p["task"], p["level"]) for p in places):
+        here = [p for p in places if (p["task"], p["level"]) == (task, level)]
+        here.sort(key=lambda place: (methods.index(place["method"]), place["seed"]))
+        rows = list(_rows(here, ended, in_grid))
+        missing = [_state(p, ended) for p in here if not _is_fine(ended.get(p["cell"]))]
+        if rows:
+            yield Table(task, level, rows, missing)
+
+
+def _rows(places: Sequence[Line], ended: Mapping[str, Line], in_grid: set[str]) -> Iterator[Row]:
+    """A row for each method, or variant of it, that has a finished cell."""
+    groups: dict[str, list[Line]] = {}
+    for place in places:
+        if _is_fine(ended.get(place["cell"])):
+            groups.setdefault(repr((place["method"], place["knobs"])), []).append(place)
+    for found in groups.values():
+        default = any(place["cell"] in in_grid for place in found)
+        lines = [ended[place["cell"]] for place in found]
+        yield Row(_label(found[0], lines[0]), lines, found[0]["knobs"], default)
+
+
+def _label(place: Line, line: Line) -> str:
+    """What the file says, or what the method is called, or the name of the row."""
+    if place["label"]:
+        return place["label"]
+    own = place["method"] == line["method"]
+    return METHODS[line["method"]].label if own else place["method"].replace("_", " ")
+
+
+def _state(place: Line, ended: Mapping[str, Line]) -> str:
+    line: Any = ended.get(place["cell"])
+    knobs = " ".join(f"{name}={value}" for name, value in place["knobs"].items())
+    what = f"{place['method']}{f' [{knobs}]' * bool(knobs)} seed {place['seed']}"
+    return f"{what}: {'not run yet' if line is None else line['error'].splitlines()[0]}"

@@ -1,0 +1,176 @@
+"""Run cells: in this process, or as tasks of a Ray cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import traceback
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from hf_td.analysis.record import environment
+from hf_td.tasks.experiment import (
+    DataArguments,
+    UsageError,
+    glue_problem,
+    parse_arguments,
+    run_experiment,
+)
+from hf_td.tasks.experiment.output import RESULTS
+from lab.sweeps.cells import Cell
+
+Line = dict[str, Any]
+
+# What a line takes over from the results of an experiment.
+_FROM_RESULTS = ("task", "model", "method", "split", "metric", "lower_is_better", "configuration")
+_FROM_RUN = ("training", "curve", "train_seconds", "measure_seconds")
+
+
+class Workers(Protocol):
+    """What runs cells.
+
+    Attributes:
+        capacity: how many cells may be under way.
+    """
+
+    capacity: int
+
+    def start(self, cell: Cell, root: Path, *, keep: bool) -> None:
+        """Run a cell in the folder of its sweep; `keep` leaves its model there."""
+        ...
+
+    def next(self) -> Line:
+        """The line of a cell that ended, waiting for one."""
+        ...
+
+
+class InProcess:
+    """Runs one cell at a time, here."""
+
+    capacity = 1
+
+    def start(self, cell: Cell, root: Path, *, keep: bool) -> None:
+        """Run a cell to its end."""
+        self._line = run_cell(cell, root, keep=keep)
+
+    def next(self) -> Line:
+        """The line of the last cell."""
+        return self._line
+
+
+class OnRay:
+    """Runs cells as tasks of a Ray cluster, each with processors of its own.
+
+    All machines of the cluster must see the working folder, and with it that of the sweep and the
+    data, under one path.
+
+    Args:
+        address: of the cluster; None starts one on this machine.
+        cpus: processors of a cell.
+        gpus: accelerators of a cell, also a part of one.
+        **options: of `ray.init`.
+
+    Raises:
+        UsageError: Ray is not installed, or the cluster is too small for a cell.
+    """
+
+    def __init__(
+        self, address: str | None = None, *, cpus: float = 1, gpus: float = 0, **options: Any
+    ) -> None:
+        self._ray: Any = _import_ray()
+        if not self._ray.is_initialized():
+            self._ray.init(address=address, **options)
+        self._task = self._ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_run_in)
+        self._running: dict[Any, Cell] = {}
+        self.capacity = _capacity(self._ray.cluster_resources(), {"CPU": cpus, "GPU": gpus})
+
+    def start(self, cell: Cell, root: Path, *, keep: bool) -> None:
+        """Hand a cell to the cluster."""
+        self._running[self._task.remote(Path.cwd(), cell, root, keep)] = cell
+
+    def next(self) -> Line:
+        """The line of the first cell that ends; a machine that was lost is an error of its cell."""
+        (done, *_), _ = self._ray.wait(list(self._running), num_returns=1)
+        cell = self._running.pop(done)
+        try:
+            return self._ray.get(done)
+        except self._ray.exceptions.RayError as error:
+            return {"cell": cell.name, "seed": cell.seed, **_error(error), "seconds": 0.0}
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise UsageError(
+            "Ray is not installed; install the extra `ray`: pip install 'hf_td[ray]'"
+        ) from error
+    return ray
+
+
+def _capacity(there: Mapping[str, float], wanted: Mapping[str, float]) -> int:
+    """How many cells fit into a cluster."""
+    fitting = [int(there.get(kind, 0) / number) for kind, number in wanted.items() if number]
+    if not min(fitting, default=1):
+        raise UsageError(f"a cell needs {dict(wanted)}, the Ray cluster has {dict(there)}")
+    return min(fitting, default=1)
+
+
+def _run_in(folder: Path, cell: Cell, root: Path, keep: bool) -> Line:
+    os.chdir(folder)  # paths are relative to where the sweep was started
+    return run_cell(cell, root, keep=keep)
+
+
+def run_cell(cell: Cell, root: Path, *, keep: bool) -> Line:
+    """Run a cell and clear up after it.
+
+    Args:
+        cell: to run.
+        root: folder of the sweep. What a killed run of the cell left there is continued.
+        keep: whether to leave the fine-tuned model in the folder of the cell.
+
+    Returns:
+        What is to be known of it; an error is part of that.
+    """
+    started = time.perf_counter()
+    facts: Line = {"cell": cell.name, "seed": cell.seed, "command": cell.command(root)}
+    try:
+        facts |= _measure(cell, root)
+    except Exception as error:  # whatever it is, the other cells go on
+        facts |= _error(error)
+    else:
+        if not keep:
+            shutil.rmtree(cell.folder(root))
+    return {
+        **facts,
+        "seconds": time.perf_counter() - started,
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": environment(),
+    }
+
+
+def _error(error: Exception) -> Line:
+    trace = "".join(traceback.format_exception(error))
+    return {"error": f"{type(error).__name__}: {error}", "traceback": trace}
+
+
+def _clear_useless(folder: Path, model: Path) -> None:
+    """Remove what cannot be continued: without its record, or finished without its model."""
+    record = folder / RESULTS
+    continues = record.is_file() and (
+        model.is_dir() or not json.loads(record.read_text(encoding="utf-8"))["runs"]
+    )
+    if folder.exists() and not continues:
+        shutil.rmtree(folder)
+
+
+def _measure(cell: Cell, root: Path) -> Line:
+    _clear_useless(cell.folder(root), cell.model(root))
+    arguments = parse_arguments(cell.argv(root), DataArguments)
+    results = run_experiment(arguments, glue_problem)
+    (run,) = results["runs"]
+    return {**{n: results[n] for n in _FROM_RESULTS}, **{n: run[n] for n in _FROM_RUN}}

@@ -1,0 +1,220 @@
+"""The measurements of speed, on models so small that only their form can be checked."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from lab.benchmarks import page
+from lab.benchmarks.page import write_page
+from lab.benchmarks.training.cases import METHOD_VARIANTS, SUITES, VARIANTS, Case, Shape
+from lab.benchmarks.training.drift import DriftMeter
+from lab.benchmarks.training.steps import Stepper, measure
+from torch import nn
+
+from hf_td import functional, patch_model
+from hf_td.analysis.quartiles import Quartiles
+from hf_td.analysis.record import append_json_line, read_json_lines
+from hf_td.patching.patch import anneal, find_patch
+from tests.ports import TARGETING, NaiveLinear, naive_port, parametrized, projections
+from tests.tiny import tiny_inputs, tiny_model
+
+TINY = Shape("MiniLM", hidden=32, layers=1, heads=2)
+PORTS = {"naive port": naive_port, "parametrize": parametrized}
+
+
+class Clock:
+    """Every step takes as many seconds as its variant is long."""
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+
+    def step(self, stepper: Stepper) -> float:
+        self.made.append(stepper.case.variant)
+        return float(len(stepper.case.variant))
+
+
+def test_steps_alternate_and_ratios_are_to_the_dense_step_beside_them(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(Stepper, "step", lambda self: clock.step(self))
+    cases = [Case(v, TINY, 2, 4) for v in ("weight", "unit")]
+    found = list(measure(cases, rounds=3, warmup=1))
+    assert clock.made == ["dense", "weight", "unit"] * 4
+    assert [r["ratio"]["median"] for r in found] == [6 / 5, 4 / 5]
+    assert [r["milliseconds"]["median"] for r in found] == [6000, 4000]
+    assert {r["dense_milliseconds"]["median"] for r in found} == {5000}
+    weights = 4 * 32 * 32 + 2 * 32 * 128
+    assert [r["patched_weights"] for r in found] == [weights, 32 * 32 + 32 * 128]
+
+
+@pytest.mark.parametrize("variant", ["dense", *VARIANTS, *METHOD_VARIANTS, *PORTS])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_step_trains_with_every_variant(variant, precision):
+    case = Case(variant, TINY, 2, 4, micro_batches=2, precision=precision)
+    stepper = Stepper(case, "cpu", {**VARIANTS, **METHOD_VARIANTS, **PORTS})
+    (group,) = stepper.optimizer.param_groups
+    before = [p.detach().clone() for p in group["params"]]
+    assert stepper.step() > 0
+    stepper.step()
+    assert stepper.updates == 2
+    assert any(not torch.equal(p, q) for p, q in zip(group["params"], before, strict=True))
+
+
+def test_a_llama_is_measured_too():
+    shape = Shape("Llama", hidden=32, layers=1, heads=4)
+    assert Stepper(Case("weight", shape, 2, 4), "cpu", VARIANTS).step() > 0
+
+
+def test_cases_that_are_compared_follow_each_other():
+    for make in SUITES.values():
+        cases = make()
+        assert len(set(cases)) == len(cases)
+        groups = [key for key, _ in itertools.groupby(c.facts() | {"variant": ""} for c in cases)]
+        assert all(group not in groups[:i] for i, group in enumerate(groups))
+
+
+def test_the_spread_is_that_of_the_quartiles():
+    assert Quartiles.of([1, 2, 3, 4, 5]) == Quartiles(median=3, low=2, high=4)
+
+
+# --- the slow ports ---
+
+
+@pytest.mark.parametrize("port", PORTS.values(), ids=PORTS)
+def test_ports_compute_what_a_patched_model_computes(port):
+    model, ours = (without_dropout(tiny_model("bert")).train() for _ in range(2))
+    patch_model(ours, importance="magnitude", targeting_schedule="constant")
+    patch: Any = find_patch(ours)
+    assert len(projections(model)) == len(patch.sites)
+    port(model).advance(0)
+    anneal(ours, 0.8, 0)
+    inputs = tiny_inputs(ours)
+    torch.testing.assert_close(model(**inputs).logits, ours(**inputs).logits)
+
+
+def without_dropout(model: Any) -> Any:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def test_the_naive_port_drops_the_lowest_of_each_unit():
+    layer = nn.Linear(100, 3)
+    layer.__class__ = NaiveLinear
+    rows = layer.weight.detach()
+    kept = rows.abs() >= rows.abs().sort(dim=1).values[:, int(TARGETING * 100), None]
+    expected = nn.functional.linear(torch.ones(1, 100), rows * kept, layer.bias)
+    torch.testing.assert_close(layer.train()(torch.ones(1, 100)), expected)
+    torch.testing.assert_close(layer.eval()(torch.ones(1, 100)), rows.sum(1)[None] + layer.bias)
+
+
+# --- drift ---
+
+
+class Now:
+    def __init__(self, update: int) -> None:
+        self.global_step = update
+
+
+def test_the_drift_is_the_share_that_kept_cut_offs_get_wrong():
+    model = patch_model(
+        tiny_model("bert"),
+        importance="magnitude",
+        targeting=0.5,
+        targeting_schedule="constant",
+    )
+    patch: Any = find_patch(model)
+    meter = DriftMeter([1, 2, 3])
+    sites = patch.sites
+    total = sum(site.layer.weight.numel() for site in sites)
+    for update in range(3):
+        anneal(model, 0.5, update)
+        meter.on_step_begin(None, Now(update), None, model=model)
+        if update == 0:
+            first = [s.scores().kthvalue(s.scores().shape[1] // 2 + 1, 1, True)[0] for s in sites]
+        if update < 2:
+            for site in sites:
+                draws = torch.Generator().manual_seed(update)
+                noise = torch.randn(site.layer.weight.shape, generator=draws)
+                site.layer.weight.data += 0.01 * noise
+    exact = [functional.candidate_mask(s.scores(), 0.5) for s in sites]
+    wrong = [(s.scores() < limit) != e for s, limit, e in zip(sites, first, exact, strict=True)]
+    assert 1 not in meter.shares
+    assert len(meter.shares[2]) == 1  # update 1 keeps, 2 ranks
+    assert meter.shares[3][1] == sum(int(w.sum()) for w in wrong) / total
+    assert meter.shares[3][1] > 0
+    records = {record["interval"]: record for record in meter.records()}
+    assert records[3]["mean_share"] == pytest.approx(sum(meter.shares[3]) / 2 * 2 / 3)
+    assert records[3]["largest_share"] == max(meter.shares[3])
+
+
+# --- the page ---
+
+
+def test_the_page_has_what_was_measured_and_what_missed_its_aim(tmp_path):
+    facts = {
+        "threads": 2,
+        "command": ["--suite", "cpu"],
+        "hardware": {"cpu": "a CPU", "gpus": []},
+        "versions": {"torch": "2"},
+        "commit": "abc",
+    }
+    lines = tmp_path / "training_speed.jsonl"
+    for variant, ratio in (("weight", 1.5), ("weight", 1.01), ("unit", 1.2), ("naive port", 1.9)):
+        case = Case(variant, Shape("MiniLM", 384, 6, 12), 32, 128)
+        times = {"median": ratio, "low": ratio - 0.01, "high": ratio + 0.01}
+        record = {"case": "step", **case.facts(), "device": "cpu", "ratio": times, **facts}
+        append_json_line(lines, {**record, "dense_milliseconds": times})
+    patch = {
+        "seconds": 0.25,
+        "spread": {"low": 0.2, "high": 0.3},
+        "aim": "under 50 ms",
+        "met": False,
+    }
+    pruning = [{"case": "later_patch", **patch, **facts, "command": "python scripts/bench.py"}]
+    page = write_page(tmp_path, read_json_lines(lines), pruning)
+    text = page.read_text()
+    assert "| weight | 1.0 | 1.010 (1.000 to 1.020) |" in text  # the last of two
+    assert "1.500" not in text
+    assert "- MiniLM (6 layers, 384), 32 x 128, unit, eager: 1.200, where at most 1.04" in text
+    assert "naive port, eager: 1.9" not in text  # no aim is for it
+    assert "| 0.25 (0.2 to 0.3) |  |  |  | under 50 ms | **no** |" in text
+    assert "- `python scripts/bench.py`: a CPU" in text
+    assert text.count("`python scripts/bench_training.py --suite cpu`: a CPU, torch 2") == 1
+    assert (tmp_path / "training-tokens.svg").is_file()
+    assert "## Parts" not in text
+
+
+def test_machines_are_not_mixed_in_a_plot(tmp_path, monkeypatch):
+    drawn: dict[str, Any] = {}
+    monkeypatch.setattr(
+        page, "plot_lines", lambda lines, stem, x, y: drawn.update({stem.name: (lines, x)})
+    )
+    times = {"median": 1.5, "low": 1.5, "high": 1.5}
+    facts = {"case": "step", "device": "cpu", "threads": 2, "ratio": times, "commit": "abc"}
+    facts |= {"dense_milliseconds": times, "versions": {"torch": "2"}, "command": []}
+    measured = [(32, 1.1, "slow"), (32, 1.02, "quick"), (16, 1.2, "slow")]
+    lines = [
+        {
+            **facts,
+            **Case("weight", Shape("MiniLM", 384, 6, 12), batch, 128).facts(),
+            "ratio": times | {"median": ratio},
+            "hardware": {"cpu": cpu, "gpus": []},
+        }
+        for batch, ratio, cpu in measured
+    ]
+    text = write_page(tmp_path, lines, []).read_text()
+    curves, x = drawn["training-tokens"]
+    assert curves["weight"] == pytest.approx({4096: 10, 2048: 20})
+    assert x == "tokens per step (2 cores, slow)"
+    assert "1.100, where at most 1.04 was the aim (2 cores, slow)." in text
+    assert "2 cores, quick | weight | 1.5 | 1.020" in text
+
+
+def test_a_page_of_nothing_is_only_its_introduction(tmp_path):
+    text = write_page(tmp_path, [], []).read_text()
+    assert text.startswith("# How fast it is")
+    assert "|" not in text

@@ -1,0 +1,338 @@
+"""Importance by activation: what is measured, how it ranks, and where it is kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hf_td import anneal, compact_model, patch_model, patching, prune_model, unpatch_model
+from hf_td.pruning import sites_to_prune
+from hf_td.ranking import activations
+from hf_td.ranking.activations import (
+    FILE,
+    Activations,
+    measure_activations,
+    sampled_squares,
+)
+from hf_td.ranking.importance import unit_scores, weight_scores
+from tests.tiny import tiny_inputs, tiny_model
+
+FAMILIES = ["bert", "gpt2", "llama", "t5", "vit"]
+ALWAYS: dict[str, Any] = {
+    "importance": "activation",
+    "targeting": 0.5,
+    "targeting_schedule": "constant",
+}
+
+
+def find_patch(model: PreTrainedModel) -> Any:
+    patch = patching.find_patch(model)
+    assert patch is not None
+    return patch
+
+
+def find_activations(model: PreTrainedModel) -> Any:
+    found = activations.find_activations(model)
+    assert found is not None
+    return found
+
+
+def batches_of(model: PreTrainedModel, count: int = 3) -> list[dict[str, Tensor]]:
+    return [tiny_inputs(model, 4, 16) for _ in range(count)]
+
+
+def seen_by(model: PreTrainedModel, name: str, batch: dict[str, Tensor]) -> Tensor:
+    """Mean square of what goes into a layer, of every thirteenth row, the plain way."""
+    found: list[Tensor] = []
+    layer = model.get_submodule(name)
+    hook = layer.register_forward_pre_hook(lambda _, x: found.append(x[0].detach()))
+    model(**batch)
+    hook.remove()
+    rows = torch.cat([x.reshape(-1, x.shape[-1])[::13] for x in found])
+    return rows.square().mean(0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("level", ["weight", "unit"])
+def test_training_measures_what_goes_into_every_site(family, level):
+    model = patch_model(tiny_model(family), level=level, drop_rate=0.0, **ALWAYS)
+    batch = tiny_inputs(model, 4, 16)
+    anneal(model.train(), 0.0, 0)
+    for module in model.modules():  # so that a second forward sees the same
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "dropout", None), float):  # of T5's attention
+            setattr(module, "dropout", 0.0)  # noqa: B010
+    model(**batch)
+    anneal(model, 0.5, 1)
+    measured = find_activations(model)
+    sites = find_patch(model).sites
+    assert set(measured.mean_squares) == {site.name for site in sites}
+    for site in sites[:4]:
+        expected = seen_by(model, site.name, batch)
+        torch.testing.assert_close(measured.mean_squares[site.name], expected)
+
+
+def test_the_averages_move_with_every_update_that_is_measured():
+    model = patch_model(tiny_model("bert"), level="unit", **ALWAYS)
+    patch = find_patch(model)
+    name, layer = patch.sites[0].name, patch.sites[0].layer
+    expected: Any = None
+    for update in range(2 * activations.INTERVAL + 3):
+        anneal(model.train(), 0.5, update)
+        rows = torch.randn(16, layer.in_features)
+        layer(rows[:8])
+        layer(rows[8:])  # two micro-batches of one update
+        square = rows[[0, 8]].square().mean(0)
+        if update % activations.INTERVAL == 0:
+            expected = square if expected is None else 0.9 * expected + 0.1 * square
+    patch.settle_activations()
+    torch.testing.assert_close(patch.activations.mean_squares[name], expected)
+    patch.settle_activations()  # nothing new
+    torch.testing.assert_close(patch.activations.mean_squares[name], expected)
+
+
+def test_evaluation_measures_nothing():
+    model = patch_model(tiny_model("bert"), **ALWAYS)
+    model.eval()(**tiny_inputs(model))
+    anneal(model, 0.5, 1)
+    assert not find_activations(model).names()
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_weights_are_ranked_by_magnitude_times_input(family):
+    model = tiny_model(family)
+    site: Any = sites_to_prune(model, level="weight", calibration=batches_of(model))[0]
+    scale = site.activations.mean_squares[site.name].sqrt()
+    weight, scores = site.layer.weight.detach(), weight_scores(site.layer, scale)
+    for index in [(0, 0), (3, 1), (1, 5)]:
+        fan_in = index[0] if family == "gpt2" else index[1]  # Conv1D is (in, out)
+        torch.testing.assert_close(scores[index], weight[index].abs() * scale[fan_in])
+    torch.testing.assert_close(site.scores(), scores)
+
+
+def test_units_are_ranked_by_norm_times_what_they_hand_on():
+    model = tiny_model("bert")
+    site: Any = sites_to_prune(model, level="unit", calibration=batches_of(model))[0]
+    squares = site.activations.mean_squares[site.name]
+    size = squares.numel() // site.block.units
+    for unit, score in enumerate(site.scores()):
+        own = squares[unit * size : (unit + 1) * size].mean().sqrt()
+        torch.testing.assert_close(score, unit_scores(site.members)[unit] * own)
+
+
+def test_tied_blocks_choose_the_same_units():
+    model = tiny_model("t5")
+    sites = sites_to_prune(model, level="unit", calibration=batches_of(model))
+    by_index: dict[int, list[Tensor]] = {}
+    for site in sites:
+        by_index.setdefault(site.index, []).append(site.scores())
+    tied = [scores for scores in by_index.values() if len(scores) > 1]
+    assert tied
+    for scores in tied:
+        assert all(torch.equal(scores[0], other) for other in scores)
+
+
+def test_masks_follow_the_activations():
+    model = patch_model(tiny_model("bert"), level="unit", drop_rate=1.0, **ALWAYS)
+    patch = find_patch(model)
+    site = next(site for site in patch.sites if site.block.part == "feed_forward")
+    loud = torch.arange(site.layer.in_features) % 2 == 0
+    rows = torch.ones(64, site.layer.in_features) * torch.where(loud, 100.0, 0.01)
+    anneal(model.train(), 0.5, 0)
+    site.layer(rows)
+    anneal(model, 0.5, 1)
+    assert torch.equal(site.layer.keep.flatten(), loud)
+
+
+def test_they_outlive_unpatching_and_lie_beside_the_weights(tmp_path):
+    model = patch_model(tiny_model("bert"), level="unit", **ALWAYS)
+    for update in range(2):
+        anneal(model.train(), 0.5, update)
+        model(**tiny_inputs(model))
+    find_patch(model).settle_activations()
+    unpatch_model(model)
+    measured = find_activations(model)
+    measured.save(tmp_path)
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / FILE).is_file()
+    again: Any = type(model).from_pretrained(tmp_path)
+    prune_model(model, 0.5, level="unit", importance="activation")
+    prune_model(again, 0.5, level="unit", importance="activation")
+    for (name, one), other in zip(model.named_parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other), name
+
+
+def test_pruning_without_them_says_what_to_do():
+    with pytest.raises(ValueError, match=r"pass a few batches of training data as calibration"):
+        prune_model(tiny_model("bert"), 0.5, importance="activation")
+    with pytest.raises(ValueError, match="there was none"):
+        prune_model(tiny_model("bert"), 0.5, calibration=[], importance="activation")
+
+
+def test_those_of_another_model_are_refused():
+    model = tiny_model("bert")
+    names = [site.name for site in sites_to_prune(model, level="weight")]
+    wrong = Activations(dict.fromkeys(names, torch.ones(7)))
+    with pytest.raises(ValueError, match="of 7 features, and it has 32"):
+        wrong.scale(names[0], 32)
+
+
+def test_calibration_leaves_the_model_as_it_was():
+    model = tiny_model("bert").train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    names = [site.name for site in sites_to_prune(model, level="weight")]
+    measured = measure_activations(model, names, batches_of(model))
+    assert model.training
+    assert set(measured.mean_squares) == set(names)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_the_hub_is_asked_only_for_models_that_were_trained_with_them(monkeypatch):
+    asked: list[str] = []
+    monkeypatch.setattr(activations, "cached_file", lambda place, *_, **__: asked.append(place))
+    model: Any = tiny_model("bert")
+    model.config.name_or_path = model.name_or_path = "someone/plain"
+    assert activations.find_activations(model) is None
+    assert asked == []
+    model.config.targeted_dropout = {"level": "unit", "importance": "activation"}
+    assert activations.find_activations(model) is None
+    assert asked == ["someone/plain"]
+
+
+def test_the_hub_is_asked_for_the_revision_that_a_model_was_loaded_from(monkeypatch):
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(activations, "cached_file", lambda *_, **told: asked.append(told))
+    model: Any = tiny_model("bert")
+    model.config.name_or_path = model.name_or_path = "someone/trained"
+    model.config.targeted_dropout = {"level": "unit", "importance": "activation"}
+    assert activations.find_activations(model, revision="v1", token="t") is None
+    assert (asked[0]["revision"], asked[0]["token"]) == ("v1", "t")
+
+
+def test_rows_are_counted_right_in_half_precision():
+    model = patch_model(tiny_model("bert"), level="unit", **ALWAYS).bfloat16()
+    patch = find_patch(model)
+    layer = patch.sites[0].layer
+    layer.train()
+    layer(torch.ones(13 * 1001, layer.in_features, dtype=torch.bfloat16))
+    assert int(layer.input_rows) == 1001
+
+
+@pytest.mark.parametrize("length", [8, 64, 77, 128])
+def test_first_tokens_count_no_more_than_others(length):
+    inputs = torch.ones(64, length, 4)
+    inputs[:, 0] = 100
+    squares, rows = sampled_squares(inputs)
+    mean = float(inputs[..., 0].square().mean())
+    assert float(squares[0]) / rows == pytest.approx(mean, rel=0.3)
+
+
+def test_a_compact_model_is_not_ranked_by_what_was_measured_of_more_features():
+    model = patch_model(tiny_model("bert"), level="unit", **ALWAYS)
+    batches = [tiny_inputs(model)]
+    for update in range(2):
+        anneal(model.train(), 1.0, update)
+        model(**batches[0])
+    prune_model(model, 0.5)
+    compact_model(model)
+    with pytest.raises(ValueError, match="before features were taken out"):
+        prune_model(model, 0.5, level="unit", importance="activation")
+    assert prune_model(model, 0.5, level="unit", calibration=batches).sparsity > 0.4
+
+
+def test_a_refused_patch_leaves_what_was_measured():
+    model = patch_model(tiny_model("bert"), level="unit", **ALWAYS)
+    known = find_activations(model)
+    unpatch_model(model)
+    with pytest.raises(ValueError, match="nowhere"):
+        patch_model(model, include=["*nowhere*"])
+    assert find_activations(model) is known
+
+
+def test_sums_of_a_model_that_is_cast_to_half_precision_do_not_overflow():
+    model = patch_model(tiny_model("bert"), level="unit", **ALWAYS).half()
+    anneal(model.train(), 1.0, 0)
+    site = find_patch(model).sites[0]
+    features = site.layer.in_features
+    site.layer(torch.full((1300, features), 100.0, dtype=torch.float16))
+    anneal(model, 1.0, 1)
+    squares = find_activations(model).mean_squares[site.name]
+    torch.testing.assert_close(squares, torch.full((features,), 1e4))
+
+
+def test_what_was_measured_in_training_counts_when_a_saved_model_is_patched_again(tmp_path):
+    model = patch_model(tiny_model("bert"), level="unit", **ALWAYS)
+    anneal(model.train(), 1.0, 0)
+    model(**tiny_inputs(model))
+    anneal(model, 1.0, 1)
+    model.save_pretrained(tmp_path)
+    activations.save_activations(model, tmp_path)
+    measured = find_activations(model).mean_squares
+
+    again = patch_model(type(model).from_pretrained(tmp_path), level="unit", **ALWAYS)
+    found = find_activations(again)
+    assert found.names() == set(measured)
+    for name, squares in measured.items():
+        assert torch.equal(found.mean_squares[name], squares)
+    sites = [find_patch(one).sites[0].scores() for one in (model, again)]
+    assert torch.equal(*sites)
+    # What is not of as many features any more is measured anew.
+    prune_model(again, 0.5)
+    smaller = patch_model(compact_model(unpatch_model(again)), level="unit", **ALWAYS)
+    assert not find_activations(smaller).names()
+
+
+def test_calibration_leaves_each_module_its_mode():
+    model = tiny_model("bert").train()
+    model.base_model.eval()
+    modes = [module.training for module in model.modules()]
+    prune_model(model, 0.5, calibration=[tiny_inputs(model)])
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_inputs_in_float64_are_measured():
+    model = patch_model(tiny_model("bert").double(), level="weight", **ALWAYS)
+    anneal(model.train(), 1.0, 0)
+    model(**tiny_inputs(model))
+    anneal(model, 1.0, 1)
+    assert find_activations(model).names()
+
+
+def test_a_training_that_measures_nothing_does_not_hand_on_what_was_measured_before(tmp_path):
+    model = patch_model(tiny_model("bert"), level="unit", **ALWAYS)
+    anneal(model.train(), 1.0, 0)
+    model(**tiny_inputs(model))
+    anneal(model, 1.0, 1)
+    model.save_pretrained(tmp_path / "first")
+    activations.save_activations(model, tmp_path / "first")
+
+    again = type(model).from_pretrained(tmp_path / "first")
+    patch_model(again, level="unit", importance="magnitude")
+    again.save_pretrained(tmp_path / "second")
+    activations.save_activations(again, tmp_path / "second")
+    assert not (tmp_path / "second" / FILE).exists()
+    with pytest.raises(ValueError, match="needs the activations of"):
+        prune_model(again, 0.5, importance="activation")
+
+
+@pytest.mark.parametrize("torn", ["settings", "activations"])
+def test_what_cannot_be_read_leaves_a_model_as_it_was(torn, tmp_path):
+    model: Any = tiny_model("bert")
+    model.save_pretrained(tmp_path)
+    (tmp_path / FILE).write_bytes(b"torn")
+    model = type(model).from_pretrained(tmp_path)
+    if torn == "settings":
+        (tmp_path / FILE).unlink()
+        model.config.name_or_path = model.name_or_path = "someone/newer"
+        model.config.targeted_dropout = {"of_a_later_version": 1}
+    before = {name: type(module) for name, module in model.named_modules()}
+    with pytest.raises(Exception, match="of_a_later_version" if torn == "settings" else "header"):
+        patch_model(model, level="unit")
+    assert {name: type(module) for name, module in model.named_modules()} == before
+    assert patching.find_patch(model) is None

@@ -1,0 +1,106 @@
+"""Units of blocks that are alike are ranked at once, as each block by itself."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hf_td import anneal, functional, patch_model
+from hf_td.patching.patch import find_patch
+from hf_td.ranking.sites import Slice, UnitSite, batches
+from tests.tiny import tiny_inputs, tiny_model
+
+FAMILIES = ["bert", "gpt2", "llama", "t5", "vit"]
+
+
+def patched(family: str, **settings: Any) -> Any:
+    model = patch_model(
+        tiny_model(family), level="unit", targeting=0.5, targeting_schedule="constant", **settings
+    )
+    return model.train()
+
+
+def sites_of(model: Any) -> list[Any]:
+    patch = find_patch(model)
+    assert patch is not None
+    return list(patch.sites)
+
+
+@pytest.mark.parametrize("importance", ["magnitude", "activation"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_are_those_of_each_site(family, importance):
+    model = patched(family, importance=importance)
+    anneal(model, 0.5, 0)
+    for _ in range(2):  # before anything is measured, and after
+        found = batches(site for site in sites_of(model) if isinstance(site, UnitSite))
+        assert found
+        for alike in found:
+            expected = torch.stack([site.scores() for site in alike.sites])
+            torch.testing.assert_close(alike.scores(), expected)
+        model(**tiny_inputs(model))
+        anneal(model, 0.5, 1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_masks_follow_the_weights_of_each_update(family):
+    model = patched(family, importance="magnitude")
+    for update in range(3):
+        anneal(model, 0.5, update)
+        for site in sites_of(model):
+            lowest = functional.candidate_mask(site.scores(), 0.5)
+            assert torch.equal(site.layer.keep, site.spread(~lowest))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+        if update == 1:  # all weights lie elsewhere now, and are of another type
+            model.double()
+
+
+def test_blocks_that_differ_are_apart_and_tied_ones_are_left_out():
+    sites = [site for site in sites_of(patched("t5")) if isinstance(site, UnitSite)]
+    found = batches(sites)
+    together = [site for alike in found for site in alike.sites]
+    assert len(set(together)) == len(together)
+    assert all(len(site.consumers) == 1 for site in together)
+    assert any(len(site.consumers) > 1 for site in sites)
+    for alike in found:
+        assert len({site.layer.weight.shape for site in alike.sites}) == 1
+        assert len({site.block.part for site in alike.sites}) == 1
+
+
+def joined(slices: Iterable[Slice]) -> dict[Tensor, Tensor]:
+    """By parameters, what all of the slices have of them."""
+    found: dict[Tensor, Tensor] = {}
+    for parameter, part in slices:
+        whole = part.expand_as(parameter)
+        found[parameter] = whole | found.get(parameter, torch.zeros_like(whole))
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_candidates_are_the_same_where_units_are_held(family):
+    model = patched(family, importance="magnitude")
+    patch = find_patch(model)
+    assert patch is not None
+    anneal(model, 0.5, 0)
+    lowest = ((site, functional.candidate_mask(site.scores(), 0.5)) for site in patch.sites)
+    expected = joined(part for site, mask in lowest for part in site.slices(mask))
+    found = joined(patch.masks.candidates(0.5))
+    assert set(map(id, found)) == set(map(id, expected))
+    for parameter, part in expected.items():
+        assert torch.equal(found[parameter], part)
+        assert 0 < float(part.float().mean()) < 1
+
+
+def test_nothing_of_the_weights_stays_when_a_model_is_cast():
+    model = patched("bert", importance="magnitude")
+    anneal(model, 0.5, 0)
+    storages = [weakref.ref(p.untyped_storage()) for p in model.parameters() if p.dim() == 2]
+    assert all(one() is not None for one in storages)
+    model.half()
+    assert all(one() is None for one in storages)
