@@ -64,8 +64,8 @@ _HOW = """Each model type that transformers registers for `AutoModel` is built f
 config on the meta device. Those with projections (a linear layer in a numbered layer, or a module
 called attention) are shrunk by general rules (scripts/lab/coverage/twins.py) to a tiny random twin,
 which goes the whole way: it is read, patched at the weight level and at the unit level, makes one
-update at each (anneal, forward, backward, step), is unpatched, pruned of half its units, made compact, and
-compared with the masked model. Blocks whose units cannot be dropped are left out at the unit
+update at each (anneal, forward, backward, step), is unpatched, pruned of half its units, made
+compact, and compared with the masked model. Blocks whose units cannot be dropped are left out at the unit
 level. A mismatch is a wrong reading; a refusal, with its reason, is not."""
 _REASONS = """*Not built*: the default config of the type does not build here. *Refused*: no block
 is targeted. *Weights only*: no unit can be dropped. *Not compact*: masks work at both levels, and
