@@ -65,8 +65,8 @@ config on the meta device. Those with projections (a linear layer in a numbered 
 called attention) are shrunk by general rules (scripts/lab/coverage/twins.py) to a tiny random twin,
 which goes the whole way: it is read, patched at the weight level and at the unit level, makes one
 update at each (anneal, forward, backward, step), is unpatched, pruned of half its units, made
-compact, and compared with the masked model. Blocks whose units cannot be dropped are left out at the unit
-level. A mismatch is a wrong reading; a refusal, with its reason, is not."""
+compact, and compared with the masked model. Blocks whose units cannot be dropped are left out at
+the unit level. A mismatch is a wrong reading; a refusal, with its reason, is not."""
 _REASONS = """*Not built*: the default config of the type does not build here. *Refused*: no block
 is targeted. *Weights only*: no unit can be dropped. *Not compact*: masks work at both levels, and
 `compact_model` refuses and leaves the model as it was. The share of each type that is in no block
