@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hf_td.modules.layouts import find_layer, layout_of
+from hf_td.modules.layouts import find_layer, linear_layout
 
 Part = Literal["attention", "feed_forward"]
 Role = Literal["q", "k", "v", "o", "gate", "up", "down"]
@@ -39,7 +39,7 @@ class Projection:
 
     def feature_dim(self, model: nn.Module) -> int:
         """The dimension of the layer's weight that `features` index."""
-        layout = layout_of(find_layer(model, self.module))
+        layout = linear_layout(find_layer(model, self.module))
         assert layout is not None
         return layout.fan_in_dim if self.reads else layout.unit_dim
 

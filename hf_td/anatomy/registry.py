@@ -14,7 +14,7 @@ from hf_td.anatomy.blocks import Block, Projection, Role
 from hf_td.anatomy.probe import agrees
 from hf_td.anatomy.towers import Traces, join
 from hf_td.anatomy.trace import Call
-from hf_td.modules.layouts import in_features, layout_of, out_features
+from hf_td.modules.layouts import in_features, linear_layout, out_features
 
 UNPROVEN = "no forward of it could be run, so that its units are not proven"
 
@@ -167,7 +167,7 @@ def _projection(model: nn.Module, name: str, role: Role, units: int) -> Projecti
 
 def _layer(model: nn.Module, name: str) -> nn.Module:
     layer = dict(model.named_modules()).get(name)
-    if layer is None or layout_of(layer) is None:
+    if layer is None or linear_layout(layer) is None:
         what = "nothing" if layer is None else type(layer).__name__
         raise ValueError(f"expected a linear layer at {name}, found {what}")
     return layer

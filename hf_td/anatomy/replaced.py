@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from hf_td.modules.layouts import layout_of, stacks_of
+from hf_td.modules.layouts import linear_layout, stacks_of
 
 _PACKED = (torch.uint8, torch.int8, torch.int16, torch.int32)
 
@@ -21,7 +21,7 @@ def replaced_forwards(model: nn.Module) -> dict[str, str]:
         name: forward
         for name, module in model.named_modules()
         if (forward := module.__dict__.get("forward"))  # few have one: the cheap question first
-        and layout_of(module) is None
+        and linear_layout(module) is None
         and not stacks_of(module)
     }
     return {n: getattr(f, "__qualname__", repr(type(f))) for n, f in forwards.items()}

@@ -104,7 +104,7 @@ def parameter_names(model: nn.Module, name: str) -> list[str]:
     return [weight] if getattr(layer, "bias", None) is None else [weight, bias]
 
 
-def layout_of(layer: Any) -> Layout | None:
+def linear_layout(layer: Any) -> Layout | None:
     """The layout of a linear layer (subclasses included) or a stack; None for anything else."""
     if isinstance(layer, Stack):
         return layer.layout
@@ -116,7 +116,7 @@ def layout_of(layer: Any) -> Layout | None:
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Dotted name to linear layer; a layer that occurs twice is listed once, by its first name."""
-    return {name: m for name, m in model.named_modules() if layout_of(m) is not None}
+    return {name: m for name, m in model.named_modules() if linear_layout(m) is not None}
 
 
 def out_features(module: nn.Module) -> int:
@@ -136,7 +136,7 @@ def _weight(module: nn.Module) -> Tensor:
 
 
 def _require_layout(module: nn.Module) -> Layout:
-    layout = layout_of(module)
+    layout = linear_layout(module)
     if layout is None:
         raise TypeError(f"expected a linear layer, one of {_known()}, got {type(module).__name__}")
     return layout

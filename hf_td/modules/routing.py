@@ -69,14 +69,14 @@ class MaskedRouterMixin:
     """For routers of pruned models: an expert whose row is all zeros is gone, and never chosen.
 
     The mark lies in the weights, as with all that is pruned; it counts only in a module of this
-    class, which `mark_gone` gives to a router.
+    class, which `mark_pruned` gives to a router.
     """
 
     weight: nn.Parameter
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the stock class gives without the experts that are gone."""
-        return self.route(gone_experts(self), *args, **kwargs)
+        return self.route(pruned_experts(self), *args, **kwargs)
 
     def route(self, left_out: Tensor, *args: Any, **kwargs: Any) -> Any:
         """What the stock class gives without some experts, boolean `(experts,)`."""
@@ -90,13 +90,13 @@ def empty_rows(weight: Tensor) -> Tensor:
     return (weight.detach() == 0).all(1)
 
 
-def gone_experts(router: Any) -> Tensor:
+def pruned_experts(router: Any) -> Tensor:
     """Boolean `(experts,)`: which experts the module of a router never chooses, in any mode."""
     empty = empty_rows(router.weight)
     return empty if isinstance(router, MaskedRouterMixin) else torch.zeros_like(empty)
 
 
-def mark_gone(router: Any) -> None:
+def mark_pruned(router: Any) -> None:
     """Let the module of a router leave out what has rows of zeros; a stock module again if none."""
     empty = bool(empty_rows(router.weight).any())
     if empty and not isinstance(router, MaskedRouterMixin):
@@ -122,7 +122,7 @@ def marked_routers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _is_marked(module: nn.Module) -> bool:
-    return isinstance(module, MaskedRouterMixin) and bool(gone_experts(module).any())
+    return isinstance(module, MaskedRouterMixin) and bool(pruned_experts(module).any())
 
 
 def chosen_experts(values: Iterable[Any]) -> tuple[Tensor, Tensor] | None:

@@ -19,13 +19,13 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from hf_td import kernels
-from hf_td.anatomy import Stack, layout_of, stacks_of
+from hf_td.anatomy import Stack, linear_layout, stacks_of
 from hf_td.modules.classes import class_of
 from hf_td.modules.routing import (
     MaskedRouterMixin,
     Router,
-    gone_experts,
-    mark_gone,
+    mark_pruned,
+    pruned_experts,
     routed_squares,
     stock_class,
 )
@@ -150,7 +150,7 @@ class TargetedRouterMixin(TargetedMixin, MaskedRouterMixin):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the stock class gives without the experts that are dropped or gone."""
-        gone = gone_experts(self)
+        gone = pruned_experts(self)
         if not self.training:
             return self.route(gone, *args, **kwargs)
         if self.measures():
@@ -299,7 +299,7 @@ def _prepare_to_measure(layer: Any, meter: Meter | None) -> None:
 
 def measured_features(layer: Any) -> int:
     """Of how many features activations are measured: the inputs of a layer, a router's experts."""
-    layout = layout_of(layer)
+    layout = linear_layout(layer)
     return layer.weight.shape[0 if layout is None else layout.fan_in_dim]
 
 
@@ -316,7 +316,7 @@ def restore(layer: Any) -> None:
     if not _targeted_stacks(module):
         module.__class__ = type(module).__bases__[-1]
     if isinstance(layer, Router):
-        mark_gone(module)
+        mark_pruned(module)
 
 
 def _keep_name(layer: Any) -> str:

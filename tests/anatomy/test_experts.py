@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hf_td import read_anatomy
-from hf_td.anatomy import Stack, eager_experts, find_layer, layout_of, parameter_names
+from hf_td.anatomy import Stack, eager_experts, find_layer, linear_layout, parameter_names
 from hf_td.anatomy.experts import prove_experts
 from tests.families import tiny_family
 
@@ -76,7 +76,7 @@ def test_a_stack_is_a_linear_layer_of_every_expert():
     assert stack.weight is module.gate_up_proj
     assert stack.bias is module.gate_up_proj_bias
     assert parameter_names(model, name) == [name, f"{name}_bias"]
-    layout = layout_of(stack)
+    layout = linear_layout(stack)
     assert layout is not None
     assert (layout.unit_dim, layout.fan_in_dim) == (2, 1)
     query = "model.layers.0.self_attn.q_proj"

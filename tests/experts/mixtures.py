@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from hf_td import anneal
-from hf_td.modules.routing import gone_experts
+from hf_td.modules.routing import pruned_experts
 from hf_td.patching.patch import Patch, find_patch
 from tests.families import family_inputs, family_outputs, tiny_family
 
@@ -92,7 +92,7 @@ def kept_now(model: Any) -> list[list[int]]:
 
 def left_in(model: Any) -> list[list[int]]:
     """Which experts pruning left in, by layer."""
-    return [(~gone_experts(router)).nonzero()[:, 0].tolist() for router in routers_of(model)]
+    return [(~pruned_experts(router)).nonzero()[:, 0].tolist() for router in routers_of(model)]
 
 
 def norms_of(model: Any) -> list[Tensor]:
