@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from hf_td import read_anatomy
 from hf_td.anatomy import Stack, eager_experts, find_layer, linear_layout, parameter_names
 from hf_td.anatomy.experts import prove_experts
 from tests.families import tiny_family
+from tests.tiny import TEXT
 
 EXPERTS = ["mixtral", "qwen3_moe", "gpt_oss"]
 GATED = {
@@ -157,3 +159,14 @@ def test_experts_run_one_by_one_and_then_as_before():
     with eager_experts(nn.Sequential(module, module)):
         assert module.config._experts_implementation_internal == "eager"
     assert module.config._experts_implementation_internal == "grouped_mm"
+
+
+def test_every_layer_of_a_deep_mixture_is_read():
+    config = MixtralConfig(
+        **{**TEXT, "num_hidden_layers": 5}, num_key_value_heads=2, num_local_experts=4
+    )
+    anatomy = read_anatomy(MixtralForCausalLM(config))
+    assert [m.name for m in anatomy.mixtures] == [f"model.layers.{i}.mlp" for i in range(5)]
+    assert [m.obstacle for m in anatomy.mixtures] == [None] * 5
+    experts = [b.name for b in anatomy.blocks if b.name.endswith("experts")]
+    assert experts == [f"model.layers.{i}.mlp.experts" for i in range(5)]
