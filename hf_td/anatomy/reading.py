@@ -20,7 +20,7 @@ from hf_td.anatomy.registry import described, described_blocks
 from hf_td.anatomy.replaced import (
     check_called,
     check_has_values,
-    check_not_packed,
+    check_not_quantised,
     replaced_forwards,
 )
 from hf_td.anatomy.towers import Traces, join, trace_all
@@ -51,7 +51,7 @@ def read_anatomy(model: nn.Module, example_inputs: Mapping[str, Any] | None = No
             its registered description.
         TypeError: layers are quantised, or a kernel computes without calling them.
     """
-    check_not_packed(model)
+    check_not_quantised(model)
     check_has_values(model)
     if not hasattr(model, "config"):
         return _read(model, example_inputs)  # nothing proves that two such models are equal
