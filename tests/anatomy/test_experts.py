@@ -1,4 +1,4 @@
-"""The reading of experts, whose layers lie in 3-D parameters."""
+"""Reading modules of experts, whose layers are 3-D parameters."""
 
 from __future__ import annotations
 
@@ -23,11 +23,6 @@ GATED = {
     "qwen3_moe": (range(32), range(32, 64)),
     "gpt_oss": (range(0, 128, 2), range(1, 128, 2)),  # interleaved
 }
-
-
-@pytest.fixture(autouse=True)
-def nothing_read_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_td.anatomy.reading._READINGS", {})
 
 
 @pytest.mark.parametrize("family", EXPERTS)
