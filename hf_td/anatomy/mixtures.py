@@ -126,7 +126,7 @@ class _Place:
 def _prove(place: _Place) -> int | str:
     """Return the number of experts per token, or the reason why no expert can be excluded."""
     if len(place.routers) != 1:
-        return f"{len(place.routers)} of its layers have a row for each expert, and a router has to"
+        return f"{len(place.routers)} of its layers have a row for each expert, not just a router"
     buffers = {n: b for n, b in place.router.named_buffers() if n not in OWN_BUFFERS}
     counted = [name for name, buffer in buffers.items() if buffer.shape[:1] == (place.units,)]
     if counted:

@@ -104,7 +104,7 @@ class Experts(nn.Module):
 
 
 class Borrowing(Experts):
-    """Every expert reads what the next one computes."""
+    """Experts that use the first layer of the next expert."""
 
     def expert(self, token: Tensor, number: int) -> Tensor:
         up = F.relu(F.linear(token, self.up_proj[1 - number]))
@@ -112,7 +112,7 @@ class Borrowing(Experts):
 
 
 class Mixing(Experts):
-    """Every neuron reads every row."""
+    """Experts whose every neuron reads every row."""
 
     def expert(self, token: Tensor, number: int) -> Tensor:
         up = F.linear(token, self.up_proj[number])
