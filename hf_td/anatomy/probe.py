@@ -275,7 +275,7 @@ def neuron_producers(
         bends: returns True if the neurons are nonlinear in these rows of a feeder. They are
             nonlinear in a gate, and linear in what it multiplies.
     """
-    slots = []
+    slots: list[tuple[int, Tensor]] = []
     for feeder, number in enumerate(numbers):
         features = _by_unit(number, number >= 0, units)
         if features is None:

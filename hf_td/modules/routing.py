@@ -115,7 +115,7 @@ def masked_class(stock: type[Any]) -> type[Any]:
     return class_of(MaskedRouterMixin, stock, "Masked")
 
 
-def marked_routers(model: nn.Module) -> dict[str, nn.Module]:
+def marked_routers(model: nn.Module) -> dict[str, Any]:
     """Return the routers with pruned experts by dotted name."""
     return {
         name: module

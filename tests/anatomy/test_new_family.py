@@ -93,12 +93,12 @@ class Ladder(PreTrainedModel):
         return (x,)
 
 
-def ladder(**settings: Any) -> Ladder:
+def ladder(**settings: Any) -> Any:
     torch.manual_seed(0)
     return Ladder(LadderConfig(**settings)).eval()
 
 
-def output(model: Ladder) -> Tensor:
+def output(model: Any) -> Tensor:
     return model(input_ids=torch.arange(3, 12)[None])[0]
 
 
