@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hf_td.anatomy import Anatomy, Block, Holder, Mixture, Stack, find_layer
 from hf_td.compaction.runs import runs_of
 from hf_td.compaction.trial import evened, fixed_heads
-from hf_td.modules.routing import gone_experts
+from hf_td.modules.routing import pruned_experts
 from hf_td.ranking.importance import read_units
 
 # Grouped matrix products refuse rows that are no multiple of 16 bytes: 8 numbers of 16 bits.
@@ -27,7 +27,7 @@ def live_units(model: nn.Module, block: Holder) -> Tensor:
     dead if its router never chooses it.
     """
     if isinstance(block, Mixture):
-        return ~gone_experts(model.get_submodule(block.router)).cpu()
+        return ~pruned_experts(model.get_submodule(block.router)).cpu()
     return read_units(find_layer(model, block.consumer.module), block.consumer).cpu()
 
 

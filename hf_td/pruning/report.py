@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hf_td.anatomy import Block, Holder, Mixture, find_layer
 from hf_td.kernels.reductions import count_nonzero
-from hf_td.modules.routing import gone_experts
+from hf_td.modules.routing import pruned_experts
 from hf_td.ranking.importance import read_units
 
 
@@ -148,7 +148,7 @@ def _count_layer(model: nn.Module, name: str) -> LayerSparsity:
 
 def _count_units(model: nn.Module, block: Holder) -> BlockSparsity:
     if isinstance(block, Mixture):
-        gone = gone_experts(model.get_submodule(block.router))
+        gone = pruned_experts(model.get_submodule(block.router))
         return BlockSparsity(block.name, block.part, int(gone.sum()), block.units)
     read = read_units(find_layer(model, block.consumer.module), block.consumer)
     return BlockSparsity(block.name, block.part, int((~read).sum()), read.numel())

@@ -1,4 +1,4 @@
-"""What whole experts cannot be done with is refused, with the reason."""
+"""Refusals of whole experts, with the reason."""
 
 from __future__ import annotations
 

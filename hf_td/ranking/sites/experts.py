@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hf_td import functional
 from hf_td.anatomy import Mixture
 from hf_td.functional import Rule
-from hf_td.modules.routing import gone_experts, mark_gone
+from hf_td.modules.routing import mark_pruned, pruned_experts
 from hf_td.ranking import importance
 from hf_td.ranking.activations import Activations
 from hf_td.ranking.sites.slices import Slice, clear
@@ -89,7 +89,7 @@ class ExpertSite:
             scores = functional.random_scores(self.ranked_shape, self.random_key, device)
         else:
             scores = importance.expert_scores(self.weights, self._activation())
-        return scores.masked_fill(gone_experts(self.layer.module), -torch.inf)
+        return scores.masked_fill(pruned_experts(self.layer.module), -torch.inf)
 
     def _activation(self) -> Tensor | None:
         """`(experts,)`: root mean square of the weights."""
@@ -119,4 +119,4 @@ class ExpertSite:
 
     def settle(self) -> None:
         """Let the router leave out just those experts that are zero now."""
-        mark_gone(self.layer.module)
+        mark_pruned(self.layer.module)
