@@ -312,7 +312,7 @@ def test_what_cannot_be_pruned_is_told():
         prune_model("bert-base-uncased", 0.5)  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match=r"single settings are keywords, .* got 'unit'"):
         prune_model(model, 0.5, "unit")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="pass budget='global' with it"):
+    with pytest.raises(ValueError, match="Pass budget='global' with it"):
         prune_model(model, 0.5, of="flops")
     with pytest.raises(ValueError, match="on the device meta"):
         prune_model(nn.Module.to(model, "meta"), 0.5)
