@@ -150,7 +150,7 @@ def test_gradients_need_training_data_with_labels(importance):
         prune_model(model, 0.5, importance=importance)
     with pytest.raises(ValueError, match=r"calibration needs batches .* there was none"):
         prune_model(model, 0.5, importance=importance, calibration=[])
-    with pytest.raises(ValueError, match="needs the loss. Pass batches with labels"):
+    with pytest.raises(ValueError, match=r"needs the loss\. Pass batches with labels"):
         sites_to_prune(model, importance=importance, calibration=[tiny_inputs(model)])
 
 
