@@ -418,7 +418,7 @@ def test_every_example_must_be_known_where_it_counts():
     model = attach_baseline(tiny_model("bert"), L0(), TargetedDropoutConfig())
     found = find_baseline(model)
     assert found is not None
-    with pytest.raises(ValueError, match="L0 spreads its penalty over the training set"):
+    with pytest.raises(ValueError, match="L0 divides its penalty by the size of the training"):
         found.penalty()
 
 

@@ -375,7 +375,7 @@ def test_scores_of_another_level_are_refused(tmp_path):
 
 
 def test_a_model_without_scores_cannot_be_ranked_by_them():
-    with pytest.raises(ValueError, match=r"needs scores of shape .* found none: train with a"):
+    with pytest.raises(ValueError, match=r"needs scores of shape .* found none\. Train with a"):
         prune_model(tiny_model("bert"), 0.5, importance="learned")
 
 
@@ -399,7 +399,7 @@ def test_a_model_has_one_baseline_or_is_patched():
     with pytest.raises(ValueError, match="is patched, or has a baseline already"):
         attach_baseline(patch_model(tiny_model("bert")), L1())
     finish_baseline(model)
-    with pytest.raises(ValueError, match="has no baseline; call attach_baseline first"):
+    with pytest.raises(ValueError, match=r"has no baseline\. Call attach_baseline first"):
         finish_baseline(model)
 
 
