@@ -230,7 +230,7 @@ def test_families(family):
 def test_what_cannot_be_measured_is_refused(model, batches):
     with pytest.raises(ValueError, match="at least one batch"):
         measure_dependence(model, 0.5, [])
-    with pytest.raises(ValueError, match="returned no loss. Pass batches with labels"):
+    with pytest.raises(ValueError, match=r"returned no loss\. Pass batches with labels"):
         measure_dependence(model, 0.5, [{"input_ids": batches[0]["input_ids"]}])
     with pytest.raises(ValueError, match="sparsity is the fraction to remove"):
         measure_dependence(model, 1.5, batches)

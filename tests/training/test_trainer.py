@@ -139,7 +139,7 @@ def test_settings_that_do_not_count_since_the_model_is_patched_are_told(tmp_path
     trainer_of(model, TargetedDropoutArguments(str(tmp_path), **QUIET))
     assert not caplog.messages
     trainer_of(model, arguments(tmp_path, level="unit"))
-    assert "patched already, with other settings" in caplog.text
+    assert "settings in the arguments are ignored" in caplog.text
     assert "level='weight'" in caplog.text
 
 

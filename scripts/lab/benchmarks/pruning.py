@@ -22,7 +22,7 @@ from transformers import (
 from transformers.initialization import no_init_weights
 
 from hf_td.analysis import pruning_curve
-from hf_td.analysis.quartiles import Quartiles
+from hf_td.analysis.timing import Quartiles
 from hf_td.patching.patch import patch_model, unpatch_model
 from hf_td.pruning import prune_model
 
