@@ -220,7 +220,7 @@ def _remove_product(module: Any, name: str) -> None:
 
 
 class ByChannel(nn.Module):
-    """Expands a factor of units to the channels that their consumer reads.
+    """An expansion of a factor of units to the channels that their consumer reads.
 
     Channels that belong to no unit get the factor 1.
 
@@ -243,7 +243,7 @@ class ByChannel(nn.Module):
 
 
 class _ByColumn(ByChannel):
-    """Expands a factor of units to a shape that broadcasts to the consumer's weight."""
+    """An expansion of a factor of units to a shape that broadcasts to the consumer's weight."""
 
     def __init__(self, site: Any) -> None:
         super().__init__(site)

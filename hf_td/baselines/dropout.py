@@ -16,7 +16,7 @@ from hf_td.ranking.sites import Site
 
 @dataclass(frozen=True, kw_only=True)
 class Dropout(Baseline):
-    """Drops each weight or unit with one probability, and scales what is left by 1 / (1 - rate).
+    """Dropout of all weights or units with one probability; survivors scale by 1 / (1 - rate).
 
     As in the paper's comparison (`untargeted` in the authors' code), a draw holds for an update,
     and evaluation uses the full weights.

@@ -38,7 +38,7 @@ def open_probability(logits: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class L0(Penalised, Learning):
-    """Multiplies each weight or unit by a random gate, and penalises gates that may be open.
+    """Random gates that multiply each weight or unit, and a penalty on gates that may be open.
 
     The cost is the expected number of weights whose gate is open (a unit counts for all weights
     that produce it), over the number of training examples. Gates are drawn once for each update.

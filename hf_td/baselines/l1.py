@@ -16,7 +16,7 @@ from hf_td.ranking.sites import Site
 
 @dataclass(frozen=True, kw_only=True)
 class L1(Penalised):
-    """Adds the mean magnitude of each layer's weights to the loss.
+    """A penalty on the mean magnitude of each layer's weights.
 
     The layers are those whose weights make the scores: at the unit level the producers of the
     units. The defaults are the paper's.

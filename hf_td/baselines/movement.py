@@ -41,7 +41,7 @@ class _Movement(Learning):
 
 @dataclass(frozen=True, kw_only=True)
 class Movement(_Movement):
-    """Keeps the weights or units with the highest learned scores, and masks more over the run.
+    """A mask of the weights or units with the lowest learned scores, more of them over the run.
 
     A score gets the gradient of the mask (straight through). At the weight level this is the
     gradient of the masked weight times the weight: the score grows if the weight moves away from
@@ -69,7 +69,7 @@ class Movement(_Movement):
 
 @dataclass(frozen=True, kw_only=True)
 class SoftMovement(_Movement, Penalised):
-    """Keeps the weights or units whose learned score is above a threshold: soft movement pruning.
+    """A mask of the weights or units whose learned score is below a threshold.
 
     As `Movement`, but a mask is 1 where the sigmoid of the score is above the threshold. The
     penalty, on the mean of the sigmoids of each layer (averaged over layers), controls how many are

@@ -16,7 +16,7 @@ from hf_td.ranking.sites import Site
 
 @dataclass(frozen=True, kw_only=True)
 class Smallify(Penalised, Learning):
-    """Multiplies each weight or unit by a switch, and removes it when the switch's sign flickers.
+    """Switches that multiply each weight or unit, and remove it when the switch's sign flickers.
 
     The penalty is on the sum of the magnitudes of the switches. Each update adds to the exponential
     moving variance of the switches' signs. A switch whose variance reaches the threshold stays 0.

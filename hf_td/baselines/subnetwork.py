@@ -17,7 +17,7 @@ from hf_td.ranking.sites import Site
 
 @dataclass(frozen=True, kw_only=True)
 class RandomSubnetwork(Baseline):
-    """Removes a random part of the weights or units before training, and trains the rest.
+    """A subnetwork without a random part of the weights or units, which is removed before training.
 
     Every site loses the same fraction, at the weight level every output unit. Up to that sparsity
     pruning takes what is removed already; beyond it the importance decides.

@@ -38,7 +38,7 @@ def divergence(log_alpha: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class VariationalDropout(Penalised, Learning):
-    """Learns how much Gaussian noise each weight or unit bears; those that bear much can go.
+    """Gaussian noise of a learned variance on each weight or unit; what bears much is removed.
 
     Noise on weights is drawn as noise on the outputs that they make (local reparametrisation). At
     the unit level each unit is multiplied by noise of mean 1, drawn for every token. The cost is

@@ -60,7 +60,7 @@ class BlockSparsity:
 
 @dataclass(frozen=True)
 class PruningReport:
-    """What is removed from a model.
+    """A count of what is removed from a model.
 
     Attributes:
         layers: one entry for each prunable projection.

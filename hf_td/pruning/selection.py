@@ -27,7 +27,7 @@ Sites = tuple[Site, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What ranking looks at beside the weights; at most one of the three is given.
+    """The inputs of a ranking beside the weights; at most one of the three is given.
 
     Attributes:
         calibration: batches of training data.
