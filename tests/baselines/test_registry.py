@@ -31,7 +31,7 @@ def subclasses(cls: type) -> set[type]:
 
 
 def uses(path: Path, name: str) -> bool:
-    """Whether a module of the package imports a baseline by this name."""
+    """Return whether a module of the package imports a baseline by this name."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     own = [node for node in imports if (node.module or "").startswith("hf_td.baselines")]

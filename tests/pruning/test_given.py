@@ -1,4 +1,4 @@
-"""What a caller passes is used, and what nobody passes is found once."""
+"""Arguments of a caller are used; what is not given is found once."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ STAGES: dict[str, Any] = {
 
 @pytest.fixture
 def readings(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The models that were read, in order."""
+    """Return the list that every reading adds its model to."""
     seen: list[Any] = []
 
     def counted(model: Any, *arguments: Any) -> Any:
@@ -107,7 +107,7 @@ def columns_removed(model: Any) -> Tensor:
 
 
 def scores_for(model: Any) -> dict[str, Tensor]:
-    """Scores of every unit, ascending: the first are removed."""
+    """Return ascending scores of every unit: the first are removed."""
     sites = sites_to_prune(model, level="unit", importance="magnitude")
     return {site.name: torch.arange(float(len(site.scores()))) for site in sites}
 
