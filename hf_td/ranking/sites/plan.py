@@ -18,10 +18,9 @@ from hf_td.ranking import importance
 from hf_td.ranking.activations import Activations
 from hf_td.ranking.importance import members_of
 from hf_td.ranking.sites.experts import ExpertSite
+from hf_td.ranking.sites.site import Site
 from hf_td.ranking.sites.units import Consumer, UnitSite
 from hf_td.ranking.sites.weights import WeightSite
-
-Site = WeightSite | UnitSite | ExpertSite
 
 
 def plan_sites(
