@@ -122,7 +122,7 @@ class ExpertSite:
 
     def mark_removed(self) -> None:
         """Let the router leave out exactly the experts whose rows are zero now."""
-        mark_gone(self.layer.module)
+        mark_pruned(self.layer.module)
 
     @property
     def producers(self) -> tuple[Any, ...]:
