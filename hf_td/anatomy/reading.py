@@ -38,8 +38,8 @@ def read_anatomy(model: nn.Module, example_inputs: Mapping[str, Any] | None = No
 
     Runs the model once on a few tokens, in eval mode and without its matrix products. Weights,
     training flags and random states are left unchanged. The reading of a model with a config is
-    kept: a second model of equal architecture is not run. `register_family` describes a model
-    that structure and probe cannot tell.
+    kept, so a second model of equal architecture is not run. Blocks that are not found can be
+    described by `register_family`.
 
     Args:
         model: a `PreTrainedModel`, or any module together with `example_inputs`.
