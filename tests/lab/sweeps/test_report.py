@@ -176,7 +176,7 @@ def test_where_lower_is_better_the_lowest_is_the_best(tmp_path):
 
 
 def test_no_lines_are_an_error(tmp_path):
-    with pytest.raises(UsageError, match="there are no lines of a sweep"):
+    with pytest.raises(UsageError, match="There are no lines of a sweep"):
         read_report([tmp_path / "absent.jsonl"])
     path = tmp_path / "cells.jsonl"
     append_json_line(path, LINES[0])
