@@ -107,7 +107,7 @@ def _import_ray() -> Any:
         import ray
     except ImportError as error:
         raise UsageError(
-            "Ray is not installed. --ray needs the extra `ray`. Run pip install 'hf_td[ray]'."
+            "Ray is not installed; install the extra `ray`: pip install 'hf_td[ray]'"
         ) from error
     return ray
 
