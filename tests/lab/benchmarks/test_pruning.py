@@ -1,4 +1,4 @@
-"""The benchmark of what a user waits for: its records and its table, on small models."""
+"""The benchmark of waiting times: its records, on small models, and its table."""
 
 from __future__ import annotations
 

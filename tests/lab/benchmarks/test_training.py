@@ -1,4 +1,4 @@
-"""The measurements of speed, on models so small that only their form can be checked."""
+"""The benchmark of training steps, on tiny models, and its page."""
 
 from __future__ import annotations
 

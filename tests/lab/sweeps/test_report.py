@@ -1,4 +1,4 @@
-"""The page of a sweep, of lines that are written here."""
+"""The page of a sweep, from lines that are made up here."""
 
 from __future__ import annotations
 
