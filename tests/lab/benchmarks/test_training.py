@@ -84,7 +84,7 @@ def test_the_spread_is_that_of_the_quartiles():
 @pytest.mark.parametrize("port", PORTS.values(), ids=PORTS)
 def test_ports_compute_what_a_patched_model_computes(port):
     model, ours = (without_dropout(tiny_model("bert")).train() for _ in range(2))
-    constant = {"targeting_schedule": "constant", "drop_rate_schedule": "constant"}
+    constant: dict[str, Any] = {"targeting_schedule": "constant", "drop_rate_schedule": "constant"}
     patch_model(ours, importance="magnitude", targeting=TARGETING, drop_rate=1.0, **constant)
     patch: Any = find_patch(ours)
     assert len(projections(model)) == len(patch.sites)

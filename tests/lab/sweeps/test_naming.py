@@ -33,12 +33,12 @@ def _forget() -> None:
 
 @pytest.fixture
 def as_it_is() -> None:
-    """Nothing is changed."""
+    """Change nothing."""
 
 
 @pytest.fixture
 def new_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All defaults of the recipes are others."""
+    """Change all defaults of the recipes."""
     new: dict[str, Any] = {
         "targeting": 0.9,
         "targeting_schedule": Schedule(sampled=0.1),
@@ -52,7 +52,7 @@ def new_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def retired(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`resting` and `targeting_off` are gone, and there is a setting that no sweep knows."""
+    """Remove `resting` and `targeting_off`, and add a setting that no sweep gives."""
     real = TargetedDropoutConfig.to_dict
 
     def to_dict(config: TargetedDropoutConfig) -> dict[str, Any]:
