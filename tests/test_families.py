@@ -89,7 +89,7 @@ def test_a_resumed_run_is_an_uninterrupted_one(name, level, tmp_path):
     assert patch.dropped_share() > 0.1
     resumed = patch_model(tiny_family(name, seed=1), **settings)
     resumed.load_state_dict(model.state_dict())
-    patch.settle_activations()
+    patch.update_averages()
     save_activations(model, tmp_path)
     again = find_patch(resumed)
     assert again is not None

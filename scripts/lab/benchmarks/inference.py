@@ -17,11 +17,11 @@ from transformers import (
     PreTrainedModel,
 )
 
-from hf_td.analysis.quartiles import Quartiles
+from hf_td.analysis.timing import Quartiles, time_in_turn
 from hf_td.compaction import compact_model
 from hf_td.hub.folders import folder_bytes
 from hf_td.pruning import prune_model
-from lab.benchmarks.timing import ratios, seconds_of, take_turns
+from lab.benchmarks.ratios import ratios
 
 SPARSITIES = (0.25, 0.5, 0.75, 0.9)
 # Batch and length.
@@ -117,8 +117,7 @@ def bytes_on_disk(model: PreTrainedModel) -> int:
 def _measure(dense: Any, model: Any, size: tuple[int, int], rounds: int) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(1, model.config.vocab_size, size, generator=generator)
-    runs = [partial(_run, one, ids) for one in (dense, model)]
-    baseline, own = take_turns([partial(seconds_of, run) for run in runs], rounds, warmup=1)
+    baseline, own = time_in_turn([partial(_run, m, ids) for m in (dense, model)], rounds=rounds)
     return {
         "batch": size[0],
         "length": size[1],

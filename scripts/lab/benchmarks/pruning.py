@@ -22,10 +22,10 @@ from transformers import (
 from transformers.initialization import no_init_weights
 
 from hf_td.analysis import pruning_curve
-from hf_td.analysis.quartiles import Quartiles
+from hf_td.analysis.timing import Quartiles, seconds_of
 from hf_td.patching.patch import patch_model, unpatch_model
 from hf_td.pruning import prune_model
-from lab.benchmarks.timing import ratios, seconds_of, take_turns
+from lab.benchmarks.ratios import ratios
 
 BERT_LARGE: dict[str, Any] = {
     "hidden_size": 1024,
@@ -136,9 +136,9 @@ def _later_patches(rounds: int) -> Record:
 def _imports(rounds: int) -> Record:
     program = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
     programs = program.format("transformers, hf_td"), program.format("transformers")
-    runs = [partial(_in_fresh_process, each) for each in programs]
-    seconds, baseline = take_turns(runs, rounds)
-    added = Quartiles.of([a - b for a, b in zip(seconds, baseline, strict=True)])
+    pairs = [tuple(map(_in_fresh_process, programs)) for _ in range(rounds)]
+    seconds, baseline = zip(*pairs, strict=True)
+    added = Quartiles.of([a - b for a, b in pairs])
     return _compared(seconds, baseline, added_seconds=added.median, added_spread=asdict(added))
 
 
@@ -213,8 +213,8 @@ def _write_in_fresh_process(way: str) -> dict[str, float]:
 
 
 def _exports(way: str, rounds: int) -> Record:
-    runs = [partial(_write_in_fresh_process, each) for each in (way, "save")]
-    own, saved = take_turns(runs, rounds)
+    pairs = [tuple(map(_write_in_fresh_process, (way, "save"))) for _ in range(rounds)]
+    own, saved = zip(*pairs, strict=True)
     return _compared(
         [found["seconds"] for found in own],
         [found["seconds"] for found in saved],
@@ -276,7 +276,7 @@ CASES: dict[str, Case] = {
     "unit_curve": _case_of_curves("unit"),
 }
 
-# The names of cases in the table, in its order. The last case is recorded, and no longer measured.
+# The names of cases in the table, in its order.
 _LABELS = {
     "first_patch": "`patch_model`, BERT-large, the first in a process",
     "later_patch": "`patch_model`, BERT-large, again",
@@ -285,13 +285,15 @@ _LABELS = {
     "export_unchecked": "prune, compact with `check=False` and export them",
     "weight_curve": "`pruning_curve` of weights, BERT-base, compared with its evaluations alone",
     "unit_curve": "`pruning_curve` of units, BERT-base, compared with its evaluations alone",
-    "semi_structured": "2:4 on semi-structured kernels, compared with dense",
 }
 
 
 def pruning_section(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Return a Markdown table of records; of those of one kind of machine only the last."""
-    latest = {(r["case"], r.get("tokens"), _machine(r)): r for r in lines}
+    """Return a Markdown table of the last record of each case on each kind of machine.
+
+    Records of cases that are no longer measured are left out.
+    """
+    latest = {(r["case"], on_cores(r)): r for r in lines if r["case"] in CASES}
     head = "case | on | seconds | baseline | ratio (quartiles) | memory / size of the model"
     head += " | aim | met"
     rule = " | ".join(["---"] * (head.count("|") + 1))
@@ -303,8 +305,8 @@ def pruning_section(lines: Sequence[Mapping[str, Any]]) -> str:
 def _row(record: Mapping[str, Any]) -> list[str]:
     spread, ratio = record["spread"], "ratio" in record
     return [
-        _LABELS[record["case"]] + _size(record),
-        _machine(record),
+        _LABELS[record["case"]],
+        on_cores(record),
         f"{record['seconds']:.3g}" + ("" if ratio else _quartiles(spread)),
         f"{record['baseline_seconds']:.3g}" if ratio else "",
         f"{record['ratio']:.3f}{_quartiles(spread)}" if ratio else "",
@@ -312,19 +314,6 @@ def _row(record: Mapping[str, Any]) -> list[str]:
         record["aim"],
         "yes" if record["met"] else "**no**",
     ]
-
-
-def _size(record: Mapping[str, Any]) -> str:
-    """Return the number of tokens of a case that is measured at several."""
-    if "tokens" not in record:
-        return ""
-    return ", 1 token" if record["tokens"] == 1 else f", {record['tokens']} tokens"
-
-
-def _machine(record: Mapping[str, Any]) -> str:
-    if record["case"] == "semi_structured":
-        return ", ".join(record["hardware"]["gpus"])
-    return on_cores(record)
 
 
 def on_cores(record: Mapping[str, Any]) -> str:

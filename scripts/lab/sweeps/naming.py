@@ -15,7 +15,6 @@ from hf_td.tasks.experiment import Arguments, DataArguments, parse_arguments
 from hf_td.tasks.experiment.checks import check_values
 from hf_td.tasks.experiment.data import shown_name
 from hf_td.tasks.experiment.methods import METHODS
-from hf_td.training import TargetedDropoutArguments
 
 # Arguments of settings as the recipes had them when cells were first named. One that has been
 # retired since keeps its place in the hash: with the value in the sweep, or else with this one.
@@ -34,12 +33,13 @@ _OF_ANNEALING = frozenset({"targeting_schedule", "drop_rate", "drop_rate_schedul
 # Arguments that may differ between machines; each line of results records them.
 _OF_MACHINES = frozenset({"bf16", "fp16", "tf32", "use_cpu"})
 _RATES = ("targeting", "drop_rate")
-_ARGUMENTS = frozenset(field.name for field in fields(TargetedDropoutArguments))
+_SCHEDULES = {f"{rate}_{field.name}" for rate in _RATES for field in fields(Schedule)}
+_SETTINGS = frozenset({field.name for field in fields(TargetedDropoutConfig)} | _SCHEDULES)
 
 
 def split_retired(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
     """Return the arguments that still exist, and the values of those that have been retired."""
-    gone = {name for level in RETIRED.values() for name in level} - _ARGUMENTS
+    gone = {name for level in RETIRED.values() for name in level} - _SETTINGS
     current = {name: value for name, value in arguments.items() if name not in gone}
     return current, {name: float(arguments[name]) for name in arguments if name in gone}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from lab.benchmarks import page, timing
+from lab.benchmarks import page
 from lab.benchmarks.page import write_page
 from lab.benchmarks.training.cases import SUITES, Case, Shape
 from lab.benchmarks.training.ports import TARGETING, NaiveLinear, projections
@@ -16,8 +16,9 @@ from lab.benchmarks.training.variants import PORTS, VARIANTS
 from torch import nn
 
 from hf_td import patch_model
-from hf_td.analysis.quartiles import Quartiles
+from hf_td.analysis import timing
 from hf_td.analysis.record import append_json_line, read_json_lines
+from hf_td.analysis.timing import Quartiles
 from hf_td.patching.patch import anneal, find_patch
 from tests.tiny import tiny_inputs, tiny_model
 

@@ -63,7 +63,7 @@ def retired(monkeypatch: pytest.MonkeyPatch) -> None:
 
     gone = {"resting", "targeting_off"}
     monkeypatch.setattr(TargetedDropoutConfig, "to_dict", to_dict)
-    monkeypatch.setattr(naming, "_ARGUMENTS", naming._ARGUMENTS - gone)
+    monkeypatch.setattr(naming, "_SETTINGS", naming._SETTINGS - gone)
 
 
 @pytest.mark.parametrize("world", ["as_it_is", "new_recipes", "retired"])

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
-from functools import partial
 from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hf_td.analysis.quartiles import Quartiles
+from hf_td.analysis.timing import Quartiles, time_in_turn
 from hf_td.patching.patch import find_patch
-from lab.benchmarks.timing import ratios, seconds_of, take_turns
+from lab.benchmarks.ratios import ratios
 from lab.benchmarks.training.cases import Case
 from lab.benchmarks.training.variants import DENSE, VARIANTS
 
@@ -99,8 +98,8 @@ def _measure_together(
 ) -> Iterator[dict[str, Any]]:
     torch.compiler.reset()  # earlier models count towards the limit of recompilations
     steppers = [Stepper(case, device) for case in (replace(cases[0], variant=DENSE), *cases)]
-    steps = [partial(seconds_of, stepper.step, device) for stepper in steppers]
-    dense, *others = take_turns(steps, rounds, warmup=warmup)
+    steps = [stepper.step for stepper in steppers]
+    dense, *others = time_in_turn(steps, rounds=rounds, warmup=warmup, device=device)
     for stepper, own in zip(steppers[1:], others, strict=True):
         yield {
             "case": "step",
