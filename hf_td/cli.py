@@ -31,10 +31,9 @@ from hf_td.ranking.activations import FILE as ACTIVATIONS
 from hf_td.ranking.activations import find_activations
 from hf_td.ranking.learned import FILE as SCORES
 from hf_td.ranking.learned import find_learned
-from hf_td.tasks.experiment import UsageError, run_program
+from hf_td.tasks.errors import UsageError, blaming_input, run_program
 from hf_td.tasks.experiment.arguments import ModelArguments
-from hf_td.tasks.experiment.errors import blaming_input
-from hf_td.tasks.experiment.models import ModelSource, find_model, reading_weights
+from hf_td.tasks.models import ModelSource, find_model, reading_weights
 
 _WIDEST = 1000
 _NOTICED = 0.005  # a sparsity that misses the wanted one by more is explained

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hf_td.analysis.record import write_json
-from hf_td.tasks.experiment import UsageError, run_program
+from hf_td.tasks.errors import UsageError, run_program
 from hf_td.tasks.experiment.comparison import comparison_markdown, plot_comparison
 from hf_td.tasks.experiment.results import Results
 

@@ -14,18 +14,18 @@ from hf_td import prune_model
 from hf_td.analysis.record import write_json
 from hf_td.hub import CardInfo, Export, export_model
 from hf_td.hub.folders import folder_bytes
-from hf_td.tasks.experiment import (
-    METHODS,
-    DataArguments,
-    ModelArguments,
-    glue_problem,
-    parse_arguments,
-    run_experiment,
-    run_program,
-)
+from hf_td.tasks.errors import run_program
+from hf_td.tasks.experiment.arguments import ModelArguments
 from hf_td.tasks.experiment.comparison import comparison_table, plot_comparison
-from hf_td.tasks.experiment.models import BUILTIN_MODEL, base_model_facts
+from hf_td.tasks.experiment.methods import METHODS
+from hf_td.tasks.experiment.parsing import parse_arguments
 from hf_td.tasks.experiment.results import Results
+from hf_td.tasks.experiment.series import run_experiment
+from hf_td.tasks.models import BUILTIN_MODEL, base_model_facts
+from hf_td.tasks.text_classification.task import (
+    TextClassificationArguments,
+    text_classification_task,
+)
 
 EXPORTED = 0.75
 RUN_GLUE = ".venv/bin/python scripts/run_glue.py"
@@ -65,7 +65,9 @@ def run_stage(method: str, model: str, folder: Path, more: Sequence[str]) -> Res
     options += ["--num_train_epochs", str(EPOCHS[method])]
     options += ["--output_dir", str(stage_folder(folder, method)), *more]
     print(f"\n{STAGES[method]}:\n{RUN_GLUE} {shlex.join(options)}\n", flush=True)
-    return run_experiment(parse_arguments(options, DataArguments), glue_problem)
+    return run_experiment(
+        parse_arguments(options, TextClassificationArguments), text_classification_task
+    )
 
 
 def stage_folder(folder: Path, method: str) -> Path:

@@ -19,15 +19,14 @@ from pathlib import Path
 from hf_td.analysis import Dependence, measure_dependence
 from hf_td.analysis.dependence_page import dependence_record, dependence_tables, plot_dependence
 from hf_td.analysis.record import environment, write_json
-from hf_td.tasks.experiment import (
-    Arguments,
-    DataArguments,
-    UsageError,
-    glue_problem,
-    parse_arguments,
-    run_program,
-)
+from hf_td.tasks.errors import UsageError, run_program
+from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.calibration import first_batches, how_to_prune
+from hf_td.tasks.experiment.parsing import parse_arguments
+from hf_td.tasks.text_classification.task import (
+    TextClassificationArguments,
+    text_classification_task,
+)
 
 INTRODUCTION = """\
 What pruning removes is d (of a unit: the weights that read it). To second order the loss changes by
@@ -62,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     measured = {}
     for label, model in zip(labels, options.models, strict=True):
         words = ["--model_name_or_path", model, "--output_dir", str(options.output), *rest]
-        arguments = parse_arguments(words, DataArguments)
+        arguments = parse_arguments(words, TextClassificationArguments)
         measured[label] = measure(arguments, options.rows, options.batch_size)
         for found in measured[label]:
             change = f"predicted {found.predicted:+.4f}, true {found.true:+.4f}"
@@ -84,12 +83,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def measure(arguments: Arguments, rows: int, size: int) -> list[Dependence]:
     """What was measured at each sparsity of one model."""
-    problem = glue_problem(arguments)
+    task = text_classification_task(arguments)
     device = arguments.training.device
-    model = problem.make_model()
+    model = task.make_model()
     model.to(device)  # pyright: ignore[reportArgumentType]  # a decorator hides its type
-    batches = first_batches(problem, rows, size, device)
-    how = how_to_prune(model, problem, arguments)
+    batches = first_batches(task, rows, size, device)
+    how = how_to_prune(model, task, arguments)
     return [
         measure_dependence(model, sparsity, batches, **how)
         for sparsity in arguments.curve.sparsities

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hf_td.tasks.experiment import run_program
+from hf_td.tasks.errors import run_program
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 

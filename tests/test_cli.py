@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, ViTImageProcessor
 
 from hf_td import __version__, cli, patch_model
-from hf_td.tasks.experiment import builtin_model
+from hf_td.tasks.models import builtin_model
 from tests.tiny import tiny_model
 
 

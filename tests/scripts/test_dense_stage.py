@@ -86,9 +86,9 @@ def test_the_model_that_it_starts_from_can_teach(options, pretrained, staged, mo
     taught_by: list[str | None] = []
     make = start.make_trainer
 
-    def noted(problem: Any, method: str, training: Any, *rest: Any) -> Any:
+    def noted(task: Any, method: str, training: Any, *rest: Any) -> Any:
         taught_by.append(training.teacher)
-        return make(problem, method, training, *rest)
+        return make(task, method, training, *rest)
 
     monkeypatch.setattr("hf_td.tasks.experiment.start.make_trainer", noted)
     monkeypatch.setattr("hf_td.tasks.experiment.run.make_trainer", noted)
@@ -106,7 +106,7 @@ def test_the_model_that_it_starts_from_can_teach(options, pretrained, staged, mo
         ({"dense_learning_rate": 0}, "--dense_learning_rate is positive"),
         (
             {"dense_epochs": 0, "teacher": "start"},
-            "is new, so it cannot teach; give",
+            "is new, so it cannot teach. Give",
         ),
     ],
 )

@@ -20,9 +20,9 @@ from transformers import (
 
 from hf_td import TargetedDropoutConfig
 from hf_td.hub import export, load_archived_model
-from hf_td.tasks.experiment import parse_arguments
-from hf_td.tasks.experiment.arguments import DataArguments
+from hf_td.tasks.experiment.parsing import parse_arguments
 from hf_td.tasks.experiment.results import _command
+from hf_td.tasks.text_classification.task import TextClassificationArguments
 from hf_td.training import distillation
 from tests.hub.loopback import Fault
 from tests.programs import argv_of, results_of
@@ -288,7 +288,7 @@ def _folder_with_mnli(folder: Path) -> Path:
 def test_mnli_is_measured_on_both_validation_sets(options, tmp_path, capsys):
     folder = _folder_with_mnli(tmp_path / "data")
     options |= {"task_name": "mnli", "dataset_name": str(folder)}
-    assert "--ignore_mismatched_sizes starts these anew" in refused(options, capsys)
+    assert "--ignore_mismatched_sizes to initialise them anew" in refused(options, capsys)
     run_glue.main(argv_of({**options, "ignore_mismatched_sizes": True}))
     results = results_of(options)
     assert results["metric"] == "matched_accuracy"
@@ -311,4 +311,6 @@ def test_the_recorded_command_has_no_token():
 
 def test_the_recorded_configuration_has_no_token(options):
     argv = argv_of({**options, "token": "hf_secret", "hub_token": "hf_secret"})
-    assert "hf_secret" not in json.dumps(parse_arguments(argv, DataArguments).configuration())
+    assert "hf_secret" not in json.dumps(
+        parse_arguments(argv, TextClassificationArguments).configuration()
+    )

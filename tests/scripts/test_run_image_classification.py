@@ -19,7 +19,11 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from hf_td.tasks.experiment import ImageArguments, image_classification_problem, parse_arguments
+from hf_td.tasks.experiment.parsing import parse_arguments
+from hf_td.tasks.image_classification.task import (
+    ImageClassificationArguments,
+    image_classification_task,
+)
 from tests.programs import (
     argv_of,
     load_script,
@@ -79,8 +83,10 @@ def options(model, tmp_path) -> dict[str, Any]:
     }
 
 
-def _problem(options: dict[str, Any]) -> Any:
-    return image_classification_problem(parse_arguments(argv_of(options), ImageArguments))
+def _task(options: dict[str, Any]) -> Any:
+    return image_classification_task(
+        parse_arguments(argv_of(options), ImageClassificationArguments)
+    )
 
 
 # ---- what a run leaves -------------------------------------------------------------------------
@@ -128,8 +134,8 @@ def test_a_folder_of_images_is_classified(options, folder):
 
 
 def test_images_are_prepared_as_the_processor_does(options, folder, model):
-    problem = _problem({**options, "dataset_name": folder})
-    first = problem.train_data[0]
+    task = _task({**options, "dataset_name": folder})
+    first = task.train_data[0]
     image = Image.open(min((folder / "train" / "bright").iterdir())).convert("RGB")
     expected = AutoImageProcessor.from_pretrained(model)(images=image, return_tensors="pt")
     torch.testing.assert_close(first["pixel_values"], expected["pixel_values"][0])
@@ -138,8 +144,8 @@ def test_images_are_prepared_as_the_processor_does(options, folder, model):
 
 def test_the_digits_are_divided_into_distinct_parts(options):
     everything = {"max_train_samples": 9999, "max_eval_samples": 9999}
-    first = _problem({**options, **everything})
-    other = _problem({**options, **everything, "validation_split": "test"})
+    first = _task({**options, **everything})
+    other = _task({**options, **everything, "validation_split": "test"})
     sizes = [len(d) for d in (first.train_data, first.eval_data, other.eval_data)]
     assert sizes == [1198, 299, 300]
     seen = [
@@ -155,9 +161,9 @@ def test_classes_can_be_words(options, images, tmp_path):
     for split in ("train", "validation"):
         rows.to_parquet(tmp_path / "words" / f"{split}.parquet")
     columns = {"image_column": "picture", "label_column": "kind"}
-    problem = _problem({**options, "dataset_name": tmp_path / "words", **columns})
-    assert [problem.train_data[i]["labels"] for i in range(4)] in ([0, 1, 0, 1], [1, 0, 1, 0])
-    assert problem.train_data.rows.features["kind"].names == CLASSES
+    task = _task({**options, "dataset_name": tmp_path / "words", **columns})
+    assert [task.train_data[i]["labels"] for i in range(4)] in ([0, 1, 0, 1], [1, 0, 1, 0])
+    assert task.train_data.rows.features["kind"].names == CLASSES
 
 
 # ---- bad input ---------------------------------------------------------------------------------
@@ -171,7 +177,7 @@ def test_classes_can_be_words(options, images, tmp_path):
         ({"validation_split": "dev"}, "the digits have the splits ['train'"),
         ({"max_train_samples": 0}, "max_train_samples must be at least 1"),
         ({"config_overrides": "image_size=16"}, "makes images of height 8, and the model takes 16"),
-        ({"ignore_mismatched_sizes": False}, "--ignore_mismatched_sizes starts these anew"),
+        ({"ignore_mismatched_sizes": False}, "--ignore_mismatched_sizes to initialise them anew"),
         (
             {"model_name_or_path": "new:bert"},
             "there is no AutoModelForImageClassification of the type bert",

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from hf_td.config import TargetedDropoutConfig
-from hf_td.tasks.experiment import Arguments, DataArguments, UsageError, parse_arguments
+from hf_td.tasks.data.splits import shown_name
+from hf_td.tasks.errors import UsageError
+from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.checks import check_values
-from hf_td.tasks.experiment.data import shown_name
 from hf_td.tasks.experiment.methods import METHODS
 from hf_td.tasks.experiment.output import RESULTS
-from hf_td.tasks.experiment.parsing import check_names
+from hf_td.tasks.experiment.parsing import check_names, parse_arguments
+from hf_td.tasks.text_classification.task import TextClassificationArguments
 from lab.sweeps.grid import Place, Sweep
 
 # An argument that stands for the model of another cell, such as {method=none level=weight}.
@@ -111,7 +113,7 @@ class _Planner:
         }
         names = {name: f"cell-{cell.name}" for name, cell in models.items()}
         words = tuple(_words({**place.arguments, **names}))
-        check_names(place.arguments, str(place), DataArguments)
+        check_names(place.arguments, str(place), TextClassificationArguments)
         try:
             identity = [_identity(words), place.seed]
         except UsageError as error:
@@ -142,7 +144,7 @@ def _key(place: Place) -> tuple[str, ...]:
 
 @cache
 def _parsed(words: tuple[str, ...]) -> Arguments:
-    arguments = parse_arguments([*words, "--output_dir", "unused"], DataArguments)
+    arguments = parse_arguments([*words, "--output_dir", "unused"], TextClassificationArguments)
     check_values(arguments)
     return arguments
 

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from transformers import EvalPrediction
 
-from hf_td.tasks.experiment import QuestionArguments, parse_arguments, question_answering_problem
+from hf_td.tasks.experiment.parsing import parse_arguments
+from hf_td.tasks.question_answering.questions import QuestionAnsweringArguments
+from hf_td.tasks.question_answering.task import question_answering_task
 from tests.programs import argv_of, load_script
 
 run_question_answering = load_script("run_question_answering")
@@ -48,22 +50,22 @@ def rows_of(options: dict[str, Any]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def problem_of(options: dict[str, Any]) -> Any:
-    return question_answering_problem(parse_arguments(argv_of(options), QuestionArguments))
+def task_of(options: dict[str, Any]) -> Any:
+    return question_answering_task(parse_arguments(argv_of(options), QuestionAnsweringArguments))
 
 
-def places_of(problem: Any) -> Any:
+def places_of(task: Any) -> Any:
     """Where the windows of the validation split lie."""
-    return problem.compute_metrics.keywords["windows"]
+    return task.compute_metrics.keywords["windows"]
 
 
-def true_logits(problem: Any) -> np.ndarray:
+def true_logits(task: Any) -> np.ndarray:
     """Logits that are sure of the positions to be learnt."""
-    logits = np.zeros((len(problem.eval_data), 64, 2), dtype=np.float32)
-    for window, row in zip(logits, problem.eval_data, strict=True):
+    logits = np.zeros((len(task.eval_data), 64, 2), dtype=np.float32)
+    for window, row in zip(logits, task.eval_data, strict=True):
         window[row["start_positions"], 0] = window[row["end_positions"], 1] = 9
     return logits
 
 
-def metrics_of(problem: Any, logits: np.ndarray) -> dict[str, float]:
-    return problem.compute_metrics(EvalPrediction(logits, np.zeros(0)))
+def metrics_of(task: Any, logits: np.ndarray) -> dict[str, float]:
+    return task.compute_metrics(EvalPrediction(logits, np.zeros(0)))

@@ -45,7 +45,7 @@ def test_bad_input_is_one_message_and_no_traceback(options, wrong, message, caps
     [
         (
             {"answers": {"text": [], "answer_start": []}},
-            "1 of 2 questions of the train split have no answer; give --version_2_with_negative",
+            "1 of 2 questions of the train split have no answer. Give --version_2_with_negative",
         ),
         (
             {"answers": {"text": ["Anna"], "answer_start": []}},

@@ -8,9 +8,7 @@ from transformers import (
     AutoTokenizer,
 )
 
-from hf_td.tasks.experiment import (
-    METHODS,
-)
+from hf_td.tasks.experiment.methods import METHODS
 from tests.programs import argv_of, measured_alike_by_two_processes, results_of
 from tests.scripts.question_answering.questions import (
     run_question_answering,

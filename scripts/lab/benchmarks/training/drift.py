@@ -14,14 +14,12 @@ from transformers import TrainerCallback, set_seed
 from hf_td import functional
 from hf_td.patching.patch import find_patch
 from hf_td.ranking.sites import WeightSite
-from hf_td.tasks.experiment import glue_problem, recipe
-from hf_td.tasks.experiment.arguments import (
-    Arguments,
-    CurveArguments,
-    DataArguments,
-    ModelArguments,
+from hf_td.tasks.experiment.arguments import Arguments, CurveArguments, ModelArguments, recipe
+from hf_td.tasks.models import BUILTIN_MODEL
+from hf_td.tasks.text_classification.task import (
+    TextClassificationArguments,
+    text_classification_task,
 )
-from hf_td.tasks.experiment.models import BUILTIN_MODEL
 from hf_td.training import TargetedDropoutArguments, TargetedDropoutTrainer
 
 INTERVALS = (2, 4, 8, 16, 32)
@@ -111,19 +109,19 @@ def measure_drift(folder: str) -> list[dict[str, Any]]:
     )
     arguments = Arguments(
         ModelArguments(model_name_or_path=BUILTIN_MODEL),
-        DataArguments(task_name="acceptability"),
+        TextClassificationArguments(task_name="acceptability"),
         CurveArguments(),
         training,
     )
-    problem = glue_problem(arguments)
+    task = text_classification_task(arguments)
     set_seed(training.seed)
     meter = DriftMeter()
     TargetedDropoutTrainer(
-        problem.make_model(),
+        task.make_model(),
         training,
-        train_dataset=problem.train_data,
-        data_collator=problem.collator,
-        processing_class=problem.processor,
+        train_dataset=task.train_data,
+        data_collator=task.collator,
+        processing_class=task.processor,
         callbacks=[meter],
     ).train()
     return meter.records()
