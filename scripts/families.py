@@ -7,6 +7,7 @@ Only what stands between the markers `<!-- families -->` and `<!-- /families -->
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,4 +57,5 @@ def _notes() -> Iterator[str]:
 
 
 if __name__ == "__main__":
+    ArgumentParser(description=(__doc__ or "").partition("\n")[0]).parse_args()
     main()
