@@ -36,8 +36,8 @@ COMMON = (
 # Learning the task takes a few hundred updates; targeted dropout then keeps what is learnt.
 EPOCHS = {"none": 6, "targeted_dropout": 3}
 STAGES = {
-    "none": "1/3 fine-tune MiniLM for 6 epochs as usual, and prune 25, 50, 75 and 90 % of its heads "
-    "and neurons",
+    "none": "1/3 fine-tune MiniLM for 6 epochs as usual, and prune 25, 50, 75 and 90 % of its "
+    "heads and neurons",
     "targeted_dropout": "2/3 continue from that model for 3 epochs of targeted dropout, and prune "
     "as many",
 }

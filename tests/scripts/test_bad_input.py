@@ -1,4 +1,4 @@
-"""What is wrong is said in one message, and nothing is lost."""
+"""Wrong input is one message, and no results are lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain fine-tuning before a method begins: when there is one, what it leaves, what it teaches."""
+"""The dense stage before a method: its conditions, its files, its use as a teacher."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ run_glue = load_script("run_glue")
 
 @pytest.fixture
 def pretrained(model, options, tmp_path) -> dict[str, Any]:
-    """Options with the same model without its head."""
+    """Return options with a model without head."""
     folder = tmp_path / "pretrained"
     AutoModelForSequenceClassification.from_pretrained(model).base_model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(model).save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""scripts/run_clm.py, on a tiny random Llama, and on a real one where it is there."""
+"""scripts/run_clm.py on a tiny random Llama, and on a real one if it is available."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from hf_td.tasks.text_classification.acceptability import generate
 from tests.programs import (
     argv_of,
     load_script,
-    measured_alike_by_two_processes,
+    measured_the_same_by_two_processes,
     refusal,
     results_of,
     short_run,
@@ -44,7 +44,7 @@ run_clm = load_script("run_clm")
 
 @pytest.fixture(scope="module")
 def text() -> list[str]:
-    """A thousand words."""
+    """Return a thousand words."""
     return [f"{sentence}\n" for sentence in generate(train_size=200)["train"]["sentence"]]
 
 
@@ -61,7 +61,7 @@ def tokenizer(text) -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory, tokenizer) -> Path:
-    """A tiny random Llama with grouped queries."""
+    """Return the folder of a tiny random Llama with grouped queries."""
     folder = tmp_path_factory.mktemp("tiny-llama")
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
@@ -73,7 +73,7 @@ def model(tmp_path_factory, tokenizer) -> Path:
             max_position_embeddings=64,
             bos_token_id=1,
             eos_token_id=2,
-            initializer_range=0.5,  # so that it writes more than noise
+            initializer_range=0.5,  # so that the model's text is not uniform noise
         )
     ).save_pretrained(folder)
     return folder
@@ -81,7 +81,7 @@ def model(tmp_path_factory, tokenizer) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, text) -> Path:
-    """Text in two files."""
+    """Return the folder of a text in two files."""
     folder = tmp_path_factory.mktemp("text")
     (folder / "train.txt").write_text("".join(text[:150]))
     (folder / "validation.txt").write_text("".join(text[150:]))
@@ -90,7 +90,7 @@ def folder(tmp_path_factory, text) -> Path:
 
 @pytest.fixture
 def options(model, folder, tmp_path) -> dict[str, Any]:
-    """Arguments of a run of a second."""
+    """Return arguments of a run of a second."""
     return {
         "model_name_or_path": model,
         "dataset_name": folder,
@@ -218,7 +218,7 @@ def test_line_breaks_of_text_are_kept(options, stories_folder, folder):
     line = AutoTokenizer.from_pretrained(stories_folder)("\n").input_ids[-1]
     tokens = task.train_data[:]["input_ids"]
     lines = (folder / "train.txt").read_text().count("\n")
-    assert 0 <= lines - int((tokens == line).sum()) <= 1  # the last is in no whole block
+    assert 0 <= lines - int((tokens == line).sum()) <= 1  # the last line is in an incomplete block
 
 
 def test_samples_are_blocks(options):
@@ -260,8 +260,8 @@ def test_a_real_model_keeps_writing_as_it_did(options, stories_folder):
     real = {"model_name_or_path": stories_folder, "dataset_name": "self", "self_tokens": 20_000}
     run_clm.main(argv_of({**options, **real, "block_size": 128, "do_eval": True}))
     dense, pruned = (p["metrics"]["perplexity"]["mean"] for p in results_of(options)["summary"])
-    assert dense < 5  # it is surprised by little of what it writes
-    assert pruned > 2 * dense  # half of the heads and neurons are gone, and none was trained
+    assert dense < 5  # low, because the model wrote the text
+    assert pruned > 2 * dense  # half of the heads and neurons are pruned, without training
 
 
 @pytest.mark.slow
@@ -344,4 +344,4 @@ def test_a_model_that_sees_what_it_predicts_is_refused(options, tokenizer, tmp_p
 
 @pytest.mark.slow
 def test_two_processes_measure_what_one_does(options):
-    measured_alike_by_two_processes("run_clm", options)
+    measured_the_same_by_two_processes("run_clm", options)

@@ -1,4 +1,4 @@
-"""What runs of scripts/run_glue.py leave, on a tiny random model and the built-in task."""
+"""scripts/run_glue.py on a tiny random model and the built-in task."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.hub.loopback import Fault
 from tests.programs import argv_of, results_of
 from tests.scripts.glue_runs import refused, run_glue
 
-# huggingface_hub uses its HTTP library in a way that will go.
+# huggingface_hub uses a deprecated part of its HTTP library.
 CLIENT_IS_DEPRECATED = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 
@@ -169,7 +169,7 @@ def test_a_push_that_failed_is_repeated_without_training(options, hub, capsys):
 
 @pytest.fixture
 def unchecked(monkeypatch) -> None:
-    """Exports are not loaded again, which takes a process each."""
+    """Skip loading each export in a new process."""
     monkeypatch.setattr(export, "_verify", lambda *_: None)
 
 
@@ -203,7 +203,7 @@ def test_an_export_is_kept_if_it_is_what_the_call_asks_for_and_else_made_anew(op
     assert told(export_sparsity=0.9, export_form="archive").endswith("of an earlier export")
     assert not (folder / "model.safetensors").exists()
     assert (folder / "model.hftd").is_file()
-    (folder / ".asked.json").unlink()  # as after a call that was killed
+    (folder / ".asked.json").unlink()  # the state after a killed call
     assert told(export_sparsity=0.9, export_form="archive").startswith("exported as archive")
 
 

@@ -1,4 +1,4 @@
-"""scripts/run_image_classification.py, on the digits and on a folder of made-up images."""
+"""scripts/run_image_classification.py on the digits and on a folder of generated images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from hf_td.tasks.image_classification.task import (
 from tests.programs import (
     argv_of,
     load_script,
-    measured_alike_by_two_processes,
+    measured_the_same_by_two_processes,
     refusal,
     results_of,
     short_run,
@@ -42,7 +42,7 @@ CLASSES = ["bright", "dark"]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    """A tiny random ViT with its image processor."""
+    """Return the folder of a tiny random ViT with its image processor."""
     folder = tmp_path_factory.mktemp("tiny-vit")
     torch.manual_seed(0)
     ViTForImageClassification(ViTConfig(**TINY)).save_pretrained(folder)  # pyright: ignore
@@ -52,7 +52,7 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def images() -> dict[str, list[Any]]:
-    """Grey images of another size than the model's, bright and dark in turn."""
+    """Return grey images of another size than the model's, alternately bright and dark."""
     shades = np.random.default_rng(0).integers(0, 100, (24, 10, 12))
     shades[::2] += 150
     shown = [Image.fromarray(image.astype(np.uint8)) for image in shades]
@@ -61,7 +61,7 @@ def images() -> dict[str, list[Any]]:
 
 @pytest.fixture
 def folder(images, tmp_path) -> Path:
-    """A folder of images, as `imagefolder` of datasets reads it."""
+    """Return a folder of images in the layout of `imagefolder`."""
     for i, (image, label) in enumerate(zip(images["image"], images["label"], strict=True)):
         place = tmp_path / "images" / ("train" if i < 16 else "validation") / label
         place.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def folder(images, tmp_path) -> Path:
 
 @pytest.fixture
 def options(model, tmp_path) -> dict[str, Any]:
-    """Arguments of a run of a second."""
+    """Return arguments of a run of a second."""
     return {
         "model_name_or_path": model,
         "dataset_name": "digits",
@@ -219,4 +219,4 @@ def test_a_model_without_an_image_processor_is_refused(options, tmp_path, capsys
 
 @pytest.mark.slow
 def test_two_processes_measure_what_one_does(options):
-    measured_alike_by_two_processes("run_image_classification", options)
+    measured_the_same_by_two_processes("run_image_classification", options)

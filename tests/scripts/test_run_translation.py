@@ -1,4 +1,4 @@
-"""scripts/run_translation.py, on sentences that are easy to translate, and on real ones."""
+"""scripts/run_translation.py on sentences that are easy to translate, and on real ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from hf_td.training import TargetedDropoutSeq2SeqArguments, TargetedDropoutTrain
 from tests.programs import (
     argv_of,
     load_script,
-    measured_alike_by_two_processes,
+    measured_the_same_by_two_processes,
     refusal,
     results_of,
     short_run,
@@ -44,7 +44,7 @@ _OVERRIDES = (
 
 @pytest.fixture(scope="module")
 def pairs() -> list[dict[str, str]]:
-    """English, and a language that says everything in capitals."""
+    """Return English sentences and their translations: the same words in capitals."""
     sentences = generate(train_size=200)["train"]["sentence"]
     return [{"en": text, "de": text.upper()} for text in sentences]
 
@@ -59,7 +59,7 @@ def folder(tmp_path_factory, pairs) -> Path:
 
 @pytest.fixture
 def options(folder, tmp_path) -> dict[str, Any]:
-    """Arguments of a run of a second."""
+    """Return arguments of a run of a second."""
     return {
         "model_name_or_path": "new:marian",
         "config_overrides": _OVERRIDES,
@@ -88,7 +88,10 @@ def test_a_run_writes_bleu_and_token_accuracy_at_every_sparsity(options, method)
     assert (results["task"], results["metric"]) == ("translation from en to de", "bleu")
     (run,) = results["runs"]
     removed = [point["removed_prunable"] for point in run["curve"]]
-    if method in ("movement", "random_subnetwork"):  # which have masked more when they are done
+    if method in (
+        "movement",
+        "random_subnetwork",
+    ):  # their masks exceed the sparsities
         assert removed[0] == removed[1] > 0.5
     else:
         assert removed == [0, pytest.approx(0.5)]
@@ -168,7 +171,7 @@ def test_metrics_are_those_of_hand_counts(pairs):
 
 
 def test_evaluation_agrees_with_a_slow_loop(options):
-    """One sentence at a time, each token after the true ones before it."""
+    """Compute both metrics in a slow loop over sentences and tokens."""
     task = _task({**options, "max_eval_samples": 5})
     torch.manual_seed(0)
     model: Any = task.make_model().eval()
@@ -191,7 +194,7 @@ def test_evaluation_agrees_with_a_slow_loop(options):
 
 def test_sentences_are_translated_in_the_order_of_their_references(options):
     task = _task({**options, "max_eval_samples": 8})
-    settings = {"train_sampling_strategy": "group_by_length"}  # the recipe's, which would shuffle
+    settings = {"train_sampling_strategy": "group_by_length"}  # the stock Trainer shuffles with it
     trainer = _trainer(task, task.make_model(), options, **settings)
     labels = trainer.predict(task.eval_data).label_ids
     for row, given in zip(task.eval_data, labels, strict=True):
@@ -322,4 +325,4 @@ def test_settings_of_one_method_are_compared_by_labels_in_both_metrics(options, 
 
 @pytest.mark.slow
 def test_two_processes_measure_what_one_does(options):
-    measured_alike_by_two_processes("run_translation", options)
+    measured_the_same_by_two_processes("run_translation", options)

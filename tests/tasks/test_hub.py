@@ -1,4 +1,4 @@
-"""Tasks come from the Hub, from its cache, or not at all, which is said at once."""
+"""Loading from the Hub or its cache, and quick failure without a network."""
 
 import json
 import os

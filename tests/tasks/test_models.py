@@ -1,4 +1,4 @@
-"""How the scripts load models."""
+"""Loading of models."""
 
 from __future__ import annotations
 

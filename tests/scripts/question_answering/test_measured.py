@@ -39,14 +39,14 @@ def test_sure_logits_score_100_whatever_the_windows(options, length):
 
 
 def _short(task: Any) -> np.ndarray:
-    """Sure of the first word as the whole answer."""
+    """Return logits that select the first word as the answer."""
     logits = true_logits(task)
     logits[..., 1] = logits[..., 0]
     return logits
 
 
 def test_evaluation_agrees_with_a_window_at_a_time_in_their_order(options):
-    """Grouped by length, as the recipe trains: that is not to shuffle what is evaluated."""
+    """Check the row order of evaluation while training is grouped by length."""
     options |= {"per_device_eval_batch_size": 3, "max_seq_length": 40}
     arguments = parse_arguments(argv_of(options), QuestionAnsweringArguments)
     assert arguments.training.train_sampling_strategy == "group_by_length"
@@ -85,8 +85,8 @@ def test_questions_without_an_answer_are_learnt_and_measured(options, negative):
             assert window["start_positions"] == window["end_positions"] == place["null"]
     logits = true_logits(task)
     assert metrics_of(task, logits) == {"exact_match": 100, "f1": 100}
-    logits[:, 0] = 20  # every window is sure that there is nothing
+    logits[:, 0] = 20  # every window prefers no answer
     assert metrics_of(task, logits)["f1"] == 50
     generous = {"null_score_diff_threshold": 100, "version_2_with_negative": True}
     task = task_of({**options, "dataset_name": negative, **generous})
-    assert metrics_of(task, true_logits(task))["f1"] == 50  # never says that there is none
+    assert metrics_of(task, true_logits(task))["f1"] == 50  # the threshold is high: never empty

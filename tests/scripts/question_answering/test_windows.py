@@ -1,4 +1,4 @@
-"""How contexts become windows with answers to be learnt."""
+"""Windows of contexts, and their answers."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_an_answer_inside_of_a_word_is_that_word(options, tmp_path):
 
 @pytest.mark.parametrize("kind", ["byte pairs", "word pieces"])
 def test_answers_are_found_in_any_letters(options, kind, tmp_path):
-    """Letters of several bytes, and a tokenizer without a token for the whole window."""
+    """Check letters of several bytes, with a tokenizer without classification token."""
     context = "Grüße aus Zürich, sagte sie; nicht aus der Neuen Welt (世界), wie er es meint."
     rows = [
         {

@@ -1,4 +1,4 @@
-"""The arguments of an experiment, and what it is."""
+"""The arguments and the configuration of an experiment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From logits to answers, and how good these are: by hand and by slow loops."""
+"""Answers from logits and their scores, against hand counts and slow loops."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ WRITERS = {
 
 
 def rows_of(task, count=6):
-    """A few rows that fit a task."""
+    """Return a few rows that fit a task."""
     columns: dict[str, list] = {
         column: [f"{column} number {i}" for i in range(count)] for column in task.sentences
     }

@@ -74,7 +74,7 @@ def test_other_seed_other_sentences():
 
 
 def test_default_sentences_are_pinned(default):
-    """Recorded results are of these sentences: change them and it is another task."""
+    """Check the sentences by hash: recorded results depend on them."""
     text = "\n".join(
         f"{row['label']} {row['sentence']}" for split in default.values() for row in split
     )
@@ -114,7 +114,7 @@ def test_any_even_size_is_met(seed, train, validation):
 
 @pytest.mark.parametrize("phenomenon", PHENOMENA)
 def test_no_template_is_near_its_end(phenomenon):
-    """Four times the default number of pairs can be drawn."""
+    """Check that four times the default number of pairs can be drawn."""
     count = 4 * 2500 // len(PHENOMENA)
     pairs = _new_pairs(random.Random(1), phenomenon, PHENOMENA[phenomenon], count, set())
     assert len(pairs) == count

@@ -1,4 +1,4 @@
-"""Tasks are loaded from local folders, and what is wrong with a folder is said."""
+"""Loading from local folders, and messages about wrong folders."""
 
 import datasets
 import pytest

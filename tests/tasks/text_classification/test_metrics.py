@@ -26,7 +26,7 @@ OUTSIDE = {
 
 
 def outputs(task, rows=200, seed=0):
-    """Random logits and labels that agree a little."""
+    """Return random logits and weakly correlated labels."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(rows, task.num_labels)).astype(np.float32)
     if task.is_regression:

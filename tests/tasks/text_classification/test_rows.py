@@ -1,4 +1,4 @@
-"""Which rows are trained on and which evaluated, and what is made of their text."""
+"""Selection of training and evaluation rows, and their tokens."""
 
 import datasets
 import pytest

@@ -1,4 +1,4 @@
-"""The scripts in several processes that train together, as torchrun starts them."""
+"""The scripts in distributed training, as torchrun starts it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.programs import in_two_processes, results_of
 pytestmark = pytest.mark.slow
 
 METHODS: dict[str, dict[str, Any]] = {
-    # A dense stage of its own, a teacher, an export.
+    # The run has a dense stage, a teacher and an export.
     "targeted_dropout": {"teacher": "start", "dense_epochs": 1, "export_sparsity": 0.5},
     "movement": {},
     "l0": {},

@@ -1,4 +1,4 @@
-"""A run goes on where an earlier one ended or was killed."""
+"""A run continues an earlier run that ended or was killed."""
 
 from __future__ import annotations
 
