@@ -3,9 +3,13 @@
 import math
 
 import datasets
-import pyarrow as pa
+
+from hf_td.extras import extra
 
 from .tasks import Task
+
+with extra("tasks"):
+    import pyarrow as pa
 
 
 def check_splits(found: datasets.DatasetDict, task: Task, source: str) -> None:

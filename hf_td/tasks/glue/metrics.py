@@ -1,10 +1,13 @@
 """The GLUE metrics as `Trainer` wants them."""
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from hf_td.extras import extra
 
 from .tasks import Task, get_task
 
@@ -27,6 +30,9 @@ def load_metric(task_name: str) -> "EvaluationModule":
     """
     import evaluate  # here, because it imports transformers, which takes seconds
 
+    with extra("tasks"):
+        import_module("scipy")
+        import_module("sklearn")
     return evaluate.load(str(METRIC_PATH), get_task(task_name).name, keep_in_memory=True)
 
 

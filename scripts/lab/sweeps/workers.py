@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hf_td.analysis.record import environment
+from hf_td.extras import extra
 from hf_td.tasks.experiment import (
     DataArguments,
     UsageError,
@@ -20,6 +21,7 @@ from hf_td.tasks.experiment import (
     parse_arguments,
     run_experiment,
 )
+from hf_td.tasks.experiment.errors import blaming_input
 from hf_td.tasks.experiment.output import RESULTS
 from lab.sweeps.cells import Cell
 
@@ -103,12 +105,8 @@ class OnRay:
 
 
 def _import_ray() -> Any:
-    try:
+    with blaming_input(), extra("ray"):
         import ray
-    except ImportError as error:
-        raise UsageError(
-            "Ray is not installed; install the extra `ray`: pip install 'hf_td[ray]'"
-        ) from error
     return ray
 
 
