@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Lint, types, doctests, README blocks and tests. `--slow` runs the slow tests instead.
+# Runs lint, types, doctests, the examples of the pages and the tests. `--slow` runs the slow tests
+# instead. Other arguments go to pytest.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" dev
-# One process for each core, of one thread: tiny models gain nothing from more.
+# One process for each core, with one thread: tiny models gain nothing from more.
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 parallel=(--numprocesses auto --maxprocesses 8 --dist worksteal)
 
