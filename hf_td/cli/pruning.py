@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from hf_td.cli.loading import load_model, load_processor
 from hf_td.config import trained_with
@@ -29,7 +29,7 @@ def prune_and_export(
     level: str | None,
     importance: str | None,
     form: str,
-    budget: str,
+    budget: Literal["uniform", "global"],
     overwrite: bool,
     trust_remote_code: bool,
 ) -> None:
