@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hf_td import functional
+from hf_td import kernels
 from hf_td.baselines.base import Baseline, Gate
 from hf_td.config import TargetedDropoutConfig
 from hf_td.ranking.sites import Site
@@ -41,7 +41,7 @@ class _Chosen(Gate):
     def __init__(self, sites: Sequence[Site], sparsity: float) -> None:
         super().__init__(sites)
         luck = torch.rand_like(self.ranked_like(0.0))
-        gone = functional.candidate_mask(luck, sparsity, self.site.dim, break_ties=True)
+        gone = kernels.candidate_mask(luck, sparsity, self.site.dim, break_ties=True)
         self.register_buffer("alive", (~gone).float(), persistent=False)
 
     def factor(self) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from hf_td import functional
+from hf_td import kernels
 from hf_td.ranking.importance import fan_in_dim, unit_dim
 from hf_td.ranking.sites import ExpertSite, Site, UnitSite
 
@@ -56,7 +56,7 @@ class Budget:
 
 def _lowest(site: Site, sparsity: float) -> Tensor:
     scores = site.eligible(site.scores())
-    lowest = functional.candidate_mask(scores, sparsity, site.dim, break_ties=True)
+    lowest = kernels.candidate_mask(scores, sparsity, site.dim, break_ties=True)
     # A sum is finite only if all scores are, and costs far less than a mask of those that are.
     return lowest if scores.sum().isfinite() else lowest & ~scores.isposinf()
 
@@ -87,7 +87,7 @@ def _comparable(site: Site, floor: float) -> Tensor:
     flat = scores.flatten()
     # A pattern leaves something of every group by itself.
     most = 1.0 if site.most < 1 else 1 - floor
-    lowest = functional.candidate_mask(flat, most, break_ties=True).view_as(scores)
+    lowest = kernels.candidate_mask(flat, most, break_ties=True).view_as(scores)
     return site.eligible(scores).masked_fill(~lowest, torch.inf)
 
 

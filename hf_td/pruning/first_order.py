@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from hf_td.anatomy.trace import evaluating, thawed
-from hf_td.patching.patch import find_patch
 from hf_td.ranking.importance import unit_dim
 from hf_td.ranking.sites import Site, UnitSite
 
@@ -56,9 +55,6 @@ def movement_scores(
 def _summed(
     model: nn.Module, sites: Sequence[Site], batches: Iterable[Mapping[str, Any]], count: Any
 ) -> dict[str, Tensor]:
-    patch = find_patch(model)
-    if patch is not None:
-        patch.let_go()  # what an update held has a gradient too
     weights = {id(s.layer.weight): s.layer.weight for s in sites}
     sums: dict[int, Tensor] = {}
     with evaluating(model), thawed(model), torch.enable_grad():

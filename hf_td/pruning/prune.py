@@ -15,7 +15,6 @@ from hf_td.anatomy import read_anatomy
 from hf_td.config import TargetedDropoutConfig, configure, trained_with
 from hf_td.modules.compact_layout import record_layout
 from hf_td.patching.layers import can_measure
-from hf_td.patching.masks import random_scores
 from hf_td.patching.patch import find_patch
 from hf_td.pruning.budgets import Budget, Of
 from hf_td.pruning.first_order import movement_scores, taylor_scores
@@ -194,13 +193,6 @@ def _learned(
     return learned
 
 
-def _random(
-    model: nn.Module, sites: tuple[Site, ...], config: TargetedDropoutConfig, calibration: Batches
-) -> dict[str, Tensor]:
-    """Those of the training, so that what it always dropped is what goes."""
-    return {site.name: random_scores(site, config.seed) for site in sites}
-
-
 def _first_order(
     model: nn.Module, sites: tuple[Site, ...], config: TargetedDropoutConfig, calibration: Batches
 ) -> dict[str, Tensor]:
@@ -224,7 +216,6 @@ def _first_order(
 # scores by the name of the site. Another one is another row.
 _GIVEN: dict[str, Callable[..., Mapping[str, Tensor]]] = {
     "learned": _learned,
-    "random": _random,
     "taylor": _first_order,
     "movement": _first_order,
 }

@@ -9,7 +9,6 @@ arXiv 2306.11695) ranks single weights so.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,17 +38,6 @@ _DECAY = 0.9
 _ROW_STEP = 13
 
 
-@dataclass
-class Meter:
-    """Tells layers whether they measure; all of a model look at one.
-
-    Attributes:
-        on: whether the current update is one that is measured.
-    """
-
-    on: bool = True
-
-
 class Activations:
     """Mean squares of the inputs of linear layers; ones until something is measured.
 
@@ -58,15 +46,11 @@ class Activations:
     Attributes:
         mean_squares: by dotted name of the layer, tensors of shape `(fan_in,)`, float32.
         measured: by the same names, boolean tensors of no dimension.
-        version: changes when they do.
     """
 
     def __init__(self, mean_squares: Mapping[str, Tensor] | None = None) -> None:
         self.mean_squares = dict(mean_squares or {})
         self.measured = {n: torch.ones_like(s[0]).bool() for n, s in self.mean_squares.items()}
-        self.version = 0
-        # With the mean squares that they are the roots of.
-        self._scales: dict[str, tuple[Tensor, Tensor]] = {}
 
     def scale(self, name: str, features: int) -> Tensor | None:
         """Root mean square of each input feature of a layer; None where nothing is known.
@@ -90,11 +74,7 @@ class Activations:
                 " they are of another model, or of this one before features were taken out; measure"
                 " them anew, by calibration=..."
             )
-        squares, scale = self._scales.get(name, (None, None))
-        if scale is None or squares is not found:
-            scale = found.sqrt()
-            self._scales[name] = found, scale
-        return scale
+        return found.sqrt()
 
     def update(self, seen: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         """Add what one update saw to the moving averages.
@@ -103,7 +83,6 @@ class Activations:
             seen: by the names of layers, the sum of the squared inputs, `(fan_in,)`, and the number
                 of rows that it is of, no dimension; nothing changes where that is 0.
         """
-        self.version += 1
         by_device: dict[torch.device, list[str]] = {}
         for name, (squares, _) in seen.items():
             by_device.setdefault(squares.device, []).append(name)
@@ -126,13 +105,10 @@ class Activations:
         average = torch.where(counts > 0, average, before)
         now_measured = torch.stack(measured) | (torch.stack(rows) > 0)
         self.measured.update(zip(names, now_measured.unbind(), strict=True))
-        found = average.split(sizes), average.sqrt().split(sizes)
-        for name, mean_squares, scale in zip(names, *found, strict=True):
-            self.mean_squares[name], self._scales[name] = mean_squares, (mean_squares, scale)
+        self.mean_squares.update(zip(names, average.split(sizes), strict=True))
 
     def take(self, other: Activations) -> None:
         """Go on with what others are."""
-        self.version += 1
         self.mean_squares, self.measured = dict(other.mean_squares), dict(other.measured)
 
     def _before(self, name: str, squares: Tensor) -> Tensor:

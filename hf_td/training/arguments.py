@@ -59,9 +59,6 @@ class TargetedDropoutFields:
     drop_rate_end: float | None = _setting("progress at which it is final, in (0, 1]")
     drop_rate_sampled: float | None = _setting("share of updates that draw it from [0, its ramp]")
     drop_rate_off: float | None = _setting("share of updates without it, in [0, 1]")
-    resting: float | None = _setting(
-        "share of the candidates, next to the cut-off, that rests where the targeting is off"
-    )
     include: list[str] = field(
         default_factory=lambda: ["*"],
         metadata={"help": "patterns on dotted names of the layers to target"},
@@ -82,9 +79,6 @@ class TargetedDropoutFields:
     draw: Literal["unit", "element"] = field(
         default="unit",
         metadata={"help": "at the unit level, drop whole units or single elements of them"},
-    )
-    rescale: bool = field(
-        default=False, metadata={"help": "scale surviving candidates by 1 / (1 - drop rate)"}
     )
     pattern: str | None = _setting(
         "at the weight level, N:M: the N lowest of each M neighbours are the candidates, as in 2:4"

@@ -19,9 +19,8 @@ class AnnealingCallback(TrainerCallback):
     """Draws the masks of each update and logs the rates.
 
     The progress is `global_step / max_steps`, and the callback holds no state. The log gets the
-    rates of the last update (`targeting`, `drop_rate`, and `learning`, below 1 where nothing is
-    dropped and only the lowest learn) and `dropped_share`, the fraction of the targeted weights
-    that it dropped.
+    rates of the last update (`targeting` and `drop_rate`) and `dropped_share`, the fraction of the
+    targeted weights that it dropped.
     """
 
     def on_step_begin(
@@ -36,15 +35,7 @@ class AnnealingCallback(TrainerCallback):
         """Count the update's activations: all processes come here, before any of them saves."""
         patch = find_patch(kwargs["model"])
         if patch is not None:
-            patch.settle_activations()
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Let everything learn again, whatever the last update held."""
-        patch = find_patch(kwargs["model"])
-        if patch is not None:
-            patch.let_go()
+            patch.update_averages()
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

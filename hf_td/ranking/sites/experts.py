@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_td import functional
 from hf_td.anatomy import Mixture
+from hf_td.functional import Rule
 from hf_td.modules.routing import gone_experts, mark_gone
 from hf_td.ranking import importance
 from hf_td.ranking.activations import Activations
@@ -28,6 +30,7 @@ class ExpertSite:
         places: modules, and names of parameters in them, that have an entry for each expert.
         activations: to scale the scores with, or None.
         given: scores from elsewhere, in place of those that are read off the weights.
+        random_key: of fixed random scores; None for scores that are read off the weights.
     """
 
     name: str
@@ -37,6 +40,7 @@ class ExpertSite:
     places: tuple[tuple[nn.Module, str], ...]
     activations: Activations | None = None
     given: Tensor | None = None
+    random_key: int | None = None
 
     @property
     def dim(self) -> int:
@@ -62,9 +66,15 @@ class ExpertSite:
         """The 3-D parameters of the experts."""
         return tuple(parameter for parameter in self.parameters() if parameter.dim() == 3)
 
-    def everything(self) -> Tensor:
-        """The mask that drops nothing."""
-        return torch.ones_like(self.layer.weight[:, 0], dtype=torch.bool)
+    @property
+    def rule(self) -> Rule:
+        """What the scores are along: the experts."""
+        return Rule(0)
+
+    @property
+    def ranked_shape(self) -> tuple[int, ...]:
+        """The shape of the scores: `(experts,)`."""
+        return (self.mixture.units,)
 
     def scores(self) -> Tensor:
         """`(experts,)`: L2 norm of the weights of each expert; minus infinity if it is gone.
@@ -72,8 +82,13 @@ class ExpertSite:
         With activations it is scaled with the root mean square of the weight that the router gives
         the expert.
         """
-        own = importance.expert_scores(self.weights, self._activation())
-        scores = own if self.given is None else self.given
+        if self.given is not None:
+            scores = self.given
+        elif self.random_key is not None:
+            device = self.layer.weight.device
+            scores = functional.random_scores(self.ranked_shape, self.random_key, device)
+        else:
+            scores = importance.expert_scores(self.weights, self._activation())
         return scores.masked_fill(gone_experts(self.layer.module), -torch.inf)
 
     def _activation(self) -> Tensor | None:

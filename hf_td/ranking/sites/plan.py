@@ -16,6 +16,7 @@ from hf_td.modules.routing import Router, empty_rows, gone_experts
 from hf_td.ranking import importance
 from hf_td.ranking.activations import Activations
 from hf_td.ranking.importance import members_of
+from hf_td.ranking.keys import draw_key
 from hf_td.ranking.sites.experts import ExpertSite
 from hf_td.ranking.sites.units import Consumer, UnitSite
 from hf_td.ranking.sites.weights import WeightSite
@@ -74,6 +75,11 @@ class _Plan:
         names = dict.fromkeys(_names(self.anatomy))
         return {name: number for number, name in enumerate(names)}
 
+    def random_key(self, index: int) -> int | None:
+        """Return the key of a site's fixed random scores: the same in training and in pruning."""
+        random = self.config.importance == "random"
+        return draw_key(self.config.seed, -1, index) if random else None
+
 
 def _weight_sites(plan: _Plan, block: Block) -> Iterator[WeightSite]:
     for name in block.modules:
@@ -81,7 +87,14 @@ def _weight_sites(plan: _Plan, block: Block) -> Iterator[WeightSite]:
             layer, pattern = find_layer(plan.model, name), plan.config.neighbours
             if pattern is not None:
                 _check_divides(name, layer, pattern)
-            yield WeightSite(name, layer, plan.index[name], plan.activations, pattern=pattern)
+            yield WeightSite(
+                name,
+                layer,
+                plan.index[name],
+                plan.activations,
+                pattern=pattern,
+                random_key=plan.random_key(plan.index[name]),
+            )
 
 
 def _check_divides(name: str, layer: Any, pattern: Neighbours) -> None:
@@ -109,7 +122,10 @@ def _unit_sites(plan: _Plan, block: Block) -> Iterator[UnitSite]:
     consumers = tuple(_consumer(plan.model, other) for other in tied)
     index = plan.index[tied[0].consumer.module]
     layer = find_layer(plan.model, name)
-    yield UnitSite(name, layer, index, block, members, consumers, plan.activations)
+    random_key = plan.random_key(index)
+    yield UnitSite(
+        name, layer, index, block, members, consumers, plan.activations, random_key=random_key
+    )
 
 
 def _expert_sites(plan: _Plan, mixture: Mixture) -> Iterator[ExpertSite]:
@@ -125,7 +141,9 @@ def _expert_sites(plan: _Plan, mixture: Mixture) -> Iterator[ExpertSite]:
     _check_router(name, router)
     names = (piece.parameter.rpartition(".") for piece in mixture.slices)
     places = tuple((plan.model.get_submodule(path), leaf) for path, _, leaf in names)
-    yield ExpertSite(name, router, plan.index[name], mixture, places, plan.activations)
+    index = plan.index[name]
+    random_key = plan.random_key(index)
+    yield ExpertSite(name, router, index, mixture, places, plan.activations, random_key=random_key)
 
 
 def _check_router(name: str, router: Router) -> None:
