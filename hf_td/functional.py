@@ -8,6 +8,7 @@ and never stored.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import NamedTuple
@@ -214,11 +215,17 @@ def drop_threshold(drop_rate: float) -> int:
     return round(drop_rate * DRAW_LEVELS)
 
 
+def draw_key(*parts: int) -> int:
+    """Return a key, 64 mixed bits that are a function of some numbers."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
 def draw_of(key: int, threshold: int) -> list[int]:
     """Return the three numbers of `Cut.draw`.
 
     Args:
-        key: what the draws are a function of, an integer of which 64 bits count.
+        key: from `draw_key`.
         threshold: as `drop_threshold` gives it.
     """
     return [_signed(key), _signed(key >> 32), threshold]

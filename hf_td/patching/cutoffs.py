@@ -17,7 +17,6 @@ from hf_td.config import Rates, TargetedDropoutConfig
 from hf_td.functional import DRAW_LEVELS
 from hf_td.kernels import Ranked
 from hf_td.patching.layers import cut_of, rule_of, set_buffer
-from hf_td.ranking.keys import draw_key
 from hf_td.ranking.sites import Site, WeightSite, batches
 
 
@@ -53,7 +52,10 @@ def set_cutoffs(
 
 def _draws(sites: Sequence[Site], seed: int, update: int, threshold: int) -> Iterator[Tensor]:
     """Yield the draw of each site; they are sent to each device at once."""
-    numbers = [functional.draw_of(draw_key(seed, update, site.index), threshold) for site in sites]
+    numbers = [
+        functional.draw_of(functional.draw_key(seed, update, site.index), threshold)
+        for site in sites
+    ]
     table = torch.tensor(numbers, dtype=torch.int32)
     devices = {site.layer.weight.device for site in sites}
     sent = {device: table.to(device, non_blocking=True).unbind() for device in devices}
