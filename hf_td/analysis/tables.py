@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from tabulate import tabulate
+from hf_td.extras import extra
+
+with extra("tasks"):
+    from tabulate import tabulate
 
 
 def markdown_table(

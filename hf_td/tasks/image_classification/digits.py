@@ -8,6 +8,8 @@ from typing import Any
 import datasets
 import numpy as np
 
+from hf_td.extras import extra
+
 _BLACK = 16  # largest value of a pixel
 
 
@@ -22,7 +24,8 @@ def load_digits(splits: Mapping[str, str], image: str, label: str) -> datasets.D
     Raises:
         ValueError: there is no such split.
     """
-    from sklearn.datasets import load_digits  # slow to import
+    with extra("tasks"):
+        from sklearn.datasets import load_digits  # slow to import
 
     found: Any = load_digits()
     parts = _parts(found.target)
@@ -44,7 +47,8 @@ def load_digits(splits: Mapping[str, str], image: str, label: str) -> datasets.D
 
 def _parts(labels: np.ndarray) -> dict[str, Any]:
     """Return the rows of each split, stratified by class."""
-    from sklearn.model_selection import train_test_split
+    with extra("tasks"):
+        from sklearn.model_selection import train_test_split
 
     rows = np.arange(len(labels))
     train, rest = train_test_split(rows, train_size=2 / 3, stratify=labels, random_state=0)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 
 import datasets
-import pyarrow as pa
 
+from hf_td.extras import extra
 from hf_td.tasks.text_classification.glue import GlueTask
+
+with extra("tasks"):
+    import pyarrow as pa
 
 
 def check_splits(found: datasets.DatasetDict, task: GlueTask, source: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hf_td.extras import extra
 from hf_td.tasks.text_classification.glue import GlueTask, get_glue_task
 
 if TYPE_CHECKING:  # both take seconds to import
@@ -29,6 +31,9 @@ def load_metric(task_name: str) -> EvaluationModule:
     """
     import evaluate  # here, because it imports transformers, which takes seconds
 
+    with extra("tasks"):  # the metric module needs both
+        import_module("scipy")
+        import_module("sklearn")
     return evaluate.load(str(METRIC_PATH), get_glue_task(task_name).name, keep_in_memory=True)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from typing import Any, cast
 
 import datasets
 import numpy as np
 import torch
-from sacrebleu import corpus_bleu
 from transformers import (
     AutoModelForSeq2SeqLM,
     DataCollatorForSeq2Seq,
@@ -20,6 +20,7 @@ from transformers import (
     Seq2SeqTrainer,
 )
 
+from hf_td.extras import extra
 from hf_td.tasks.data.splits import DatasetArguments, check_samples, load_splits, shown_name
 from hf_td.tasks.data.subsets import first_rows, random_subset
 from hf_td.tasks.errors import UsageError, blaming_input
@@ -121,6 +122,9 @@ def translation_metrics(
         tokenizer: tokenizer of the model.
         references: true translations of the rows.
     """
+    with extra("tasks"):
+        from sacrebleu import corpus_bleu
+
     every = (*cast(tuple[Any, Any], prediction.predictions), prediction.label_ids)
     predicted, generated, labels = (np.asarray(one)[: len(references)] for one in every)
     scored = labels != _NOT_SCORED
@@ -136,6 +140,8 @@ def translation_metrics(
 
 def _check(arguments: Arguments) -> None:
     with blaming_input():
+        with extra("tasks"):
+            import_module("sacrebleu")  # fails here, not after the first epoch
         check_samples(arguments.data)
     if not arguments.training.predict_with_generate:  # pyright: ignore[reportAttributeAccessIssue]
         raise UsageError("BLEU is of generated text: leave --predict_with_generate on.")

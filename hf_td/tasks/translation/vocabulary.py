@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
+
+from hf_td.extras import extra
+
+with extra("tasks"):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 _PADDING, _END = "<pad>", "</s>"
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hf_td.analysis.record import environment
-from hf_td.tasks.errors import UsageError
+from hf_td.extras import extra
+from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.experiment.output import RESULTS
 from hf_td.tasks.experiment.parsing import parse_arguments
 from hf_td.tasks.experiment.series import run_experiment
@@ -103,12 +104,8 @@ class OnRay:
 
 
 def _import_ray() -> Any:
-    try:
+    with blaming_input(), extra("ray"):
         import ray
-    except ImportError as error:
-        raise UsageError(
-            "Ray is not installed; install the extra `ray`: pip install 'hf_td[ray]'"
-        ) from error
     return ray
 
 
