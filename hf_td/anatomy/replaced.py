@@ -51,7 +51,9 @@ def check_has_values(model: nn.Module) -> None:
 
 
 def _is_packed(module: nn.Module) -> bool:
-    own = (*module._parameters.values(), *module._buffers.values())
+    # Cut-offs and draws of a patched layer are in buffers that no checkpoint has.
+    saved = (b for n, b in module._buffers.items() if n not in module._non_persistent_buffers_set)
+    own = (*module._parameters.values(), *saved)
     if not any(t is not None and t.dtype in _PACKED and t.dim() > 0 for t in own):
         return False
     return hasattr(module, "in_features") and hasattr(module, "out_features")
