@@ -25,7 +25,7 @@ from transformers import (
 )
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from hf_td.ranking.activations import attach_activations, find_activations
+from hf_td.ranking.activations import attach_activations, download_activations, find_activations
 from hf_td.tasks.experiment.arguments import ModelArguments
 from hf_td.tasks.experiment.errors import UsageError, blaming_input
 from hf_td.tasks.experiment.pairs import parse_pairs
@@ -119,7 +119,8 @@ class ModelSource:
                 self.model, config=config, dtype=torch.float32, **self.options, **extra
             )
             # Whoever asks later does not know the revision.
-            attach_activations(model, find_activations(model, **download))
+            known = find_activations(model) or download_activations(model, **download)
+            attach_activations(model, known)
         return model
 
     def make_model(self, auto_class: Any, config: PretrainedConfig) -> Any:
