@@ -14,7 +14,6 @@ from .patching import patch_model as patch_model
 from .patching import unpatch_model as unpatch_model
 from .pruning import PruningReport as PruningReport
 from .pruning import prune_model as prune_model
-from .pruning import to_semi_structured as to_semi_structured
 from .schedules import Schedule as Schedule
 from .training import TargetedDropoutArguments as TargetedDropoutArguments
 from .training import TargetedDropoutCallback as TargetedDropoutCallback

@@ -7,6 +7,8 @@ from typing import Any
 import transformers
 from transformers import AutoProcessor
 
+from hf_td.ranking.activations import attach_activations, download_activations, find_activations
+from hf_td.ranking.learned import attach_learned, download_learned, find_learned
 from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.experiment.arguments import ModelArguments
 from hf_td.tasks.models import ModelSource, find_model, reading_weights
@@ -32,7 +34,16 @@ def load_model(name: str, *, trust_remote_code: bool) -> tuple[Any, ModelSource]
     if source.is_new:
         raise UsageError(f"{name} is an untrained model. Give a model that has weights.")
     with reading_weights(source.model), blaming_input():
-        return model_class.from_pretrained(source.model, dtype="auto", **source.options), source
+        model = model_class.from_pretrained(source.model, dtype="auto", **source.options)
+    _attach_saved_values(model, source)
+    return model, source
+
+
+def _attach_saved_values(model: Any, source: ModelSource) -> None:
+    """Attach the activations and learned scores saved next to the weights, also on the Hub."""
+    options = {name: v for name, v in source.options.items() if name != "trust_remote_code"}
+    attach_activations(model, find_activations(model) or download_activations(model, **options))
+    attach_learned(model, find_learned(model) or download_learned(model, **options))
 
 
 def _find_class(name: str, config: Any) -> Any:

@@ -25,7 +25,7 @@ from transformers import (
 )
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from hf_td.ranking.activations import attach_activations, find_activations
+from hf_td.ranking.activations import attach_activations, download_activations, find_activations
 from hf_td.tasks.data.hub import is_path, is_reachable
 from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.experiment.arguments import ModelArguments
@@ -124,7 +124,8 @@ class ModelSource:
                 self.model, config=config, dtype=torch.float32, **self.options, **extra
             )
             # Found here, because the model does not remember the revision.
-            attach_activations(model, find_activations(model, **download))
+            known = find_activations(model) or download_activations(model, **download)
+            attach_activations(model, known)
         return model
 
     def make_model(self, auto_class: Any, config: PretrainedConfig) -> Any:

@@ -13,15 +13,14 @@ from hf_td import functional
 from hf_td.anatomy import Anatomy, Block, Holder, Mixture, find_layer
 from hf_td.config import Neighbours, TargetedDropoutConfig, matches
 from hf_td.modules.compact_layout import layout_of_model
-from hf_td.modules.routing import Router, empty_rows, gone_experts
+from hf_td.modules.routing import Router, empty_rows, pruned_experts
 from hf_td.ranking import importance
 from hf_td.ranking.activations import Activations
 from hf_td.ranking.importance import members_of
 from hf_td.ranking.sites.experts import ExpertSite
+from hf_td.ranking.sites.site import Site
 from hf_td.ranking.sites.units import Consumer, UnitSite
 from hf_td.ranking.sites.weights import WeightSite
-
-Site = WeightSite | UnitSite | ExpertSite
 
 
 def plan_sites(
@@ -153,7 +152,7 @@ def _check_router(name: str, router: Router) -> None:
             f"cannot target {name}: its forward was replaced on the instance, as device_map hooks "
             "and kernel patches do, so that no expert can be left out; load the model without them"
         )
-    empty = empty_rows(router.weight) & ~gone_experts(router.module)
+    empty = empty_rows(router.weight) & ~pruned_experts(router.module)
     if empty.any():
         raise ValueError(
             f"{int(empty.sum())} of the {len(empty)} rows of {name} are all zeros, which is how "

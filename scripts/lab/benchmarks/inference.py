@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from hf_td.analysis.quartiles import Quartiles
+from hf_td.analysis.timing import Quartiles
 from hf_td.compaction import compact_model
 from hf_td.hub.folders import folder_bytes
 from hf_td.hub.latency import Latency, measure_latency
