@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from hf_td import kernels
 from hf_td.baselines.base import Baseline, Gate
 from hf_td.config import TargetedDropoutConfig
 from hf_td.ranking.sites import Site

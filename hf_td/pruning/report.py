@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hf_td.anatomy import Block, Holder, Mixture, find_layer
 from hf_td.kernels.reductions import count_nonzero
+from hf_td.modules.routing import pruned_experts
 from hf_td.ranking.importance import read_units
 
 

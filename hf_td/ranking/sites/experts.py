@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hf_td import functional
 from hf_td.anatomy import Mixture
 from hf_td.functional import Rule
-from hf_td.modules.routing import pruned_experts
+from hf_td.modules.routing import mark_pruned, pruned_experts
 from hf_td.ranking import importance
 from hf_td.ranking.activations import Activations
 from hf_td.ranking.sites.site import Cost, Kind
