@@ -18,7 +18,7 @@ EXPORT = "export"
 _OURS = (RESULTS, "curve.png", "curve.svg", "seed-*")
 
 
-def tell(training: TrainingArguments, line: str) -> None:
+def print_once(training: TrainingArguments, line: str) -> None:
     """Print a line, without buffering, in one process of distributed training."""
     if training.should_save:
         print(line, flush=True)

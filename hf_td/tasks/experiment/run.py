@@ -15,7 +15,7 @@ from hf_td.analysis import pruning_curve
 from hf_td.analysis.metrics import metric_value
 from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.calibration import how_to_prune
-from hf_td.tasks.experiment.output import checkpoint_of, seed_folder, tell
+from hf_td.tasks.experiment.output import checkpoint_of, print_once, seed_folder
 from hf_td.tasks.experiment.start import starting_model
 from hf_td.tasks.experiment.trainers import make_trainer, model_of, save_fine_tuned, train
 from hf_td.tasks.task import Task
@@ -41,9 +41,7 @@ def fine_tune_and_measure(task: Task, arguments: Arguments, seed: int) -> dict[s
     training = _training_arguments(task, arguments, seed, folder)
     started = time.perf_counter()
     model, dense = starting_model(task, arguments, training)
-    trainer = make_trainer(
-        task, arguments.curve.method, training, model, arguments.method_settings
-    )
+    trainer = make_trainer(task, arguments.curve.method, training, model, arguments.method_settings)
     summary = train(trainer, checkpoint_of(arguments, seed)) if arguments.trains else {}
     trained = time.perf_counter()
     if arguments.trains:
@@ -79,7 +77,7 @@ def _measure(trainer: Trainer, task: Task, arguments: Arguments) -> list[dict[st
     def evaluate(_: Any) -> dict[str, float]:
         metrics = _metrics(trainer.evaluate())
         value = metric_value(metrics[task.metric])
-        tell(trainer.args, f"  {next(sparsities):.1%} removed: {task.metric} {value}")
+        print_once(trainer.args, f"  {next(sparsities):.1%} removed: {task.metric} {value}")
         return metrics
 
     points = pruning_curve(

@@ -11,7 +11,7 @@ from hf_td.tasks.errors import blaming_input
 from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.checks import check_arguments
 from hf_td.tasks.experiment.methods import METHODS
-from hf_td.tasks.experiment.output import finished_runs, tell
+from hf_td.tasks.experiment.output import finished_runs, print_once
 from hf_td.tasks.experiment.publishing import publish
 from hf_td.tasks.experiment.results import (
     Results,
@@ -50,7 +50,7 @@ def run_experiment(arguments: Arguments, make_task: Callable[[Arguments], Task])
     try:
         for seed in _missing(arguments, runs):
             method = METHODS[arguments.curve.method].label
-            tell(arguments.training, f"seed {seed}: {method} on {task.name}")
+            print_once(arguments.training, f"seed {seed}: {method} on {task.name}")
             runs = [*runs, fine_tune_and_measure(task, arguments, seed)]
             _record(arguments, task, runs)
     finally:
@@ -70,7 +70,7 @@ def _missing(arguments: Arguments, runs: Sequence[Run]) -> list[int]:
     finished = {run["seed"] for run in runs}
     kept = [seed for seed in arguments.seeds if seed in finished]
     if kept:
-        tell(arguments.training, f"kept from an earlier call: seeds {kept}")
+        print_once(arguments.training, f"kept from an earlier call: seeds {kept}")
     return [seed for seed in arguments.seeds if seed not in finished]
 
 

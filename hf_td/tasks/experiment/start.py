@@ -16,7 +16,7 @@ from hf_td.hub.folders import whole_folder
 from hf_td.pruning import sites_to_prune
 from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.experiment.arguments import START, Arguments
-from hf_td.tasks.experiment.output import last_checkpoint, tell
+from hf_td.tasks.experiment.output import last_checkpoint, print_once
 from hf_td.tasks.experiment.trainers import make_trainer, save_fine_tuned, train
 from hf_td.tasks.models import locate
 from hf_td.tasks.task import Task
@@ -78,7 +78,7 @@ def _fine_tune(
     """Fine-tune plainly and save the model in `folder`; a no-op if the folder exists."""
     if folder.is_dir():
         return {"model": folder.name}
-    tell(stage, f"seed {stage.seed}: plain fine-tuning first, for the head is new")
+    print_once(stage, f"seed {stage.seed}: plain fine-tuning first, for the head is new")
     trainer = make_trainer(task, "none", stage, model)
     summary = train(trainer, last_checkpoint(Path(str(stage.output_dir))))
     if stage.should_save:

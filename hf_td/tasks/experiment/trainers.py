@@ -14,7 +14,7 @@ from hf_td.ranking.activations import attach_activations, save_activations
 from hf_td.ranking.learned import save_learned
 from hf_td.tasks.errors import blaming_input
 from hf_td.tasks.experiment.methods import METHODS
-from hf_td.tasks.experiment.output import tell
+from hf_td.tasks.experiment.output import print_once
 from hf_td.tasks.task import Task
 from hf_td.training import TargetedDropoutArguments, load_teacher
 
@@ -62,7 +62,7 @@ def make_trainer(
 def train(trainer: Trainer, checkpoint: str | None) -> dict[str, Any]:
     """Train, from a checkpoint if one is given; return the number of updates and the loss."""
     if checkpoint is not None:
-        tell(trainer.args, f"seed {trainer.args.seed}: continuing from {checkpoint}")
+        print_once(trainer.args, f"seed {trainer.args.seed}: continuing from {checkpoint}")
     done = trainer.train(resume_from_checkpoint=checkpoint)
     return {"updates": done.global_step, "loss": done.training_loss}
 
