@@ -259,7 +259,7 @@ def possible_length(wanted: int, tokenizer: Tokenizer, config: PretrainedConfig)
         UsageError: `wanted` is below 1.
     """
     if wanted < 1:
-        raise UsageError(f"max_seq_length must be at least 1, got {wanted}")
+        raise UsageError(f"max_seq_length must be at least 1, got {wanted}.")
     positions = getattr(config, "max_position_embeddings", None) or wanted
     possible = min(positions, tokenizer.model_max_length)
     if wanted > possible:

@@ -281,9 +281,9 @@ def test_wikitext_is_learnt(options, stories_folder, wikitext_folder):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"text_column": "words"}, "the train split has no column words; it has text. Name the"),
-        ({"block_size": 65}, "block_size is from 2 to 64, which the model takes; got 65"),
-        ({"block_size": 1}, "block_size is from 2 to 64"),
+        ({"text_column": "words"}, "the train split has no column words. It has text. Name the"),
+        ({"block_size": 65}, "block_size is 65. The model takes 2 to 64 tokens"),
+        ({"block_size": 1}, "block_size is 1. The model takes 2 to 64"),
         ({"dataset_name": "./nowhere"}, "the folder ./nowhere does not exist"),
         ({"dataset_name": "nobody/nothing"}, "--dataset_name self"),
         ({"dataset_name": __file__}, "a file of the kinds .txt"),
@@ -291,7 +291,10 @@ def test_wikitext_is_learnt(options, stories_folder, wikitext_folder):
         ({"validation_split": "train[:0%]"}, "corresponds to no data"),
         ({"max_eval_samples": 0}, "max_eval_samples must be at least 1"),
         ({"dataset_name": "self", "self_tokens": 0}, "self_tokens must be at least 1"),
-        ({"dataset_name": "self", "validation_split": "dev"}, "has the splits ['train'"),
+        (
+            {"dataset_name": "self", "validation_split": "dev"},
+            "has no split ['dev']. It has",
+        ),
         ({"model_name_or_path": "new:gpt2"}, "new:gpt2 has no tokenizer. Name one with"),
         ({"config_overrides": "depth=3"}, "has no setting ['depth']"),
         ({"config_overrides": "depth"}, "--config_overrides is name=value"),

@@ -160,7 +160,7 @@ def test_a_push_that_failed_is_repeated_without_training(options, hub, capsys):
     wanted = {**options, "level": "unit", "sparsities": [0, 0.5], "seed": 0}
     hub.faults = [Fault("POST", "/commit/", status=401)]
     message = refused({**wanted, "push_to_hub": True, "hub_model_id": "someone/small"}, capsys)
-    assert "the same command pushes them again without training" in message
+    assert "The same command pushes them again without training" in message
     run_glue.main(argv_of({**wanted, "push_to_hub": True, "hub_model_id": "someone/small"}))
     out = capsys.readouterr().out
     assert "kept from an earlier call: seeds [0]" in out

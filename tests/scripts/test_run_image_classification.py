@@ -174,7 +174,7 @@ def test_classes_can_be_words(options, images, tmp_path):
     [
         ({"dataset_name": "./nowhere"}, "the folder ./nowhere does not exist"),
         ({"dataset_name": "nobody/nothing"}, "--dataset_name digits"),
-        ({"validation_split": "dev"}, "the digits have the splits ['train'"),
+        ({"validation_split": "dev"}, "the digits have no split ['dev']. They have ['train'"),
         ({"max_train_samples": 0}, "max_train_samples must be at least 1"),
         ({"config_overrides": "image_size=16"}, "makes images of height 8, and the model takes 16"),
         ({"ignore_mismatched_sizes": False}, "--ignore_mismatched_sizes to initialise them anew"),
@@ -199,7 +199,7 @@ def test_a_folder_without_validation_images_is_refused(options, folder, capsys):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"image_column": "picture"}, "has no column picture; it has image, label. Name the"),
+        ({"image_column": "picture"}, "has no column picture. It has image, label. Name the"),
         ({"label_column": "kind"}, "Name the column with --label_column"),
         ({"image_column": "label"}, "the column label must hold images"),
     ],

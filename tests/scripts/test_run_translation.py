@@ -284,11 +284,11 @@ def test_a_few_pairs_are_learnt_by_heart(options):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"target_language": "fr"}, "split has no fr; it has en, de. Name the columns with --so"),
-        ({"vocabulary_size": 100}, "a vocabulary has at least 258 tokens, got 100"),
-        ({"max_length": 1025}, "max_length is from 2 to 1024, which the model takes; got 1025"),
-        ({"max_length": 1}, "max_length is from 2 to 1024"),
-        ({"predict_with_generate": False}, "leave --predict_with_generate on"),
+        ({"target_language": "fr"}, "split has no column fr. It has en, de. Name the columns"),
+        ({"vocabulary_size": 100}, "a vocabulary of 100 tokens is too small. Give at least 258"),
+        ({"max_length": 1025}, "max_length is 1025. The model takes 2 to 1024 tokens"),
+        ({"max_length": 1}, "max_length is 1. The model takes 2 to 1024"),
+        ({"predict_with_generate": False}, "--predict_with_generate is off"),
         ({"model_name_or_path": "new:bert", "config_overrides": ""}, "cannot do this task"),
         ({"dataset_name": "./nowhere"}, "the folder ./nowhere does not exist"),
         ({"max_eval_samples": 0}, "max_eval_samples must be at least 1"),

@@ -130,7 +130,7 @@ def _load_online(place: _Place) -> datasets.DatasetDict:
 
 def _no_connection(place: _Place, reason: str) -> ConnectionError:
     return ConnectionError(
-        f"Cannot load {place} from the Hugging Face Hub: {reason}, the data are not in the cache, "
-        "and there is no local folder of that name. Without a network, give a folder with the data "
+        f"Cannot load {place} from the Hugging Face Hub: {reason}. The data are not in the cache, "
+        "and no local folder has this name. Without a network, give a folder with the data "
         f"(--dataset_name <local folder>) or use {place.builtin}."
     )

@@ -61,11 +61,11 @@ def load_splits(arguments: DatasetArguments, builtin: str) -> datasets.DatasetDi
         raise ValueError(
             f"{name} cannot be read as --train_split {arguments.train_split} and "
             f"--validation_split {arguments.validation_split}: {error} A split can be part of "
-            "another, such as train[:90%] and train[90%:]"
+            "another, such as train[:90%] and train[90%:]."
         ) from error
     for split, rows in splits.items():
         if not len(rows):
-            raise ValueError(f"{name}: the {split} split has no rows")
+            raise ValueError(f"{name}: the {split} split has no rows.")
     return splits
 
 
@@ -91,8 +91,8 @@ def _load(arguments: DatasetArguments, builtin: str) -> Any:
         return datasets.load_dataset(str(path), config, split=split)
     if is_path(name):
         raise FileNotFoundError(
-            f"the folder {name} does not exist; give an existing folder or file, an id on the "
-            f"Hub, or {builtin}"
+            f"the folder {name} does not exist. Give an existing folder or file, an id on the "
+            f"Hub, or {builtin}."
         )
     return load_from_hub(name, config, builtin=builtin, split=split)
 
@@ -115,8 +115,8 @@ def check_columns(splits: datasets.DatasetDict, columns: Sequence[str], option: 
         missing = [name for name in columns if name not in rows.column_names]
         if missing:
             raise ValueError(
-                f"the {split} split has no column {', '.join(missing)}; it has "
-                f"{', '.join(rows.column_names)}. Name the column with {option}"
+                f"the {split} split has no column {', '.join(missing)}. It has "
+                f"{', '.join(rows.column_names)}. Name the column with {option}."
             )
 
 
@@ -127,8 +127,8 @@ def check_text(splits: datasets.DatasetDict, columns: Sequence[str], option: str
             kind = split.features[column]
             if getattr(kind, "dtype", None) not in ("string", "large_string"):
                 raise ValueError(
-                    f"the column {column} of the {name} split must hold text; it holds {kind}. "
-                    f"Name another with {option}"
+                    f"the column {column} of the {name} split must hold text. It holds {kind}. "
+                    f"Name another with {option}."
                 )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 def check_size(name: str, size: int | None) -> None:
     """Raise ValueError if the size is neither positive nor None (all rows)."""
     if size is not None and size < 1:
-        raise ValueError(f"{name} must be at least 1, or None for all rows; got {size}.")
+        raise ValueError(f"{name} must be at least 1, or None for all rows. Got {size}.")
 
 
 def random_subset(split: datasets.Dataset, size: int | None, seed: int = 0) -> datasets.Dataset:
@@ -33,6 +33,6 @@ def hold_out(
         ValueError: no other rows would be left.
     """
     if size >= len(split):
-        raise ValueError(f"cannot hold {size} rows out of {len(split)}; nothing would be left.")
+        raise ValueError(f"cannot hold {size} rows out of {len(split)}. Hold out fewer.")
     rows = np.random.default_rng(seed).permutation(len(split)).tolist()
     return split.select(sorted(rows[size:])), split.select(sorted(rows[:size]))

@@ -48,24 +48,24 @@ def _check_length(arguments: Arguments) -> None:
     epochs = arguments.training.num_train_epochs
     if epochs < 0:  # the Trainer would silently make no update
         raise UsageError(
-            f"--num_train_epochs is at least 0, got {epochs:g}; to measure without training, give "
-            "--do_eval"
+            f"--num_train_epochs is at least 0, got {epochs:g}. To measure without training, give "
+            "--do_eval."
         )
 
 
 def _check_dense_stage(arguments: Arguments) -> None:
     epochs, rate = arguments.curve.dense_epochs, arguments.curve.dense_learning_rate
     if epochs is not None and epochs < 0:
-        raise UsageError(f"--dense_epochs is at least 0, got {epochs}")
+        raise UsageError(f"--dense_epochs is at least 0, got {epochs}.")
     if rate <= 0:
-        raise UsageError(f"--dense_learning_rate is positive, got {rate}")
+        raise UsageError(f"--dense_learning_rate is positive, got {rate}.")
 
 
 def _check_importance(arguments: Arguments) -> None:
     importance = arguments.training.targeted_dropout().importance
     if METHODS[arguments.curve.method].targets and importance not in IN_TRAINING:
         raise UsageError(
-            f"--importance {importance} ranks for pruning alone; method {arguments.curve.method} "
+            f"--importance {importance} ranks for pruning alone. Method {arguments.curve.method} "
             f"ranks while it trains. Give one of {list(IN_TRAINING)}."
         )
 
@@ -75,7 +75,7 @@ def _check_sparsities(arguments: Arguments) -> None:
     targeting = arguments.training.targeted_dropout().targeting
     wrong = [sparsity for sparsity in sparsities if not 0 <= sparsity <= 1]
     if wrong or not sparsities:
-        raise UsageError(f"sparsities are fractions to remove, in [0, 1]; got {wrong or 'none'}")
+        raise UsageError(f"sparsities are fractions to remove, in [0, 1]. Got {wrong or 'none'}.")
     pattern = arguments.training.pattern
     if pattern is not None and max(sparsities) > targeting:
         raise UsageError(
@@ -104,7 +104,7 @@ def _check_export(arguments: Arguments) -> None:
             "so its metrics would not be known. Add it to --sparsities."
         )
     if arguments.exports and not arguments.trains:
-        raise UsageError("only what is fine-tuned is exported; add --do_train")
+        raise UsageError("only fine-tuned models are exported. Add --do_train.")
     if arguments.exports and arguments.curve.export_form == "onnx":
         with blaming_input():
             check_extra()
@@ -113,9 +113,9 @@ def _check_export(arguments: Arguments) -> None:
 def _check_seeds(seeds: list[int]) -> None:
     wrong = [seed for seed in seeds if not 0 <= seed <= _LARGEST_SEED]
     if wrong or not seeds:
-        raise UsageError(f"seeds are in 0..{_LARGEST_SEED}; got {wrong or 'none'}")
+        raise UsageError(f"seeds are in 0..{_LARGEST_SEED}. Got {wrong or 'none'}.")
     if len(set(seeds)) < len(seeds):
-        raise UsageError(f"each seed can be run once; got {seeds}")
+        raise UsageError(f"each seed can be run once. Got {seeds}.")
 
 
 def _check_checkpoint(arguments: Arguments) -> None:

@@ -21,7 +21,7 @@ def parse_pairs(text: str | None, option: str) -> dict[str, Any]:
     """
     pairs = [item.partition("=") for item in (text or "").split(",") if item]
     if not all(name and equals for name, equals, _ in pairs):
-        raise UsageError(f"{option} is name=value,name=value; got {text!r}")
+        raise UsageError(f"{option} is name=value,name=value. Got {text!r}.")
     return {name.strip(): _value(value) for name, _, value in pairs}
 
 

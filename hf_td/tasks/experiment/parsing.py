@@ -95,7 +95,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     except (ValueError, yaml.YAMLError) as error:
         raise UsageError(f"{path} is not valid {path.suffix[1:]}: {error}") from error
     if not isinstance(values, dict):
-        raise UsageError(f"{path} must hold names and values of arguments, got {values!r}")
+        raise UsageError(f"{path} must hold names and values of arguments. It holds {values!r}.")
     return values
 
 
@@ -140,5 +140,5 @@ def _refuse(unknown: list[str], parser: HfArgumentParser) -> None:
     known = [option for action in parser._actions for option in action.option_strings]
     hint = _suggestion(unknown[0].split("=")[0], known)
     if not unknown[0].startswith("-"):
-        hint = " The option before takes fewer values"
+        hint = " The option before takes fewer values."
     raise UsageError(f"unknown arguments: {' '.join(unknown)}.{hint}")

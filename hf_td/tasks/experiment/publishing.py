@@ -157,7 +157,7 @@ def _push(arguments: Arguments, folder: Path, repo_id: str) -> None:
         )
     except (ValueError, PermissionError, ConnectionError, RuntimeError) as error:
         raise UsageError(
-            f"{error}\nThe results and the export are safe in {folder.parent}; the same command "
+            f"{error}\nThe results and the export are safe in {folder.parent}. The same command "
             "pushes them again without training."
         ) from error
     print(f"published: {commit.commit_url}", flush=True)

@@ -31,7 +31,7 @@ def load_digits(splits: Mapping[str, str], image: str, label: str) -> datasets.D
     parts = _parts(found.target)
     unknown = sorted(set(splits.values()) - set(parts))
     if unknown:
-        raise ValueError(f"the digits have the splits {list(parts)}, no {unknown}")
+        raise ValueError(f"the digits have no split {unknown}. They have {list(parts)}.")
     pixels = (found.images * 255 / _BLACK).astype(np.uint8)
     names = datasets.ClassLabel(names=[str(name) for name in found.target_names])
     features = datasets.Features({image: datasets.Image(), label: names})

@@ -141,7 +141,7 @@ def _load_images(data: ImageClassificationArguments) -> datasets.DatasetDict:
     found = splits["train"].features
     if not isinstance(found[data.image_column], datasets.Image):
         raise ValueError(
-            f"the column {data.image_column} must hold images; it holds "
+            f"the column {data.image_column} must hold images. It holds "
             f"{found[data.image_column]}. Name another with --image_column."
         )
     if not isinstance(found[data.label_column], datasets.ClassLabel):

@@ -28,10 +28,10 @@ def write_splits(
         ValueError: there is no such split, or `tokens` is not positive.
     """
     if tokens < 1:
-        raise ValueError(f"self_tokens must be at least 1, got {tokens}")
+        raise ValueError(f"self_tokens must be at least 1, got {tokens}.")
     unknown = sorted(set(names.values()) - set(_SPLITS))
     if unknown:
-        raise ValueError(f"text of the model has the splits {list(_SPLITS)}, no {unknown}")
+        raise ValueError(f"text of the model has no split {unknown}. It has {list(_SPLITS)}.")
     model.eval()
     return {
         split: write(model, tokenizer, round(tokens * _SPLITS[name][1]), seed=_SPLITS[name][0])
@@ -62,7 +62,7 @@ def write(model: Any, tokenizer: Any, tokens: int, *, seed: int) -> list[str]:
             rows = model.generate(torch.full((_BATCH, 1), start), **settings)[:, 1:]
             count = int((rows != start).sum())
             if not count:
-                raise ValueError("the model writes nothing")
+                raise ValueError("the model writes only empty texts. Give another --dataset_name.")
             written += count
             texts += tokenizer.batch_decode(rows, skip_special_tokens=True)
     return texts
@@ -73,7 +73,10 @@ def _settings(model: Any, tokenizer: Any) -> dict[str, Any]:
     known = (tokenizer.bos_token_id, tokenizer.eos_token_id)
     ends = [token for token in known if token is not None]
     if not ends:
-        raise ValueError("the tokenizer has no token that begins or ends a text (bos, eos)")
+        raise ValueError(
+            "the tokenizer has no token that begins or ends a text (bos, eos). Texts start at one. "
+            "Give another model or another --dataset_name."
+        )
     return {
         "attention_mask": torch.ones(_BATCH, 1, dtype=torch.long),
         "do_sample": True,

@@ -127,7 +127,9 @@ def _block_size(wanted: int | None, config: PretrainedConfig) -> int:
     if wanted is None:
         return int(min(_BLOCK_SIZE, most))
     if not 2 <= wanted <= most:
-        raise UsageError(f"block_size is from 2 to {most}, which the model takes; got {wanted}")
+        raise UsageError(
+            f"block_size is {wanted}. The model takes 2 to {most} tokens. Change --block_size."
+        )
     return wanted
 
 

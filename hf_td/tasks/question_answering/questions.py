@@ -85,12 +85,12 @@ def _check_answers(rows: datasets.Dataset, split: str, data: QuestionAnsweringAr
     if not {"text", "answer_start"} <= lists:
         raise ValueError(
             f"the column {data.answers_column} of the {split} split must hold "
-            f"{{text: [...], answer_start: [...]}}; it holds {kind}. Name another with "
+            f"{{text: [...], answer_start: [...]}}. It holds {kind}. Name another with "
             "--answers_column."
         )
     uneven = sum(len(true["text"]) != len(true["answer_start"]) for true in rows["answers"])
     if uneven:
-        raise ValueError(f"{uneven} rows of the {split} split have not as many starts as answers")
+        raise ValueError(f"{uneven} rows of the {split} split have not as many starts as answers.")
     without = sum(not true["text"] for true in rows["answers"])
     if without and not data.version_2_with_negative:
         raise ValueError(

@@ -112,7 +112,7 @@ def _check_numbers(data: QuestionAnsweringArguments) -> None:
         check_samples(data)
     for name in ("n_best_size", "max_answer_length"):
         if getattr(data, name) < 1:
-            raise UsageError(f"{name} must be at least 1, got {getattr(data, name)}")
+            raise UsageError(f"{name} must be at least 1, got {getattr(data, name)}.")
 
 
 def _tokenizer(source: ModelSource) -> Tokenizer:
@@ -120,9 +120,9 @@ def _tokenizer(source: ModelSource) -> Tokenizer:
     tokenizer = source.load_tokenizer()
     if not tokenizer.is_fast:
         raise UsageError(
-            f"the tokenizer of {source.tokenizer}, {type(tokenizer).__name__}, is not a fast one: "
-            "it cannot tell where in the text a token stands. Name another with --tokenizer_name, "
-            "or give another model."
+            f"the tokenizer of {source.tokenizer}, {type(tokenizer).__name__}, is not a fast one. "
+            "It cannot give the position of a token in the text. Name another with "
+            "--tokenizer_name, or give another model."
         )
     tokenizer.padding_side = "right"
     return tokenizer
@@ -132,6 +132,6 @@ def _check_stride(stride: int, tokenizer: Tokenizer, length: int) -> None:
     most = longest_stride(tokenizer, length)
     if not 0 <= stride <= most:
         raise UsageError(
-            f"doc_stride is from 0 to {most}, so that windows of {length} tokens advance; "
-            f"got {stride}"
+            f"doc_stride is from 0 to {most}, so that windows of {length} tokens advance. "
+            f"Got {stride}."
         )

@@ -60,8 +60,7 @@ def generate(
 def _check_size(name: str, size: int) -> None:
     if size < 0 or size % 2:
         raise ValueError(
-            f"{name} must be an even number of at least 0, because sentences come in pairs; "
-            f"got {size}."
+            f"{name} must be an even number of at least 0, got {size}. Sentences come in pairs."
         )
 
 

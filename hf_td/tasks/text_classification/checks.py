@@ -32,7 +32,7 @@ def check_columns(split: datasets.Dataset, task: GlueTask, where: str) -> None:
             f"Columns found: {', '.join(split.column_names)}."
         )
     if not len(split):
-        raise ValueError(f"{where} has no rows; task {task.name!r} needs at least one.")
+        raise ValueError(f"{where} has no rows. Task {task.name!r} needs at least one.")
     for column in task.sentences:
         _check_text(split, column, where)
 
@@ -56,10 +56,10 @@ def _column(split: datasets.Dataset, name: str) -> pa.ChunkedArray:
 def _check_text(split: datasets.Dataset, column: str, where: str) -> None:
     text = _column(split, column)
     if not (pa.types.is_string(text.type) or pa.types.is_large_string(text.type)):
-        raise ValueError(f"{where}: the column {column!r} must hold text; it holds {text.type}.")
+        raise ValueError(f"{where}: the column {column!r} must hold text. It holds {text.type}.")
     if text.null_count:
         raise ValueError(
-            f"{where}: {text.null_count} rows have no text in the column {column!r}; remove them."
+            f"{where}: {text.null_count} rows have no text in the column {column!r}. Remove them."
         )
 
 
@@ -68,21 +68,21 @@ def _check_class_ids(labels: pa.ChunkedArray, task: GlueTask, where: str) -> Non
         f"{where}: labels of task {task.name!r} must be whole numbers 0..{task.num_labels - 1}"
     )
     if not pa.types.is_integer(labels.type):
-        raise ValueError(f"{expected}; the column 'label' holds {labels.type}.")
+        raise ValueError(f"{expected}. The column 'label' holds {labels.type}.")
     found = labels.unique().to_pylist()
     wrong = [label for label in found if label is None or not 0 <= label < task.num_labels]
     if wrong:
-        raise ValueError(f"{expected}; found {_listed(wrong)}.{_hidden_hint(wrong)}")
+        raise ValueError(f"{expected}. Found {_listed(wrong)}.{_hidden_hint(wrong)}")
 
 
 def _check_scores(labels: pa.ChunkedArray, task: GlueTask, where: str) -> None:
     expected = f"{where}: labels of task {task.name!r} must be scores of at least 0"
     if not (pa.types.is_floating(labels.type) or pa.types.is_integer(labels.type)):
-        raise ValueError(f"{expected}; the column 'label' holds {labels.type}.")
+        raise ValueError(f"{expected}. The column 'label' holds {labels.type}.")
     found = labels.unique().to_pylist()
     wrong = [score for score in found if score is None or not 0 <= score < math.inf]
     if wrong:
-        raise ValueError(f"{expected}; found {_listed(wrong)}.{_hidden_hint(wrong)}")
+        raise ValueError(f"{expected}. Found {_listed(wrong)}.{_hidden_hint(wrong)}")
 
 
 def _listed(labels: list) -> str:

@@ -72,7 +72,7 @@ def _load_split(folder: Path, split: str) -> datasets.Dataset:
         found = ", ".join(path.name for path in files or _split_files(folder))
         raise ValueError(
             f"{folder} needs one file for the split {split!r} ({split}.csv, .json, .jsonl or "
-            f".parquet), or all its parts ({split}-00000-of-00002.parquet and so on); it has "
+            f".parquet), or all its parts ({split}-00000-of-00002.parquet and so on). It has "
             f"{len(files)}. Found: {found}."
         )
     return _read(files)
@@ -104,7 +104,7 @@ def _no_task_error(folder: Path, config_name: str, configs: list[str]) -> FileNo
     folders = {path.name for path in folder.iterdir() if _split_files(path)}
     found = ", ".join(sorted(folders | set(configs))) or "none"
     return FileNotFoundError(
-        f"The folder {folder} has no task {config_name!r}: neither a configuration of that name in "
-        f"its README.md, nor a sub-folder {config_name}/ or files of its own such as train.csv and "
+        f"The folder {folder} has no task {config_name!r}. It needs a configuration of that name "
+        f"in its README.md, a sub-folder {config_name}/, or files such as train.csv and "
         f"validation.csv. Tasks found: {found}."
     )

@@ -103,7 +103,7 @@ class GlueMetric(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         if self.config_name not in METRIC_NAMES:
             tasks = ", ".join(METRIC_NAMES)
-            raise ValueError(f"Unknown task {self.config_name!r}; give one of: {tasks}.")
+            raise ValueError(f"Unknown task {self.config_name!r}. Give one of: {tasks}.")
         kind = datasets.Value("float64" if self.config_name == "stsb" else "int64")
         return evaluate.MetricInfo(
             description=_DESCRIPTION,

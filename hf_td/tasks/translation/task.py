@@ -144,7 +144,7 @@ def _check(arguments: Arguments) -> None:
             import_module("sacrebleu")  # fails here, not after the first epoch
         check_samples(arguments.data)
     if not arguments.training.predict_with_generate:  # pyright: ignore[reportAttributeAccessIssue]
-        raise UsageError("BLEU is of generated text: leave --predict_with_generate on.")
+        raise UsageError("--predict_with_generate is off. BLEU is of generated text. Leave it on.")
 
 
 def _load_pairs(data: TranslationArguments) -> datasets.DatasetDict:
@@ -162,7 +162,7 @@ def _columns(rows: datasets.Dataset, data: TranslationArguments, split: str) -> 
     missing = [name for name in languages if name not in rows.column_names]
     if missing:
         raise ValueError(
-            f"the {split} split has no {', '.join(missing)}; it has "
+            f"the {split} split has no column {', '.join(missing)}. It has "
             f"{', '.join(rows.column_names)}. Name the columns with --source_language and "
             "--target_language."
         )
@@ -209,7 +209,8 @@ def _length(data: TranslationArguments, config: PretrainedConfig) -> int:
     most = getattr(config, "max_position_embeddings", None) or data.max_length
     if not 2 <= data.max_length <= most:
         raise UsageError(
-            f"max_length is from 2 to {most}, which the model takes; got {data.max_length}"
+            f"max_length is {data.max_length}. The model takes 2 to {most} tokens. Change "
+            "--max_length."
         )
     return data.max_length
 

@@ -27,7 +27,7 @@ def train_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     least = len(alphabet) + 2
     if size < least:
-        raise ValueError(f"a vocabulary has at least {least} tokens, got {size}")
+        raise ValueError(f"a vocabulary of {size} tokens is too small. Give at least {least}.")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)  # pyright: ignore
     tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore

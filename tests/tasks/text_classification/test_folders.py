@@ -113,7 +113,7 @@ def test_empty_folder(tmp_path):
 def test_missing_split_file(tmp_path):
     write(tmp_path, "train", rows_of(get_glue_task("mnli")))
     write(tmp_path, "validation_matched", rows_of(get_glue_task("mnli")))
-    message = r"'validation_mismatched'.*it has 0\. Found: train\.csv, validation_matched\.csv"
+    message = r"'validation_mismatched'.*It has 0\. Found: train\.csv, validation_matched\.csv"
     with pytest.raises(ValueError, match=message):
         load_glue("mnli", str(tmp_path))
 
@@ -121,7 +121,7 @@ def test_missing_split_file(tmp_path):
 def test_two_files_for_a_split(tmp_path):
     write_task(tmp_path, get_glue_task("cola"), "csv")
     write_task(tmp_path, get_glue_task("cola"), "jsonl")
-    with pytest.raises(ValueError, match=r"it has 2\. Found: train\.csv, train\.jsonl"):
+    with pytest.raises(ValueError, match=r"It has 2\. Found: train\.csv, train\.jsonl"):
         load_glue("cola", str(tmp_path))
 
 
@@ -129,7 +129,7 @@ def test_two_files_for_a_split(tmp_path):
 def test_parts_that_are_not_all_there_or_not_alone(tmp_path, others):
     for name in (*others, "validation"):
         write(tmp_path, name, rows_of(get_glue_task("cola")))
-    message = rf"or all its parts .*it has {len(others)}\. Found: {others[0]}\.csv"
+    message = rf"or all its parts .*It has {len(others)}\. Found: {others[0]}\.csv"
     with pytest.raises(ValueError, match=message):
         load_glue("cola", str(tmp_path))
 
@@ -157,18 +157,18 @@ def test_missing_column(tmp_path, missing):
 @pytest.mark.parametrize(
     ("name", "labels", "message"),
     [
-        ("cola", [0, -1], r"whole numbers 0\.\.1; found -1\. GLUE hides test labels as -1"),
-        ("mnli", [0, 3], r"whole numbers 0\.\.2; found 3\."),
-        ("cola", ["no", "yes"], r"whole numbers 0\.\.1; the column 'label' holds (large_)?string"),
-        ("cola", [0.0, 0.5], r"whole numbers 0\.\.1; the column 'label' holds double"),
-        ("cola", [0, None], r"whole numbers 0\.\.1; found None\."),
-        ("stsb", [0.0, -1.0], r"scores of at least 0; found -1\.0\. GLUE hides"),
-        ("stsb", [0.0, None], r"scores of at least 0; found None\."),
-        ("stsb", ["a", "b"], r"scores of at least 0; the column 'label' holds"),
+        ("cola", [0, -1], r"whole numbers 0\.\.1\. Found -1\. GLUE hides test labels as -1"),
+        ("mnli", [0, 3], r"whole numbers 0\.\.2\. Found 3\."),
+        ("cola", ["no", "yes"], r"whole numbers 0\.\.1\. The column 'label' holds (large_)?string"),
+        ("cola", [0.0, 0.5], r"whole numbers 0\.\.1\. The column 'label' holds double"),
+        ("cola", [0, None], r"whole numbers 0\.\.1\. Found None\."),
+        ("stsb", [0.0, -1.0], r"scores of at least 0\. Found -1\.0\. GLUE hides"),
+        ("stsb", [0.0, None], r"scores of at least 0\. Found None\."),
+        ("stsb", ["a", "b"], r"scores of at least 0\. The column 'label' holds"),
         (
             "cola",
             list(range(-20, 0)),
-            r"whole numbers 0\.\.1; found -1, -10, .*, \.\.\.\. GLUE hides",
+            r"whole numbers 0\.\.1\. Found -1, -10, .*, \.\.\.\. GLUE hides",
         ),
     ],
 )
@@ -183,7 +183,7 @@ def test_labels_out_of_range(tmp_path, name, labels, message):
 
 @pytest.mark.parametrize(
     ("texts", "message"),
-    [([1, 2], "'sentence' must hold text; it holds int64"), (["a", None], "1 rows have no text")],
+    [([1, 2], "'sentence' must hold text. It holds int64"), (["a", None], "1 rows have no text")],
 )
 def test_texts_must_be_text(tmp_path, texts, message):
     for split in ("train", "validation"):
@@ -203,5 +203,5 @@ def test_file_without_rows_or_sense(tmp_path, text):
 def test_split_without_rows():
     task = get_glue_task("cola")
     empty = datasets.Dataset.from_dict({"sentence": [], "label": []})
-    with pytest.raises(ValueError, match="here has no rows; task 'cola' needs at least one"):
+    with pytest.raises(ValueError, match=r"here has no rows\. Task 'cola' needs at least one"):
         check_columns(empty, task, "here")

@@ -56,7 +56,7 @@ def test_subset_larger_than_the_data(tmp_path):
 
 @pytest.mark.parametrize("name", ["max_train_samples", "max_eval_samples"])
 def test_sizes_must_be_positive(name):
-    with pytest.raises(ValueError, match=f"{name} must be at least 1, or None.* got 0"):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, or None.* Got 0"):
         load_glue("acceptability", **{name: 0})  # pyright: ignore[reportArgumentType]
 
 
