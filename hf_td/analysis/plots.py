@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from hf_td.analysis.metrics import metric_label
+from hf_td.extras import extra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -161,7 +162,8 @@ def plot_lines(
 
 def write_figure(draw: Callable[[], Figure], path_stem: str | Path) -> tuple[Path, Path]:
     """Draw in the style of this project, write a PNG and an SVG, and return their paths."""
-    import matplotlib  # imported only when something is plotted
+    with extra("plots"):
+        import matplotlib  # imported only when something is plotted
 
     stem = Path(path_stem)
     paths = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")

@@ -6,7 +6,6 @@ import importlib
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_td.anatomy import evaluating, probe_inputs
+from hf_td.extras import extra
 from hf_td.hub.weights import GRAPH
 
 # Importable names of what the extra `onnx` installs.
@@ -26,9 +26,9 @@ TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 2e-2}
 
 def check_extra() -> None:
     """Raise ImportError unless the packages are there."""
-    missing = [name for name in PACKAGES if find_spec(name) is None]
-    if missing:
-        raise ImportError(f"ONNX needs {', '.join(missing)}: pip install 'hf_td[onnx]'")
+    with extra("onnx"):
+        for name in PACKAGES:
+            importlib.import_module(name)
 
 
 def write_graph(

@@ -6,8 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from json import JSONDecodeError
 
-import httpx2
 from huggingface_hub.utils import parse_ratelimit_headers
+
+from hf_td.extras import extra
+
+with extra("hub"):
+    import httpx2
 
 # What huggingface_hub sends again by itself, five times, after a 429, a 5xx or a broken
 # connection. It does so neither for the commit itself nor for anything around it.

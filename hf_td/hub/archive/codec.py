@@ -18,10 +18,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import zstandard
 from numpy.typing import NDArray
 
+from hf_td.extras import extra
 from hf_td.hub.archive.errors import expect
+
+with extra("hub"):
+    import zstandard
 
 Words = NDArray[Any]
 Bytes = NDArray[np.uint8]
