@@ -24,8 +24,8 @@ from hf_td import __version__
 from hf_td.anatomy import Anatomy, Block, Holder, read_anatomy
 from hf_td.anatomy.blocks import pattern_of
 from hf_td.config import trained_with
+from hf_td.files import check_free
 from hf_td.hub.export import Export, Form, export_model
-from hf_td.hub.folders import check_free
 from hf_td.pruning import PruningReport, prune_model
 from hf_td.ranking.activations import FILE as ACTIVATIONS
 from hf_td.ranking.activations import find_activations

@@ -42,11 +42,8 @@ from lab.benchmarks.training.floors import measure_floors  # noqa: E402
 from lab.benchmarks.training.memory import measure_memory  # noqa: E402
 from lab.benchmarks.training.steps import measure  # noqa: E402
 
-from hf_td.analysis.record import (  # noqa: E402
-    append_json_line,
-    environment,
-    read_json_lines,
-)
+from hf_td.analysis.record import environment  # noqa: E402
+from hf_td.files import append_json_line, read_json_lines  # noqa: E402
 from tests.ports import naive_port, parametrized  # noqa: E402
 
 RESULTS = ROOT / "docs" / "results"

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from hf_td.files import write_text
 from tests.families import TABLE, Family
 
 PAGE = Path(__file__).parents[1] / "docs" / "families.md"
@@ -19,7 +20,7 @@ HEADS = {"go": "taken out", "stay": "stay, as zeros", "refused": "weight level o
 
 def main() -> None:
     """Bring the page up to date."""
-    PAGE.write_text(updated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    write_text(PAGE, updated(PAGE.read_text(encoding="utf-8")))
 
 
 def updated(page: str) -> str:

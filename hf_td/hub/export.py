@@ -22,10 +22,10 @@ from hf_td.anatomy import (
     read_anatomy,
 )
 from hf_td.compaction import cut_model, layout_of_model, needed_units
+from hf_td.files import check_free, folder_bytes, whole_folder
 from hf_td.hub.archived import write_archived_model
 from hf_td.hub.card import ExportFacts, write_card
 from hf_td.hub.card_info import CardInfo
-from hf_td.hub.folders import check_free, folder_bytes, whole_folder
 from hf_td.hub.onnx_graph import check_extra, check_graph, write_graph
 from hf_td.hub.remote_code import auto_classes, make_stock_class, write_modeling_file
 from hf_td.hub.removal import count_removal

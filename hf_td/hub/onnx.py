@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hf_td.files import folder_bytes, whole_folder
 from hf_td.hub.export import Export
-from hf_td.hub.folders import folder_bytes, whole_folder
 from hf_td.hub.onnx_graph import check_extra, check_graph, write_graph
 
 

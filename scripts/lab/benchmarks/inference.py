@@ -18,7 +18,7 @@ from transformers import (
 
 from hf_td.analysis.quartiles import Quartiles
 from hf_td.compaction import compact_model
-from hf_td.hub.folders import folder_bytes
+from hf_td.files import folder_bytes
 from hf_td.hub.latency import Latency, measure_latency
 from hf_td.pruning import prune_model
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from hf_td import functional, patch_model
 from hf_td.analysis.quartiles import Quartiles
-from hf_td.analysis.record import append_json_line, read_json_lines
+from hf_td.files import append_json_line, read_json_lines
 from hf_td.patching.patch import anneal, find_patch
 from tests.ports import TARGETING, NaiveLinear, naive_port, parametrized, projections
 from tests.tiny import tiny_inputs, tiny_model
