@@ -12,7 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import transformers
 import typer
@@ -25,7 +25,8 @@ from hf_td.anatomy import Anatomy, Block, Holder, read_anatomy
 from hf_td.anatomy.blocks import pattern_of
 from hf_td.config import trained_with
 from hf_td.files import check_free
-from hf_td.hub.export import Export, Form, export_model
+from hf_td.hub.export import Export, export_model
+from hf_td.hub.forms import AUTO, check_form, form_choices, forms_help
 from hf_td.pruning import PruningReport, prune_model
 from hf_td.ranking.activations import FILE as ACTIVATIONS
 from hf_td.ranking.activations import find_activations
@@ -100,7 +101,9 @@ def prune(
             "measured or learned then has to lie beside the weights"
         ),
     ] = None,
-    form: Annotated[str, typer.Option(help="form of the export, see export_model")] = "auto",
+    form: Annotated[
+        str, typer.Option(help=forms_help(), metavar=f"[{'|'.join(form_choices())}]")
+    ] = AUTO,
     budget: Annotated[
         Literal["uniform", "global"],
         typer.Option(help="the same fraction of every layer, or the lowest of all"),
@@ -117,6 +120,7 @@ def prune(
     """
     with blaming_input():
         check_free(output.absolute(), overwrite=overwrite)  # before all the work
+        check_form(form)
     loaded, source = _load(model, trust_remote_code)
     _check_measured(loaded, importance)
     processor = _load_processor(source)
@@ -127,7 +131,7 @@ def prune(
         export = export_model(
             loaded,
             output,
-            form=cast(Form, form),
+            form=form,
             processing_class=processor,
             overwrite=overwrite,
         )

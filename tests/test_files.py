@@ -200,6 +200,7 @@ def test_what_a_link_points_to_is_replaced_and_the_link_stays(full):
         assert names_in(full) == ["new"]
         assert names_in(full.parent) == ["export", "link"]
 
+
 # Files.
 
 

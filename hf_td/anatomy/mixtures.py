@@ -19,7 +19,7 @@ from torch.func import functional_call
 from hf_td.anatomy.blocks import Companion, Mixture, pattern_of
 from hf_td.anatomy.towers import join
 from hf_td.anatomy.trace import evaluating
-from hf_td.modules.compact_layout import EXPERTS
+from hf_td.modules.compact_shapes import EXPERTS
 from hf_td.modules.layouts import stacks_of
 from hf_td.modules.routing import (
     OWN_BUFFERS,

@@ -1,4 +1,4 @@
-"""What goes to and comes from the Hub."""
+"""Exports of pruned models: written, described, published and loaded."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hf_td.hub.archive import load_archive as load_archive
     from hf_td.hub.archive import save_archive as save_archive
-    from hf_td.hub.archived import load_archived_model as load_archived_model
-    from hf_td.hub.card_info import CardInfo as CardInfo
+    from hf_td.hub.card.info import CardInfo as CardInfo
+    from hf_td.hub.card.latency import Latency as Latency
+    from hf_td.hub.card.latency import measure_latency as measure_latency
     from hf_td.hub.export import Export as Export
     from hf_td.hub.export import export_model as export_model
-    from hf_td.hub.latency import Latency as Latency
-    from hf_td.hub.latency import measure_latency as measure_latency
-    from hf_td.hub.push import push_to_hub as push_to_hub
+    from hf_td.hub.forms.archive import load_archived_model as load_archived_model
+    from hf_td.hub.push.commit import push_to_hub as push_to_hub
 
-# Public name to the module that has it; loaded when first asked for.
+# Public name to its module, which is imported at the first use.
 _HOMES = {
-    "CardInfo": "card_info",
+    "CardInfo": "card.info",
     "Export": "export",
-    "Latency": "latency",
+    "Latency": "card.latency",
     "export_model": "export",
     "load_archive": "archive",
-    "load_archived_model": "archived",
-    "measure_latency": "latency",
-    "push_to_hub": "push",
+    "load_archived_model": "forms.archive",
+    "measure_latency": "card.latency",
+    "push_to_hub": "push.commit",
     "save_archive": "archive",
 }
 

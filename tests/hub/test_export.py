@@ -26,6 +26,8 @@ from hf_td import compact_model, patch_model, prune_model
 from hf_td.compaction import layout_of_model
 from hf_td.hub import export, verify
 from hf_td.hub.export import export_model
+from hf_td.hub.forms.compact import Compact
+from hf_td.hub.forms.stock import Stock
 from hf_td.patching.patch import find_patch
 from tests.compaction.models import (
     assert_identical,
@@ -255,13 +257,13 @@ def test_an_error_while_writing_leaves_the_old_export_or_none(old, tmp_path, mon
     model, folder = masked_model("bert"), tmp_path / "x"
     if old:
         export_model(model, folder, metrics={"old": 1}, check=False)
-    write = export._write
+    write = Compact.write
 
     def fail(*arguments: Any) -> None:
         write(*arguments)
         raise OSError("disk full")
 
-    monkeypatch.setattr(export, "_write", fail)
+    monkeypatch.setattr(Compact, "write", fail)
     with pytest.raises(OSError, match="disk full"):
         export_model(model, folder, overwrite=True, check=False)
     assert [path.name for path in tmp_path.iterdir()] == (["x"] if old else [])
@@ -277,13 +279,14 @@ def test_a_killed_export_leaves_the_old_one(tmp_path):
     code = """
         import os, signal, sys
         from transformers import AutoModelForSequenceClassification as A
-        from hf_td.hub import export
-        write = export._write
+        from hf_td.hub import export_model
+        from hf_td.hub.forms.compact import Compact
+        write = Compact.write
         def killed(*arguments):
             write(*arguments)
             os.kill(os.getpid(), signal.SIGKILL)
-        export._write = killed
-        export.export_model(A.from_pretrained(sys.argv[1]), sys.argv[2], overwrite=True)
+        Compact.write = killed
+        export_model(A.from_pretrained(sys.argv[1]), sys.argv[2], overwrite=True)
     """
     command = [sys.executable, "-c", textwrap.dedent(code), tmp_path / "masked", folder]
     done = subprocess.run(command, capture_output=True, check=False, timeout=120)
@@ -324,30 +327,30 @@ def test_every_type_is_verified(dtype, tmp_path):
 
 
 def test_an_export_that_computes_something_else_is_refused(tmp_path, monkeypatch):
-    def spoilt(shell: Any, plan: Any, folder: Path, *rest: Any) -> None:
+    def spoilt(self: Stock, shell: Any, folder: Path, *rest: Any) -> None:
         spoilt_shell = copy.deepcopy(shell)
         spoilt_shell.classifier.weight.data.mul_(2)
         spoilt_shell.save_pretrained(folder)
 
-    monkeypatch.setattr(export, "_write", spoilt)
-    with pytest.raises(RuntimeError, match=r"reloaded export \(stock\) differs in its output by"):
+    monkeypatch.setattr(Stock, "write", spoilt)
+    with pytest.raises(RuntimeError, match=r"reloaded export \(stock\) .* its output differs by"):
         export_model(neurons_pruned("bert"), tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_export_in_another_type_is_refused(tmp_path, monkeypatch):
-    def widened(shell: Any, plan: Any, folder: Path, *rest: Any) -> None:
+    def widened(self: Stock, shell: Any, folder: Path, *rest: Any) -> None:
         copy.deepcopy(shell).float().save_pretrained(folder)
 
-    monkeypatch.setattr(export, "_write", widened)
-    with pytest.raises(RuntimeError, match=r"in torch\.float32 where the model gives torch\.bfl"):
+    monkeypatch.setattr(Stock, "write", widened)
+    with pytest.raises(RuntimeError, match=r"the dtype torch\.float32, where torch\.bfl"):
         export_model(neurons_pruned("bert").bfloat16(), tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
 def test_an_export_that_does_not_load_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "_write", lambda *_: None)
+    monkeypatch.setattr(Stock, "write", lambda *_: None)
     with pytest.raises(RuntimeError, match=r"does not load in a fresh process \(stock, AutoModel"):
         export_model(neurons_pruned("bert"), tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
@@ -423,6 +426,6 @@ def test_in_half_precision_the_output_is_compared_and_no_token(tmp_path, monkeyp
     model = tiny_model("llama").bfloat16()
     prune_model(model, 0.5, level="unit")
     compared = []
-    monkeypatch.setattr(verify, "_compare", lambda name, *_: compared.append(name))
+    monkeypatch.setattr(verify, "compare_outputs", lambda name, *_: compared.append(name))
     export_model(model, tmp_path / "x")
-    assert set(compared) == {"output"}
+    assert set(compared) == {"its output"}

@@ -11,7 +11,7 @@ import transformers as hf
 from hf_td import prune_model, read_anatomy
 from hf_td.anatomy import Holder, Part
 from hf_td.compaction import needed_units
-from hf_td.hub.stock import build_empty, express, unexpressed, units_of
+from hf_td.hub.stock_config import build_empty, express, unexpressed, units_of
 from tests.compaction.models import every_family, small_model
 from tests.families import tiny_family
 from tests.tiny import tiny_model

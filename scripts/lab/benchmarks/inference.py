@@ -19,7 +19,7 @@ from transformers import (
 from hf_td.analysis.quartiles import Quartiles
 from hf_td.compaction import compact_model
 from hf_td.files import folder_bytes
-from hf_td.hub.latency import Latency, measure_latency
+from hf_td.hub.card.latency import Latency, measure_latency
 from hf_td.pruning import prune_model
 
 SPARSITIES = (0.25, 0.5, 0.75, 0.9)
