@@ -92,8 +92,8 @@ def _check_sparsity(info: CardInfo, removal: Removal, allowed: float = 0.02) -> 
         raise ValueError(
             f"the card would show the metrics of sparsity {point.sparsity}, where "
             f"{point.removed_prunable:.1%} of the prunable weights were removed, but "
-            f"{removal.sparsity:.1%} of this model's are removed. Prune the model to that sparsity, "
-            "or give the card another one."
+            f"{removal.sparsity:.1%} of this model's are removed. Prune the model to that "
+            "sparsity, or give the card another one."
         )
 
 

@@ -62,17 +62,17 @@ class Archive(Form):
             f"model = {way.call}",
         )
         return (
-            f"{code}\n\nIts weights are compressed without loss; `from_pretrained` finds none here, "
-            "and says so."
+            f"{code}\n\nIts weights are compressed without loss. `from_pretrained` finds none here, "
+            "and raises an error."
         )
 
     def limitation(self, *, all_stored: bool) -> str | None:
         """Return the card's sentence about zeros: they take no place in the file."""
+        if not all_stored:
+            return None
         return (
-            "In memory, what was removed is stored as zeros, and a forward takes as long as "
-            "that of the dense model."
-            if all_stored
-            else None
+            "In memory, what was removed is stored as zeros, and a forward takes as long as that "
+            "of the dense model."
         )
 
 

@@ -29,7 +29,7 @@ class Attempt:
     repeatable: bool = True
 
     def wait_after(self, error: Exception, times: int) -> float | None:
-        """Return the seconds to wait after so many failures; None for an error that waiting keeps."""
+        """Return the seconds to wait after so many failures; None where waiting does not help."""
         status = _status(error)
         if _was_repeated(error) or isinstance(error, httpx2.ConnectError):
             return None  # without a network, waiting a little does not help
@@ -64,7 +64,7 @@ class Attempt:
         return RuntimeError, _text(error)
 
     def _state(self, error: Exception) -> str:
-        """Return a sentence on the Hub's state: a commit whose answer was lost may have been made."""
+        """Return what is published: a commit whose answer was lost may have been made."""
         path = _path(error)
         asked = self.what == "commit" and (not path or "/commit/" in path)
         if not (asked and _is_passing(error, _status(error))):
