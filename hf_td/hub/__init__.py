@@ -29,17 +29,7 @@ _HOMES = {
     "save_archive": "archive",
 }
 
-__all__ = [
-    "CardInfo",
-    "Export",
-    "Latency",
-    "export_model",
-    "load_archive",
-    "load_archived_model",
-    "measure_latency",
-    "push_to_hub",
-    "save_archive",
-]
+__all__ = [*_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -200,7 +200,9 @@ def make_compact(model: Any) -> None:
     """
     recorded = model.config.quantization_config
     values = recorded if isinstance(recorded, dict) else recorded.to_dict()
-    apply_layout(model, CompactLayout.from_dict(values).for_model(model))
+    layout = CompactLayout.from_dict(values).for_model(model)
+    _expect(not layout.routers, "layout.routers", "empty where hf_td does not load", layout.routers)
+    apply_layout(model, layout)
 
 
 def set_parameter(model: nn.Module, name: str, value: torch.Tensor) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from transformers import (
     ViTMAEForPreTraining,
 )
 
-from hf_td import compact_model, patch_model, prune_model
+from hf_td import compact_model, patch_model, prune_model, read_anatomy
 from hf_td.compaction import layout_of_model
 from hf_td.hub import export, verify
 from hf_td.hub.export import export_model
@@ -243,6 +244,17 @@ def test_a_folder_that_holds_something_is_refused_before_any_work(tmp_path, monk
     with pytest.raises(FileExistsError, match="holds something already"):
         export_model(masked_model("bert"), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_reading_that_is_given_is_not_made_again(tmp_path, monkeypatch):
+    model = uneven_model("bert")
+    anatomy = read_anatomy(model)
+    read = export_model(model, tmp_path / "read", check=False)
+    monkeypatch.setattr(export, "read_anatomy", lambda *_: pytest.fail("it was read again"))
+    given = export_model(model, tmp_path / "given", anatomy=anatomy, check=False)
+    assert replace(given, folder=read.folder, bytes=read.bytes) == read
+    weights = [(done.folder / "model.safetensors").read_bytes() for done in (read, given)]
+    assert weights[0] == weights[1]
 
 
 def test_an_old_export_is_replaced_when_asked(tmp_path):

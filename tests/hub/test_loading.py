@@ -289,6 +289,7 @@ def test_the_generated_file_makes_the_same_model(modeling, uneven):
         *({"shapes": {WEIGHT: s}} for s in ([0, 32], [-1, 32], [65, 32], [8], [True, 1], [8.0, 1])),
         {"shapes": {"../x": [1]}},
         {"shapes": {"bert.__class__": [1]}},
+        {"routers": ["classifier"]},
         *({"attributes": {ATTENTION: {"num_attention_heads": c}}} for c in (0, -1, 9, True, "2")),
         *({"attributes": {ATTENTION: {name: 1}}} for name in ("forward", "__class__", "nhead")),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import Any
@@ -138,7 +138,7 @@ class ArchiveDescription:
         return cls(metadata=values["metadata"], entries=entries)
 
 
-def digest_of(streams: list[bytes | memoryview]) -> str:
+def digest_of(streams: Sequence[bytes | memoryview]) -> str:
     """Return the BLAKE2b of streams one after the other, as 64 hexadecimal digits."""
     digest = blake2b(digest_size=32)
     for stream in streams:

@@ -117,7 +117,7 @@ def _compress(
             shape=tuple(tensor.shape),
             encoding=coded.encoding,
             values=coded.values,
-            digest=digest_of(list(coded.streams)),
+            digest=digest_of(coded.streams),
         )
         for stream_name, stream in zip(entries[key].streams, coded.streams, strict=True):
             sizes[stream_name] = spool.write(stream)

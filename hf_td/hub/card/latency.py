@@ -1,4 +1,4 @@
-"""Measures how long a forward of the dense and of the compact model takes, side by side."""
+"""Measures the latency of the dense and of the compact model, in turn."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Timing:
     """Milliseconds of one forward.
 
     Attributes:
-        median: half of the runs took at most as long.
-        low: the first quartile.
-        high: the third quartile.
+        median: of the runs.
+        low: their first quartile.
+        high: their third quartile.
     """
 
     median: float
@@ -33,14 +33,14 @@ class Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """What `measure_latency` found.
+    """A comparison of two latencies.
 
     Attributes:
         dense: forwards of the dense model.
         compact: forwards of the compact model.
         shape: shape of the main input, such as (batch, length).
         runs: timed forwards of each model.
-        threads: of torch, which the CPU computes with.
+        threads: number of threads of torch.
         dtype: of the compact model's weights.
         hardware: name of the GPU, or of the CPU.
     """
@@ -67,17 +67,17 @@ def measure_latency(
     runs: int = 30,
     warmup: int = 3,
 ) -> Latency:
-    """Time forwards of two models in turn, so that whatever slows the machine slows both.
+    """Time forwards of two models in turn: what slows the machine slows both.
 
     Args:
-        dense: the model that compactness is compared with.
+        dense: the model to compare with.
         compact: the smaller model, on the same device.
-        inputs: keyword arguments for a forward of either.
+        inputs: keyword arguments for a forward of either model.
         runs: timed forwards of each model, at least 2.
-        warmup: forwards of each model before, which do not count.
+        warmup: forwards of each model before the timed ones.
 
     Raises:
-        ValueError: there are too few runs, no tensor among the inputs, or two devices.
+        ValueError: `runs` is below 2, the inputs hold no tensor, or the models are on two devices.
     """
     if runs < 2:
         raise ValueError(f"a spread takes at least 2 runs, got {runs}")
@@ -114,7 +114,7 @@ def _shape_of(inputs: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def _time(model: nn.Module, inputs: Mapping[str, Any], device: torch.device) -> float:
-    """Milliseconds of one forward, until its result is there."""
+    """Return the milliseconds of one forward, with its kernels finished."""
     _wait_for(device)
     started = time.perf_counter()
     model(**inputs)

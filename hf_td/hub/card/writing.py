@@ -70,7 +70,9 @@ def write_card(
     export = _about_model(Path(folder), model, info, facts)
     card = ModelCard.from_template(
         data,
-        template_str=files(__package__).joinpath("model_card.template").read_text(encoding="utf-8"),
+        template_str=files("hf_td.hub.card")
+        .joinpath("model_card.template")
+        .read_text(encoding="utf-8"),
         metadata=data.to_yaml(),
         name=name,
         license=license,

@@ -62,8 +62,8 @@ class Archive(Form):
             f"model = {way.call}",
         )
         return (
-            f"{code}\n\nIts weights are compressed without loss. `from_pretrained` finds none here, "
-            "and raises an error."
+            f"{code}\n\nIts weights are compressed without loss. `from_pretrained` finds none "
+            "here, and raises an error."
         )
 
     def limitation(self, *, all_stored: bool) -> str | None:

@@ -49,7 +49,7 @@ class Plan:
 
 
 class Refusal(ValueError):
-    """A form cannot hold a model.
+    """A refusal: the form cannot hold the model.
 
     Attributes:
         reason: why, without advice; `auto` gives it as the reason for the next form.
@@ -62,7 +62,7 @@ class Refusal(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where an export will be found.
+    """The place of a finished export.
 
     Attributes:
         name: of its folder.

@@ -40,7 +40,7 @@ def forge_tensor(path: Path, coded: Coded, shape: list[int], dtype: str = "uint8
         "shape": shape,
         "encoding": coded.encoding,
         "values": coded.values,
-        "digest": digest_of(list(coded.streams)),
+        "digest": digest_of(coded.streams),
     }
     streams = dict(zip(names, map(bytes, coded.streams), strict=True))
     forge(path, streams, {"metadata": {}, "tensors": [entry]})
