@@ -4,7 +4,7 @@
     python scripts/bench_pruning.py --case export --rounds 3
 
 Appends a line of JSON for each case to docs/results/pruning_speed.jsonl. The exports need 8 GB of
-memory, and 4 GB in the folder for temporary files; semi_structured is skipped without a GPU.
+memory, and 4 GB in the folder for temporary files.
 """
 
 from __future__ import annotations

@@ -18,9 +18,9 @@ _LIBRARIES = ("torch", "transformers", "datasets")
 
 
 def environment() -> dict[str, Any]:
-    """Versions, hardware and commit of this process, as JSON values; what is not known is None.
+    """Return versions, hardware and commit of this process as JSON values; None if unknown.
 
-    `commit` is that of the repository that hf_td is imported from, with `-dirty` where tracked
+    `commit` is the commit of the repository that hf_td is imported from, with `-dirty` if tracked
     files differ from it; None for an installed copy.
     """
     versions = {name: _version(name) for name in _LIBRARIES}
@@ -62,7 +62,7 @@ def _ram_bytes() -> int | None:
 
 
 def _commit() -> str | None:
-    # An installed copy may lie in a folder of somebody's own repository, which does not track it.
+    # An installed copy may lie inside another repository, which does not track it.
     if _git("ls-files", "--error-unmatch", "__init__.py") is None:
         return None
     return _git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty")

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from hf_td.modules.compact_shapes import QUANT_METHOD, CompactLayout
-from hf_td.modules.routing import mark_gone, marked_routers
+from hf_td.modules.routing import mark_pruned, marked_routers
 
 # The key under which a compact model's config keeps its layout.
 LAYOUT_KEY = "quantization_config"
@@ -53,7 +53,7 @@ def record_layout(
 def mark_routers(model: nn.Module, layout: CompactLayout) -> None:
     """Make the routers of a loaded model leave out the experts that the layout calls pruned."""
     for name in layout.routers:
-        mark_gone(model.get_submodule(name))
+        mark_pruned(model.get_submodule(name))
     _guard_saving(model)
 
 

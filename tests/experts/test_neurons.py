@@ -1,4 +1,4 @@
-"""Targeted dropout of experts: neurons and weights of each expert by themselves."""
+"""Targeted dropout inside experts: neurons and weights of each expert are ranked separately."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes that train together draw the same masks, and learn what one process would."""
+"""Processes that train together draw equal masks, and learn what one process would."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from tests.tiny import tiny_model
 
 UPDATES = INTERVAL + 2  # two of them are measured
 PROCESSES = 2
-# Of every thirteenth row, so that the processes measure just those that one measures.
+# Every thirteenth row is measured: both processes together measure the rows that one would.
 LENGTH = 13
-# With updates that drop some, and updates that drop nothing and hold what others keep.
+# Updates that drop some candidates, and dense updates that freeze what others keep.
 SETTINGS: dict[str, Any] = {
     "targeting": 0.5,
     "drop_rate": 0.5,
@@ -38,7 +38,7 @@ def batches() -> list[torch.Tensor]:
 
 
 def learn(model: Any, forward: Any, inputs: list[torch.Tensor]) -> set[float]:
-    """Train, and tell what fractions learned."""
+    """Train, and return the trainable fractions of the updates."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     learning = set()
     for update, ids in enumerate(inputs):
@@ -46,7 +46,7 @@ def learn(model: Any, forward: Any, inputs: list[torch.Tensor]) -> set[float]:
         forward(input_ids=ids)[0].square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-    anneal(forward, 1.0, UPDATES)  # the last update's activations count too
+    anneal(forward, 1.0, UPDATES)  # includes the activations of the last update
     return learning
 
 

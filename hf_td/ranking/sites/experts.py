@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from hf_td import functional
 from hf_td.anatomy import Mixture
-from hf_td.modules.routing import gone_experts, mark_gone
+from hf_td.functional import Rule
+from hf_td.modules.routing import mark_pruned, pruned_experts
 from hf_td.ranking import importance
 from hf_td.ranking.activations import Activations
+from hf_td.ranking.sites.site import Cost, Kind
 from hf_td.ranking.sites.slices import Slice, clear
 
 
@@ -28,7 +31,10 @@ class ExpertSite:
         places: modules, and names of parameters in them, that have an entry for each expert.
         activations: to scale the scores with, or None.
         given: scores from elsewhere, in place of those that are read off the weights.
+        random_key: of fixed random scores; None for scores that are read off the weights.
     """
+
+    kind: ClassVar[Kind] = "expert"
 
     name: str
     layer: Any
@@ -37,6 +43,7 @@ class ExpertSite:
     places: tuple[tuple[nn.Module, str], ...]
     activations: Activations | None = None
     given: Tensor | None = None
+    random_key: int | None = None
 
     @property
     def dim(self) -> int:
@@ -62,9 +69,15 @@ class ExpertSite:
         """The 3-D parameters of the experts."""
         return tuple(parameter for parameter in self.parameters() if parameter.dim() == 3)
 
-    def everything(self) -> Tensor:
-        """The mask that drops nothing."""
-        return torch.ones_like(self.layer.weight[:, 0], dtype=torch.bool)
+    @property
+    def rule(self) -> Rule:
+        """What the scores are along: the experts."""
+        return Rule(0)
+
+    @property
+    def ranked_shape(self) -> tuple[int, ...]:
+        """The shape of the scores: `(experts,)`."""
+        return (self.mixture.units,)
 
     def scores(self) -> Tensor:
         """`(experts,)`: L2 norm of the weights of each expert; minus infinity if it is gone.
@@ -72,9 +85,14 @@ class ExpertSite:
         With activations it is scaled with the root mean square of the weight that the router gives
         the expert.
         """
-        own = importance.expert_scores(self.weights, self._activation())
-        scores = own if self.given is None else self.given
-        return scores.masked_fill(gone_experts(self.layer.module), -torch.inf)
+        if self.given is not None:
+            scores = self.given
+        elif self.random_key is not None:
+            device = self.layer.weight.device
+            scores = functional.random_scores(self.ranked_shape, self.random_key, device)
+        else:
+            scores = importance.expert_scores(self.weights, self._activation())
+        return scores.masked_fill(pruned_experts(self.layer.module), -torch.inf)
 
     def _activation(self) -> Tensor | None:
         """`(experts,)`: root mean square of the weights."""
@@ -100,8 +118,35 @@ class ExpertSite:
     def remove(self, chosen: Tensor) -> None:
         """Set all that belongs to the chosen experts to zero, and let the router leave them out."""
         clear(self.slices(chosen))
-        self.settle()
+        self.mark_removed()
 
-    def settle(self) -> None:
-        """Let the router leave out just those experts that are zero now."""
+    def mark_removed(self) -> None:
+        """Let the router leave out exactly the experts whose rows are zero now."""
         mark_gone(self.layer.module)
+
+    @property
+    def producers(self) -> tuple[Any, ...]:
+        """No linear layer: the experts lie in stacked parameters."""
+        return ()
+
+    @property
+    def weights_per_entry(self) -> int:
+        """The number of weights of an expert."""
+        return self.size // self.mixture.units
+
+    def sum_to_entries(self, values: Tensor) -> Tensor:
+        """Refuse: a router's weight is not what an expert computes with."""
+        raise TypeError(f"{self.name} ranks experts. Their weights are not those of the router.")
+
+    def cost(self, length: int) -> Cost:
+        """Return the cost of an expert.
+
+        Its parameters include its row in the router. Its operations are those of its logit alone:
+        each token goes to as many experts as before.
+        """
+        parameters = sum(p.numel() for p in self.parameters()) / self.mixture.units
+        return Cost(parameters=parameters, flops=2 * self.layer.weight.shape[1])
+
+    def contains(self, name: str) -> bool:
+        """Return whether the layer of this name is part of the experts."""
+        return name.startswith(f"{self.mixture.experts}.")

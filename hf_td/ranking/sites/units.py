@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from hf_td import functional
 from hf_td.anatomy import Block
+from hf_td.functional import Rule
 from hf_td.ranking import importance
 from hf_td.ranking.activations import Activations
 from hf_td.ranking.importance import Member
+from hf_td.ranking.sites.site import Cost, Kind
 from hf_td.ranking.sites.slices import Slice, by_feature, clear
 
 # Name and layer of a consumer, and the input features of each of its units, `(units, per_unit)`.
@@ -34,7 +37,10 @@ class UnitSite:
         consumers: names and layers of the consumers, in the same way.
         activations: to scale the scores with, or None.
         given: scores from elsewhere, in place of those that are read off the weights.
+        random_key: of fixed random scores; None for scores that are read off the weights.
     """
+
+    kind: ClassVar[Kind] = "unit"
 
     name: str
     layer: Any
@@ -44,6 +50,7 @@ class UnitSite:
     consumers: tuple[Consumer, ...]
     activations: Activations | None = None
     given: Tensor | None = None
+    random_key: int | None = None
 
     @cached_property
     def arrangement(self) -> Any:
@@ -61,16 +68,23 @@ class UnitSite:
         """How many weights the mask is for: the consumer's."""
         return self.layer.weight.numel()
 
-    def everything(self) -> Tensor:
-        """The mask that drops nothing."""
-        weight = self.layer.weight
-        units = torch.ones(*weight.shape[:-2], self.block.units, dtype=torch.bool)
-        return self.spread(units.to(weight.device))
+    @property
+    def rule(self) -> Rule:
+        """What the scores of the consumer's weights are: the cut-offs alone decide."""
+        return Rule(importance.fan_in_dim(self.layer))
+
+    @property
+    def ranked_shape(self) -> tuple[int, ...]:
+        """The shape of the scores: `(units,)`, or `(experts, units)`."""
+        return *self.layer.weight.shape[:-2], self.block.units
 
     def scores(self) -> Tensor:
-        """`(units,)`, or `(experts, units)`: neurons are ranked inside each expert."""
+        """Return `(units,)`, or `(experts, units)`: neurons are ranked inside each expert."""
         if self.given is not None:
             return self.given
+        if self.random_key is not None:
+            device = self.layer.weight.device
+            return functional.random_scores(self.ranked_shape, self.random_key, device)
         return importance.unit_scores(self.members, self._activation())
 
     def eligible(self, scores: Tensor) -> Tensor:
@@ -117,8 +131,18 @@ class UnitSite:
         return tuple(member for member in self.members if member[1] in self.block.producers)
 
     def slices(self, chosen: Tensor) -> Iterator[Slice]:
-        """What belongs to the chosen units: columns of the consumer, rows of the producers."""
-        return unit_slices([self], chosen.unsqueeze(0))
+        """Yield what belongs to the chosen units: columns of the consumer, rows of the producers.
+
+        Args:
+            chosen: boolean, of the shape of the scores.
+        """
+        yield self.layer.weight, self.spread(chosen)
+        for layer, projection in self.own_members:
+            units = layer.weight.shape[importance.unit_dim(layer)]
+            rows = by_feature(chosen, projection, units)
+            yield layer.weight, rows.unsqueeze(importance.fan_in_dim(layer) - layer.weight.dim())
+            if layer.bias is not None:
+                yield layer.bias, rows
 
     def remove(self, chosen: Tensor) -> None:
         """Set all that belongs to the chosen units to zero: no output of the model keeps a trace.
@@ -126,6 +150,45 @@ class UnitSite:
         The consumer's columns alone decide the outputs; the producers' rows and biases follow.
         """
         clear(self.slices(chosen))
+
+    def mark_removed(self) -> None:
+        """Do nothing: zeros are all that marks a removed unit."""
+
+    @property
+    def producers(self) -> tuple[Any, ...]:
+        """The layers that produce the units; a fused layer occurs once for each of its roles."""
+        return tuple(layer for layer, _ in self.own_members)
+
+    @property
+    def weights_per_entry(self) -> int:
+        """The number of weights in the rows that produce a unit."""
+        return sum(
+            projection.features.shape[1] * layer.weight.shape[importance.fan_in_dim(layer)]
+            for layer, projection in self.own_members
+        )
+
+    def sum_to_entries(self, values: Tensor) -> Tensor:
+        """Sum values of the shape of the consumer's weight over the columns of each unit."""
+        channels = values.sum(importance.unit_dim(self.layer))
+        return channels[..., self.block.consumer.features.to(values.device)].sum(-1)
+
+    def cost(self, length: int) -> Cost:
+        """Return the cost of a unit.
+
+        Its parameters are the rows that produce the unit, with their biases, and the columns that
+        read it. Each weight takes two operations; a head takes two more for each score and for each
+        mix of values.
+        """
+        width = self.block.consumer.features.shape[1]
+        biases = sum(p.features.shape[1] * (m.bias is not None) for m, p in self.own_members)
+        columns = width * self.layer.weight.shape[importance.unit_dim(self.layer)]
+        parameters = self.weights_per_entry + biases + columns
+        mixing = 4 * length * width if self.block.part == "attention" else 0
+        return Cost(parameters=parameters, flops=2 * parameters + mixing)
+
+    def contains(self, name: str) -> bool:
+        """Return False: the layers of a unit are ranked as parts of this site alone."""
+        return False
 
 
 def unit_slices(sites: Sequence[UnitSite], chosen: Tensor) -> Iterator[Slice]:

@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from hf_td.analysis.quartiles import Quartiles
+from hf_td.analysis.timing import Quartiles
 from hf_td.compaction import compact_model
 from hf_td.files import folder_bytes
 from hf_td.hub.card.latency import Latency, measure_latency

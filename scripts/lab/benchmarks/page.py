@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_td.analysis.plots import plot_lines
-from hf_td.analysis.quartiles import Quartiles
+from hf_td.analysis.timing import Quartiles
 from hf_td.files import write_text
 from lab.benchmarks.pruning import on_cores, pruning_section
 from lab.benchmarks.training.cases import METHOD_VARIANTS

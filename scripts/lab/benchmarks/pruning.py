@@ -22,9 +22,9 @@ from transformers import (
 from transformers.initialization import no_init_weights
 
 from hf_td.analysis import pruning_curve
-from hf_td.analysis.quartiles import Quartiles
+from hf_td.analysis.timing import Quartiles
 from hf_td.patching.patch import patch_model, unpatch_model
-from hf_td.pruning import prune_model, to_semi_structured
+from hf_td.pruning import prune_model
 
 BERT_LARGE: dict[str, Any] = {
     "hidden_size": 1024,
@@ -258,42 +258,6 @@ def _forward(model: Any, ids: torch.Tensor) -> None:
         model(input_ids=batch)
 
 
-def _semi_structured(rounds: int) -> Iterator[Record]:
-    """Forwards of a 2:4-pruned Llama through the sparse kernels, beside the dense ones."""
-    if not torch.cuda.is_available():
-        return
-    config = LlamaConfig(hidden_size=4096, num_hidden_layers=4, intermediate_size=11_008)
-    dense, sparse = _half_llama(config), _half_llama(config)
-    prune_model(dense, 0.5, level="weight", pattern="2:4")
-    sparse.load_state_dict(dense.state_dict())
-    to_semi_structured(sparse)
-    for tokens in (1, 16, 128, 1024, 4096):
-        ids = torch.ones(1, tokens, dtype=torch.long, device="cuda")
-        for model in (sparse, dense):
-            _on_gpu(model, ids)  # warms up
-        pairs = [(_on_gpu(sparse, ids), _on_gpu(dense, ids)) for _ in range(rounds)]
-        seconds, baseline = zip(*pairs, strict=True)
-        yield _compared(seconds, baseline, tokens=tokens)
-
-
-def _half_llama(config: LlamaConfig) -> Any:
-    with torch.device("cuda"):
-        model: Any = LlamaForCausalLM(config)
-    return model.to(torch.float16).eval()
-
-
-@torch.no_grad()
-def _on_gpu(model: Any, ids: torch.Tensor, times: int = 10) -> float:
-    torch.cuda.synchronize()
-
-    def run() -> None:
-        for _ in range(times):
-            model.base_model(input_ids=ids, use_cache=False)
-        torch.cuda.synchronize()
-
-    return _stopwatch(run) / times
-
-
 CASES: dict[str, Case] = {
     "first_patch": Case(_first_patches, "under 50 ms", lambda r: r["seconds"] < 0.05),
     "later_patch": Case(_later_patches, "under 50 ms", lambda r: r["seconds"] < 0.05),
@@ -312,9 +276,6 @@ CASES: dict[str, Case] = {
         partial(_curves, "weight"), "at most 5 % more", lambda r: r["ratio"] <= 1.05
     ),
     "unit_curve": Case(partial(_curves, "unit"), "at most 5 % more", lambda r: r["ratio"] <= 1.05),
-    "semi_structured": Case(
-        _semi_structured, "faster than dense at large batches", lambda r: r["ratio"] < 1
-    ),
 }
 
 _WHAT = {
@@ -325,13 +286,15 @@ _WHAT = {
     "export_unchecked": "the same with `compact_model(check=False)`",
     "weight_curve": "`pruning_curve` of weights, BERT-base, beside its evaluations alone",
     "unit_curve": "`pruning_curve` of units, BERT-base, beside its evaluations alone",
-    "semi_structured": "2:4 on semi-structured kernels, beside dense",
 }
 
 
 def pruning_section(lines: Sequence[Mapping[str, Any]]) -> str:
-    """A table in Markdown, a line for each record; of those of one machine's kind the last."""
-    latest = {(r["case"], r.get("tokens"), _on(r)): r for r in lines}
+    """Return a Markdown table of the last record of each case on each kind of machine.
+
+    Records of cases that are no longer measured are left out.
+    """
+    latest = {(r["case"], on_cores(r)): r for r in lines if r["case"] in CASES}
     head = "what | on | seconds | beside | ratio (quartiles) | memory of the model's | aim | met"
     rule = " | ".join(["---"] * (head.count("|") + 1))
     order = list(CASES)
@@ -342,8 +305,8 @@ def pruning_section(lines: Sequence[Mapping[str, Any]]) -> str:
 def _row(record: Mapping[str, Any]) -> list[str]:
     spread, ratio = record["spread"], "ratio" in record
     return [
-        _WHAT[record["case"]] + _size(record),
-        _on(record),
+        _WHAT[record["case"]],
+        on_cores(record),
         f"{record['seconds']:.3g}" + ("" if ratio else _quartiles(spread)),
         f"{record['baseline_seconds']:.3g}" if ratio else "",
         f"{record['ratio']:.3f}{_quartiles(spread)}" if ratio else "",
@@ -351,19 +314,6 @@ def _row(record: Mapping[str, Any]) -> list[str]:
         record["aim"],
         "yes" if record["met"] else "**no**",
     ]
-
-
-def _size(record: Mapping[str, Any]) -> str:
-    """Of what is measured at several sizes, which."""
-    if "tokens" not in record:
-        return ""
-    return ", 1 token" if record["tokens"] == 1 else f", {record['tokens']} tokens"
-
-
-def _on(record: Mapping[str, Any]) -> str:
-    if record["case"] == "semi_structured":
-        return ", ".join(record["hardware"]["gpus"])
-    return on_cores(record)
 
 
 def on_cores(record: Mapping[str, Any]) -> str:

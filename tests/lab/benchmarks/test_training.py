@@ -15,7 +15,7 @@ from lab.benchmarks.training.steps import Stepper, measure
 from torch import nn
 
 from hf_td import functional, patch_model
-from hf_td.analysis.quartiles import Quartiles
+from hf_td.analysis.timing import Quartiles
 from hf_td.files import append_json_line, read_json_lines
 from hf_td.patching.patch import anneal, find_patch
 from tests.ports import TARGETING, NaiveLinear, naive_port, parametrized, projections

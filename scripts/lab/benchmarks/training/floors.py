@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_td import kernels
-from hf_td.analysis.quartiles import Quartiles
+from hf_td.analysis.timing import Quartiles
 from hf_td.kernels import Order, Ranked, Ranking
 from lab.benchmarks.training.steps import wait_for
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_td.analysis.quartiles import Quartiles
+from hf_td.analysis.timing import Quartiles
 from hf_td.patching.patch import find_patch
 from lab.benchmarks.training.cases import VARIANTS, Applied, Case, Variant
 

@@ -1,4 +1,4 @@
-"""The Triton kernel of `hf_td.kernels.cuda.Ranking`; importing this file imports Triton."""
+"""The Triton kernel of `hf_td.kernels.cuda.cutoffs`; importing this file imports Triton."""
 
 from __future__ import annotations
 
@@ -11,120 +11,94 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hf_td import functional
 from hf_td.kernels.triton_types import TYPES
 
 # Units of a program where neighbours in memory belong to different units (`Conv1D`): together they
 # make up a whole read of 32 bytes.
 _UNITS_SIDE_BY_SIDE = 8
-# Entries that a warp holds in its registers, of one unit or of several, which draws need some of.
+# Entries that a warp holds in its registers, of one unit or of several.
 _ENTRIES_PER_WARP = {1: 2048, _UNITS_SIDE_BY_SIDE: 1024}
-_ENTRIES_PER_WARP_DRAWN = 512
-# How far magnitudes of a type are apart at least, in the bits of a float32.
+# The distance of neighbouring magnitudes of a type, in the bits of a float32.
 _STEPS = {torch.float32: 1, torch.float16: 1 << 13, torch.bfloat16: 1 << 16}
-# Neighbours in a row that share a number of Philox: four words, and a half of one for each.
-_SHARING = tl.constexpr(8)
 
 
-def write_masks(
+def write_cutoffs(
     pointers: Tensor,
-    keys: Tensor | None,
     scales: Tensor | None,
+    before: Tensor,
     cutoffs: Tensor,
-    keeps: Tensor,
-    masked: Tensor | None,
     *,
     weight: Tensor,
     dim: int,
     count: int,
-    drop_rate: float,
     aligned: bool = False,
 ) -> None:
-    """Write the masks of weights of one shape in one launch.
+    """Write the cut-offs of weights of one shape in one launch.
 
     Args:
-        pointers: where the weights lie, `(weights,)`, int64.
-        keys: of the draws of each weight, `(weights,)`, int64; None where every candidate goes.
-        scales: where that lies which magnitudes are multiplied with, `(weights,)`, int64, each of
+        pointers: addresses of the weights, `(weights,)`, int64.
+        scales: addresses of what magnitudes are multiplied with, `(weights,)`, int64, each of
             `(fan_in,)`, float32; or None.
-        cutoffs: the bits of the cut-off of each output unit, `(weights, units)`, int32, contiguous:
-            what it was when these weights were ranked last, or 0; what it is now is written. From
-            where it was it is found sooner, and no mask depends on that.
-        keeps: what is written, `(weights, *weight.shape)`, boolean, contiguous.
-        masked: where the weights are written without what is dropped, of the shape of `keeps` and
-            any type, contiguous; or None.
-        weight: one of the weights, of which shape, strides and type are taken.
+        before: addresses of the cut-offs of the update before, `(weights,)`, int64, each of
+            `(units,)`, float32. Cut-offs near these are found sooner; the candidates do not depend
+            on them.
+        cutoffs: output, `(weights, units)`, float32, contiguous.
+        weight: one of the weights, for shape, strides and type.
         dim: the dimension of a weight that runs over the inputs.
         count: how many entries of an output unit are candidates, more than 0.
-        drop_rate: the probability that a candidate is dropped.
-        aligned: whether each row of each weight begins at a multiple of 16 bytes.
+        aligned: True where each row of each weight begins at a multiple of 16 bytes.
     """
     units, fan_in = weight.shape[1 - dim], weight.shape[dim]
     together = 1 if dim == 1 else _UNITS_SIDE_BY_SIDE
-    width = max(_SHARING.value, triton.next_power_of_2(fan_in))
-    per_warp = _ENTRIES_PER_WARP[together] if keys is None else _ENTRIES_PER_WARP_DRAWN
-    kernel: Any = _masks
+    width = triton.next_power_of_2(fan_in)
+    kernel: Any = _cutoffs
     kernel[(triton.cdiv(units, together), len(pointers))](
         pointers,
-        pointers if keys is None else keys,
         pointers if scales is None else scales,
-        cutoffs,
-        keeps.view(torch.int8),
-        keeps if masked is None else masked,
+        before,
+        cutoffs.view(torch.int32),
         count,
         _usual_cutoff(count / fan_in),
-        functional.drop_threshold(drop_rate),
         units,
         fan_in,
         weight.stride(1 - dim),
         weight.stride(dim),
-        keeps.stride(2 - dim),
-        keeps.stride(1 + dim),
         TYPE=TYPES[weight.dtype],
         SCALED=scales is not None,
         STEP=_STEPS[weight.dtype] if scales is None else 1,
-        DRAWN=keys is not None,
-        MASKED=None if masked is None else TYPES[masked.dtype],
         ALIGNED=aligned,
         UNITS=together,
         WIDTH=width,
-        num_warps=min(16, max(1, together * width // per_warp)),
+        num_warps=min(16, max(1, together * width // _ENTRIES_PER_WARP[together])),
     )
 
 
 def _usual_cutoff(fraction: float) -> float:
-    """The cut-off of normally distributed weights, in mean magnitudes."""
+    """Return the cut-off of normally distributed weights, in mean magnitudes."""
     return NormalDist().inv_cdf((1 + fraction) / 2) * math.sqrt(math.pi / 2)
 
 
 # What changes from update to update must not compile the kernel anew.
-@triton.jit(do_not_specialize=["count", "usual", "threshold"])
-def _masks(
+@triton.jit(do_not_specialize=["count", "usual"])
+def _cutoffs(
     pointers,
-    keys,
     scales,
+    before,
     cutoffs,
-    keeps,
-    masked,
     count,
     usual,
-    threshold,
     units,
     fan_in,
     stride_unit,
     stride_in,
-    keep_stride_unit,
-    keep_stride_in,
     TYPE: tl.constexpr,
     SCALED: tl.constexpr,
     STEP: tl.constexpr,
-    DRAWN: tl.constexpr,
-    MASKED: tl.constexpr,
     ALIGNED: tl.constexpr,
     UNITS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """Rank the rows of some output units of one weight, and write what is kept of them."""
+    """Rank the rows of some output units of one weight, and write their cut-offs."""
     layer = tl.program_id(1).to(tl.int64)
     unit = (tl.program_id(0) * UNITS + tl.arange(0, UNITS))[:, None].to(tl.int64)
     feature = tl.arange(0, WIDTH)[None, :]
@@ -134,8 +108,7 @@ def _masks(
     entry = weight + (unit * stride_unit + feature * stride_in)
     if ALIGNED:
         entry = tl.multiple_of(entry, [1, 16])
-    value = tl.load(entry, mask=inside, other=0.0).to(tl.float32)
-    score = tl.abs(value)
+    score = tl.abs(tl.load(entry, mask=inside, other=0.0).to(tl.float32))
     if SCALED:
         scale = tl.load(scales + layer).to(tl.pointer_type(tl.float32))
         score *= tl.load(scale + feature, mask=feature < fan_in, other=0.0)
@@ -144,31 +117,14 @@ def _masks(
     bits = tl.where(inside, score.to(tl.int32, bitcast=True), 0x7FFFFFFF)
     mean = tl.sum(score, axis=1, keep_dims=True) / fan_in
     highest = tl.max(tl.where(inside, bits, 0), axis=1, keep_dims=True)
-    known = cutoffs + layer * units + unit
-    before = tl.load(known, mask=unit < units, other=0)
-    guess = tl.where(before > 0, before.to(tl.float32, bitcast=True), usual * mean)
-    margin = tl.where(before > 0, 0.005, 0.08)
+    known = tl.load(before + layer).to(tl.pointer_type(tl.float32)) + unit
+    last = tl.load(known, mask=unit < units, other=0.0)
+    was_ranked = (last > 0) & (last < float("inf"))
+    guess = tl.where(was_ranked, last, usual * mean)
+    margin = tl.where(was_ranked, 0.005, 0.08)
     cutoff = _cutoff(bits, guess, margin, highest, fan_in, count, STEP)
-    tl.store(known, cutoff, mask=unit < units)
-    dropped = bits < cutoff
-
-    position = unit * keep_stride_unit + feature * keep_stride_in
-    if DRAWN:
-        dropped = dropped & (_draws(tl.load(keys + layer), unit, WIDTH) < threshold)
-    position += layer * units * fan_in
-    tl.store(keeps + position, (dropped == 0).to(tl.int8), mask=inside)
-    if MASKED is not None:
-        tl.store(masked + position, tl.where(dropped, 0.0, value).to(MASKED), mask=inside)
-
-
-@triton.jit
-def _draws(key, unit, WIDTH: tl.constexpr):
-    """16 random bits for each entry of some units' rows."""
-    counter = unit * (WIDTH // _SHARING) + tl.arange(0, WIDTH // _SHARING)[None, :]
-    first, second, third, fourth = tl.randint4x(key, counter.to(tl.int32))  # pyright: ignore[reportGeneralTypeIssues]
-    words = tl.join(tl.join(first, third), tl.join(second, fourth))
-    halves = tl.join(words & 0xFFFF, (words >> 16) & 0xFFFF)
-    return tl.reshape(halves, [counter.shape[0], WIDTH]).to(tl.int32)
+    # What is no number is above the cut-off, as infinity is.
+    tl.store(cutoffs + layer * units + unit, tl.minimum(cutoff, 0x7F800000), mask=unit < units)
 
 
 @triton.jit
