@@ -127,13 +127,15 @@ def prune(
     asked = {"level": level, "importance": importance}
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     with blaming_input():
-        report = prune_model(loaded, sparsity, budget=budget, **given)
+        anatomy = read_anatomy(loaded)
+        report = prune_model(loaded, sparsity, budget=budget, anatomy=anatomy, **given)
         export = export_model(
             loaded,
             output,
             form=form,
             processing_class=processor,
             overwrite=overwrite,
+            anatomy=anatomy,
         )
     print(
         f"{report.sparsity:.1%} of the prunable weights are gone, "

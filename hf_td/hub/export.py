@@ -12,7 +12,8 @@ from typing import Any
 from torch.nn.utils.parametrize import is_parametrized
 from transformers import PreTrainedModel
 
-from hf_td.anatomy import Anatomy, in_own_type, linear_layers, read_anatomy
+from hf_td.anatomy import Anatomy, in_own_type, linear_layers
+from hf_td.anatomy.given import anatomy_of
 from hf_td.compaction import cut_model, needed_units
 from hf_td.files import check_free, folder_bytes, whole_folder, write_text
 from hf_td.hub.card.info import CardInfo
@@ -76,7 +77,7 @@ def export_model(
         card: facts for the model card, beside those that the model itself shows.
         overwrite: replace a folder that holds something.
         check: load the export in a fresh process, in every way it promises, and compare.
-        anatomy: what `read_anatomy(model)` returned; None to read the model.
+        anatomy: what `read_anatomy(model)` returned; None reads the model.
         example_inputs: keyword arguments for one forward of `model`, where the kind of its main
             input is not known.
 
@@ -84,15 +85,15 @@ def export_model(
         FileExistsError: the folder holds something and `overwrite` is False.
         ImportError: the form needs a package that is not installed.
         TypeError: the model is no `PreTrainedModel`.
-        ValueError: the form cannot hold this model (the message says which can), there is no such
-            form, or a baseline or an adapter is attached to the model.
+        ValueError: the form cannot hold this model (the message says which can); there is no such
+            form; the anatomy is of another model; or a baseline or an adapter is attached.
         RuntimeError: the export did not load, or computed something else; nothing was written.
     """
     check_free(Path(folder).absolute(), overwrite=overwrite)
     _check_plain(model)
     check_form(form)
     shell = _shell_of(model)
-    anatomy = read_anatomy(shell, example_inputs) if anatomy is None else anatomy
+    anatomy = anatomy_of(shell, anatomy, example_inputs)
     needed = needed_units(shell, anatomy, multiple_of, example_inputs)
     source = Source(model=shell, anatomy=anatomy, needed=needed, keep_heads_stock=keep_heads_stock)
     name, plan, reason = _choose(form, source)

@@ -40,7 +40,7 @@ class CompactConfig(QuantizationConfigMixin):
 
 @register_quantizer(QUANT_METHOD)
 class CompactQuantizer(HfQuantizer):
-    """A preparation of an empty stock model: it gets the shapes of a compact checkpoint."""
+    """A quantizer that gives an empty stock model the shapes of a compact checkpoint."""
 
     quantization_config: Any
 

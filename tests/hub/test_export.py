@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from hf_td import compact_model, patch_model, prune_model, read_anatomy
+from hf_td.anatomy import given
 from hf_td.compaction import layout_of_model
 from hf_td.hub import export, verify
 from hf_td.hub.export import export_model
@@ -47,7 +48,7 @@ STOCK_HEADS = {"llama", "t5", "t5_gated", "vit"}
 
 
 def neurons_pruned(family: str) -> Any:
-    """A model that has lost half of its neurons and no head."""
+    """Return a model with half of its neurons pruned, and no head."""
     model = tiny_model(family)
     prune_model(model, 0.5, feed_forward_level="unit", attention_level="none")
     return model
@@ -240,7 +241,7 @@ def test_metrics_that_are_no_json_are_refused(tmp_path):
 
 def test_a_folder_that_holds_something_is_refused_before_any_work(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("mine")
-    monkeypatch.setattr(export, "read_anatomy", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr(export, "anatomy_of", lambda *_: pytest.fail("work was done"))
     with pytest.raises(FileExistsError, match="holds something already"):
         export_model(masked_model("bert"), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
@@ -250,11 +251,18 @@ def test_a_reading_that_is_given_is_not_made_again(tmp_path, monkeypatch):
     model = uneven_model("bert")
     anatomy = read_anatomy(model)
     read = export_model(model, tmp_path / "read", check=False)
-    monkeypatch.setattr(export, "read_anatomy", lambda *_: pytest.fail("it was read again"))
-    given = export_model(model, tmp_path / "given", anatomy=anatomy, check=False)
-    assert replace(given, folder=read.folder, bytes=read.bytes) == read
-    weights = [(done.folder / "model.safetensors").read_bytes() for done in (read, given)]
+    monkeypatch.setattr(given, "read_anatomy", lambda *_: pytest.fail("it was read again"))
+    done = export_model(model, tmp_path / "given", anatomy=anatomy, check=False)
+    assert replace(done, folder=read.folder, bytes=read.bytes) == read
+    weights = [(each.folder / "model.safetensors").read_bytes() for each in (read, done)]
     assert weights[0] == weights[1]
+
+
+def test_a_reading_of_another_model_is_refused(tmp_path):
+    anatomy = read_anatomy(tiny_model("gpt2"))
+    with pytest.raises(ValueError, match="the anatomy does not fit Bert"):
+        export_model(masked_model("bert"), tmp_path / "x", anatomy=anatomy)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_old_export_is_replaced_when_asked(tmp_path):

@@ -129,7 +129,7 @@ assert parser.parse_args(["--export_form", "dummy"]).export_form == "dummy"
 
 
 def strings_in(node: ast.AST) -> list[Any]:
-    """The strings of a literal collection, or of the parameters of a type."""
+    """Return the strings of a literal collection, or of the parameters of a type."""
     elements = [*getattr(node, "elts", ()), *(getattr(node, "keys", None) or ())]
     return [element.value for element in elements if isinstance(element, ast.Constant)]
 

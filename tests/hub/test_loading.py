@@ -48,7 +48,7 @@ ATTENTION = "bert.encoder.layer.0.attention.self"
 
 @pytest.fixture
 def uneven(tmp_path) -> Any:
-    """A compact BERT with uneven widths."""
+    """Return a compact BERT with uneven widths."""
     return compact_model(uneven_model("bert"))
 
 
@@ -263,7 +263,7 @@ def test_a_model_saved_again_does_not_name_a_file_that_is_not_there(uneven, tmp_
 
 @pytest.fixture
 def modeling(uneven, tmp_path, monkeypatch) -> Any:
-    """The generated modeling file, imported as a module."""
+    """Import the generated modeling file as a module."""
     write_modeling_file(copy.deepcopy(uneven), tmp_path)
     spec = importlib.util.spec_from_file_location("generated", tmp_path / "modeling_hf_td.py")
     assert spec is not None

@@ -18,7 +18,7 @@ EXTRA = "the extra `onnx` is not installed"
 
 
 def run_onnx(folder: Any, **inputs: torch.Tensor) -> torch.Tensor:
-    """What ONNX Runtime computes."""
+    """Return the output of ONNX Runtime."""
     runtime = pytest.importorskip("onnxruntime", reason=EXTRA)
     session = runtime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     return torch.from_numpy(session.run(None, {n: v.numpy() for n, v in inputs.items()})[0])

@@ -1,4 +1,4 @@
-"""What the fields of a stock config can express."""
+"""A stock config expresses uniform widths in its fields."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WIDTHS = {
 
 
 def expressed(model: Any, neurons: int | None = None, heads: int | None = None) -> Any:
-    """The config for these numbers of units in every layer, and the units by part of the model."""
+    """Return the config for numbers of units in every layer, and the units by part of the model."""
     blocks = read_anatomy(model).blocks
     units: dict[Part, int | None] = {"attention": heads, "feed_forward": neurons}
     wanted: dict[Holder, int] = {block: units[block.part] or block.units for block in blocks}

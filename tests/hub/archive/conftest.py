@@ -14,7 +14,7 @@ from tests.hub.archive.tensors import pruned
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    """An archive with every encoding: the first tensor by gaps."""
+    """Write an archive with every encoding: the first tensor by gaps."""
     path = tmp_path / "model.archive.safetensors"
     state = {"gaps": pruned(16, 64, 0.95), "mask": pruned(4, 16, 0.5), "dense": torch.randn(5)}
     save_archive(state, path)

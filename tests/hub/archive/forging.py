@@ -17,7 +17,7 @@ Streams = dict[str, bytes]
 
 
 def parts_of(path: Path) -> tuple[Streams, dict[str, Any]]:
-    """The streams of an archive, and its description."""
+    """Return the streams of an archive, and its description."""
     with safe_open(path, framework="np") as file:
         description = json.loads(file.metadata()["description"])
     return {name: stream.tobytes() for name, stream in load_file(path).items()}, description

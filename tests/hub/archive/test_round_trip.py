@@ -23,7 +23,7 @@ from tests.hub.archive.tensors import BLOCK, assert_same_bits, compress
 
 @st.composite
 def any_tensor(draw: st.DrawFn) -> Tensor:
-    """Any bit patterns, with zeros, lone sign bits and all ones (a NaN) more often than chance."""
+    """Draw bit patterns; zeros, lone sign bits and all ones (a NaN) are more likely than others."""
     dtype = draw(st.sampled_from(list(DTYPES.values())))
     shape = draw(st.lists(st.integers(0, 9), max_size=4))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -144,7 +144,7 @@ def test_views_that_differ_are_not_tied(tmp_path: Path):
 
 
 class Lazy(Mapping[str, Tensor]):
-    """Makes its tensors when they are asked for, so that addresses may be used again."""
+    """A mapping that makes each tensor at its look-up, so that addresses may be used again."""
 
     def __init__(self, makers: Mapping[str, Callable[[], Tensor]]):
         self.makers = makers

@@ -1,4 +1,4 @@
-"""What an archive takes on disk, and saving it in memory."""
+"""The size of an archive on disk, and the memory to save and load it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cannot be saved is refused, and a write that fails leaves the old file."""
+"""Tensors that no archive can hold are refused, and a failed write leaves the old file."""
 
 from __future__ import annotations
 

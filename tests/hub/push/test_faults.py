@@ -1,4 +1,4 @@
-"""What goes wrong while publishing: afterwards the repository has all of the commit, or none."""
+"""After any failure of publishing, the repository has all of the commit or none of it."""
 
 from __future__ import annotations
 
