@@ -44,7 +44,7 @@ class Cut(NamedTuple):
     Attributes:
         cutoff: scores below it are candidates; broadcastable to the weight. Minus infinity makes
             none of a row candidates, infinity all.
-        draw: `(3,)`, int32: the low and the high half of the key, and the threshold. A candidate is
+        draw: `(3,)`, int64: the low and the high half of the key, and the threshold. A candidate is
             dropped where its draw is below the threshold: 0 drops none, `DRAW_LEVELS` all.
         scale: what the magnitudes of each input are multiplied with, `(fan_in,)`; None for ones.
     """

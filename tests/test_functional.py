@@ -130,7 +130,7 @@ def test_slices_are_ranked_by_themselves():
 
 def cut(cutoff: Tensor, rate: float = 1.0, key: int = 5, scale: Tensor | None = None) -> Cut:
     numbers = functional.draw_of(key, functional.drop_threshold(rate))
-    return Cut(cutoff, torch.tensor(numbers, dtype=torch.int32), scale)
+    return Cut(cutoff, torch.tensor(numbers), scale)
 
 
 def half_cut(weight: Tensor, rate: float = 1.0, key: int = 5, dim: int = 1) -> Cut:

@@ -44,7 +44,7 @@ class _Chosen(Gate):
     def __init__(self, sites: Sequence[Site], sparsity: float) -> None:
         super().__init__(sites)
         drawn = torch.rand_like(self.ranked_like(0.0))
-        removed = functional.candidate_mask(drawn, sparsity, self.site.dim, break_ties=True)
+        removed = kernels.candidate_mask(drawn, sparsity, self.site.dim, break_ties=True)
         self.register_buffer("alive", (~removed).float(), persistent=False)
 
     def factor(self) -> Tensor:

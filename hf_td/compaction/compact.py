@@ -106,7 +106,7 @@ def cut_model(
         renumber_heads(model, kept)
     finally:
         for router in routers.values():
-            mark_gone(router)  # makes it a stock module again, unless the cut was undone
+            mark_pruned(router)  # makes it a stock module again, unless the cut was undone
     return model
 
 

@@ -298,7 +298,7 @@ def target(layer: Any, rule: Rule, cutoff: Tensor, *, scaled: bool, measured: bo
     module.__dict__[_own(layer, "rule")] = rule
     buffers: dict[str, Tensor | None] = {
         "cutoff": cutoff,
-        "draw": torch.zeros(3, dtype=torch.int32, device=device),
+        "draw": torch.zeros(3, dtype=torch.int64, device=device),
     }
     if not isinstance(layer, Stack):
         features = measured_features(layer)

@@ -145,7 +145,7 @@ def live_units(model: nn.Module, holder: Holder) -> Tensor:
     dead if its router never chooses it.
     """
     if isinstance(holder, Mixture):
-        return ~gone_experts(model.get_submodule(holder.router))
+        return ~pruned_experts(model.get_submodule(holder.router))
     return read_units(find_layer(model, holder.consumer.module), holder.consumer)
 
 

@@ -26,7 +26,7 @@ def test_only_the_heads_of_some_families_are_fixed(name):
     blocks = anatomy.blocks
     fixed = fixed_heads(model, blocks, runs_of(model, anatomy))
     heads = {block for block in blocks if block.part == "attention"}
-    assert set(fixed) == (heads if TABLE[name].heads == "stay" else set())
+    assert set(fixed) == (heads if TABLE[name].heads == "masked" else set())
     assert all("does not run with fewer heads (" in reason for reason in fixed.values())
     assert all(parameter is before[key] for key, parameter in parameters_of(model).items())
     assert layout_of_model(model) is None

@@ -115,7 +115,7 @@ def test_a_view_of_a_larger_weight_is_ranked_where_it_lies():
 
 def cut_at(limits: Tensor, drop_rate: float, scale: Tensor | None = None) -> Cut:
     numbers = functional.draw_of(KEY, functional.drop_threshold(drop_rate))
-    return Cut(limits, torch.tensor(numbers, dtype=torch.int32), scale)
+    return Cut(limits, torch.tensor(numbers), scale)
 
 
 @pytest.mark.parametrize("out_type", [FLOAT, HALF])

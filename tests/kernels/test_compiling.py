@@ -96,7 +96,7 @@ def test_cut_offs(shape, dim, dtype, scaled, device, monkeypatch, tmp_path):
 @pytest.mark.parametrize("shape", [(768, 3072), (8, 64, 48)])
 def test_masked(shape, source, out, scaled, device, monkeypatch, tmp_path):
     module, kernel = compiling("triton_masking", "_masked", monkeypatch)
-    limits, draw = torch.empty(*shape[:-1], 1), torch.zeros(3, dtype=torch.int32)
+    limits, draw = torch.empty(*shape[:-1], 1), torch.zeros(3, dtype=torch.int64)
     module.write_masked(
         torch.empty(shape, dtype=source),
         torch.empty(shape),

@@ -53,7 +53,7 @@ def plain_cut(one: Ranked, fraction: float, drop_rate: float = 1.0, key: int = K
 
 def cut_at(limits: Tensor, drop_rate: float, key: int = KEY, scale: Tensor | None = None) -> Cut:
     numbers = functional.draw_of(key, functional.drop_threshold(drop_rate))
-    return Cut(limits, torch.tensor(numbers, dtype=torch.int32), scale)
+    return Cut(limits, torch.tensor(numbers), scale)
 
 
 @pytest.mark.usefixtures("small_blocks")

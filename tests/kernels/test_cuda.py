@@ -55,7 +55,7 @@ def test_candidates_on_cuda_are_those_of_the_plain_function(dim, shape, dtype):
 def test_masked_weights_and_gradients_on_cuda_are_those_of_the_plain_function(dim, drop_rate):
     draws = torch.Generator("cuda").manual_seed(0)
     numbers = functional.draw_of(functional.draw_key(3), functional.drop_threshold(drop_rate))
-    draw = torch.tensor(numbers, dtype=torch.int32, device="cuda")
+    draw = torch.tensor(numbers, device="cuda")
     for shape in [(768, 768), (3072, 768), (65, 33), (4, 96, 64)]:
         weight = torch.randn(shape, device="cuda", generator=draws).requires_grad_()
         rule = Rule(dim + len(shape) - 2)

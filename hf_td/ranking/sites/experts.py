@@ -91,26 +91,26 @@ class ExpertSite:
             device = self.layer.weight.device
             scores = functional.random_scores(self.ranked_shape, self.random_key, device)
         else:
-            scores = importance.expert_scores(self.weights, self._activation())
+            scores = importance.expert_scores(self.weights, self.scale())
         return scores.masked_fill(pruned_experts(self.layer.module), -torch.inf)
 
-    def _activation(self) -> Tensor | None:
-        """`(experts,)`: root mean square of the weights."""
+    def scale(self) -> Tensor | None:
+        """Return the root mean square of the weight that each expert gets, `(experts,)`."""
         if self.activations is None:
             return None
         scale = self.activations.scale(self.name, self.mixture.units)
         return None if scale is None else scale.to(self.layer.weight.device)
 
     def spread(self, mask: Tensor) -> Tensor:
-        """From what was ranked to what the router keeps: here the same."""
+        """Return a mask over experts as the one of the router: here the mask itself."""
         return mask
 
     def parameters(self) -> Iterator[Tensor]:
-        """What `remove` writes to."""
+        """Yield what `remove` writes to."""
         yield from (module.get_parameter(name).data for module, name in self.places)
 
     def slices(self, chosen: Tensor) -> Iterator[Slice]:
-        """What belongs to the chosen experts: their entries of the parameters."""
+        """Yield what belongs to the chosen experts: their entries of the parameters."""
         for module, name in self.places:
             parameter = module.get_parameter(name)
             yield parameter, chosen.view(-1, *[1] * (parameter.dim() - 1)).to(parameter.device)
@@ -122,7 +122,7 @@ class ExpertSite:
 
     def mark_removed(self) -> None:
         """Let the router leave out exactly the experts whose rows are zero now."""
-        mark_gone(self.layer.module)
+        mark_pruned(self.layer.module)
 
     @property
     def producers(self) -> tuple[Any, ...]:

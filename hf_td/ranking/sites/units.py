@@ -85,7 +85,7 @@ class UnitSite:
         if self.random_key is not None:
             device = self.layer.weight.device
             return functional.random_scores(self.ranked_shape, self.random_key, device)
-        return importance.unit_scores(self.members, self._activation())
+        return importance.unit_scores(self.members, self.scale())
 
     def eligible(self, scores: Tensor) -> Tensor:
         """The scores: any unit may go."""
@@ -96,8 +96,8 @@ class UnitSite:
         """The fraction that can go at most."""
         return 1.0
 
-    def _activation(self) -> Tensor | None:
-        """`(units,)`: root mean square of the features of each unit, over all tied blocks."""
+    def scale(self) -> Tensor | None:
+        """Return the root mean square of each unit's features over all tied blocks, `(units,)`."""
         if self.activations is None:
             return None
         scales = [
@@ -113,13 +113,13 @@ class UnitSite:
         return torch.stack(squares).mean(0).sqrt() if len(squares) == len(scales) else None
 
     def spread(self, mask: Tensor) -> Tensor:
-        """From units to the consumer's input features, broadcastable to its weight."""
+        """Return a mask over units as one over the consumer's inputs, to broadcast."""
         channels = self.layer.weight.shape[importance.fan_in_dim(self.layer)]
         by_channel = by_feature(mask, self.block.consumer, channels)
         return by_channel.unsqueeze(importance.unit_dim(self.layer) - self.layer.weight.dim())
 
     def parameters(self) -> Iterator[Tensor]:
-        """What `remove` writes to; a fused producer occurs once."""
+        """Yield what `remove` writes to; a fused producer occurs once."""
         layers = {id(layer): layer for layer, _ in self.own_members}
         for layer in (*layers.values(), self.layer):
             yield layer.weight.data
@@ -189,22 +189,3 @@ class UnitSite:
     def contains(self, name: str) -> bool:
         """Return False: the layers of a unit are ranked as parts of this site alone."""
         return False
-
-
-def unit_slices(sites: Sequence[UnitSite], chosen: Tensor) -> Iterator[Slice]:
-    """What belongs to the chosen units of sites that differ in nothing but their weights.
-
-    Args:
-        sites: such as are ranked together.
-        chosen: boolean, `(sites, units)`, or `(sites, experts, units)`.
-    """
-    for site, columns in zip(sites, sites[0].spread(chosen), strict=True):
-        yield site.layer.weight, columns
-    for members in zip(*(site.own_members for site in sites), strict=True):
-        layer, projection = members[0]
-        dim = importance.fan_in_dim(layer) - layer.weight.dim()
-        every = by_feature(chosen, projection, layer.weight.shape[importance.unit_dim(layer)])
-        for (layer, _), rows in zip(members, every, strict=True):
-            yield layer.weight, rows.unsqueeze(dim)
-            if layer.bias is not None:
-                yield layer.bias, rows

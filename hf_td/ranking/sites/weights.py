@@ -53,6 +53,11 @@ class WeightSite:
         return Rule(self.dim, self.pattern, self.random_key)
 
     @property
+    def ranked_shape(self) -> tuple[int, ...]:
+        """The shape of the scores: that of the weight."""
+        return tuple(self.layer.weight.shape)
+
+    @property
     def size(self) -> int:
         """The number of weights that the mask is for."""
         return self.layer.weight.numel()
