@@ -11,9 +11,8 @@ import transformers
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_td import prune_model
-from hf_td.analysis.record import write_json
+from hf_td.files import folder_bytes, write_json
 from hf_td.hub import CardInfo, Export, export_model
-from hf_td.hub.folders import folder_bytes
 from hf_td.tasks.experiment import (
     METHODS,
     DataArguments,
