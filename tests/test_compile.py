@@ -47,8 +47,8 @@ def test_annealing_compiles_once_and_learns_the_same(family, level, importance):
         "level": level,
         "importance": importance,
         "targeting": 0.75,
-        # The last three updates drop nothing, and hold what the others keep.
-        "targeting_schedule": Schedule(shape="linear", off=0.4),
+        # Some updates sample their targeting, some are dense.
+        "targeting_schedule": Schedule(shape="linear", sampled=0.3, off=0.4),
         "drop_rate": 0.5,
         "drop_rate_schedule": "cosine",
     }

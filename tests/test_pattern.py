@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, set_seed
+from transformers import set_seed
 
 from hf_td import (
     TargetedDropoutConfig,
@@ -19,10 +19,10 @@ from hf_td import (
     prune_model,
     pruning_curve,
     read_anatomy,
-    to_semi_structured,
 )
 from hf_td.config import configure
-from hf_td.functional import has_zero_neighbours, lowest_neighbours
+from hf_td.functional import lowest_neighbours
+from hf_td.patching.layers import kept
 from hf_td.patching.patch import find_patch
 from hf_td.pruning import Budget
 from hf_td.training import TargetedDropoutArguments
@@ -131,7 +131,7 @@ def test_training_drops_what_the_pattern_says_and_pruning_takes_just_that(import
     rates = anneal(model, 1.0, 1)
     assert (rates.targeting, rates.drop_rate) == (0.5, 1.0)
     for site in patch_of(model).sites:
-        groups = (~site.layer.keep).unflatten(1, (-1, 4)).sum(-1)
+        groups = (~kept(site.layer)).unflatten(1, (-1, 4)).sum(-1)
         assert (groups == 2).all()
     if importance == "random":
         return
@@ -142,7 +142,7 @@ def test_training_drops_what_the_pattern_says_and_pruning_takes_just_that(import
     with torch.no_grad():
         masked = model(**inputs).logits
         # The same activations rank: those that the second update saw.
-        patch_of(model).settle_activations = lambda: None
+        patch_of(model).update_averages = lambda: None
         prune_model(model, 0.5)
         torch.testing.assert_close(model.eval()(**inputs).logits, masked)
 
@@ -153,7 +153,7 @@ def test_the_targeting_grows_inside_the_pattern():
     for progress, wanted in ((0.0, 0.0), (0.2, None), (0.6, 0.5)):
         rates = anneal(model.train(), progress, 1)
         site = patch_of(model).sites[0]
-        dropped = ~site.layer.keep
+        dropped = ~kept(site.layer)
         assert (dropped.sum(1) == int(rates.targeting * 32 + 1e-6)).all()
         assert int(dropped.unflatten(1, (-1, 4)).sum(-1).max()) <= 2
         assert wanted is None or rates.targeting == wanted
@@ -233,53 +233,3 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
     again = trained(tmp_path, resume=str(tmp_path / "checkpoint-3"))
     torch.testing.assert_close(dict(again.state_dict()), dict(model.state_dict()), rtol=0, atol=0)
     assert again.config.targeted_dropout["pattern"] == "2:4"
-
-
-def test_what_the_kernels_cannot_take_is_refused_with_the_reason():
-    model = tiny_model("bert")
-    with pytest.raises(ValueError, match=r"no layer of BertFor.* is pruned 2:4; prune it first"):
-        to_semi_structured(model)
-    prune_model(model, 0.5, level="weight", pattern="2:4")
-    with pytest.raises(ValueError, match=r"query: its weight is on cpu.*; and 9 more"):
-        to_semi_structured(model)
-    with pytest.raises(ValueError, match="no layer"):
-        to_semi_structured(model, exclude=["*"])
-    model = tiny_model("gpt2")
-    prune_model(model, 0.5, level="weight", pattern="2:4")
-    with pytest.raises(ValueError, match=r"Conv1D keeps its weight as \(in, out\)"):
-        to_semi_structured(model)
-    model = tiny_family("mixtral")
-    prune_model(model, 0.5, level="weight", pattern="2:4", include=["*experts*"])
-    with pytest.raises(ValueError, match="experts lie in one 3-D parameter"):
-        to_semi_structured(model)
-
-
-def test_zeros_are_told_from_a_pattern():
-    weight = torch.tensor([[1.0, 0.0, 0.0, 2.0], [0.0, 0.0, 0.0, 1.0]])
-    assert has_zero_neighbours(weight, 2, 4)
-    assert not has_zero_neighbours(weight, 3, 4)
-    assert not has_zero_neighbours(weight, 1, 3)
-    assert not has_zero_neighbours(weight, 1, 2, dim=0)
-
-
-@pytest.mark.gpu
-@pytest.mark.filterwarnings("ignore:The PyTorch API of SparseSemiStructuredTensor")
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_the_kernels_compute_what_the_masked_model_computes(dtype):
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=512,
-        vocab_size=64,
-    )
-    model: Any = LlamaForCausalLM(config).eval()
-    model.to("cuda", dtype)
-    prune_model(model, 0.5, level="weight", pattern="2:4")
-    ids = torch.randint(0, 64, (4, 32), device="cuda")
-    with torch.no_grad():
-        expected = model(input_ids=ids).logits
-        assert len(to_semi_structured(model)) == 14
-        got = model(input_ids=ids).logits
-    torch.testing.assert_close(got, expected, rtol=2e-2, atol=2e-2)

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_td import anneal, compact_model, patch_model, patching, prune_model, unpatch_model
+from hf_td import (
+    anneal,
+    compact_model,
+    functional,
+    patch_model,
+    patching,
+    prune_model,
+    unpatch_model,
+)
+from hf_td.patching.layers import kept
 from hf_td.pruning import sites_to_prune
 from hf_td.ranking import activations
 from hf_td.ranking.activations import (
@@ -18,7 +27,7 @@ from hf_td.ranking.activations import (
     measure_activations,
     sampled_squares,
 )
-from hf_td.ranking.importance import unit_scores, weight_scores
+from hf_td.ranking.importance import unit_scores
 from tests.tiny import tiny_inputs, tiny_model
 
 FAMILIES = ["bert", "gpt2", "llama", "t5", "vit"]
@@ -90,9 +99,9 @@ def test_the_averages_move_with_every_update_that_is_measured():
         square = rows[[0, 8]].square().mean(0)
         if update % activations.INTERVAL == 0:
             expected = square if expected is None else 0.9 * expected + 0.1 * square
-    patch.settle_activations()
+    patch.update_averages()
     torch.testing.assert_close(patch.activations.mean_squares[name], expected)
-    patch.settle_activations()  # nothing new
+    patch.update_averages()  # nothing new
     torch.testing.assert_close(patch.activations.mean_squares[name], expected)
 
 
@@ -108,7 +117,7 @@ def test_weights_are_ranked_by_magnitude_times_input(family):
     model = tiny_model(family)
     site: Any = sites_to_prune(model, level="weight", calibration=batches_of(model))[0]
     scale = site.activations.mean_squares[site.name].sqrt()
-    weight, scores = site.layer.weight.detach(), weight_scores(site.layer, scale)
+    weight, scores = site.layer.weight.detach(), functional.weight_scores(site.layer.weight, scale, site.rule)
     for index in [(0, 0), (3, 1), (1, 5)]:
         fan_in = index[0] if family == "gpt2" else index[1]  # Conv1D is (in, out)
         torch.testing.assert_close(scores[index], weight[index].abs() * scale[fan_in])
@@ -146,7 +155,7 @@ def test_masks_follow_the_activations():
     anneal(model.train(), 0.5, 0)
     site.layer(rows)
     anneal(model, 0.5, 1)
-    assert torch.equal(site.layer.keep.flatten(), loud)
+    assert torch.equal(kept(site.layer)[0], loud)
 
 
 def test_they_outlive_unpatching_and_lie_beside_the_weights(tmp_path):
@@ -154,7 +163,7 @@ def test_they_outlive_unpatching_and_lie_beside_the_weights(tmp_path):
     for update in range(2):
         anneal(model.train(), 0.5, update)
         model(**tiny_inputs(model))
-    find_patch(model).settle_activations()
+    find_patch(model).update_averages()
     unpatch_model(model)
     measured = find_activations(model)
     measured.save(tmp_path)
