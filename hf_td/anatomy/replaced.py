@@ -51,7 +51,8 @@ def check_has_values(model: nn.Module) -> None:
 
 
 def _is_packed(module: nn.Module) -> bool:
-    own = (*module._parameters.values(), *module._buffers.values())
+    saved = module._buffers.keys() - module._non_persistent_buffers_set
+    own = (*module._parameters.values(), *(module._buffers[name] for name in saved))
     if not any(t is not None and t.dtype in _PACKED and t.dim() > 0 for t in own):
         return False
     return hasattr(module, "in_features") and hasattr(module, "out_features")
