@@ -82,12 +82,14 @@ def test_neurons_are_ranked_inside_each_expert(family):
         ]
         norm = torch.cat([row.flatten() for row in rows]).norm()
         assert_close(scores[expert, 5], norm)
-    kept = kept(site.layer).squeeze().bool()
-    assert kept.shape == (4, block.units)
+    keep = kept(site.layer)
+    units = keep.any(site.layer.layout.unit_dim)
+    assert torch.equal(units, keep.all(site.layer.layout.unit_dim))
+    assert units.shape == (4, block.units)
     for expert in range(4):
-        assert int(kept[expert].sum()) == block.units // 2
-        assert scores[expert][kept[expert]].min() >= scores[expert][~kept[expert]].max()
-    assert len({tuple(row.tolist()) for row in kept}) == 4
+        assert int(units[expert].sum()) == block.units // 2
+        assert scores[expert][units[expert]].min() >= scores[expert][~units[expert]].max()
+    assert len({tuple(row.tolist()) for row in units}) == 4
 
 
 @every_family
@@ -184,8 +186,8 @@ def test_neurons_of_experts_have_a_cost(of):
 
 def test_one_stack_can_be_targeted_alone():
     model = patch_model(tiny_family("mixtral"), include=["*.experts.down_proj"], **RATES)
-    masks = [name for name, _ in model.named_buffers() if name.endswith("keep")]
-    assert masks == [f"model.layers.{layer}.mlp.experts.down_proj_keep" for layer in range(2)]
+    cuts = [name for name, _ in model.named_buffers() if name.endswith("cutoff")]
+    assert cuts == [f"model.layers.{layer}.mlp.experts.down_proj_cutoff" for layer in range(2)]
     assert is_targeted(experts_of(model))
     unpatch_model(model)
     assert not is_targeted(experts_of(model))
