@@ -117,7 +117,10 @@ def test_weights_are_ranked_by_magnitude_times_input(family):
     model = tiny_model(family)
     site: Any = sites_to_prune(model, level="weight", calibration=batches_of(model))[0]
     scale = site.activations.mean_squares[site.name].sqrt()
-    weight, scores = site.layer.weight.detach(), functional.weight_scores(site.layer.weight, scale, site.rule)
+    weight, scores = (
+        site.layer.weight.detach(),
+        functional.weight_scores(site.layer.weight, scale, site.rule),
+    )
     for index in [(0, 0), (3, 1), (1, 5)]:
         fan_in = index[0] if family == "gpt2" else index[1]  # Conv1D is (in, out)
         torch.testing.assert_close(scores[index], weight[index].abs() * scale[fan_in])
