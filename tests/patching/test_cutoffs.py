@@ -293,7 +293,6 @@ def hubert() -> Model:
         conv_dim=(16, 16),
         conv_stride=(5, 2),
         conv_kernel=(10, 3),
-        num_feat_extract_layers=2,
         num_conv_pos_embeddings=16,
         num_conv_pos_embedding_groups=2,
         layerdrop=0.5,
