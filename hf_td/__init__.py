@@ -31,7 +31,6 @@ _HOMES = {
     "pruning_curve": "analysis",
     "read_anatomy": "anatomy",
     "register_family": "anatomy",
-    "to_semi_structured": "pruning",
     "unpatch_model": "patching",
 }
 
@@ -50,7 +49,6 @@ if TYPE_CHECKING:
     from hf_td.patching.patch import unpatch_model as unpatch_model
     from hf_td.pruning import PruningReport as PruningReport
     from hf_td.pruning import prune_model as prune_model
-    from hf_td.pruning import to_semi_structured as to_semi_structured
     from hf_td.schedules import Schedule as Schedule
     from hf_td.training import TargetedDropoutArguments as TargetedDropoutArguments
     from hf_td.training import TargetedDropoutCallback as TargetedDropoutCallback

@@ -8,6 +8,7 @@ and never stored.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import NamedTuple
@@ -43,7 +44,7 @@ class Cut(NamedTuple):
     Attributes:
         cutoff: scores below it are candidates; broadcastable to the weight. Minus infinity makes
             none of a row candidates, infinity all.
-        draw: `(3,)`, int32: the low and the high half of the key, and the threshold. A candidate is
+        draw: `(3,)`, int64: the low and the high half of the key, and the threshold. A candidate is
             dropped where its draw is below the threshold: 0 drops none, `DRAW_LEVELS` all.
         scale: what the magnitudes of each input are multiplied with, `(fan_in,)`; None for ones.
     """
@@ -214,11 +215,17 @@ def drop_threshold(drop_rate: float) -> int:
     return round(drop_rate * DRAW_LEVELS)
 
 
+def draw_key(*parts: int) -> int:
+    """Return a key, 64 mixed bits that are a function of some numbers."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
 def draw_of(key: int, threshold: int) -> list[int]:
     """Return the three numbers of `Cut.draw`.
 
     Args:
-        key: what the draws are a function of, an integer of which 64 bits count.
+        key: from `draw_key`.
         threshold: as `drop_threshold` gives it.
     """
     return [_signed(key), _signed(key >> 32), threshold]

@@ -1,6 +1,6 @@
-"""Models that other libraries have changed: what works is tested, all else is refused by name.
+"""Models that other libraries have changed train, or are refused by name.
 
-None of the libraries is needed: each is stood in for by what it does to a model.
+None of the libraries is needed: a stand-in does to the model what each library does.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ every_level = pytest.mark.parametrize("level", ["weight", "unit"])
 
 
 class Linear4bit(nn.Linear):
-    """As in bitsandbytes: a subclass of nn.Linear that keeps two weights in each byte."""
+    """A layer as in bitsandbytes: a subclass of nn.Linear that keeps two weights in each byte."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__(layer.in_features, layer.out_features, bias=False)
@@ -40,7 +40,7 @@ class Linear4bit(nn.Linear):
 
 
 class HQQLinear(nn.Module):
-    """As in HQQ, GPTQ and AWQ: no nn.Linear, and no parameter called weight."""
+    """A layer as in HQQ, GPTQ and AWQ: no nn.Linear, and no parameter called weight."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ def test_weights_of_eight_bits_are_refused():
 
 @pytest.fixture
 def one_process(tmp_path):
-    """A process group of this process alone."""
+    """Open a process group of this process alone."""
     store = f"file://{tmp_path / 'store'}"
     torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
     yield
@@ -128,7 +128,7 @@ def test_a_model_that_a_device_map_puts_on_one_device_is_patched(level, tmp_path
 
 
 class SiluMul(torch.autograd.Function):
-    """As Liger's fused activation: an autograd function of both halves."""
+    """An activation like Liger's fused one: an autograd function of both halves."""
 
     @staticmethod
     def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
@@ -144,12 +144,12 @@ class SiluMul(torch.autograd.Function):
 
 
 def liger_mlp(self: Any, x: torch.Tensor) -> torch.Tensor:
-    """As `LigerSwiGLUMLP.forward`, which Liger binds to every feed-forward module."""
+    """Compute `LigerSwiGLUMLP.forward`, which Liger binds to every feed-forward module."""
     return self.down_proj(SiluMul.apply(self.gate_proj(x), self.up_proj(x)))
 
 
 def kernel_mlp(self: Any, x: torch.Tensor) -> torch.Tensor:
-    """As a fused kernel, which takes the weights and calls no layer."""
+    """Compute with the weights, as a fused kernel does, and call no layer."""
     gate, up = F.linear(x, self.gate_proj.weight), F.linear(x, self.up_proj.weight)
     return F.linear(F.silu(gate) * up, self.down_proj.weight)
 
@@ -162,7 +162,7 @@ def with_forward(forward: Any) -> Any:
 
 
 def trained(model: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The output and the gradients of one update."""
+    """Return the output and the gradients of one update."""
     anneal(model.train(), 1.0, 0)
     output = model(**tiny_inputs(model))[0]
     output.square().mean().backward()
@@ -171,7 +171,7 @@ def trained(model: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
 
 @every_level
 @pytest.mark.parametrize("patched_first", [True, False])
-def test_fused_activations_between_the_layers_train_alike(level, patched_first):
+def test_fused_activations_between_the_layers_train_the_same_weights(level, patched_first):
     expected = trained(patch_model(tiny_model("llama"), level=level, **SETTINGS))
     model: Any = tiny_model("llama") if patched_first else with_forward(liger_mlp)
     patch_model(model, level=level, **SETTINGS)
@@ -182,7 +182,7 @@ def test_fused_activations_between_the_layers_train_alike(level, patched_first):
 
 
 def test_a_kernel_that_calls_no_layer_is_refused():
-    patch_model(tiny_model("llama"))  # what is known of the stock model must not hide it
+    patch_model(tiny_model("llama"))  # fills the cache of readings, which must not hide the change
     message = (
         r"mlp was replaced by kernel_mlp, which does not call model\.layers\.0\.mlp\.gate_proj"
     )

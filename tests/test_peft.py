@@ -68,7 +68,7 @@ def test_a_model_with_adapters_is_patched_through_them(level):
 
 
 def test_single_weights_are_pruned_after_their_adapters_are_merged():
-    """Merging would fill the zeros up again."""
+    """A merge would refill the zeros."""
     adapted: Any = get_peft_model(tiny_model("bert"), LORA)
     before = {name: p.clone() for name, p in adapted.named_parameters()}
     with pytest.raises(ValueError, match=r"query has an adapter.*merge_and_unload"):

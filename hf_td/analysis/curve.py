@@ -1,4 +1,4 @@
-"""The pruning curve: the metric at every sparsity, from one trained model."""
+"""Measures the pruning curve: the metric at every sparsity, from one trained model."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
-from hf_td.anatomy import read_anatomy
+from hf_td.anatomy import Anatomy
 from hf_td.config import TargetedDropoutConfig
 from hf_td.pruning import (
     Budget,
@@ -18,9 +18,10 @@ from hf_td.pruning import (
     count_sparsity,
     kept_weights,
     remove_lowest,
-    sites_to_prune,
 )
-from hf_td.pruning.budgets import Of
+from hf_td.pruning.budgets import Currency
+from hf_td.pruning.selection import select_sites
+from hf_td.ranking.activations import Activations
 
 Metrics = Mapping[str, float]
 
@@ -30,9 +31,9 @@ class CurvePoint:
     """The metrics at one sparsity.
 
     Attributes:
-        sparsity: the fraction that was asked for in each layer.
+        sparsity: the fraction asked for, of each layer or of the whole as the budget says.
         removed_prunable: the fraction of the prunable weights that is zero.
-        removed_of_all: the fraction of all parameters.
+        removed_of_all: the number of these zeros as a fraction of all parameters.
         metrics: what `evaluate` returned.
     """
 
@@ -49,45 +50,61 @@ def pruning_curve(
     config: TargetedDropoutConfig | None = None,
     *,
     budget: Literal["uniform", "global"] | Budget = "uniform",
-    of: Of | None = None,
+    of: Currency | None = None,
     calibration: Iterable[Mapping[str, Any]] | None = None,
+    activations: Activations | None = None,
+    scores: Mapping[str, Tensor] | None = None,
+    anatomy: Anatomy | None = None,
     example_inputs: Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> list[CurvePoint]:
     """Prune to each sparsity in turn, evaluate, and restore the weights exactly.
 
+    The model is read and ranked once, for all sparsities.
+
     Args:
         model: as for `prune_model`; left as it was, also after an error.
         sparsities: fractions in [0, 1].
-        evaluate: called once for each sparsity with the pruned model; a number, or a mapping.
+        evaluate: called once for each sparsity with the pruned model; returns a number, or a
+            mapping from names to numbers.
         config: as for `prune_model`.
         budget: as for `prune_model`.
         of: as for `prune_model`.
         calibration: as for `prune_model`.
+        activations: as for `prune_model`.
+        scores: as for `prune_model`.
+        anatomy: as for `prune_model`.
         example_inputs: as for `prune_model`.
         **overrides: as for `prune_model`.
 
     Raises:
-        TypeError: the sparsities are not several numbers.
-        ValueError: as `prune_model`; raised before the first evaluation, like the other.
+        TypeError: the sparsities are not several numbers; raised before the first evaluation.
+        ValueError: as for `prune_model`; raised before the first evaluation.
     """
     sparsities = _as_numbers(sparsities)
     for sparsity in sparsities:
         check_sparsity(sparsity)
     budget = as_budget(budget, of)
-    sites = sites_to_prune(
-        model, config, calibration=calibration, example_inputs=example_inputs, **overrides
+    anatomy, sites = select_sites(
+        model,
+        config,
+        calibration=calibration,
+        activations=activations,
+        scores=scores,
+        anatomy=anatomy,
+        example_inputs=example_inputs,
+        **overrides,
     )
     for sparsity in sparsities:
         check_reachable(sites, sparsity)
-    holders = read_anatomy(model, example_inputs).holders
     points = []
     with kept_weights(sites) as restore:
         for sparsity in sparsities:
             remove_lowest(sites, sparsity, budget)
-            gone = count_sparsity(model, holders)
-            metrics = _as_metrics(evaluate(model))
-            points.append(CurvePoint(sparsity, gone.sparsity, gone.share_of_parameters, metrics))
+            found = count_sparsity(model, anatomy.holders)
+            value = evaluate(model)
+            metrics = dict(value) if isinstance(value, Mapping) else {"metric": float(value)}
+            points.append(CurvePoint(sparsity, found.sparsity, found.share_of_parameters, metrics))
             restore()
     return points
 
@@ -100,7 +117,3 @@ def _as_numbers(sparsities: Any) -> list[float]:
     except TypeError:
         pass
     raise TypeError(f"sparsities are several numbers, as in [0, 0.5, 0.75]; got {sparsities!r}")
-
-
-def _as_metrics(value: float | Metrics) -> dict[str, float]:
-    return dict(value) if isinstance(value, Mapping) else {"metric": float(value)}

@@ -1,12 +1,12 @@
-"""The dependence diagnostic: why pruning costs what it costs (paper, section 3).
+"""Measures dependence: how the loss depends on the weights that pruning removes (paper, section 3).
 
-What is to be removed is a set S of weights; d is theta on S and 0 elsewhere. To second order the
-loss E changes by
+Pruning removes a set S of weights. Let d be theta on S and 0 elsewhere. To second order the loss E
+changes by
 
     E(theta - d) - E(theta) = - g.d + 1/2 d.Hd
 
-with the gradient g and the Hessian H. Targeted dropout is to make S a set that the network does not
-depend on, so that both are small. The prediction is local: it stands beside the true change.
+with the gradient g and the Hessian H. Targeted dropout trains the network not to depend on S, which
+makes both terms small. The prediction is local, so it is reported beside the true change.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_td.analysis.expansion import Terms, expand
-from hf_td.anatomy import Block, evaluating, read_anatomy
+from hf_td.anatomy import Anatomy, Block, evaluating
 from hf_td.anatomy.trace import thawed
 from hf_td.config import TargetedDropoutConfig
 from hf_td.pruning import (
@@ -30,26 +30,27 @@ from hf_td.pruning import (
     check_sparsity,
     kept_weights,
     remove_lowest,
-    sites_to_prune,
 )
+from hf_td.pruning.selection import select_sites
+from hf_td.ranking.activations import Activations
 from hf_td.ranking.sites import Site
 
 Batch = Mapping[str, Any]
 Tensors = Mapping[str, Tensor]
-# By the name of a block, the names of its parameters that pruning changes.
+# From the name of a block to the names of its parameters that pruning changes.
 Groups = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
 class BlockDependence:
-    """What the loss depends on in one block.
+    """The dependence of the loss on one block.
 
     Attributes:
         name: dotted name of the block, and its part.
-        label: the same, short: the index of the layer, and its part.
-        removed: how many of its weights are in S.
-        terms: of its part of S.
-        true: the change of the loss where S is removed from this block alone.
+        label: a short name: the index of the layer, and the part.
+        removed: the number of the block's weights that are in S.
+        terms: the terms of the block's part of S.
+        true: the change of the loss when S is removed from this block alone.
     """
 
     name: str
@@ -60,19 +61,19 @@ class BlockDependence:
 
     @property
     def predicted(self) -> float:
-        """What `true` is to second order."""
+        """The second-order prediction of `true`."""
         return self.terms.linear + self.terms.within
 
 
 @dataclass(frozen=True)
 class Dependence:
-    """How much the loss depends on what pruning removes.
+    """The dependence of the loss on what pruning removes.
 
     Attributes:
         sparsity: the fraction that is removed.
-        loss: of the whole model.
-        pruned_loss: of the model without S.
-        blocks: in the order in which the model runs them.
+        loss: the loss of the whole model.
+        pruned_loss: the loss of the model without S.
+        blocks: one entry for each block that loses weights, in the order of the forward.
     """
 
     sparsity: float
@@ -87,7 +88,7 @@ class Dependence:
 
     @property
     def predicted(self) -> float:
-        """The change of the loss to second order."""
+        """The second-order prediction of the change of the loss."""
         return self.total.linear + self.total.curvature
 
     @property
@@ -104,39 +105,55 @@ def measure_dependence(
     *,
     budget: Literal["uniform", "global"] | Budget = "uniform",
     calibration: Sequence[Batch] | None = None,
+    activations: Activations | None = None,
+    scores: Tensors | None = None,
+    anatomy: Anatomy | None = None,
     example_inputs: Batch | None = None,
     **overrides: Any,
 ) -> Dependence:
-    """Predict what it costs to prune a model, term by term, and measure what it does cost.
+    """Predict the change of the loss under pruning, term by term, and measure the true change.
 
-    A gradient and a Hessian-vector product for each batch give all sums; one more product for each
-    block tells its own part of the curvature from that between blocks. S is what `prune_model`
-    would set to zero; of a unit only what its consumer reads, as in training: the producers' rows
-    have no effect without it, and the smaller step is predicted better. As kept counts what stays
-    of the same parameters. Meanwhile the model is in eval mode and its attention eager, since other
-    kernels can be differentiated only once; it is left as it was.
+    A gradient and a Hessian-vector product for each batch give all sums. One more product for each
+    block separates its own curvature from the curvature between blocks.
+
+    S is what `prune_model` would set to zero. Of a unit it holds only the consumer's columns, as in
+    training: the producers' rows have no effect without them, and a smaller step is predicted
+    better. Weights count as kept if they are in a parameter that loses some, but not in S.
+
+    During the measurement the model is in eval mode and its attention is eager, because other
+    kernels can be differentiated only once. Afterwards both are restored.
 
     Args:
         model: patched or plain; its forward returns a `loss`, the mean over a batch.
         sparsity: as for `prune_model`.
-        batches: keyword arguments for `model`, labels included; each counts by its rows.
+        batches: keyword arguments for `model`, labels included; weighted by their rows.
         config: as for `prune_model`.
         budget: as for `prune_model`.
         calibration: as for `prune_model`.
+        activations: as for `prune_model`.
+        scores: as for `prune_model`.
+        anatomy: as for `prune_model`.
         example_inputs: as for `prune_model`.
         **overrides: as for `prune_model`.
 
     Raises:
-        ValueError: as `prune_model`; there is no batch, or a forward returns no loss.
+        ValueError: there is no batch, or a forward returns no loss; or as for `prune_model`.
     """
     check_sparsity(sparsity)
     if not batches:
         raise ValueError("at least one batch of data is needed to measure a loss")
-    sites = sites_to_prune(
-        model, config, calibration=calibration, example_inputs=example_inputs, **overrides
+    anatomy, sites = select_sites(
+        model,
+        config,
+        calibration=calibration,
+        activations=activations,
+        scores=scores,
+        anatomy=anatomy,
+        example_inputs=example_inputs,
+        **overrides,
     )
     removed = _removed(model, sites, sparsity, as_budget(budget))
-    found = _blocks_of(read_anatomy(model, example_inputs).blocks, removed)
+    found = _blocks_of(anatomy.blocks, removed)
     groups = {name: parameters for name, (_, parameters) in found.items()}
     with _differentiable_twice(model):
         terms = _mean_terms(model, removed, groups, batches)
@@ -155,7 +172,7 @@ def measure_dependence(
 def _removed(
     model: nn.Module, sites: tuple[Site, ...], sparsity: float, budget: Budget
 ) -> dict[str, Tensor]:
-    """By parameter, the values that go where they stand, and zero elsewhere."""
+    """Return, by parameter, the values that pruning removes, and zero elsewhere."""
     ranked = [site.name for site in sites]  # a layer, or the consumer of units
     parameters = {
         name: parameter
@@ -170,7 +187,7 @@ def _removed(
 
 
 def _blocks_of(blocks: Sequence[Block], removed: Tensors) -> dict[str, tuple[Block, list[str]]]:
-    """The blocks that pruning changes, with the names of their changed parameters."""
+    """Return the blocks that pruning changes, with the names of their changed parameters."""
     left = dict.fromkeys(removed)
     found = {}
     for block in blocks:
@@ -178,17 +195,17 @@ def _blocks_of(blocks: Sequence[Block], removed: Tensors) -> dict[str, tuple[Blo
         if members:
             found[f"{block.name} ({block.part})"] = block, members
         for name in members:
-            del left[name]  # of a layer that occurs again
+            del left[name]  # a shared layer counts for its first block
     return found
 
 
 def _is_in(parameter: str, module: str) -> bool:
-    """Whether a parameter is of a module; a stack of experts is a parameter itself."""
+    """Return whether a parameter belongs to a module; a stack of experts is itself a parameter."""
     return parameter == module or parameter.startswith(f"{module}.")
 
 
 def _labels(blocks: Mapping[str, Block]) -> dict[str, str]:
-    """Short names, where these tell the blocks apart."""
+    """Return short names, or full ones if the short ones are not unique."""
     parts = {"attention": "attention", "feed_forward": "feed-forward"}
     short = {name: f"{block.layer} {parts[block.part]}" for name, block in blocks.items()}
     return short if len(set(short.values())) == len(short) else {name: name for name in blocks}
@@ -212,7 +229,7 @@ def _loss(model: nn.Module, batches: Sequence[Batch]) -> float:
 
 @torch.no_grad()
 def _loss_without(model: nn.Module, removed: Tensors, batches: Sequence[Batch]) -> float:
-    """The loss without some weights; taking off and adding what they are is exact."""
+    """Return the loss without some weights. Subtracting them and adding them back is exact."""
     parameters = dict(model.named_parameters())
     for name, step in removed.items():
         parameters[name].sub_(step)
@@ -227,20 +244,20 @@ def _forward(model: nn.Module, batch: Batch) -> Tensor:
     loss = getattr(model(**batch), "loss", None)
     if loss is None:
         raise ValueError(
-            f"a forward of {type(model).__name__} returned no loss; are labels missing?"
+            f"a forward of {type(model).__name__} returned no loss. Pass batches with labels"
         )
     return loss
 
 
 def _shares(batches: Sequence[Batch]) -> list[tuple[Batch, float]]:
-    """The batches with their shares of all rows."""
+    """Return the batches with their shares of all rows."""
     rows = [next(len(v) for v in batch.values() if isinstance(v, Tensor)) for batch in batches]
     return [(batch, n / sum(rows)) for batch, n in zip(batches, rows, strict=True)]
 
 
 @contextmanager
 def _differentiable_twice(model: nn.Module) -> Iterator[None]:
-    """Eval mode, eager attention, and gradients for all parameters; all is restored."""
+    """Set eval mode, eager attention and gradients for all parameters; restore them on exit."""
     stock = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
     kernels = [(module.config, module.config._attn_implementation) for module in stock]
     with evaluating(model), thawed(model):

@@ -1,4 +1,4 @@
-"""Shows the dependence diagnostic of some models side by side: a page and a plot."""
+"""Formats the dependence diagnostic of several models side by side: tables and a plot."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# For each model by its label, what was measured at each sparsity, the same for all.
+# From the label of a model to its measurements, one for each sparsity; all have the same ones.
 Measured = Mapping[str, Sequence[Dependence]]
 
 _BARS = {
@@ -25,7 +25,7 @@ _BARS = {
 
 
 def dependence_record(measured: Measured) -> list[dict[str, Any]]:
-    """All that was measured, as JSON values."""
+    """Return all measurements as JSON values."""
     return [
         {"model": label, **asdict(found), "predicted": found.predicted, "true": found.true}
         for label, of_model in measured.items()
@@ -34,7 +34,7 @@ def dependence_record(measured: Measured) -> list[dict[str, Any]]:
 
 
 def dependence_tables(measured: Measured) -> str:
-    """For each sparsity a table with a line for each model, and one for each of its blocks."""
+    """Return Markdown for each sparsity: a table of the models, and one of the blocks of each."""
     parts = []
     for place, sparsity in enumerate(_sparsities(measured)):
         models = {label: found[place] for label, found in measured.items()}
@@ -78,9 +78,9 @@ def plot_dependence(measured: Measured, path_stem: str | Path, *, title: str) ->
     """Plot the terms of each block, a row of panels for each sparsity, a column for each model.
 
     Args:
-        measured: what was measured.
-        path_stem: where to write, without a suffix; missing folders are made.
-        title: of the plot.
+        measured: the measurements.
+        path_stem: where to write, without a suffix; missing folders are created.
+        title: title of the plot.
 
     Returns:
         The paths of the PNG and of the SVG.

@@ -1,4 +1,4 @@
-"""A loss around its parameters, to second order, term by term."""
+"""Expands a loss around its parameters to second order, term by term."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Terms:
-    """What a group's part d of a step says of E(theta - d); terms of groups or batches add up.
+    """The second-order terms of E(theta - d) for one group; terms of groups or batches add up.
 
     Attributes:
         linear: -g.d of the group.
         within: 1/2 d.Hd of the group alone, its diagonal block.
         between: the rest of the group's rows of 1/2 d.Hd: half of its cross terms with d elsewhere.
-        kept: (theta - d).Hd over the group's rows: cross terms of what stays there with all of d.
+        kept: (theta - d).Hd over the group's rows: the cross terms of the group's kept weights with
+            all of d.
     """
 
     linear: float = 0.0
@@ -43,13 +44,13 @@ def expand(
     steps: Mapping[str, Tensor],
     groups: Mapping[str, Sequence[str]],
 ) -> dict[str, Terms]:
-    """The terms of a loss for a step -d, by one gradient and Hessian-vector products.
+    """Return the terms of a loss for a step -d, by one gradient and Hessian-vector products.
 
     Args:
-        loss: computes it, a scalar that can be differentiated twice.
+        loss: computes the loss, a scalar that can be differentiated twice.
         parameters: by name; each requires a gradient.
-        steps: d, by the same names and of the same shapes.
-        groups: by name of the group, the names of its parameters; each is in one group.
+        steps: d, by the names of the parameters and of their shapes.
+        groups: from the name of a group to the names of its parameters; each is in one group.
 
     Returns:
         The terms of each group. Linear terms and curvatures add up to the prediction.
@@ -85,7 +86,7 @@ def _product(
     steps: Mapping[str, Tensor],
     names: Sequence[str],
 ) -> dict[str, Tensor]:
-    """The rows `names` of the Hessian times the step in `names`."""
+    """Return the rows `names` of the product of the Hessian with the step in `names`."""
     along = torch.stack([(gradients[n] * steps[n]).sum() for n in names]).sum()
     found = torch.autograd.grad(
         along, [parameters[n] for n in names], retain_graph=True, materialize_grads=True

@@ -1,4 +1,4 @@
-"""How metrics are written, in tables, plots and cards alike."""
+"""Formats metrics for tables, plots and cards."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 def metric_label(metric: str, *, lower_is_better: bool = False) -> str:
-    """What heads a column or stands on an axis.
+    """Return the heading of a column or the label of an axis.
 
     >>> metric_label("matched_accuracy")
     'matched accuracy'
@@ -18,7 +18,7 @@ def metric_label(metric: str, *, lower_is_better: bool = False) -> str:
 
 
 def metric_value(value: float | None, *, decimals: int | None = None) -> str:
-    """A value, with as many decimals as its size calls for; None stands for one not finite.
+    """Format a value with decimals that suit its size; None means that it was not finite.
 
     >>> metric_value(0.83333), metric_value(17.1234), metric_value(54321.5)
     ('0.8333', '17.12', '54,322')
@@ -29,7 +29,7 @@ def metric_value(value: float | None, *, decimals: int | None = None) -> str:
 
 
 def decimals_of(value: float) -> int:
-    """How many decimals a value of this size is written with."""
+    """Return the number of decimals that a value of this size is written with."""
     if not math.isfinite(value):
         return 0
     return 4 if abs(value) < 10 else 2 if abs(value) < 1000 else 0

@@ -1,4 +1,4 @@
-"""Plots of what was measured, without any global state of matplotlib."""
+"""Plots measurements, without global state of matplotlib."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 # One seed's curve: sparsity in [0, 1] to the metric.
 Curve = Mapping[float, float]
 
-# Okabe and Ito's colours, which people with any colour vision can tell apart; the markers help
-# in print. Blue and vermilion, the most different, come first.
+# Okabe and Ito's colours, distinct for people with any colour vision; the markers help in print.
+# Blue and vermilion, the most different, come first.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-# When the colours come round again, the lines are broken and the markers hollow.
+# Once the colours repeat, the lines are broken and the markers hollow.
 _DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
-_MANY = 5  # more methods than this have their legend beside the plot
-_MOST_LABELS = 14  # more would print over each other on a logarithmic axis
+_MANY = 5  # with more methods the legend stands beside the plot
+_MOST_LABELS = 14  # more would overlap on a logarithmic axis
 _GREY = "#666666"
-# The salt makes the ids in an SVG, and so the file, the same every time.
+# The salt makes the ids in an SVG, and thus the file, reproducible.
 _STYLE: Any = {
     "svg.hashsalt": "hf_td",
     "font.size": 11,
@@ -50,15 +50,15 @@ def plot_curves(
     """Plot a metric against the sparsity, a line for each method, as PNG and SVG.
 
     A method with several seeds gets the line of its means and a band from the lowest seed to the
-    highest. The same input gives the same files.
+    highest. Equal input gives equal files.
 
     Args:
         curves: for each method, in the order of the legend, the curves of its seeds.
-        path_stem: where to write, without a suffix; missing folders are made.
+        path_stem: where to write, without a suffix; missing folders are created.
         metric: name of the metric, for the axis.
-        title: of the plot.
-        lower_is_better: whether a good model has a low metric, such as a perplexity. The axis then
-            says so, and is logarithmic: what has no upper bound spans magnitudes.
+        title: title of the plot.
+        lower_is_better: true if a good model has a low metric, such as a perplexity. The axis then
+            says so, and is logarithmic, because such a metric spans magnitudes.
 
     Returns:
         The paths of the PNG and of the SVG.
@@ -75,10 +75,10 @@ class Panel:
     """One of several plots that stand side by side.
 
     Attributes:
-        heading: what it is of.
-        curves: as `plot_curves` takes them.
+        heading: heading of the plot.
+        curves: as for `plot_curves`.
         metric: name of the metric, for the axis.
-        lower_is_better: whether a good model has a low metric.
+        lower_is_better: true if a good model has a low metric.
     """
 
     heading: str
@@ -90,12 +90,12 @@ class Panel:
 def plot_panels(
     panels: Sequence[Sequence[Panel]], path_stem: str | Path, *, title: str
 ) -> tuple[Path, Path]:
-    """Plot rows of panels as `plot_curves` does one; a method looks the same in all.
+    """Plot rows of panels in the style of `plot_curves`; a method looks the same in all panels.
 
     Args:
         panels: rows of equal length.
         path_stem: as for `plot_curves`.
-        title: of all.
+        title: title of the figure.
 
     Returns:
         The paths of the PNG and of the SVG.
@@ -116,16 +116,16 @@ def plot_strips(
     title: str,
     marked: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
 ) -> tuple[Path, Path]:
-    """Plot how values scatter, a strip of dots for each method, as PNG and SVG.
+    """Plot the scatter of values, a strip of dots for each method, as PNG and SVG.
 
-    A grey line goes from the lowest value to the highest, a tick stands at the median.
+    A grey line spans the range of the values, and a tick marks the median.
 
     Args:
-        panels: for each panel by its heading, and in it for each method, the values.
+        panels: from the heading of a panel to the values of each method.
         path_stem: as for `plot_curves`.
         metric: name of the metric, for the axes.
-        title: of the plot.
-        marked: of a panel and a method one value that is shown filled.
+        title: title of the plot.
+        marked: from the heading of a panel to one value of each method that is drawn filled.
 
     Returns:
         The paths of the PNG and of the SVG.
@@ -141,13 +141,13 @@ def plot_strips(
 def plot_lines(
     lines: Mapping[str, Mapping[float, float]], path_stem: str | Path, *, x: str, y: str
 ) -> tuple[Path, Path]:
-    """Plot lines over a logarithmic axis, as PNG and SVG; the same input gives the same files.
+    """Plot lines over a logarithmic axis, as PNG and SVG; equal input gives equal files.
 
     Args:
-        lines: for each name, in the order of the legend, what is plotted.
-        path_stem: where to write, without a suffix; missing folders are made.
-        x: label of the logarithmic axis.
-        y: label of the other.
+        lines: from the name of a line, in the order of the legend, to its points.
+        path_stem: where to write, without a suffix; missing folders are created.
+        x: label of the logarithmic horizontal axis.
+        y: label of the vertical axis.
 
     Returns:
         The paths of the PNG and of the SVG.
@@ -160,8 +160,8 @@ def plot_lines(
 
 
 def write_figure(draw: Callable[[], Figure], path_stem: str | Path) -> tuple[Path, Path]:
-    """Draw in the style of this project, and write a PNG and an SVG; returns their paths."""
-    import matplotlib  # only who plots pays for the import
+    """Draw in the style of this project, write a PNG and an SVG, and return their paths."""
+    import matplotlib  # imported only when something is plotted
 
     stem = Path(path_stem)
     paths = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
@@ -297,9 +297,10 @@ def _set_scale(axes: Axes, metric: str, lower_is_better: bool) -> None:
 
 
 def _minor_label(value: float, lowest: float, highest: float) -> str:
-    """The number at a line between powers of ten, where it has room.
+    """Return the label of a line between powers of ten; empty if there is no room for it.
 
-    Room is for 2 and 5 times a power of ten; for none over many powers, for all below one.
+    An axis over less than a power of ten labels every line, a longer one only 2 and 5 times a power
+    of ten, and an axis over many powers none.
     """
     powers = range(floor(log10(lowest)), ceil(log10(highest)) + 1)
     inside = [
@@ -311,7 +312,7 @@ def _minor_label(value: float, lowest: float, highest: float) -> str:
 
 
 def _add_method(axes: Axes, place: int, name: str, seeds: Sequence[Curve]) -> Any:
-    """The line of a method, which it is drawn with."""
+    """Draw a method and return its line."""
     sparsities = sorted({sparsity for seed in seeds for sparsity in seed})
     values = [[seed[sparsity] for seed in seeds if sparsity in seed] for sparsity in sparsities]
     percent = [100 * sparsity for sparsity in sparsities]
@@ -329,7 +330,7 @@ def _add_method(axes: Axes, place: int, name: str, seeds: Sequence[Curve]) -> An
 
 
 def _ticks(curves: Mapping[str, Sequence[Curve]], closest: float = 4.0) -> list[float]:
-    """The measured sparsities in percent, without those that would print over each other."""
+    """Return the measured sparsities in percent, without those that would overlap."""
     measured = {100 * sparsity for seeds in curves.values() for seed in seeds for sparsity in seed}
     ticks: list[float] = []
     for percent in sorted(measured):

@@ -1,4 +1,4 @@
-"""What a result has to carry to be trusted later, and files that a crash cannot spoil."""
+"""Records the environment of a result, and writes files that a crash cannot spoil."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _LIBRARIES = ("torch", "transformers", "datasets")
 
 
 def environment() -> dict[str, Any]:
-    """Versions, hardware and commit of this process, as JSON values; what is not known is None.
+    """Return versions, hardware and commit of this process as JSON values; None if unknown.
 
-    `commit` is that of the repository that hf_td is imported from, with `-dirty` where tracked
+    `commit` is the commit of the repository that hf_td is imported from, with `-dirty` if tracked
     files differ from it; None for an installed copy.
     """
     versions = {name: _version(name) for name in _LIBRARIES}
@@ -43,9 +43,9 @@ def environment() -> dict[str, Any]:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write a JSON file in one step: a reader finds the old file or the new one, never a part.
+    """Write a JSON file atomically: a reader finds the old file or the new one, never a part.
 
-    Missing folders are made. Numbers that are not finite become null.
+    Missing folders are created. Numbers that are not finite become null.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def write_json(path: str | Path, value: Any) -> None:
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             _write_through(file, text)
-        Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes private files
+        Path(temporary).chmod(0o666 & ~_umask())  # mkstemp creates private files
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -62,9 +62,9 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def append_json_line(path: str | Path, value: Any) -> None:
-    """Append a line of JSON, which is on the disk when this returns. Missing folders are made.
+    """Append a line of JSON, and flush it to the disk. Missing folders are created.
 
-    A torn line that a crash left at the end is closed first, so that it spoils no other.
+    A torn line that a crash left at the end is terminated first.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def append_json_line(path: str | Path, value: Any) -> None:
 
 
 def read_json_lines(path: str | Path) -> list[Any]:
-    """Read the values that `append_json_line` wrote; lines that a crash tore are left out.
+    """Read the values that `append_json_line` wrote, without lines that a crash tore.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -143,7 +143,7 @@ def _ram_bytes() -> int | None:
 
 
 def _commit() -> str | None:
-    # An installed copy may lie in a folder of somebody's own repository, which does not track it.
+    # An installed copy may lie inside another repository, which does not track it.
     if _git("ls-files", "--error-unmatch", "__init__.py") is None:
         return None
     return _git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty")

@@ -1,7 +1,8 @@
 """The methods that targeted dropout is compared with.
 
-Each is a class in a module of its own, whose fields are its settings. Gradual magnitude pruning is
-no class: it is targeted dropout by magnitude with drop rate 1 and a cubic schedule, and is run so.
+Each method is a class in its own module; its fields are the settings. Another method is another
+module and another row of `BASELINES`. Gradual magnitude pruning needs no class: it is targeted
+dropout by magnitude with drop rate 1 and a cubic schedule.
 """
 
 from hf_td.baselines.attaching import attach_baseline, find_baseline, finish_baseline
@@ -16,7 +17,21 @@ from hf_td.baselines.subnetwork import RandomSubnetwork
 from hf_td.baselines.trainer import BaselineSeq2SeqTrainer, BaselineTrainer
 from hf_td.baselines.variational import VariationalDropout
 
+# From the name of a method, as results and command lines write it, to its class.
+BASELINES: dict[str, type[Baseline]] = {
+    "dropout": Dropout,
+    "quantal": QuantalSynapticDilution,
+    "l1": L1,
+    "l0": L0,
+    "variational": VariationalDropout,
+    "smallify": Smallify,
+    "random_subnetwork": RandomSubnetwork,
+    "movement": Movement,
+    "soft_movement": SoftMovement,
+}
+
 __all__ = [
+    "BASELINES",
     "L0",
     "L1",
     "Baseline",

@@ -1,4 +1,4 @@
-"""Attaches a baseline to a model, leads it through the training, and gives the stock model back."""
+"""Attaches a baseline to a model, advances it with training, and restores the stock model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from hf_td.anatomy import read_anatomy
+from hf_td.anatomy import Anatomy
+from hf_td.anatomy.given import anatomy_of
 from hf_td.baselines.base import Baseline, Penalised, Treatment
 from hf_td.config import TargetedDropoutConfig
 from hf_td.patching.layers import check_targetable
@@ -20,10 +21,10 @@ from hf_td.ranking.sites import Site, plan_sites
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
-# The submodule that a model gets. Its parameters are trained, saved and resumed with the model's.
+# The name of the submodule that a model gets. Its parameters are trained and saved with it.
 NAME = "hf_td_baseline"
 
-# Numbers the draws that are made once, when a baseline is attached.
+# In place of an update, keys the draws that are made once, when a baseline is attached.
 _START = -1
 
 
@@ -32,10 +33,10 @@ class AttachedBaseline(nn.Module):
 
     Attributes:
         baseline: the method and its settings.
-        config: which sites it treats; its seed is that of all draws.
-        treatments: one for each site, or for sites that are tied, by the number of the site.
-        examples: size of the training set.
-        progress: of the current update.
+        config: selects the sites; its seed keys all draws.
+        treatments: one for each site, or for a group of tied sites, by the index of the site.
+        examples: size of the training set; None if it is not known.
+        progress: progress at the current update, in [0, 1].
         update: the number of the current update.
     """
 
@@ -50,19 +51,19 @@ class AttachedBaseline(nn.Module):
         self.progress, self.update = 0.0, 0
 
     def __iter__(self) -> Iterator[tuple[int, Treatment]]:
-        """Number of the site and treatment."""
+        """Yield the index of each site with its treatment."""
         for index, treatment in self.treatments.items():
             assert isinstance(treatment, Treatment)
             yield int(index), treatment
 
     def add(self, sites: list[Site]) -> None:
-        """Prepare the treatment of sites that share one number."""
+        """Create the treatment of sites that share one index."""
         index = sites[0].index
         with keyed_draws(self.config.seed, _START, index):
             self.treatments[str(index)] = self.baseline.treat(sites, self.config)
 
     def attach(self) -> None:
-        """Attach all treatments, or none where one fails."""
+        """Attach all treatments, or none if one fails."""
         try:
             for _, treatment in self:
                 treatment.attach()
@@ -73,7 +74,7 @@ class AttachedBaseline(nn.Module):
 
     @torch.no_grad()
     def advance(self, progress: float, update: int) -> None:
-        """Prepare an update; call it before each one.
+        """Prepare an update. Call it before each update.
 
         Args:
             progress: completed updates over all updates, in [0, 1].
@@ -85,19 +86,20 @@ class AttachedBaseline(nn.Module):
                 treatment.advance(progress)
 
     def penalty(self) -> Tensor | None:
-        """What the loss of an update gets besides, a number; None without a penalty."""
+        """Return the scalar to add to the loss of an update; None for methods without a penalty."""
         if not isinstance(self.baseline, Penalised):
             return None
         costs = [cost for _, treatment in self if (cost := treatment.cost()) is not None]
-        parts = {"": lambda: 1, "site": lambda: len(costs), "example": self._require_examples}
-        share = self.baseline.penalty_at(self.progress) / parts[self.baseline.PER]()
+        divisors = {"": lambda: 1, "site": lambda: len(costs), "example": self._require_examples}
+        share = self.baseline.penalty_at(self.progress) / divisors[self.baseline.PER]()
         return torch.stack(costs).sum() * share
 
     def _require_examples(self) -> int:
         if not self.examples:
             raise ValueError(
-                f"{type(self.baseline).__name__} spreads its penalty over the training set: give "
-                "attach_baseline the number of examples, or the Trainer a dataset that has a length"
+                f"{type(self.baseline).__name__} divides its penalty by the size of the training "
+                "set, which is not known. Pass examples=... to attach_baseline, or give the "
+                "Trainer a dataset that has a length"
             )
         return self.examples
 
@@ -108,20 +110,22 @@ def attach_baseline(
     config: TargetedDropoutConfig | None = None,
     *,
     examples: int | None = None,
+    anatomy: Anatomy | None = None,
     example_inputs: Mapping[str, Any] | None = None,
 ) -> ModelT:
-    """Prepare a model for training by a baseline, in place; one that is refused stays as it was.
+    """Prepare a model for training by a baseline, in place. After an error it is as it was.
 
     In a training loop, call `find_baseline(model).advance(progress, update)` before each update,
-    add its `penalty()` to the loss, and call `finish_baseline(model)` at the end;
-    `BaselineTrainer` does all that.
+    add its `penalty()` to the loss, and call `finish_baseline(model)` at the end.
+    `BaselineTrainer` does this.
 
     Args:
-        model: one that is not patched.
+        model: a model that is not patched.
         baseline: the method with its settings.
-        config: level, include, exclude, layers and seed say what is treated, and the targeting how
-            much goes where the method has no setting for it.
-        examples: size of the training set, for methods that spread their penalty over it.
+        config: level, include, exclude, layers and seed select what is treated. The targeting is
+            the sparsity of methods that have no setting for it.
+        examples: size of the training set, for methods that divide their penalty by it.
+        anatomy: what `read_anatomy(model)` returned; None reads the model.
         example_inputs: as for `patch_model`.
 
     Returns:
@@ -133,18 +137,24 @@ def attach_baseline(
             experts are to be treated.
     """
     if find_patch(model) is not None or find_baseline(model) is not None:
-        raise ValueError("the model is patched, or has a baseline already; take that off first")
+        raise ValueError(
+            "the model is patched, or has a baseline already. Call unpatch_model or "
+            "finish_baseline first"
+        )
     config = config or TargetedDropoutConfig()
     if config.experts_level != "none":
         raise ValueError(
-            "baselines treat weights, heads and neurons; whole experts are for targeted dropout "
-            "alone: use experts_level='none'"
+            "baselines treat weights, heads and neurons. Only targeted dropout ranks whole "
+            "experts. Use experts_level='none'"
         )
-    sites = plan_sites(model, read_anatomy(model, example_inputs), config)
+    sites = plan_sites(model, anatomy_of(model, anatomy, example_inputs), config)
     for site in sites:
         check_targetable(site.name, site.layer)
     attached = AttachedBaseline(baseline, config, examples)
-    for tied in _grouped(sites):
+    groups: dict[int, list[Site]] = {}
+    for site in sites:
+        groups.setdefault(site.index, []).append(site)
+    for tied in groups.values():
         attached.add(tied)
     attached.attach()
     model.add_module(NAME, attached)
@@ -152,33 +162,25 @@ def attach_baseline(
     return model
 
 
-def _grouped(sites: tuple[Site, ...]) -> list[list[Site]]:
-    """Sites by their number, which those have in common whose units are tied."""
-    groups: dict[int, list[Site]] = {}
-    for site in sites:
-        groups.setdefault(site.index, []).append(site)
-    return list(groups.values())
-
-
 def find_baseline(model: nn.Module) -> AttachedBaseline | None:
-    """The baseline on a model, also through wrappers; None where there is none."""
+    """Return the baseline on a model, also through wrappers; None if there is none."""
     return next((m for m in model.modules() if isinstance(m, AttachedBaseline)), None)
 
 
 @torch.no_grad()
 def finish_baseline(model: ModelT) -> ModelT:
-    """Give the stock model back, in place, with the weights that the baseline computes with.
+    """Restore the stock model in place, with the weights that the baseline computes with.
 
-    What the method has learned of the importance of weights or units stays with the model, for
-    `prune_model` to rank by (`hf_td.ranking.learned`).
+    Scores that the method has learned stay with the model, and `prune_model` ranks by them
+    (`hf_td.ranking.learned`).
 
     Raises:
         ValueError: the model has no baseline.
     """
     attached = find_baseline(model)
     if attached is None:
-        raise ValueError(f"{type(model).__name__} has no baseline; call attach_baseline first")
-    attached.advance(attached.progress, attached.update + 1)  # what the last update learned, too
+        raise ValueError(f"{type(model).__name__} has no baseline. Call attach_baseline first")
+    attached.advance(attached.progress, attached.update + 1)  # includes the last update
     learned = {}
     for _, treatment in attached:
         scores = treatment.scores()
@@ -192,7 +194,7 @@ def finish_baseline(model: ModelT) -> ModelT:
 
 @contextmanager
 def keyed_draws(*key: int) -> Iterator[None]:
-    """Random numbers that are a function of the key; those of everybody else go on as they were."""
+    """Seed the random numbers by a key; restore all random states on exit."""
     accelerator = torch.accelerator.current_accelerator()
     kind = accelerator.type if accelerator else "cuda"
     devices = range(torch.accelerator.device_count())

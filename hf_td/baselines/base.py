@@ -1,7 +1,7 @@
-"""What a baseline is: a method with its settings, and what it does to one site of a model.
+"""Defines the interface of a baseline: a method with its settings, and its treatment of a site.
 
 A site is what targeted dropout ranks together (`hf_td.ranking.sites`): the weights of a layer, or
-the heads or neurons of a block. So every method works on the same weights and at the same level.
+the heads or neurons of a block. Every method thus works on the same weights and at the same level.
 """
 
 from __future__ import annotations
@@ -19,34 +19,37 @@ from torch.nn.utils import parametrize
 from hf_td.anatomy import Stack
 from hf_td.config import TargetedDropoutConfig
 from hf_td.ranking.importance import fan_in_dim, unit_dim
-from hf_td.ranking.sites import Site, UnitSite, by_feature
+from hf_td.ranking.sites import Site, by_feature
 
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline(ABC):
     """A method and its settings; each subclass is a method, each field a setting."""
 
-    # Defaults of the settings at the unit level, where they are others.
+    # The name of the method in tables and plots.
+    LABEL: ClassVar[str]
+
+    # Defaults of the settings that differ at the unit level.
     UNIT: ClassVar[Mapping[str, Any]] = {}
 
     def __post_init__(self) -> None:  # noqa: B027 - not abstract: some methods refuse nothing
-        """Nothing to refuse here; subclasses do, and call this."""
+        """Do nothing. Subclasses validate their settings, and call this."""
 
     @abstractmethod
     def treat(self, sites: Sequence[Site], config: TargetedDropoutConfig) -> Treatment:
-        """What the method does to a site.
+        """Create the treatment of a site.
 
         Args:
-            sites: one, or several whose units are tied and share one decision.
-            config: of which level, rates and seed count here.
+            sites: one site, or several whose units are tied and share one decision.
+            config: level, rates and seed are used.
         """
 
     @classmethod
     def make(cls, level: str, settings: Mapping[str, Any]) -> Self:
-        """The method with the defaults of a level and some settings.
+        """Create the method with the defaults of a level and some settings.
 
         Raises:
-            ValueError: a setting is unknown, or of another type than its default.
+            ValueError: a setting is unknown, or not a finite number.
         """
         known = {f.name: f.default for f in fields(cls)}
         unknown = sorted(set(settings) - set(known))
@@ -75,7 +78,7 @@ class Learning(Baseline):
     """A method with parameters of its own.
 
     Attributes:
-        learning_rate: of these parameters; they get no weight decay.
+        learning_rate: the learning rate of these parameters; they get no weight decay.
     """
 
     learning_rate: float = 0.05
@@ -91,14 +94,14 @@ class Penalised(Baseline):
     """A method that adds a penalty to the loss.
 
     Attributes:
-        penalty: what multiplies its cost.
-        warmup: progress until which the penalty grows linearly to that, in [0, 1).
+        penalty: the factor of the cost.
+        warmup: progress until which the factor grows linearly from 0, in [0, 1).
     """
 
     penalty: float
     warmup: float = 0.0
 
-    # What the sum of the costs is divided by: nothing, or the number of training examples or sites.
+    # The divisor of the summed costs: none, or the number of training examples or of sites.
     PER: ClassVar[Literal["", "example", "site"]] = ""
 
     def __post_init__(self) -> None:
@@ -106,17 +109,17 @@ class Penalised(Baseline):
         self._check_fractions("warmup")
 
     def penalty_at(self, progress: float) -> float:
-        """What multiplies the cost at a progress in [0, 1]."""
+        """Return the factor of the cost at a progress in [0, 1]."""
         return self.penalty * (min(1.0, progress / self.warmup) if self.warmup else 1.0)
 
 
 class Treatment(nn.Module):
-    """What a method does to one site, or to sites whose units are tied.
+    """The treatment of one site, or of sites whose units are tied, by a method.
 
     Its parameters are float32 and of the shape that the site ranks.
 
     Attributes:
-        sites: the site, and those that are tied to it.
+        sites: the site, and the sites tied to it.
     """
 
     def __init__(self, sites: Sequence[Site]) -> None:
@@ -125,32 +128,32 @@ class Treatment(nn.Module):
 
     @property
     def site(self) -> Site:
-        """The first of the sites, which all others are like."""
+        """The first of the sites; the others have the same units."""
         return self.sites[0]
 
     def ranked_like(self, value: float) -> Tensor:
-        """A float32 tensor, filled with a value, of the shape that the site ranks."""
+        """Return a float32 tensor, filled with a value, of the shape that the site ranks."""
         return torch.full_like(self.site.scores(), value, dtype=torch.float32)
 
     def attach(self) -> None:
         """Change what the layers of the sites compute."""
 
     def detach(self) -> None:
-        """Undo `attach`, as far as it came."""
+        """Undo `attach`, even if it failed half-way."""
 
     def advance(self, progress: float) -> None:
-        """Prepare the update that comes; random numbers are keyed by seed, update and site."""
+        """Prepare the next update; random numbers are keyed by seed, update and site."""
 
     def cost(self) -> Tensor | None:
-        """What the penalty of the method multiplies, a number; None without a penalty."""
+        """Return the cost that the penalty multiplies, a scalar; None without a penalty."""
         return None
 
     def scores(self) -> Tensor | None:
-        """What pruning is to rank, the lowest go first; None where the method has no opinion."""
+        """Return scores for pruning, lowest removed first; None if the method learns none."""
         return None
 
     def finish(self) -> None:
-        """Write what the layers compute in eval mode into their weights, and `detach`."""
+        """Write the weights that eval mode computes with into the layers, and `detach`."""
 
 
 class Gate(Treatment, ABC):
@@ -158,17 +161,17 @@ class Gate(Treatment, ABC):
 
     @abstractmethod
     def factor(self) -> Tensor:
-        """Of the shape that the site ranks; in eval mode it depends on no random number."""
+        """Return the factor, of the shape that the site ranks; not random in eval mode."""
 
     def attach(self) -> None:
-        """Put the product in front of the weights."""
+        """Parametrize the weights by their product with the factor."""
         for site in self.sites:
             module, name = place_of(site)
-            product = _Product(self, spreader(site), list(module._parameters))
+            product = _Product(self, to_weight(site), list(module._parameters))
             parametrize.register_parametrization(module, name, product)
 
     def detach(self) -> None:
-        """Take the product away again."""
+        """Remove the parametrization."""
         for site in self.sites:
             module, name = place_of(site)
             if parametrize.is_parametrized(module, name):
@@ -176,34 +179,40 @@ class Gate(Treatment, ABC):
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Give the weights back as they were multiplied; what has the factor 0 is pruned."""
+        """Write the products into the weights; entries with the factor 0 are pruned."""
         factor = self.eval().factor()
         self.detach()
         for site in self.sites:
             weight = site.layer.weight
-            weight.copy_(weight * spreader(site)(factor))
+            weight.copy_(weight * to_weight(site)(factor))
             site.remove(factor == 0)
 
 
 class _Product(nn.Module):
-    """The weight of a layer times what a gate says."""
+    """The product of the weight of a layer and the factor of a gate.
+
+    Attributes:
+        gate: computes the factor.
+        to_weight: broadcasts the factor to the weight.
+        order: the names of the layer's parameters, in their original order.
+    """
 
     gate: Gate
 
-    def __init__(self, gate: Gate, spread: nn.Module, order: list[str]) -> None:
+    def __init__(self, gate: Gate, to_weight: nn.Module, order: list[str]) -> None:
         super().__init__()
-        # No submodule: the gate has its place in the model already.
+        # Not a submodule: the gate is already one elsewhere in the model.
         self.__dict__["gate"] = gate
-        self.spread = spread
+        self.to_weight = to_weight
         self.order = order
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Of the shape and the type of the weight."""
-        return (weight * self.spread(self.gate.factor())).to(weight.dtype)
+        """Return the product, of the shape and the type of the weight."""
+        return (weight * self.to_weight(self.gate.factor())).to(weight.dtype)
 
 
 def _remove_product(module: Any, name: str) -> None:
-    """Put the weight back where it was, also in the order of the parameters."""
+    """Remove the product and restore the order of the parameters."""
     order = module.parametrizations[name][0].order
     parametrize.remove_parametrizations(module, name, leave_parametrized=False)
     parameters = module._parameters
@@ -211,14 +220,17 @@ def _remove_product(module: Any, name: str) -> None:
 
 
 class ByChannel(nn.Module):
-    """From a factor of units to one of the channels that their consumer reads.
+    """An expansion of a factor of units to the channels that their consumer reads.
 
-    What belongs to no unit has the factor 1.
+    Channels that belong to no unit get the factor 1.
+
+    Attributes:
+        owner: for each channel the number of its unit, counted from 1; 0 for no unit.
     """
 
     owner: Tensor
 
-    def __init__(self, site: UnitSite) -> None:
+    def __init__(self, site: Any) -> None:
         super().__init__()
         weight, projection = site.layer.weight, site.block.consumer
         numbers = torch.arange(1, site.block.units + 1, device=weight.device)
@@ -226,31 +238,31 @@ class ByChannel(nn.Module):
         self.register_buffer("owner", owner, persistent=False)
 
     def forward(self, factor: Tensor) -> Tensor:
-        """`(..., units)` to `(..., channels)`."""
+        """Return `(..., channels)`, given `(..., units)`."""
         return torch.cat([torch.ones_like(factor[..., :1]), factor], dim=-1)[..., self.owner]
 
 
 class _ByColumn(ByChannel):
-    """The same, broadcastable to the consumer's weight."""
+    """An expansion of a factor of units to a shape that broadcasts to the consumer's weight."""
 
-    def __init__(self, site: UnitSite) -> None:
+    def __init__(self, site: Any) -> None:
         super().__init__(site)
         self.dim = unit_dim(site.layer) - site.layer.weight.dim()
 
     def forward(self, factor: Tensor) -> Tensor:
-        """`(..., units)` to a shape that broadcasts to the weight."""
+        """Return the factor of each column of the weight, given `(..., units)`."""
         return super().forward(factor).unsqueeze(self.dim)
 
 
 def place_of(site: Site) -> tuple[nn.Module, str]:
-    """The module that has the weight of a site, and the weight's name in it."""
+    """Return the module that owns the weight of a site, and the name of the weight in it."""
     layer = site.layer
     return (layer.module, layer.name) if isinstance(layer, Stack) else (layer, "weight")
 
 
-def spreader(site: Site) -> nn.Module:
-    """From a factor of what a site ranks to one that broadcasts to its weight.
+def to_weight(site: Site) -> nn.Module:
+    """Return a module that broadcasts a factor of what a site ranks to the weight.
 
-    Made while the weight is still in its place, since it needs its shape.
+    Call it while the weight is a plain parameter: it reads the shape.
     """
-    return _ByColumn(site) if isinstance(site, UnitSite) else nn.Identity()
+    return nn.Identity() if site.kind == "weight" else _ByColumn(site)

@@ -1,9 +1,10 @@
-"""Dropout of weights or of units, wherever they rank."""
+"""Dropout of weights or of units, candidates or not."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,9 +16,9 @@ from hf_td.ranking.sites import Site
 
 @dataclass(frozen=True, kw_only=True)
 class Dropout(Baseline):
-    """Drops each weight or unit with one probability, and scales what is left by 1 / (1 - rate).
+    """Dropout of all weights or units with one probability; survivors scale by 1 / (1 - rate).
 
-    As in the paper's comparison (`untargeted` in the authors' code): a draw holds for an update,
+    As in the paper's comparison (`untargeted` in the authors' code), a draw holds for an update,
     and evaluation uses the full weights.
 
     Attributes:
@@ -25,22 +26,24 @@ class Dropout(Baseline):
             average, targeting times drop rate: .5 * .5.
     """
 
+    LABEL: ClassVar[str] = "dropout"
+
     rate: float = 0.25
 
     def __post_init__(self) -> None:
         self._check_fractions("rate")
 
     def treat(self, sites: Sequence[Site], config: TargetedDropoutConfig) -> Gate:
-        """Noise on the site."""
+        """Create noise on the site."""
         return _Dropped(sites, self.rate)
 
 
 class Noise(Gate):
-    """A gate that is drawn afresh at each update, and 1 in eval mode.
+    """A gate that is drawn at each update, and 1 in eval mode.
 
     Attributes:
-        drawn: the factor of this update, float32; a function of seed, update and site, so that it
-            needs no saving.
+        drawn: the factor of this update, float32. It is a function of seed, update and site, and is
+            not saved.
     """
 
     drawn: Tensor
@@ -50,7 +53,7 @@ class Noise(Gate):
         self.register_buffer("drawn", self.ranked_like(1.0), persistent=False)
 
     def factor(self) -> Tensor:
-        """What was drawn, or ones."""
+        """Return what was drawn in training mode, ones in eval mode."""
         return self.drawn if self.training else torch.ones_like(self.drawn)
 
 

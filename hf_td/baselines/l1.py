@@ -11,37 +11,31 @@ from torch import Tensor
 
 from hf_td.baselines.base import Penalised, Treatment
 from hf_td.config import TargetedDropoutConfig
-from hf_td.ranking.sites import Site, UnitSite
+from hf_td.ranking.sites import Site
 
 
 @dataclass(frozen=True, kw_only=True)
 class L1(Penalised):
-    """Adds the mean magnitude of each layer's weights to the loss.
+    """A penalty on the mean magnitude of each layer's weights.
 
-    The layers are those whose weights rank: at the unit level the producers of the units. The
-    defaults are the paper's.
+    The layers are those whose weights make the scores: at the unit level the producers of the
+    units. The defaults are the paper's.
 
     Attributes:
-        penalty: what multiplies the sum of the means.
+        penalty: the factor of the sum of the means.
     """
 
+    LABEL: ClassVar[str] = "L1"
     UNIT: ClassVar[Mapping[str, Any]] = {"penalty": 0.01}
 
     penalty: float = 0.1
 
     def treat(self, sites: Sequence[Site], config: TargetedDropoutConfig) -> Treatment:
-        """A cost of the site."""
+        """Create a cost of the site."""
         return _MeanMagnitude(sites)
 
 
 class _MeanMagnitude(Treatment):
     def cost(self) -> Tensor:
-        layers = {id(layer): layer for site in self.sites for layer in _ranking(site)}
+        layers = {id(layer): layer for site in self.sites for layer in site.producers}
         return torch.stack([layer.weight.float().abs().mean() for layer in layers.values()]).sum()
-
-
-def _ranking(site: Site) -> list[Any]:
-    """The layers whose weights make the scores of a site."""
-    if isinstance(site, UnitSite):
-        return [layer for layer, _ in site.own_members]
-    return [site.layer]

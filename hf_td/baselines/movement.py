@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from hf_td import functional
+from hf_td import kernels
 from hf_td.baselines.base import Gate, Learning, Penalised
 from hf_td.config import TargetedDropoutConfig
 from hf_td.ranking.sites import Site
@@ -17,12 +17,12 @@ from hf_td.schedules import Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class _Movement(Learning):
-    """What both kinds share: a cubic schedule.
+    """The cubic schedule that both kinds share.
 
     Attributes:
         begin: progress at which the schedule starts, in [0, 1).
-        end: progress at which it is at its final value, in (begin, 1].
-        learning_rate: of the scores.
+        end: progress at which the schedule reaches its final value, in (begin, 1].
+        learning_rate: the learning rate of the scores.
     """
 
     begin: float = 0.1
@@ -31,27 +31,29 @@ class _Movement(Learning):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self.schedule  # refuses what is no ramp
+        _ = self.schedule  # validates begin and end
 
     @property
     def schedule(self) -> Schedule:
-        """From progress to the fraction of the final value."""
+        """The schedule, from progress to a fraction of the final value."""
         return Schedule(shape="cubic", begin=self.begin, end=self.end)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Movement(_Movement):
-    """Keeps the weights or units with the highest learned scores, more of them gone over the run.
+    """A mask of the weights or units with the lowest learned scores, more of them over the run.
 
-    A score gets the gradient of the mask (straight through): at the weight level that of the masked
-    weight times the weight, so that it grows where a weight moves away from zero; at the unit level
-    their sum over what the consumer reads of the unit (block movement pruning, Lagunas et al.,
-    arXiv 2109.04838). The top is taken inside each output unit, as pruning does here, where the
-    paper takes it of each matrix. Pruning ranks by the scores.
+    A score gets the gradient of the mask (straight through). At the weight level this is the
+    gradient of the masked weight times the weight: the score grows if the weight moves away from
+    zero. At the unit level it is the sum over what the consumer reads of the unit (block movement
+    pruning, Lagunas et al., arXiv 2109.04838). The highest scores are taken inside each output
+    unit, as pruning does here; the paper takes them of each matrix. Pruning ranks by the scores.
 
     Attributes:
-        sparsity: the final fraction that is masked, in [0, 1); the targeting where it is None.
+        sparsity: the final fraction that is masked, in [0, 1); None takes the targeting.
     """
+
+    LABEL: ClassVar[str] = "movement pruning"
 
     sparsity: float | None = None
 
@@ -60,24 +62,25 @@ class Movement(_Movement):
         self._check_fractions("sparsity")
 
     def treat(self, sites: Sequence[Site], config: TargetedDropoutConfig) -> Gate:
-        """Scores and a mask on the site."""
+        """Create scores and a mask on the site."""
         sparsity = config.targeting if self.sparsity is None else self.sparsity
         return _TopMask(sites, self.schedule, sparsity)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SoftMovement(_Movement, Penalised):
-    """Keeps the weights or units whose learned score is above a threshold: soft movement pruning.
+    """A mask of the weights or units whose learned score is below a threshold.
 
-    As `Movement`, but a mask is 1 where the sigmoid of the score is above the threshold, and the
-    penalty, on the mean of the sigmoids of each layer (averaged over layers), says how many that
-    are. Both grow by the schedule.
+    As `Movement`, but a mask is 1 where the sigmoid of the score is above the threshold. The
+    penalty, on the mean of the sigmoids of each layer (averaged over layers), controls how many are
+    masked. Threshold and penalty grow by the schedule.
 
     Attributes:
-        penalty: what multiplies the mean.
-        threshold: final value, in (0, 1).
+        penalty: the final factor of the mean.
+        threshold: the final threshold, in (0, 1).
     """
 
+    LABEL: ClassVar[str] = "soft movement pruning"
     PER: ClassVar[Literal["", "example", "site"]] = "site"
 
     penalty: float = 100.0
@@ -90,21 +93,22 @@ class SoftMovement(_Movement, Penalised):
             raise ValueError(f"threshold is in (0, 1), got {self.threshold}")
 
     def penalty_at(self, progress: float) -> float:
-        """What multiplies the cost at a progress in [0, 1]."""
+        """Return the factor of the cost at a progress in [0, 1]."""
         return super().penalty_at(progress) * self.schedule(progress)
 
     def treat(self, sites: Sequence[Site], config: TargetedDropoutConfig) -> Gate:
-        """Scores and a mask on the site."""
+        """Create scores and a mask on the site."""
         return _ThresholdMask(sites, self.schedule, self.threshold)
 
 
 class _Mask(Gate):
-    """A mask that lets gradients through to learned scores.
+    """A mask that passes its gradient on to learned scores.
 
     Attributes:
-        final: what the schedule leads to.
+        schedule: from progress to a fraction of `final`.
+        final: the final value of the sparsity or the threshold.
         importance: the learned scores.
-        mask: of the current update; a function of the scores and the progress.
+        mask: the mask of the current update, a function of the scores and the progress.
     """
 
     mask: Tensor
@@ -116,7 +120,7 @@ class _Mask(Gate):
         self.register_buffer("mask", self.ranked_like(1.0), persistent=False)
 
     def factor(self) -> Tensor:
-        # The difference is 0, and its gradient that of the mask.
+        # The difference is 0. It passes the gradient of the mask on to the scores.
         return self.mask + (self.importance - self.importance.detach())
 
     def scores(self) -> Tensor:
@@ -126,8 +130,8 @@ class _Mask(Gate):
 class _TopMask(_Mask):
     def advance(self, progress: float) -> None:
         fraction = self.final * self.schedule(progress)
-        gone = functional.candidate_mask(self.importance.detach(), fraction, self.site.dim)
-        self.mask.copy_(~gone)
+        lowest = kernels.candidate_mask(self.importance.detach(), fraction, self.site.dim)
+        self.mask.copy_(~lowest)
 
 
 class _ThresholdMask(_Mask):

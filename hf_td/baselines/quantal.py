@@ -1,14 +1,15 @@
-"""Quantal synaptic dilution (Bhumbra, arXiv 2009.13165), as far as its abstract tells it.
+"""Quantal synaptic dilution (Bhumbra, arXiv 2009.13165), as its abstract describes it.
 
-The abstract says: dropout after the model of a synapse, with heterogeneous release probabilities
-and response magnitudes, and masks that are the identity at test time. The distributions here are
-this project's own choice, not the paper's: Beta for the probabilities, Gamma for the magnitudes.
+The abstract says: dropout modelled on a synapse, with heterogeneous release probabilities and
+response magnitudes, and masks that are the identity at test time. The distributions are this
+project's choice, not the paper's: Beta for the probabilities, Gamma for the magnitudes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,23 +20,26 @@ from hf_td.baselines.dropout import Noise
 from hf_td.config import TargetedDropoutConfig
 from hf_td.ranking.sites import Site
 
-# No unit is as good as silent, which would make its responses as large as they are rare.
+# The lowest release probability. Responses are scaled by its inverse, which must stay small.
 _RAREST = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantalSynapticDilution(Baseline):
-    """Dropout in which every weight or unit has a probability of its own, and responds unevenly.
+    """Dropout with a probability of its own for every weight or unit, and random magnitudes.
 
-    The factor of an update is `b * q / p`, with b ~ Bernoulli(p) and q ~ Gamma of mean 1, so that
-    the mean of what each hands on is preserved; p ~ Beta of mean `1 - rate` is drawn once. In eval
-    mode it is 1.
+    The factor of an update is `b * q / p`, with b ~ Bernoulli(p) and q ~ Gamma of mean 1. It keeps
+    the mean of every output. p ~ Beta of mean `1 - rate` is drawn once. In eval mode the factor is
+    1.
 
     Attributes:
         rate: the mean probability of no release, in [0, 1).
-        concentration: of the Beta, positive; the larger, the more alike the probabilities are.
+        concentration: concentration of the Beta, positive; the larger, the more equal the
+            probabilities.
         variation: coefficient of variation of the response magnitudes, positive.
     """
+
+    LABEL: ClassVar[str] = "quantal synaptic dilution"
 
     rate: float = 0.25
     concentration: float = 10.0
@@ -48,7 +52,7 @@ class QuantalSynapticDilution(Baseline):
                 raise ValueError(f"{name} is positive, got {getattr(self, name)}")
 
     def treat(self, sites: Sequence[Site], config: TargetedDropoutConfig) -> Noise:
-        """Noise on the site."""
+        """Create noise on the site."""
         return _Quantal(sites, self)
 
 

@@ -16,23 +16,25 @@ from hf_td.ranking.sites import Site
 
 @dataclass(frozen=True, kw_only=True)
 class Smallify(Penalised, Learning):
-    """Multiplies each weight or unit by a switch, and removes it when the switch's sign flickers.
+    """Switches that multiply each weight or unit, and remove it when the switch's sign flickers.
 
-    The penalty is on the sum of the magnitudes of the switches. After each update the exponential
-    moving variance of a switch's sign is brought up to date, and a switch whose variance reaches
-    the threshold is 0 for good. Pruning ranks by the magnitude of the switches.
+    The penalty is on the sum of the magnitudes of the switches. Each update adds to the exponential
+    moving variance of the switches' signs. A switch whose variance reaches the threshold stays 0.
+    Pruning ranks by the magnitude of the switches.
 
-    The paper draws the switches from U[0, 1), which suits random weights; the weights of a
-    pretrained network mean something, so they start at 1 here (`spread=1` for the paper's).
+    The paper draws the switches from U[0, 1), which suits random weights. Pretrained weights are
+    not random, so here the switches start at 1 (`spread=1` is the paper's).
 
     Attributes:
-        penalty: what multiplies the sum; the defaults are the paper's.
-        spread: switches start uniformly in [1 - spread, 1], in [0, 1].
-        decay: of the moving mean and variance, in [0, 1).
-        threshold: the variance that removes, positive.
-        learning_rate: of the switches.
+        penalty: the factor of the sum; the defaults are the paper's.
+        spread: the width of the interval [1 - spread, 1] that switches start in, uniformly; in
+            [0, 1].
+        decay: the decay of the moving mean and variance, in [0, 1).
+        threshold: the variance from which a switch is removed, positive.
+        learning_rate: the learning rate of the switches.
     """
 
+    LABEL: ClassVar[str] = "Smallify"
     UNIT: ClassVar[Mapping[str, Any]] = {"penalty": 1e-4}
 
     penalty: float = 1e-5
@@ -50,7 +52,7 @@ class Smallify(Penalised, Learning):
             raise ValueError(f"threshold is positive, got {self.threshold}")
 
     def treat(self, sites: Sequence[Site], config: TargetedDropoutConfig) -> Gate:
-        """Switches on the site."""
+        """Create switches on the site."""
         return _Switches(sites, self)
 
 

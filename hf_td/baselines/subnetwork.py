@@ -1,9 +1,10 @@
-"""A random subnetwork, chosen before training."""
+"""Training of a random subnetwork, chosen beforehand."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,14 +17,16 @@ from hf_td.ranking.sites import Site
 
 @dataclass(frozen=True, kw_only=True)
 class RandomSubnetwork(Baseline):
-    """Removes a random part of the weights or units before training, and trains the rest.
+    """A subnetwork without a random part of the weights or units, which is removed before training.
 
-    The same fraction of every site goes, at the weight level of every output unit. Up to that
-    sparsity pruning takes what is gone already; beyond it the importance decides.
+    Every site loses the same fraction, at the weight level every output unit. Up to that sparsity
+    pruning takes what is removed already; beyond it the importance decides.
 
     Attributes:
-        sparsity: the fraction that goes, in [0, 1); the targeting where it is None.
+        sparsity: the fraction to remove, in [0, 1); None takes the targeting.
     """
+
+    LABEL: ClassVar[str] = "random subnetwork"
 
     sparsity: float | None = None
 
@@ -31,7 +34,7 @@ class RandomSubnetwork(Baseline):
         self._check_fractions("sparsity")
 
     def treat(self, sites: Sequence[Site], config: TargetedDropoutConfig) -> Gate:
-        """A fixed mask on the site."""
+        """Create a fixed mask on the site."""
         return _Chosen(sites, config.targeting if self.sparsity is None else self.sparsity)
 
 
@@ -40,9 +43,9 @@ class _Chosen(Gate):
 
     def __init__(self, sites: Sequence[Site], sparsity: float) -> None:
         super().__init__(sites)
-        luck = torch.rand_like(self.ranked_like(0.0))
-        gone = kernels.candidate_mask(luck, sparsity, self.site.dim, break_ties=True)
-        self.register_buffer("alive", (~gone).float(), persistent=False)
+        drawn = torch.rand_like(self.ranked_like(0.0))
+        removed = kernels.candidate_mask(drawn, sparsity, self.site.dim, break_ties=True)
+        self.register_buffer("alive", (~removed).float(), persistent=False)
 
     def factor(self) -> Tensor:
         return self.alive

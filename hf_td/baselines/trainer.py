@@ -6,7 +6,7 @@ from collections.abc import Sized
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     Seq2SeqTrainer,
     Trainer,
@@ -27,12 +27,13 @@ from hf_td.config import TargetedDropoutConfig
 from hf_td.ranking.learned import save_learned
 from hf_td.training import DistillationMixin, ReliableMixin
 from hf_td.training.arguments import TargetedDropoutFields
+from hf_td.training.callback import add_to_logs
 from hf_td.training.losses import share_of_update
 from hf_td.training.optimizer import set_learning_rate
 
 
 class BaselineCallback(TrainerCallback):
-    """Leads a baseline from update to update, and adds its penalty to the log.
+    """A callback that advances a baseline at each update, and logs its penalty.
 
     The progress is `global_step / max_steps`; the callback holds no state.
     """
@@ -40,31 +41,27 @@ class BaselineCallback(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Called once for each update, before its first micro-batch."""
+        """Advance the baseline; called once for each update, before its first micro-batch."""
         progress = min(1.0, state.global_step / state.max_steps)
         _baseline_of(kwargs["model"]).advance(progress, state.global_step)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Add the penalty to what is logged while training."""
+        """Add the penalty to the training logs."""
         attached, logs = find_baseline(kwargs["model"]), kwargs.get("logs")
         with torch.no_grad():
             penalty = None if attached is None else attached.penalty()
         if penalty is None or logs is None or "loss" not in logs:
             return
-        logs["penalty"] = float(penalty)
-        # The history holds a copy of the logs, made before the callbacks are asked.
-        if state.log_history and state.log_history[-1].get("step") == state.global_step:
-            state.log_history[-1]["penalty"] = logs["penalty"]
+        add_to_logs(state, logs, {"penalty": float(penalty)})
 
 
 class BaselineMixin(DistillationMixin, ReliableMixin):
-    """Makes a Trainer train by a baseline: attached when training starts, gone when it ends.
+    """A mixin for Trainers: attaches a baseline when training starts and finishes it at the end.
 
-    The checkpoints of a run hold the parameters of the method beside the model's, so that it can
-    be resumed; what `save_model` writes after the training is stock, with the scores that the
-    method has learned beside it.
+    The checkpoints of a run hold the parameters of the method beside the model's, and can be
+    resumed. After training `save_model` writes a stock model, with the learned scores beside it.
     """
 
     model: Any
@@ -80,13 +77,13 @@ class BaselineMixin(DistillationMixin, ReliableMixin):
         self.callback_handler.callbacks.insert(0, BaselineCallback())
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As the parent; ends with the stock model, in which the baseline has left its traces."""
+        """Train as the parent does, then restore the stock model with the trained weights."""
         parent: Any = super()
         if self.model_init is None and find_baseline(self.model) is None:
             self._attach(self.model)
         done = parent.train(*args, **kwargs)
         finish_baseline(self.model)
-        self.optimizer = self.lr_scheduler = None  # they have parameters that are gone
+        self.optimizer = self.lr_scheduler = None  # they reference parameters of the baseline
         return done
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -96,7 +93,7 @@ class BaselineMixin(DistillationMixin, ReliableMixin):
             save_learned(self.model, output_dir or self.args.output_dir)
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
-        """The fresh model of `model_init`, with the baseline."""
+        """Return the new model of `model_init`, with the baseline attached."""
         parent: Any = super()
         return self._attach(parent.call_model_init(trial))
 
@@ -114,22 +111,20 @@ class BaselineMixin(DistillationMixin, ReliableMixin):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The loss of the parent, in training with the penalty."""
+        """Return the loss of the parent, plus the penalty in training."""
         parent: Any = super()
         loss, outputs = parent.compute_loss(model, inputs, True, num_items_in_batch)
         penalty = _baseline_of(self.model).penalty() if model.training else None
         if penalty is not None:
-            loss = loss + self._scaled(penalty, num_items_in_batch)
+            scaled = penalty * share_of_update(self, num_items_in_batch)
+            loss = loss + scaled.to(self.args.device)
         return (loss, outputs) if return_outputs else loss
 
-    def _scaled(self, penalty: Tensor, num_items_in_batch: Any) -> Tensor:
-        return (penalty * share_of_update(self, num_items_in_batch)).to(self.args.device)
-
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """The optimiser of the parent; the parameters of the method get their own learning rate.
+        """Create the optimiser of the parent; the method's parameters get their own learning rate.
 
         Raises:
-            ValueError: the optimiser was made before the method had parameters.
+            ValueError: the given optimiser lacks the parameters of the method.
         """
         parent: Any = super()
         fresh = self.optimizer is None
@@ -140,7 +135,8 @@ class BaselineMixin(DistillationMixin, ReliableMixin):
         if any(id(parameter) not in known for parameter in own):
             raise ValueError(
                 f"{type(self.baseline).__name__} has parameters that the given optimiser does not "
-                "know; let the Trainer make it (`optim`), or attach the baseline yourself before"
+                "know. Let the Trainer create the optimiser (`optim`), or call attach_baseline "
+                "before you create it"
             )
         if own and fresh and isinstance(self.baseline, Learning):
             set_learning_rate(optimizer, own, self.baseline.learning_rate)
@@ -157,8 +153,8 @@ class BaselineTrainer(BaselineMixin, Trainer):
     """`transformers.Trainer` with a baseline.
 
     Args:
-        *args: as for `Trainer`; with `TargetedDropoutArguments`, their level, include, exclude,
-            layers, targeting and seed hold for the baseline.
+        *args: as for `Trainer`. With `TargetedDropoutArguments` their level, include, exclude,
+            layers, targeting and seed apply to the baseline.
         baseline: the method with its settings, such as `hf_td.baselines.L0(penalty=0.1)`.
         **kwargs: as for `Trainer`.
     """

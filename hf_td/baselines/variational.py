@@ -17,44 +17,45 @@ from hf_td.anatomy import Stack
 from hf_td.baselines.base import ByChannel, Learning, Penalised, Treatment
 from hf_td.config import TargetedDropoutConfig
 from hf_td.ranking.importance import fan_in_dim
-from hf_td.ranking.sites import Site, UnitSite
+from hf_td.ranking.sites import Site
 
-# Of the approximation of the divergence.
+# Constants of the approximation of the divergence.
 K1, K2, K3 = 0.63576, 1.8732, 1.48695
-_LIMIT = 8.0  # of log alpha
+_LIMIT = 8.0  # log alpha is clamped to [-8, 8]
 _EPSILON = 1e-8
 
 
 def log_alpha(log_variance: Tensor, mean: Tensor) -> Tensor:
-    """Log of the variance over the squared mean, in [-8, 8]: how much of a weight is noise."""
+    """Return the log of the variance over the squared mean, in [-8, 8]: the share of noise."""
     return (log_variance - torch.log(mean.square() + _EPSILON)).clamp(-_LIMIT, _LIMIT)
 
 
 def divergence(log_alpha: Tensor) -> Tensor:
-    """From the posterior to the log-uniform prior, elementwise; 0 where all is noise."""
+    """Return the divergence of the posterior from the log-uniform prior; 0 for pure noise."""
     fit = K1 * torch.sigmoid(K2 + K3 * log_alpha) - 0.5 * torch.log1p(torch.exp(-log_alpha))
     return K1 - fit
 
 
 @dataclass(frozen=True, kw_only=True)
 class VariationalDropout(Penalised, Learning):
-    """Learns how much Gaussian noise each weight or unit bears; what bears much can go.
+    """Gaussian noise of a learned variance on each weight or unit; what bears much is removed.
 
     Noise on weights is drawn as noise on the outputs that they make (local reparametrisation). At
     the unit level each unit is multiplied by noise of mean 1, drawn for every token. The cost is
-    the divergence over the number of training examples. Evaluation uses the means; pruning ranks
-    by log alpha. The paper trains without weight decay, which is the default of the Trainer too.
+    the divergence over the number of training examples. Evaluation uses the means, and pruning
+    ranks by log alpha. The paper trains without weight decay, like the Trainer by default.
 
     Attributes:
-        penalty: what multiplies the cost; the paper's.
-        warmup: the paper grows the penalty linearly.
-        initial: log of the initial variance. The paper's is -10; of a unit, whose mean is 1 where a
-            weight's is some hundredths, that is below all that log alpha can tell, so it is -3.
-        threshold: of log alpha, from which on a weight or unit is removed at the end; the paper's
-            is 3. None removes nothing, and leaves it to pruning.
-        learning_rate: of the log variances.
+        penalty: the factor of the cost; the default is the paper's.
+        warmup: progress until which the penalty grows linearly, as in the paper.
+        initial: log of the initial variance; the paper's is -10. The mean of a unit is 1, that of a
+            weight some hundredths. Log alpha of a unit at -10 would be clamped, so a unit has -3.
+        threshold: the log alpha from which a weight or unit is removed at the end; the paper's is
+            3. None removes nothing: pruning does.
+        learning_rate: the learning rate of the log variances.
     """
 
+    LABEL: ClassVar[str] = "variational dropout"
     UNIT: ClassVar[Mapping[str, Any]] = {"initial": -3.0}
     PER: ClassVar[Literal["", "example", "site"]] = "example"
 
@@ -64,28 +65,28 @@ class VariationalDropout(Penalised, Learning):
     threshold: float | None = None
 
     def treat(self, sites: Sequence[Site], config: TargetedDropoutConfig) -> Treatment:
-        """Noise on the site.
+        """Create noise on the site.
 
         Raises:
-            TypeError: the site is of experts, whose inputs and outputs do not show.
+            TypeError: the site is inside experts, whose inputs and outputs no hook sees.
         """
         if any(isinstance(site.layer, Stack) for site in sites):
             raise TypeError(
-                f"variational dropout cannot reach {sites[0].name}: it adds noise to what a layer "
-                "reads or returns, and experts keep that to themselves; exclude="
-                f"[{sites[0].name!r}]"
+                f"variational dropout cannot reach {sites[0].name}: it adds noise to the inputs or "
+                "outputs of a layer, which the module of the experts does not expose. Pass "
+                f"exclude=[{sites[0].name!r}]"
             )
-        kind = _UnitNoise if isinstance(sites[0], UnitSite) else _WeightNoise
-        return kind(sites, self)
+        noise = _WeightNoise if sites[0].kind == "weight" else _UnitNoise
+        return noise(sites, self)
 
 
 class _LearnedNoise(Treatment, ABC):
     """Log variances, and the hooks that add the noise.
 
     Attributes:
-        threshold: of log alpha, from which on there is nothing left at the end.
-        log_variance: of what the site ranks.
-        hooks: on the layers.
+        threshold: the log alpha from which weights or units are removed at the end, or None.
+        log_variance: the log variances, of the shape that the site ranks.
+        hooks: the hooks on the layers.
     """
 
     def __init__(self, sites: Sequence[Site], method: VariationalDropout) -> None:
@@ -96,7 +97,7 @@ class _LearnedNoise(Treatment, ABC):
 
     @abstractmethod
     def mean(self) -> Tensor:
-        """What the variance is compared with, float32."""
+        """Return the means that the variances are compared with, float32."""
 
     def cost(self) -> Tensor:
         return divergence(log_alpha(self.log_variance, self.mean())).sum()
@@ -111,9 +112,9 @@ class _LearnedNoise(Treatment, ABC):
     def finish(self) -> None:
         self.detach()
         if self.threshold is not None:
-            gone = self.scores() <= -self.threshold
+            removed = self.scores() <= -self.threshold
             for site in self.sites:
-                site.remove(gone)
+                site.remove(removed)
 
 
 class _WeightNoise(_LearnedNoise):
@@ -138,16 +139,16 @@ class _UnitNoise(_LearnedNoise):
         return torch.ones_like(self.log_variance)
 
     def attach(self) -> None:
-        self.spreads = nn.ModuleList(ByChannel(s) for s in self.sites if isinstance(s, UnitSite))
-        for site, spread in zip(self.sites, self.spreads, strict=True):
-            hook = partial(self._multiply, spread)
+        self.by_channel = nn.ModuleList(ByChannel(site) for site in self.sites)
+        for site, by_channel in zip(self.sites, self.by_channel, strict=True):
+            hook = partial(self._multiply, by_channel)
             self.hooks.append(site.layer.register_forward_pre_hook(hook))
 
-    def _multiply(self, spread: nn.Module, layer: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+    def _multiply(self, by_channel: nn.Module, layer: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         if not layer.training:
             return None
         tokens, *others = inputs
         units = (*tokens.shape[:-1], self.log_variance.shape[-1])
         drawn = torch.randn(units, dtype=self.log_variance.dtype, device=tokens.device)
         noise = 1 + drawn * torch.exp(self.log_variance / 2)
-        return ((tokens * spread(noise)).to(tokens.dtype), *others)
+        return ((tokens * by_channel(noise)).to(tokens.dtype), *others)

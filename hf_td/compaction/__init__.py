@@ -1,10 +1,6 @@
-"""Makes pruned models small: takes dead heads and neurons out, and records what is left."""
+"""Takes removed heads, neurons and experts out of a model, and records what is left."""
 
-from hf_td.compaction.compact import (
-    can_compact,
-    compact_model,
-    cut_model,
-)
+from hf_td.compaction.compact import can_compact, compact_model, cut_model
 from hf_td.compaction.kept import needed_units
 from hf_td.modules.compact_layout import LAYOUT_KEY, CompactLayout, apply_layout, layout_of_model
 

@@ -1,4 +1,4 @@
-"""Heads that a generation config calls by their numbers, as Whisper's does for its timestamps."""
+"""Renumbers the heads that a generation config names, as Whisper's does for timestamps."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from hf_td.anatomy import Block, Holder
 
 logger = logging.getLogger(__name__)
 
-# The part of a decoder layer that the numbers are of.
+# The part of a decoder layer whose heads are numbered.
 _PART = ".encoder_attn"
 
 
 def renumber_heads(model: Any, kept: Mapping[Holder, Tensor]) -> None:
-    """Let `generation_config.alignment_heads` name the heads that it named before the cut.
+    """Make `generation_config.alignment_heads` name the heads that it named before the cut.
 
     Args:
-        model: a compact model; where its generation config names no heads, nothing happens.
-        kept: of each block the units that stayed, sorted.
+        model: a compact model; a no-op if its generation config names no heads.
+        kept: the units of each block that stayed, sorted.
     """
     config: Any = getattr(model, "generation_config", None)
     named = getattr(config, "alignment_heads", None)
@@ -32,18 +32,18 @@ def renumber_heads(model: Any, kept: Mapping[Holder, Tensor]) -> None:
         for block, units in kept.items()
         if isinstance(block, Block) and block.name.endswith(_PART)
     }
-    left = [
+    remaining = [
         [layer, places[layer].index(head) if layer in places else head]
         for layer, head in named
         if layer not in places or head in places[layer]
     ]
-    if len(left) < len(named):
+    if len(remaining) < len(named):
         logger.warning(
-            "%d of the %d heads that timestamps of tokens are read from are gone",
-            len(named) - len(left),
+            "%d of the %d heads that timestamps of tokens are read from were taken out",
+            len(named) - len(remaining),
             len(named),
         )
-    if left:
-        config.alignment_heads = left
+    if remaining:
+        config.alignment_heads = remaining
     else:
-        del config.alignment_heads  # so that who asks for timestamps is told
+        del config.alignment_heads  # asking for timestamps is then an error

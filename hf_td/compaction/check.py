@@ -20,9 +20,9 @@ from hf_td.anatomy import (
     tensors_in,
 )
 
-# Largest relative difference that rounding explains, by the type that was computed in.
+# Largest relative difference that rounding explains, by the type of the computation.
 TOLERANCE = {
-    torch.float64: 1e-6,  # some forwards take a softmax or an angle in float32 all the same
+    torch.float64: 1e-6,  # some forwards compute a softmax or an angle in float32 in any case
     torch.float32: 1e-4,
     torch.float16: 2e-2,
     torch.bfloat16: 1e-1,
@@ -33,11 +33,11 @@ MOST_DOUBLES = 500_000_000
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a model computed: the output of each consumer in order, and its own outputs.
+    """The outputs of each consumer of a model, in order, and of the model itself.
 
     Attributes:
         values: by the name of a consumer or output.
-        wide: whether it was computed in float64.
+        wide: true if the forward ran in float64.
     """
 
     values: dict[str, Tensor]
@@ -47,17 +47,17 @@ class Footprint:
 def footprint(
     model: nn.Module, inputs: Mapping[str, Any], consumers: list[str], wide: bool | None = None
 ) -> Footprint:
-    """Run one forward in eval mode and keep what each consumer gives.
+    """Run one forward in eval mode and keep the output of each consumer.
 
     Args:
         model: the model to run.
         inputs: keyword arguments of the forward.
         consumers: dotted names of linear layers.
-        wide: compute in float64, or in the model's own type; None for float64 where the forward
-            can: grouped products of experts cannot, and some masks overflow in it.
+        wide: true computes in float64, false in the model's own type. None tries float64 first:
+            grouped products of experts cannot use it, and some masks overflow in it.
 
     Raises:
-        ValueError: the forward fails; names the first consumer that it did not get through.
+        ValueError: the forward fails. The message names the first consumer without an output.
     """
     if wide is None:
         with suppress(ValueError):
@@ -84,10 +84,10 @@ def footprint(
 
 
 def compare(masked: Footprint, compact: Footprint) -> None:
-    """Raise unless both models computed the same.
+    """Raise unless both models computed the same values up to rounding.
 
     Raises:
-        ValueError: names the first layer that differs.
+        ValueError: a layer differs. The message names the first one.
     """
     for name, expected in masked.values.items():
         got = compact.values[name]
@@ -106,9 +106,9 @@ def compare(masked: Footprint, compact: Footprint) -> None:
 
 
 def _relative_difference(expected: Tensor, got: Tensor) -> float:
-    """The largest difference, as a share of the largest finite value; infinities have to be equal.
+    """Return the largest difference as a share of the largest finite value.
 
-    Some models give infinities where there is nothing, as scores of padding.
+    Infinities have to be equal. Some models output them on purpose, as scores of padding.
     """
     same = (got == expected) | (got.isnan() & expected.isnan())
     scale = expected.abs().where(expected.isfinite(), 0).max().clamp(min=1)
@@ -116,7 +116,7 @@ def _relative_difference(expected: Tensor, got: Tensor) -> float:
 
 
 def _caller(model: nn.Module, name: str) -> nn.Module:
-    """The module whose output is that of the consumer: experts add theirs up in one module."""
+    """Return the module that outputs what the consumer computes: experts share one module."""
     layer = find_layer(model, name)
     return layer.module if isinstance(layer, Stack) else layer
 
@@ -130,14 +130,14 @@ def _keeper(values: dict[str, Tensor], name: str) -> Any:
 
 @contextmanager
 def _as_is(model: nn.Module) -> Iterator[None]:
-    """In eval mode and in its own type, with no gradients."""
+    """Run a model in eval mode and in its own type, with no gradients."""
     with torch.no_grad(), evaluating(model), in_own_type(model):
         yield
 
 
 @contextmanager
 def _widened(model: nn.Module, wide: bool) -> Iterator[None]:
-    """Compute in float64 where the model is small enough; the tensors come back bit for bit."""
+    """Convert a model that is small enough to float64; restore the tensors bit for bit on exit."""
     narrow = {t: t.data for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()}
     try:
         if wide and sum(t.numel() for t in narrow) <= MOST_DOUBLES:

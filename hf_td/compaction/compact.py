@@ -1,4 +1,4 @@
-"""Takes pruned heads and neurons out of a model for real."""
+"""Takes removed heads, neurons and experts out of a model."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from hf_td.anatomy import Anatomy, Block, Holder, Mixture, read_anatomy
+from hf_td.anatomy import Anatomy, Block, Holder, Mixture
+from hf_td.anatomy.given import anatomy_of
 from hf_td.compaction.alignment import renumber_heads
 from hf_td.compaction.check import Footprint, compare, footprint
 from hf_td.compaction.kept import choose_units, dead_heads, needed_units
 from hf_td.compaction.runs import Runs, runs_of
 from hf_td.compaction.surgery import Cuts, cut_parameters, cuts_of, new_counts
-from hf_td.compaction.trial import Undo, fixed_heads, replace
+from hf_td.compaction.trial import Undo, fixed_heads, swap
 from hf_td.compaction.undo import CutRecord
 from hf_td.modules.compact_layout import count_of, record_layout
-from hf_td.modules.routing import mark_gone, marked_routers
+from hf_td.modules.routing import mark_pruned, marked_routers
 from hf_td.patching.patch import find_patch, unpatch_model
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -27,49 +28,56 @@ def compact_model(
     *,
     multiple_of: int = 8,
     check: bool = True,
+    anatomy: Anatomy | None = None,
     example_inputs: Mapping[str, Any] | None = None,
 ) -> ModelT:
     """Take heads, neurons and experts that pruning left without effect out of a model, in place.
 
-    A unit goes when its consumer reads nothing of it (all its columns are zero), an expert when its
-    router never chooses it. Every layer keeps at least one unit, which then contributes nothing;
-    heads that the forward of a family counts on all stay, as zeros. The layout is recorded in
-    `model.config`, so that what `save_pretrained` writes loads again after `import hf_td`.
+    A unit is taken out if its consumer reads nothing of it (all its columns are zero), an expert if
+    its router never chooses it. Every layer keeps at least one unit, even one that contributes
+    nothing. If the forward of a family needs all heads, they stay, as zeros. The layout is recorded
+    in `model.config`: what `save_pretrained` writes loads again after `import hf_td`.
 
     Args:
         model: a model that was pruned at the unit level; patched models are unpatched.
         multiple_of: feed-forward widths are rounded up to a multiple of it, by keeping dead
             neurons; 1 for the narrowest (of experts, 8, as their kernels demand).
         check: compare the outputs of the masked and the compact model on a small input.
+        anatomy: what `read_anatomy(model)` returned; None reads the model.
         example_inputs: as in `patch_model`.
 
     Returns:
         `model` itself.
 
     Raises:
-        ValueError: no unit can be taken out, or the compact model differs from the masked one
-            (the message names the first layer that does; the model is left as it was).
+        ValueError: no unit can be taken out; the anatomy is of another model; or the compact model
+            differs from the masked one. The message then names the first layer that differs, and
+            the model is left as it was.
     """
     if multiple_of < 1:
         raise ValueError(f"multiple_of is a positive number of neurons, got {multiple_of}")
     if find_patch(model) is not None:
         unpatch_model(model)
-    anatomy = read_anatomy(model, example_inputs)
+    anatomy = anatomy_of(model, anatomy, example_inputs)
     counts = needed_units(model, anatomy, multiple_of, example_inputs)
-    if not _cuts(counts):
+    if not _removes_any(counts):
         raise ValueError(_nothing_dead(model, anatomy, multiple_of, example_inputs))
     return cut_model(model, anatomy, counts, check=check, example_inputs=example_inputs)
 
 
 def can_compact(
-    model: nn.Module, *, multiple_of: int = 8, example_inputs: Mapping[str, Any] | None = None
+    model: nn.Module,
+    *,
+    multiple_of: int = 8,
+    anatomy: Anatomy | None = None,
+    example_inputs: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Whether there is anything for `compact_model` to take out, given the same arguments."""
-    anatomy = read_anatomy(model, example_inputs)
-    return _cuts(needed_units(model, anatomy, multiple_of, example_inputs))
+    """Return whether `compact_model` can take anything out, given the same arguments."""
+    anatomy = anatomy_of(model, anatomy, example_inputs)
+    return _removes_any(needed_units(model, anatomy, multiple_of, example_inputs))
 
 
-def _cuts(counts: Mapping[Holder, int]) -> bool:
+def _removes_any(counts: Mapping[Holder, int]) -> bool:
     return any(count < block.units for block, count in counts.items())
 
 
@@ -81,10 +89,10 @@ def cut_model(
     check: bool = True,
     example_inputs: Mapping[str, Any] | None = None,
 ) -> ModelT:
-    """Take units out until each block has as many as `counts` says, live ones last.
+    """Take units out, dead ones first, until each block has as many as `counts` says.
 
     Raises:
-        ValueError: as `compact_model`.
+        ValueError: as for `compact_model`.
     """
     kept = choose_units(model, anatomy, counts)
     routers = marked_routers(model)
@@ -97,7 +105,7 @@ def cut_model(
         renumber_heads(model, kept)
     finally:
         for router in routers.values():
-            mark_gone(router)  # a stock module again, unless the cut was undone
+            mark_pruned(router)  # makes it a stock module again, unless the cut was undone
     return model
 
 
@@ -107,7 +115,7 @@ def _cut_and_compare(
     kept: Mapping[Holder, Tensor],
     example_inputs: Mapping[str, Any] | None,
 ) -> None:
-    # Made once: what is compared is the same question to both.
+    # Made once: both models have to get the same inputs.
     runs = runs_of(model, anatomy, example_inputs)
     before = _footprint(model, anatomy, runs)
     if not before.wide:
@@ -121,10 +129,10 @@ def _cut_and_compare(
 def _cut_in_turn(
     model: nn.Module, anatomy: Anatomy, kept: Mapping[Holder, Tensor]
 ) -> Iterator[tuple[Cuts, Undo]]:
-    """Cut one block after the other, so that the model is never in memory twice.
+    """Cut one block after the other: the model is never in memory twice.
 
-    Tied blocks are cut together, since they share a parameter. Whole experts come last: neurons are
-    counted in all experts that there are.
+    Tied blocks share a parameter and are cut together. Whole experts come last, because neurons are
+    counted in all experts.
     """
     done: set[Holder] = set()
     for block in sorted(kept, key=lambda holder: isinstance(holder, Mixture)):
@@ -133,13 +141,13 @@ def _cut_in_turn(
         done.update(units)
         cuts = cuts_of(model, units)
         if cuts:
-            yield cuts, replace(model, cut_parameters(model, units), new_counts(model, units))
+            yield cuts, swap(model, cut_parameters(model, units), new_counts(model, units))
 
 
 def _footprint(
     model: nn.Module, anatomy: Anatomy, runs: Runs, wide: bool | None = None
 ) -> Footprint:
-    # What one block consumes another may produce, as in a row of three layers; then it is cut.
+    # A consumer that produces for another block, as in a row of three layers, is cut itself.
     produced = {p.module for block in anatomy.blocks for p in block.producers}
     consumers = [b.consumer.module for b in anatomy.blocks if b.consumer.module not in produced]
     values: dict[str, Tensor] = {}
@@ -169,7 +177,7 @@ def _compare_or_undo(
 def _record(
     model: nn.Module, replaced: Iterable[str], counts: Mapping[str, Mapping[str, int]]
 ) -> None:
-    """Add what was cut to the layout in the config, if there is one."""
+    """Add what was cut to the layout in the config, if the model has a config."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     record_layout(
         model,
@@ -189,12 +197,12 @@ def _nothing_dead(
         stay = [f"{block.name}: {reason}" for block, reason in fixed.items()]
         return (
             f"no unit of {type(model).__name__} can be taken out: no neuron is without effect, and "
-            f"heads have to stay: {stay}"
+            f"all heads have to stay: {stay}"
         )
     obstacles = [f"{b.name}: {b.obstacle}" for b in anatomy.blocks if b.obstacle]
     return (
         f"no unit of {type(model).__name__} can be taken out: every head and every group of "
-        f"{multiple_of} neurons is still read by its consumer; prune it first with "
+        f"{multiple_of} neurons is still read by its consumer. Prune it first with "
         "prune_model(model, sparsity, level='unit')"
         + (f". Not looked at: {obstacles}" if obstacles else "")
     )

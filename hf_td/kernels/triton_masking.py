@@ -93,7 +93,7 @@ def _masked(
     at = expert * cutoff_expert + row * cutoff_row + column * cutoff_column
     limit = tl.load(cutoff + at, mask=inside, other=0.0)
     dropped = score < limit
-    threshold = tl.load(draw + 2)
+    threshold = tl.load(draw + 2).to(tl.int32)
     if threshold < _LEVELS:
         dropped = dropped & (_draws(tl.load(draw), tl.load(draw + 1), place) < threshold)
     value = tl.load(source + place, mask=inside, other=0.0)
@@ -103,9 +103,9 @@ def _masked(
 @triton.jit
 def _draws(low, high, place):
     """Compute the draws of entries, as `functional.draws` does."""
-    words = (place >> 1).to(tl.uint32) ^ low.to(tl.uint32, bitcast=True)
+    words = (place >> 1).to(tl.uint32) ^ low.to(tl.int32).to(tl.uint32, bitcast=True)
     words = (words ^ (words >> 16)) * _FIRST
-    words = ((words ^ (words >> 15)) + high.to(tl.uint32, bitcast=True)) * _SECOND
+    words = ((words ^ (words >> 15)) + high.to(tl.int32).to(tl.uint32, bitcast=True)) * _SECOND
     words = words ^ (words >> 16)
     half = ((place & 1) * 16).to(tl.uint32)
     return ((words >> half) & 0xFFFF).to(tl.int32)

@@ -123,7 +123,8 @@ def _cutoffs(
     guess = tl.where(was_ranked, last, usual * mean)
     margin = tl.where(was_ranked, 0.005, 0.08)
     cutoff = _cutoff(bits, guess, margin, highest, fan_in, count, STEP)
-    tl.store(cutoffs + layer * units + unit, cutoff, mask=unit < units)
+    # What is no number is above the cut-off, as infinity is.
+    tl.store(cutoffs + layer * units + unit, tl.minimum(cutoff, 0x7F800000), mask=unit < units)
 
 
 @triton.jit

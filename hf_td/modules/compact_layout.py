@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_td.modules.routing import mark_gone, marked_routers
+from hf_td.modules.routing import mark_pruned, marked_routers
 
 VERSION = 1
 
@@ -258,7 +258,7 @@ def apply_layout(model: nn.Module, layout: CompactLayout) -> None:
 def mark_routers(model: nn.Module, layout: CompactLayout) -> None:
     """Let the routers of a loaded model leave out what the layout says is gone."""
     for name in layout.routers:
-        mark_gone(model.get_submodule(name))
+        mark_pruned(model.get_submodule(name))
     _guard_saving(model)
 
 

@@ -17,8 +17,7 @@ from hf_td.config import Rates, TargetedDropoutConfig
 from hf_td.functional import DRAW_LEVELS
 from hf_td.kernels import Ranked
 from hf_td.patching.layers import cut_of, rule_of, set_buffer
-from hf_td.ranking.keys import draw_key
-from hf_td.ranking.sites import Site, WeightSite, batches
+from hf_td.ranking.sites import Site, batches
 
 
 @torch.no_grad()
@@ -40,8 +39,8 @@ def set_cutoffs(
         set_buffer(site.layer, "draw", draw)
     if is_dense:
         return
-    weights = [site for site in sites if isinstance(site, WeightSite)]
-    units = [site for site in sites if not isinstance(site, WeightSite)]
+    weights = [site for site in sites if site.kind == "weight"]
+    units = [site for site in sites if site.kind != "weight"]
     for site, cutoff in zip(weights, _of_weights(weights, rates.targeting), strict=True):
         set_buffer(site.layer, "cutoff", cutoff)
     for site, candidates in _unit_candidates(units, rates.targeting):
@@ -53,8 +52,11 @@ def set_cutoffs(
 
 def _draws(sites: Sequence[Site], seed: int, update: int, threshold: int) -> Iterator[Tensor]:
     """Yield the draw of each site; they are sent to each device at once."""
-    numbers = [functional.draw_of(draw_key(seed, update, site.index), threshold) for site in sites]
-    table = torch.tensor(numbers, dtype=torch.int32)
+    numbers = [
+        functional.draw_of(functional.draw_key(seed, update, site.index), threshold)
+        for site in sites
+    ]
+    table = torch.tensor(numbers)
     devices = {site.layer.weight.device for site in sites}
     sent = {device: table.to(device, non_blocking=True).unbind() for device in devices}
     for place, site in enumerate(sites):
@@ -102,7 +104,7 @@ def unit_cutoffs(site: Site, dropped: Tensor) -> Tensor:
 def first_cutoff(site: Site) -> Tensor:
     """Return cut-offs that drop nothing, in the shape of all that follow."""
     weight = site.layer.weight
-    if isinstance(site, WeightSite):
+    if site.kind == "weight":
         nothing = weight.detach().narrow(site.dim, 0, 1)
         wide = torch.promote_types(weight.dtype, torch.float32)
         return torch.full_like(nothing, -torch.inf, dtype=wide)

@@ -22,12 +22,12 @@ from transformers.pytorch_utils import Conv1D
 from hf_td import functional, kernels
 from hf_td.functional import Cut, Rule
 from hf_td.modules.classes import class_of
-from hf_td.modules.layouts import Stack, layout_of, stacks_of
+from hf_td.modules.layouts import Stack, linear_layout, stacks_of
 from hf_td.modules.routing import (
     MaskedRouterMixin,
     Router,
-    gone_experts,
-    mark_gone,
+    mark_pruned,
+    pruned_experts,
     routed_squares,
     stock_class,
 )
@@ -160,7 +160,7 @@ class TargetedRouterMixin(TargetedMixin, MaskedRouterMixin):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the stock forward without the experts that are dropped or pruned."""
-        gone = gone_experts(self)
+        gone = pruned_experts(self)
         if not self.training:
             return self.route(gone, *args, **kwargs)
         self.measure_if_due(*args, *kwargs.values())
@@ -168,7 +168,7 @@ class TargetedRouterMixin(TargetedMixin, MaskedRouterMixin):
 
     def measure(self, *inputs: Any) -> None:
         """Add the squared weights that the router gives to what was measured in this update."""
-        gone = gone_experts(self)
+        gone = pruned_experts(self)
         self.add_squares(*routed_squares(self.route(gone, *inputs), len(gone)))
 
 
@@ -295,7 +295,7 @@ def target(layer: Any, rule: Rule, cutoff: Tensor, *, scaled: bool, measured: bo
     module.__dict__[_own(layer, "rule")] = rule
     buffers: dict[str, Tensor | None] = {
         "cutoff": cutoff,
-        "draw": torch.zeros(3, dtype=torch.int32, device=device),
+        "draw": torch.zeros(3, dtype=torch.int64, device=device),
     }
     if not isinstance(layer, Stack):
         features = measured_features(layer)
@@ -322,7 +322,7 @@ def restore(layer: Any) -> None:
     if not _targeted_stacks(module):
         module.__class__ = type(module).__bases__[-1]
     if isinstance(layer, Router):
-        mark_gone(module)
+        mark_pruned(module)
 
 
 def set_buffer(layer: Any, name: str, value: Tensor) -> None:
@@ -356,7 +356,7 @@ def kept(layer: Any) -> Tensor:
 
 def measured_features(layer: Any) -> int:
     """Return the number of measured features: inputs of a layer, experts of a router."""
-    layout = layout_of(layer)
+    layout = linear_layout(layer)
     return layer.weight.shape[0 if layout is None else layout.fan_in_dim]
 
 

@@ -34,7 +34,7 @@ from hf_td.ranking.activations import (
     attach_activations,
     find_activations,
 )
-from hf_td.ranking.sites import Site, WeightSite, plan_sites
+from hf_td.ranking.sites import Site, plan_sites
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -114,7 +114,7 @@ class Patch:
 
     def _set_scales(self) -> None:
         for site in self.sites:
-            scale = site.scale() if isinstance(site, WeightSite) else None
+            scale = site.scale() if site.kind == "weight" else None
             if scale is not None and can_measure(site.layer):
                 set_buffer(site.layer, "scale", scale)
 
@@ -175,7 +175,7 @@ def patch_model(
     before = _buffers(model)
     measured = activations is not None
     for site in patch.sites:
-        scaled = measured and isinstance(site, WeightSite)
+        scaled = measured and site.kind == "weight"
         target(site.layer, site.rule, first_cutoff(site), scaled=scaled, measured=measured)
     exclude_from_ddp(model, _buffers(model) - before)
     attach_activations(model, activations)

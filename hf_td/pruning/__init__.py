@@ -1,4 +1,4 @@
-"""Takes the least important weights or units of a model out, and says what is gone."""
+"""Removes the least important weights or units of a model, and reports what is removed."""
 
 from hf_td.pruning.budgets import Budget
 from hf_td.pruning.prune import (
@@ -8,10 +8,9 @@ from hf_td.pruning.prune import (
     kept_weights,
     prune_model,
     remove_lowest,
-    sites_to_prune,
 )
 from hf_td.pruning.report import BlockSparsity, LayerSparsity, PruningReport, count_sparsity
-from hf_td.pruning.semi_structured import to_semi_structured
+from hf_td.pruning.selection import sites_to_prune
 
 __all__ = [
     "BlockSparsity",
@@ -26,5 +25,4 @@ __all__ = [
     "prune_model",
     "remove_lowest",
     "sites_to_prune",
-    "to_semi_structured",
 ]

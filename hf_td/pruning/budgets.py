@@ -1,24 +1,23 @@
-"""How much of each layer goes, for a given sparsity of the model.
+"""Decides how much of each layer is removed for a given sparsity of the model.
 
 Uniform: the same fraction of every layer, as in the paper. Global: one ranking over the whole
-model, so that layers which need less keep less.
+model. Layers that need less then keep less.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from hf_td import kernels
-from hf_td.ranking.importance import fan_in_dim, unit_dim
-from hf_td.ranking.sites import ExpertSite, Site, UnitSite
+from hf_td.ranking.sites import Site
 
-Kind = Literal["uniform", "global"]
-Of = Literal["units", "parameters", "flops"]
+Rule = Literal["uniform", "global"]
+Currency = Literal["units", "parameters", "flops"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,19 +27,19 @@ class Budget:
     Attributes:
         kind: `uniform` takes the same fraction of every site; `global` ranks all sites together,
             on scores that are divided by the root mean square of their site.
-        of: what a global sparsity is a fraction of: `units` (weights at the weight level),
-            `parameters`, or estimated `flops` of one token.
+        of: the currency of a global sparsity: `units` (weights at the weight level), `parameters`,
+            or estimated `flops` of one token.
         floor: the fraction of each site that a global budget never takes, in [0, 1].
         length: the number of tokens that attention is assumed to look at, for `flops`.
     """
 
-    kind: Kind = "uniform"
-    of: Of = "units"
+    kind: Rule = "uniform"
+    of: Currency = "units"
     floor: float = 0.05
     length: int = 128
 
     def __post_init__(self) -> None:
-        for name, choices in (("kind", get_args(Kind)), ("of", get_args(Of))):
+        for name, choices in (("kind", get_args(Rule)), ("of", get_args(Currency))):
             if getattr(self, name) not in choices:
                 got = getattr(self, name)
                 raise ValueError(f"budget {name} must be one of {list(choices)}, got {got!r}")
@@ -48,7 +47,7 @@ class Budget:
             raise ValueError(f"budget floor is a fraction in [0, 1], got {self.floor}")
 
     def choose(self, sites: Sequence[Site], sparsity: float) -> list[Tensor]:
-        """For each site, what goes: boolean, of the shape of its scores."""
+        """Return a boolean mask for each site, of the shape of its scores: what to remove."""
         if self.kind == "uniform":
             return [_lowest(site, sparsity) for site in sites]
         return _choose_globally(sites, sparsity, self)
@@ -57,35 +56,38 @@ class Budget:
 def _lowest(site: Site, sparsity: float) -> Tensor:
     scores = site.eligible(site.scores())
     lowest = kernels.candidate_mask(scores, sparsity, site.dim, break_ties=True)
-    # A sum is finite only if all scores are, and costs far less than a mask of those that are.
+    # The sum is finite only if all scores are, and is far cheaper than a mask of infinite ones.
     return lowest if scores.sum().isfinite() else lowest & ~scores.isposinf()
 
 
 def _choose_globally(sites: Sequence[Site], sparsity: float, budget: Budget) -> list[Tensor]:
-    """Take the lowest scores of all sites until their cost is the wanted share of the whole.
+    """Take the lowest scores of all sites until their cost is the wanted share of the total.
 
-    Sites with one index are tied: they have the same scores, and their units go together.
+    Sites with one index are tied: their scores are equal, and their units are removed together.
     """
     _check_counted_once(sites)
     groups: dict[int, list[Site]] = {}
     for site in sites:
         groups.setdefault(site.index, []).append(site)
     scores = [_comparable(tied[0], budget.floor) for tied in groups.values()]
-    costs = [sum(_cost(site, budget) for site in tied) for tied in groups.values()]
+    costs = [
+        sum(getattr(site.cost(budget.length), budget.of) for site in tied)
+        for tied in groups.values()
+    ]
     chosen = dict(zip(groups, _affordable(scores, costs, sparsity), strict=True))
     return [chosen[site.index] for site in sites]
 
 
 def _comparable(site: Site, floor: float) -> Tensor:
-    """Scores over their root mean square; those that the floor protects are infinite.
+    """Return scores over their root mean square, with infinity at those that the floor protects.
 
-    What is gone already, of which a score may say minus infinity, counts as zero in the mean.
+    Minus infinity, the score of what is removed already, counts as zero in the mean.
     """
     scores = site.scores().float()
     squares = scores.square().masked_fill_(scores.isneginf(), 0)
     scores = scores / squares.mean().sqrt().clamp(min=1e-12)
     flat = scores.flatten()
-    # A pattern leaves something of every group by itself.
+    # A pattern needs no floor: it always leaves part of every group.
     most = 1.0 if site.most < 1 else 1 - floor
     lowest = kernels.candidate_mask(flat, most, break_ties=True).view_as(scores)
     return site.eligible(scores).masked_fill(~lowest, torch.inf)
@@ -94,7 +96,7 @@ def _comparable(site: Site, floor: float) -> Tensor:
 def _affordable(
     scores: Sequence[Tensor], costs: Sequence[float], sparsity: float
 ) -> Iterator[Tensor]:
-    """For each tensor of scores what goes; of equal scores no more than are asked for."""
+    """Yield a mask for each tensor of scores; among equal scores it takes no more than asked."""
     every = torch.cat([score.flatten().cpu() for score in scores])
     sizes = torch.tensor([score.numel() for score in scores])
     each = torch.tensor(costs, dtype=torch.float64).repeat_interleave(sizes)
@@ -109,63 +111,11 @@ def _affordable(
 
 
 def _check_counted_once(sites: Sequence[Site]) -> None:
-    """Refuse to rank experts and what is inside of them together."""
-    mixtures = [site.mixture for site in sites if isinstance(site, ExpertSite)]
+    """Raise if experts and layers inside them are ranked together."""
     for site in sites:
-        around = [m for m in mixtures if site.name.startswith(f"{m.experts}.")]
-        if around:
+        around = next((other for other in sites if other.contains(site.name)), None)
+        if around is not None:
             raise ValueError(
-                f"a global budget would count {site.name} twice, by itself and in the experts of "
-                f"{around[0].name}; prune experts and what is inside of them one after the other"
+                f"a global budget would count {site.name} twice: once alone, and once as part of "
+                f"the experts of {around.name}. Prune experts and their insides one after the other"
             )
-
-
-def _cost(site: Site, budget: Budget) -> float:
-    """What one entry of a site costs."""
-    if isinstance(site, ExpertSite):
-        return _EXPERT_COSTS[budget.of](site)
-    return _COSTS[budget.of](site, budget) if isinstance(site, UnitSite) else 1.0
-
-
-def _unit_parameters(site: UnitSite, budget: Budget) -> float:
-    """Weights and biases of the rows that produce a unit, and of the columns that read it."""
-    rows = sum(
-        projection.features.shape[1] * _per_row(layer) for layer, projection in site.own_members
-    )
-    outputs = site.layer.weight.shape[unit_dim(site.layer)]
-    return rows + site.block.consumer.features.shape[1] * outputs
-
-
-def _per_row(layer: Any) -> int:
-    return layer.weight.shape[fan_in_dim(layer)] + (layer.bias is not None)
-
-
-def _unit_flops(site: UnitSite, budget: Budget) -> float:
-    """Two for each weight, and for heads two for each score and each mix of values."""
-    mixing = 0
-    if site.block.part == "attention":
-        mixing = 4 * budget.length * site.block.consumer.features.shape[1]
-    return 2 * _unit_parameters(site, budget) + mixing
-
-
-def _expert_parameters(site: ExpertSite) -> float:
-    """All that belongs to an expert, its row in the router included."""
-    return sum(p.numel() for p in site.parameters()) / site.mixture.units
-
-
-def _expert_flops(site: ExpertSite) -> float:
-    """Those of its logit alone: each token goes to as many experts as before."""
-    return 2 * site.layer.weight.shape[1]
-
-
-_EXPERT_COSTS: dict[str, Callable[[ExpertSite], float]] = {
-    "units": lambda site: 1.0,
-    "parameters": _expert_parameters,
-    "flops": _expert_flops,
-}
-
-_COSTS: dict[str, Callable[[UnitSite, Budget], float]] = {
-    "units": lambda site, budget: 1.0,
-    "parameters": _unit_parameters,
-    "flops": _unit_flops,
-}

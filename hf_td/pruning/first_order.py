@@ -1,39 +1,38 @@
-"""Importance to first order: what the loss would change by, told by one gradient.
+"""Ranks by importance to first order: the change of the loss that one gradient predicts.
 
-The loss without a weight w is about `-w * dL/dw` higher, without a unit the sum of that over all
-that its consumer reads of it, which is the derivative by a factor of the unit (Michel et al., arXiv
-1905.10650).
+Without a weight w the loss is about `-w * dL/dw` higher. For a unit the terms of all weights that
+its consumer reads of it add up, which gives the derivative by a factor of the unit (Michel et al.,
+arXiv 1905.10650).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hf_td.anatomy.trace import evaluating, thawed
-from hf_td.ranking.importance import unit_dim
-from hf_td.ranking.sites import Site, UnitSite
+from hf_td.ranking.sites import Site
 
 
 def taylor_scores(
     model: nn.Module, sites: Sequence[Site], batches: Iterable[Mapping[str, Any]]
 ) -> dict[str, Tensor]:
-    """By how much the loss would change, in either direction, without each weight or unit.
+    """Score each weight or unit by how much the loss would change without it, in either direction.
 
-    The magnitude of the first-order term of each batch, summed over batches: of a sum over a unit's
-    weights the magnitude is taken after the sum, as Molchanov et al. (arXiv 1906.10771) do.
+    A score sums the magnitudes of the first-order terms over batches. For a unit the magnitude is
+    taken after the sum over its weights, as Molchanov et al. (arXiv 1906.10771) do.
 
     Args:
-        model: which returns a loss for the batches.
+        model: returns a loss for the batches.
         sites: what is ranked.
-        batches: keyword arguments for `model`, labels included; training data, never what will be
-            reported.
+        batches: keyword arguments for `model`, labels included; training data, never the data that
+            results are reported on.
 
     Returns:
-        By the name of the site, of the shape that it ranks; minus infinity for what is zero.
+        By the name of the site, scores of the shape that it ranks; minus infinity at zeros.
 
     Raises:
         ValueError: there is no batch, or no loss.
@@ -44,26 +43,29 @@ def taylor_scores(
 def movement_scores(
     model: nn.Module, sites: Sequence[Site], batches: Iterable[Mapping[str, Any]]
 ) -> dict[str, Tensor]:
-    """How much higher the loss would be without each weight or unit, summed over batches.
+    """Score each weight or unit by how much higher the loss would be without it.
 
-    These are the scores of movement pruning (Sanh et al., arXiv 2005.07683) for weights that stay
-    where they are. Arguments and errors as for `taylor_scores`.
+    A score sums over batches. These are the scores of movement pruning (Sanh et al., arXiv
+    2005.07683) for weights that do not move. Arguments and errors as for `taylor_scores`.
     """
     return _summed(model, sites, batches, Tensor.neg)
 
 
 def _summed(
-    model: nn.Module, sites: Sequence[Site], batches: Iterable[Mapping[str, Any]], count: Any
+    model: nn.Module,
+    sites: Sequence[Site],
+    batches: Iterable[Mapping[str, Any]],
+    transform: Callable[[Tensor], Tensor],
 ) -> dict[str, Tensor]:
     weights = {id(s.layer.weight): s.layer.weight for s in sites}
     sums: dict[int, Tensor] = {}
     with evaluating(model), thawed(model), torch.enable_grad():
         for batch in batches:
             for index, term in _terms(model, sites, weights, batch).items():
-                sums[index] = sums.get(index, 0) + count(term)
+                sums[index] = sums.get(index, 0) + transform(term)
     if not sums:
         raise ValueError("calibration needs batches of training data; there was none")
-    # Scores may be negative: what is gone already is below them all.
+    # Scores may be negative: only minus infinity puts zeros below all of them.
     sizes = _by_index((site, site.layer.weight.detach().abs()) for site in sites)
     scores = {i: total.masked_fill(sizes[i] == 0, -torch.inf) for i, total in sums.items()}
     return {site.name: scores[site.index] for site in sites}
@@ -72,11 +74,11 @@ def _summed(
 def _terms(
     model: nn.Module, sites: Sequence[Site], weights: Mapping[int, Tensor], batch: Any
 ) -> dict[int, Tensor]:
-    """The first-order terms of one batch by the number of the site; those of tied sites summed."""
+    """Return the first-order terms of one batch by the index of the site."""
     loss = getattr(model(**batch), "loss", None)
     if loss is None:
         raise ValueError(
-            "importance to first order needs the loss: pass batches with labels as calibration=..."
+            "importance to first order needs the loss. Pass batches with labels as calibration=..."
         )
     found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
     gradients = dict(zip(weights, found, strict=True))
@@ -89,16 +91,8 @@ def _terms(
 
 
 def _by_index(values: Iterable[tuple[Site, Tensor]]) -> dict[int, Tensor]:
-    """Values of the shape of the weights as what the sites rank, those of tied sites summed."""
+    """Sum values of the shape of the weights to what the sites rank; tied sites are added up."""
     sums: dict[int, Tensor] = {}
     for site, value in values:
-        sums[site.index] = sums.get(site.index, 0) + _by_rank(site, value.float())
+        sums[site.index] = sums.get(site.index, 0) + site.sum_to_entries(value.float())
     return sums
-
-
-def _by_rank(site: Site, product: Tensor) -> Tensor:
-    """From the shape of the weight to what the site ranks."""
-    if not isinstance(site, UnitSite):
-        return product
-    channels = product.sum(unit_dim(site.layer))
-    return channels[..., site.block.consumer.features.to(product.device)].sum(-1)

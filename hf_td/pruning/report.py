@@ -1,4 +1,4 @@
-"""How much of a model is gone: counted in its weights, not taken from anybody's word."""
+"""Counts what is removed from a model, in its weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hf_td.anatomy import Block, Holder, Mixture, find_layer
 from hf_td.kernels.reductions import count_nonzero
-from hf_td.modules.routing import gone_experts
+from hf_td.modules.routing import pruned_experts
 from hf_td.ranking.importance import read_units
 
 
@@ -49,7 +49,7 @@ class BlockSparsity:
         name: dotted name.
         part: `attention` (heads, or KV groups), `feed_forward` (neurons) or `experts`.
         removed: units of which the consumer reads nothing, or experts that are never chosen.
-        total: all units, of all experts.
+        total: all units; inside experts, those of all experts.
     """
 
     name: str
@@ -60,7 +60,7 @@ class BlockSparsity:
 
 @dataclass(frozen=True)
 class PruningReport:
-    """What is gone from a model.
+    """A count of what is removed from a model.
 
     Attributes:
         layers: one entry for each prunable projection.
@@ -93,7 +93,7 @@ class PruningReport:
         return self.removed / self.parameters
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form, with the totals."""
+        """Return the JSON form, with the totals."""
         totals = {
             "removed": self.removed,
             "prunable": self.prunable,
@@ -103,14 +103,14 @@ class PruningReport:
         return {**asdict(self), **totals}
 
     def __str__(self) -> str:
-        """A table, a line for each projection, and the totals."""
+        """Return a table with a line for each projection, and the totals."""
         console = Console(width=100, no_color=True)
         with console.capture() as text:
             console.print(self.table())
         return text.get().rstrip()
 
     def table(self) -> Table:
-        """For `rich.print`."""
+        """Return a table for `rich.print`."""
         caption = (
             f"{self.sparsity:.1%} of {self.prunable:,} prunable weights removed, "
             f"{self.share_of_parameters:.1%} of all {self.parameters:,} parameters"
@@ -126,7 +126,7 @@ class PruningReport:
 
 
 def count_sparsity(model: nn.Module, holders: Iterable[Holder]) -> PruningReport:
-    """Count what is zero in the projections of these blocks, and what is gone of mixtures."""
+    """Count the zeros in the projections of these blocks, and the removed units and experts."""
     holders = [h for h in holders if isinstance(h, Block) or h.obstacle is None]
     blocks = [holder for holder in holders if isinstance(holder, Block)]
     names = dict.fromkeys(name for block in blocks for name in block.modules)
@@ -137,18 +137,23 @@ def count_sparsity(model: nn.Module, holders: Iterable[Holder]) -> PruningReport
     )
 
 
-def _weight(model: nn.Module, name: str) -> Tensor:
-    return find_layer(model, name).weight.detach()
+def live_units(model: nn.Module, holder: Holder) -> Tensor:
+    """Return boolean `(units,)` or `(experts, units)`: true where the consumer reads the unit.
+
+    Only zero columns of the consumer make a unit dead. A head whose query or key is zero still
+    averages its values, and a neuron whose weights are zero still outputs its bias. An expert is
+    dead if its router never chooses it.
+    """
+    if isinstance(holder, Mixture):
+        return ~pruned_experts(model.get_submodule(holder.router))
+    return read_units(find_layer(model, holder.consumer.module), holder.consumer)
 
 
 def _count_layer(model: nn.Module, name: str) -> LayerSparsity:
-    weight = _weight(model, name)
+    weight = find_layer(model, name).weight.detach()
     return LayerSparsity(name, weight.numel() - count_nonzero(weight), weight.numel())
 
 
-def _count_units(model: nn.Module, block: Holder) -> BlockSparsity:
-    if isinstance(block, Mixture):
-        gone = gone_experts(model.get_submodule(block.router))
-        return BlockSparsity(block.name, block.part, int(gone.sum()), block.units)
-    read = read_units(find_layer(model, block.consumer.module), block.consumer)
-    return BlockSparsity(block.name, block.part, int((~read).sum()), read.numel())
+def _count_units(model: nn.Module, holder: Holder) -> BlockSparsity:
+    live = live_units(model, holder)
+    return BlockSparsity(holder.name, holder.part, int((~live).sum()), live.numel())

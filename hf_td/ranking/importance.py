@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hf_td import functional
-from hf_td.anatomy import Block, Layout, Projection, features_on, find_layer, layout_of
+from hf_td.anatomy import Block, Layout, Projection, features_on, find_layer, linear_layout
 from hf_td.kernels.reductions import any_nonzero, row_norms
 
 # A linear layer, and those of its features that belong to the units of a block.
@@ -35,7 +35,7 @@ def unit_dim(layer: Any) -> int:
 
 
 def _layout(layer: Any) -> Layout:
-    layout = layout_of(layer)
+    layout = linear_layout(layer)
     assert layout is not None, f"{type(layer).__name__} is no linear layer"
     return layout
 

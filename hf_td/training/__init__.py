@@ -1,4 +1,4 @@
-"""Fine-tunes with annealed targeted dropout."""
+"""Fine-tunes models with annealed targeted dropout, and distils from a teacher."""
 
 from hf_td.training.arguments import TargetedDropoutArguments, TargetedDropoutSeq2SeqArguments
 from hf_td.training.callback import TargetedDropoutCallback

@@ -1,8 +1,9 @@
-"""Anneals a patched model inside any Trainer."""
+"""Callbacks that anneal a patched model inside any Trainer."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ logger = logging.getLogger(__name__)
 
 
 class AnnealingCallback(TrainerCallback):
-    """Draws the masks of each update and logs the rates.
+    """A callback that anneals before each update and logs the rates.
 
-    The progress is `global_step / max_steps`, and the callback holds no state. The log gets the
-    rates of the last update (`targeting` and `drop_rate`) and `dropped_share`, the fraction of the
-    targeted weights that it dropped.
+    The progress is `global_step / max_steps`, and the callback holds no state. It logs the rates of
+    the last update: `targeting`, `drop_rate` and `learning` (the fraction, lowest-ranked first,
+    that is trainable; below 1 only in dense updates). It also logs `dropped_share`, the fraction of
+    the targeted weights that the update dropped.
     """
 
     def on_step_begin(
@@ -32,7 +34,7 @@ class AnnealingCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Count the update's activations: all processes come here, before any of them saves."""
+        """Add the update's activations to the averages; every process calls this before saving."""
         patch = find_patch(kwargs["model"])
         if patch is not None:
             patch.update_averages()
@@ -40,43 +42,48 @@ class AnnealingCallback(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Add the rates to what is logged while training."""
+        """Add the rates to the training logs."""
         patch, logs = find_patch(kwargs["model"]), kwargs.get("logs")
         if patch is None or logs is None or "loss" not in logs:
             return
         added = {**patch.rates._asdict(), "dropped_share": patch.dropped_share()}
-        logs.update(added)
-        # The history holds a copy of the logs, made before the callbacks are asked.
-        if state.log_history and state.log_history[-1].get("step") == state.global_step:
-            state.log_history[-1].update(added)
+        add_to_logs(state, logs, added)
+
+
+def add_to_logs(state: TrainerState, logs: dict[str, Any], values: Mapping[str, float]) -> None:
+    """Add values to the logs of an update, and to their copy in the history of the Trainer."""
+    logs.update(values)
+    # The history copied the logs before it called the callbacks.
+    if state.log_history and state.log_history[-1].get("step") == state.global_step:
+        state.log_history[-1].update(values)
 
 
 class TargetedDropoutCallback(AnnealingCallback):
-    """For the stock `Trainer`: an `AnnealingCallback` that keeps activations with checkpoints.
+    """A callback for the stock `Trainer`: anneals, and saves activations with checkpoints.
 
-    With importance by activation a resumed run draws what the uninterrupted one would have drawn
-    only from a checkpoint in the `output_dir` of the run; `TargetedDropoutTrainer` takes any. What
-    `save_model` writes gets them by `hf_td.ranking.activations.save_activations(model, folder)`.
+    With importance by activation a resumed run is bit-identical only if the checkpoint lies in the
+    `output_dir` of the run; `TargetedDropoutTrainer` takes any checkpoint. To save activations with
+    the output of `save_model`, call `hf_td.ranking.activations.save_activations(model, folder)`.
     """
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Write the activations beside the weights of a checkpoint."""
+        """Save the activations next to the weights of a checkpoint."""
         if args.should_save and _checkpoint(args, state).is_dir():
             save_activations(kwargs["model"], _checkpoint(args, state))
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Go on with the activations of the checkpoint that is resumed."""
+        """Load the activations of the checkpoint that is resumed."""
         patch = find_patch(kwargs["model"])
         if patch is None or not state.global_step:
             return
         if not patch.resume(_checkpoint(args, state)):
             logger.warning(
-                "there is no %s in %s: its activations are not known, and masks can differ from "
-                "those of the run that is resumed; resume it in its own output_dir, or by "
+                "there is no %s in %s. Without the activations of the checkpoint masks can differ "
+                "from those of the uninterrupted run. Resume in the output_dir of that run, or use "
                 "TargetedDropoutTrainer",
                 FILE,
                 _checkpoint(args, state),

@@ -1,7 +1,7 @@
-"""Distillation: a dense teacher that was fine-tuned on the task tells more than its labels do.
+"""Distillation from a dense teacher that was fine-tuned on the task.
 
-Hinton et al., arXiv 1503.02531; of hidden states, as in DistilBERT and TinyBERT, the mean squared
-error.
+The loss of logits is that of Hinton et al. (arXiv 1503.02531). The loss of hidden states is the
+mean squared error, as in DistilBERT and TinyBERT.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from hf_td.training.losses import share_of_update
 
-_IGNORED = -100  # the label of a token that does not count
+_IGNORED = -100  # the label of a token that is left out of the loss
 
 
 @dataclass
@@ -30,18 +30,20 @@ class DistillationFields:
 
     teacher: str | None = field(
         default=None,
-        metadata={"help": "a model that was fine-tuned on the task, to distil from: folder or id"},
+        metadata={"help": "model to distil from, fine-tuned on the task: folder, or id on the Hub"},
     )
     distill_temperature: float = field(
-        default=2.0, metadata={"help": "by which logits of student and teacher are divided"}
+        default=2.0, metadata={"help": "divisor of the logits of student and teacher, positive"}
     )
     distill_weight: float = field(
         default=0.9,
-        metadata={"help": "of the teacher's logits in the loss; the labels have the rest, [0, 1]"},
+        metadata={
+            "help": "share of the teacher's logits in the loss, in [0, 1]; the rest is the labels'"
+        },
     )
     distill_hidden_weight: float = field(
         default=0.0,
-        metadata={"help": "of the mean squared error of hidden states, which is added to the loss"},
+        metadata={"help": "weight of the mean squared error of hidden states, added to the loss"},
     )
 
     def __post_init__(self) -> None:
@@ -60,53 +62,54 @@ class DistillationFields:
 def logits_loss(
     student: Tensor, teacher: Tensor, temperature: float, counts: Tensor | None = None
 ) -> Tensor:
-    """The divergence of the student's distribution from the teacher's, a mean over rows.
+    """Return the divergence of the student's distribution from the teacher's, a mean over rows.
 
-    With one output, a regression, it is the mean squared error. A divergence is multiplied by the
-    square of the temperature, so that its gradients keep their size.
+    With one output, a regression, it is the mean squared error. The divergence is multiplied by the
+    square of the temperature, which keeps the scale of its gradients.
 
     Args:
         student: logits, `(..., classes)`.
         teacher: logits of the same shape.
-        temperature: by which both are divided, positive.
-        counts: boolean `(...)`, which rows count; None for all. Without any the loss is 0.
+        temperature: the divisor of both, positive.
+        counts: boolean `(...)`, true for the rows to average over; None for all. The loss is 0 if
+            it is all false.
     """
     student, teacher = student.float(), teacher.float()
     if student.shape[-1] == 1:
         each = (student - teacher).square().squeeze(-1)
     else:
         predicted = F.log_softmax(student / temperature, dim=-1)
-        wanted = F.log_softmax(teacher / temperature, dim=-1)
-        each = F.kl_div(predicted, wanted, log_target=True, reduction="none").sum(-1)
+        target = F.log_softmax(teacher / temperature, dim=-1)
+        each = F.kl_div(predicted, target, log_target=True, reduction="none").sum(-1)
         each = each * temperature**2
     return _mean(each, counts)
 
 
 def hidden_loss(student: Any, teacher: Any, counts: Tensor | None = None) -> Tensor:
-    """Mean squared error of the hidden states of matching layers, a mean over layers and tokens.
+    """Return the mean squared error of the hidden states, a mean over layers and tokens.
 
     Args:
         student: a sequence of tensors `(batch, tokens, width)`, one for each layer.
-        teacher: of the same length and shapes.
-        counts: boolean `(batch, tokens)`, which tokens count; None for all.
+        teacher: a sequence of the same length and shapes.
+        counts: boolean `(batch, tokens)`, true for the tokens to average over; None for all.
 
     Raises:
         ValueError: the numbers of layers or the widths differ.
     """
-    _check_alike("layers with hidden states", len(student), len(teacher))
+    _check_same_size("layers with hidden states", len(student), len(teacher))
     losses = []
     for ours, theirs in zip(student, teacher, strict=True):
-        _check_alike("the width of a layer", ours.shape[-1], theirs.shape[-1])
+        _check_same_size("the width of a layer", ours.shape[-1], theirs.shape[-1])
         each = (ours.float() - theirs.float()).square().mean(-1)
         losses.append(_mean(each, counts if each.shape == getattr(counts, "shape", None) else None))
     return torch.stack(losses).mean()
 
 
-def _check_alike(what: str, ours: int, theirs: int) -> None:
+def _check_same_size(what: str, ours: int, theirs: int) -> None:
     if ours != theirs:
         raise ValueError(
-            f"hidden states can be distilled between models that are alike, but {what}: {ours} in "
-            f"the student, {theirs} in the teacher; set distill_hidden_weight to 0"
+            f"hidden states can be distilled only between models of one size, but {what}: {ours} "
+            f"in the student, {theirs} in the teacher. Set distill_hidden_weight to 0"
         )
 
 
@@ -117,12 +120,12 @@ def _mean(each: Tensor, counts: Tensor | None) -> Tensor:
 
 
 def counted_rows(logits: Tensor, labels: Tensor | None, *, shifted: bool) -> Tensor | None:
-    """Which rows of the logits have a label; None where all do.
+    """Return a mask of the rows of the logits that have a label; None if all have one.
 
     Args:
         logits: `(batch, tokens, classes)`, or `(batch, classes)`.
-        labels: `(batch, tokens)` for the former; -100 where there is none.
-        shifted: whether the logits of a token are about the label of the next one.
+        labels: `(batch, tokens)` in the first case; -100 for a token without a label.
+        shifted: true if the logits of a token predict the label of the next token.
     """
     if labels is None or labels.shape != logits.shape[:-1] or labels.is_floating_point():
         return None
@@ -131,7 +134,7 @@ def counted_rows(logits: Tensor, labels: Tensor | None, *, shifted: bool) -> Ten
     return labels != _IGNORED
 
 
-@lru_cache(maxsize=1)  # seeds that are trained one after the other share one teacher
+@lru_cache(maxsize=1)  # runs of several seeds share one teacher
 def _load(
     name: str, files: tuple[Any, ...], dtype: torch.dtype, device: torch.device
 ) -> PreTrainedModel:
@@ -139,7 +142,7 @@ def _load(
     known = [a for a in config.architectures or () if hasattr(transformers, a)]
     if not known:
         raise ValueError(
-            f"the teacher {name} is of no class that transformers has: its config names "
+            f"the teacher {name} is of no class that transformers has. Its config names "
             f"{config.architectures}"
         )
     model = getattr(transformers, known[0]).from_pretrained(name, dtype=dtype)
@@ -147,21 +150,21 @@ def _load(
 
 
 def _files(name: str) -> tuple[Any, ...]:
-    """Tells a folder from the same one written anew; nothing of an id on the Hub."""
+    """Return a key that changes when a folder is rewritten; empty for an id on the Hub."""
     files = [path for path in sorted(Path(name).glob("*")) if path.is_file()]
     return tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in files)
 
 
 def load_teacher(name: str, student: PreTrainedModel, tokenizer: Any = None) -> PreTrainedModel:
-    """The teacher, in eval mode and without gradients, on the device of the student.
+    """Load a teacher, in eval mode and without gradients, on the device of the student.
 
-    It is kept, and given again as long as its files stay as they are, until another is loaded or
-    `forget_teacher` is called.
+    The last teacher stays in memory and is returned again while its files are unchanged, until
+    another is loaded or `forget_teacher` is called.
 
     Args:
-        name: folder, or id on the Hub.
-        student: whose task it must have.
-        tokenizer: the student's, which must have the same vocabulary; None where it has none.
+        name: a folder, or an id on the Hub.
+        student: a model of the same task.
+        tokenizer: the student's, whose vocabulary the teacher's must equal; None skips that check.
 
     Raises:
         ValueError: task, vocabulary or labels differ.
@@ -171,7 +174,10 @@ def load_teacher(name: str, student: PreTrainedModel, tokenizer: Any = None) -> 
     ours, theirs = student.config, teacher.config
     _check_equal(name, "the task", _task(student), _task(teacher))
     if ours.problem_type == "multi_label_classification":
-        raise ValueError("logits of several labels at once are not one distribution to distil")
+        raise ValueError(
+            "logits of several labels at once are not one distribution, and cannot be distilled. "
+            "Train without a teacher"
+        )
     _check_equal(name, "the size of the vocabulary", _vocabulary(ours), _vocabulary(theirs))
     _check_equal(name, "the number of labels", ours.num_labels, theirs.num_labels)
     if _names_labels(ours) and _names_labels(theirs):
@@ -182,14 +188,15 @@ def load_teacher(name: str, student: PreTrainedModel, tokenizer: Any = None) -> 
 
 
 def forget_teacher() -> None:
-    """Let go of the memory of the teacher that `load_teacher` keeps."""
+    """Free the teacher that `load_teacher` keeps in memory."""
     _load.cache_clear()
 
 
 def _check_equal(name: str, what: str, ours: Any, theirs: Any) -> None:
     if ours != theirs:
         raise ValueError(
-            f"the teacher {name} does not fit the student: {what} is {theirs}, not {ours}"
+            f"the teacher {name} does not fit the student: {what} is {theirs}, not {ours}. Use a "
+            "teacher that was fine-tuned on the same task with the same tokenizer"
         )
 
 
@@ -197,13 +204,16 @@ def _check_tokens(name: str, tokenizer: Any) -> None:
     try:
         theirs = AutoTokenizer.from_pretrained(name).get_vocab()
     except (OSError, ValueError):
-        return  # saved without a tokenizer: the sizes have to do
+        return  # saved without a tokenizer: equal sizes have to suffice
     if theirs != tokenizer.get_vocab():
-        raise ValueError(f"the teacher {name} does not fit the student: its vocabulary is another")
+        raise ValueError(
+            f"the teacher {name} does not fit the student: their vocabularies differ. Use a "
+            "teacher with the same tokenizer"
+        )
 
 
 def _task(model: PreTrainedModel) -> str:
-    """What transformers calls its loss, such as ForSequenceClassification."""
+    """Return the name of the loss in transformers, such as ForSequenceClassification."""
     known, name = getattr(model, "loss_type", None), type(model).__name__
     return known or ("ForCausalLM" if name.endswith("LMHeadModel") else name)
 
@@ -217,7 +227,7 @@ def _names_labels(config: Any) -> bool:
 
 
 class DistillationMixin:
-    """Makes a Trainer distil from `args.teacher`; without one it does nothing."""
+    """A mixin for Trainers that distils from `args.teacher`; a no-op without a teacher."""
 
     args: Any
     model: Any
@@ -230,62 +240,57 @@ class DistillationMixin:
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The loss of the parent; in training, the teacher's part of it."""
+        """Return the loss of the parent, in training mixed with the teacher's."""
         parent: Any = super()
         if not (model.training and getattr(self.args, "teacher", None)):
             return parent.compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if self.args.distill_hidden_weight:
             inputs = {**inputs, "output_hidden_states": True}
-        shown = dict(inputs)  # the parent may take the labels out
-        task, outputs = parent.compute_loss(model, inputs, True, num_items_in_batch)
-        taught = self._taught_loss(shown, outputs) * share_of_update(self, num_items_in_batch)
-        loss = (1 - self.args.distill_weight) * task + taught
+        complete = dict(inputs)  # the parent may remove the labels
+        task_loss, outputs = parent.compute_loss(model, inputs, True, num_items_in_batch)
+        distilled = self._distillation_loss(complete, outputs)
+        distilled = distilled * share_of_update(self, num_items_in_batch)
+        loss = (1 - self.args.distill_weight) * task_loss + distilled
         return (loss, outputs) if return_outputs else loss
 
     @cached_property
     def _teacher(self) -> PreTrainedModel:
-        """Loaded, and compared with the student, at the first batch."""
+        """The teacher, loaded and compared with the student at the first batch."""
         tokenizer = getattr(self, "processing_class", None)
         return load_teacher(self.args.teacher, self.model, tokenizer)
 
-    def _taught_loss(self, inputs: Mapping[str, Any], outputs: Any) -> Tensor:
+    def _distillation_loss(self, inputs: Mapping[str, Any], outputs: Any) -> Tensor:
         teacher = self._teacher
-        read = {*inspect.signature(teacher.forward).parameters, "output_hidden_states"}
-        if not teacher.config.is_encoder_decoder:  # others make a decoder's inputs of them
-            read.discard("labels")  # or the teacher would compute a loss that nobody reads
+        accepted = {*inspect.signature(teacher.forward).parameters, "output_hidden_states"}
+        if not teacher.config.is_encoder_decoder:  # these derive decoder inputs from the labels
+            accepted.discard("labels")  # else the teacher would compute a loss that is not used
         with torch.no_grad(), self.accelerator.autocast():
-            wanted = teacher(**{name: value for name, value in inputs.items() if name in read})
-        loss = self.args.distill_weight * self._logits_loss(inputs, outputs, wanted)
+            target = teacher(**{name: value for name, value in inputs.items() if name in accepted})
+        loss = self.args.distill_weight * self._logits_loss(inputs, outputs, target)
         if not self.args.distill_hidden_weight:
             return loss
-        return loss + self.args.distill_hidden_weight * _all_hidden(inputs, outputs, wanted)
+        return loss + self.args.distill_hidden_weight * _all_hidden(inputs, outputs, target)
 
-    def _logits_loss(self, inputs: Mapping[str, Any], outputs: Any, wanted: Any) -> Tensor:
-        if "start_logits" in outputs:
-            return self._ends_loss(outputs, wanted)
+    def _logits_loss(self, inputs: Mapping[str, Any], outputs: Any, target: Any) -> Tensor:
+        temperature = self.args.distill_temperature
+        if "start_logits" in outputs:  # of an answer: two distributions over the tokens
+            ends = ("start_logits", "end_logits")
+            losses = [logits_loss(outputs[end], target[end], temperature) for end in ends]
+            return torch.stack(losses).mean()
         shifted = _task(self.model) == "ForCausalLM" and not self.model.config.is_encoder_decoder
         counts = counted_rows(outputs["logits"], inputs.get("labels"), shifted=shifted)
-        temperature = self.args.distill_temperature
-        return logits_loss(outputs["logits"], wanted["logits"], temperature, counts)
-
-    def _ends_loss(self, outputs: Any, wanted: Any) -> Tensor:
-        """Of an answer's start and end, each a distribution over the tokens; their mean."""
-        losses = [
-            logits_loss(outputs[end], wanted[end], self.args.distill_temperature)
-            for end in ("start_logits", "end_logits")
-        ]
-        return torch.stack(losses).mean()
+        return logits_loss(outputs["logits"], target["logits"], temperature, counts)
 
 
-def _all_hidden(inputs: Mapping[str, Any], outputs: Any, wanted: Any) -> Tensor:
-    """Of an encoder, of a decoder, or of both."""
+def _all_hidden(inputs: Mapping[str, Any], outputs: Any, target: Any) -> Tensor:
+    """Sum the losses of the hidden states of an encoder and of a decoder, as far as present."""
     kinds = {
         "hidden_states": inputs.get("attention_mask"),
         "encoder_hidden_states": inputs.get("attention_mask"),
         "decoder_hidden_states": inputs.get("decoder_attention_mask"),
     }
     losses = [
-        hidden_loss(outputs[kind], wanted[kind], None if mask is None else mask.bool())
+        hidden_loss(outputs[kind], target[kind], None if mask is None else mask.bool())
         for kind, mask in kinds.items()
         if kind in outputs
     ]

@@ -1,4 +1,4 @@
-"""What is added to a Trainer's loss has to be scaled as that loss is."""
+"""Scales terms that are added to a Trainer's loss."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from typing import Any
 
 
 def share_of_update(trainer: Any, num_items_in_batch: Any) -> float:
-    """What to multiply the mean over a micro-batch with, so that it counts right in its update.
+    """Return the factor that makes the mean over a micro-batch its part of the loss of an update.
 
     Some models return a loss that is already divided over the micro-batches of an update
-    (`num_items_in_batch`); what others return, `Trainer` divides itself, with all that was added.
+    (`num_items_in_batch`): an added term has to be divided too. The loss of other models, added
+    terms included, is divided by `Trainer`: the factor is 1.
 
     Args:
         trainer: a `transformers.Trainer` in training.
-        num_items_in_batch: what its `compute_loss` was given.
+        num_items_in_batch: the argument of its `compute_loss`.
     """
     is_divided = trainer.model_accepts_loss_kwargs and num_items_in_batch is not None
     if is_divided or trainer.compute_loss_func is not None:

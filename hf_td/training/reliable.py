@@ -1,4 +1,4 @@
-"""What every Trainer of this project does better than the stock one: errors, and checkpoints."""
+"""Trainers that stop at a loss that is not finite, and write checkpoints that resume whole."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from hf_td.training.distillation import DistillationMixin
 
 
 class ReliableMixin:
-    """Stops at a loss that is not finite, and writes checkpoints that resume whole."""
+    """A mixin for Trainers that stops at a non-finite loss and writes resumable checkpoints."""
 
     args: Any
     model: Any
+    state: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         parent: Any = super()
         parent.__init__(*args, **kwargs)
-        # A loss that is not finite is an error here, not something to leave out of the mean.
+        # The filter would leave a non-finite loss out of the logged mean. Here it is an error.
         self.args.logging_nan_inf_filter = False
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """One forward and backward.
+        """Run one forward and backward.
 
         Raises:
             FloatingPointError: the loss is not finite.
@@ -35,16 +36,13 @@ class ReliableMixin:
         parent: Any = super()
         loss = parent.training_step(*args, **kwargs)
         if not torch.isfinite(loss):
-            raise FloatingPointError(self._not_finite(float(loss)))
+            update = f"update {self.state.global_step + 1} of {self.state.max_steps}"
+            raise FloatingPointError(
+                f"the loss is {float(loss)} at {update}; nothing was saved after the last "
+                "checkpoint. Lower the learning rate, lengthen the warm-up, clip gradients "
+                "(max_grad_norm), or train in bf16 or float32 instead of fp16"
+            )
         return loss
-
-    def _not_finite(self, loss: float) -> str:
-        state: Any = getattr(self, "state", None)
-        return (
-            f"the loss is {loss} at update {state.global_step + 1} of {state.max_steps}; nothing "
-            "was saved after the last checkpoint. Lower the learning rate, lengthen the warm-up, "
-            "clip gradients (max_grad_norm), or train in bf16 or float32 instead of fp16"
-        )
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         parent: Any = super()
@@ -56,9 +54,9 @@ class ReliableMixin:
 def _in_memory_names(model: Any) -> Iterator[None]:
     """Save checkpoints under the names that `Trainer` looks for when it resumes.
 
-    https://github.com/huggingface/transformers/issues/48805: Trainer saves under the names that a
-    checkpoint had on disk and loads them without conversion, so resuming leaves the renamed
-    tensors of some families (ViT, Mixtral, ...) at their initial values.
+    Trainer saves under the names that a checkpoint had on disk, and loads them without conversion.
+    Resuming would leave the renamed tensors of some families (ViT, Mixtral, ...) at their initial
+    values: https://github.com/huggingface/transformers/issues/48805
     """
     if not isinstance(model, PreTrainedModel):
         yield
@@ -74,4 +72,4 @@ def _in_memory_names(model: Any) -> Iterator[None]:
 
 
 class ReliableTrainer(DistillationMixin, ReliableMixin, Trainer):
-    """`transformers.Trainer` for runs without targeted dropout; distils where it is told to."""
+    """`transformers.Trainer` for runs without targeted dropout; distils if there is a teacher."""

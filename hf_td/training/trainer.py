@@ -26,10 +26,10 @@ logger = logging.getLogger(__name__)
 
 
 class TargetedDropoutMixin(DistillationMixin, ReliableMixin):
-    """Makes a Trainer train with targeted dropout.
+    """A mixin for Trainers that trains with targeted dropout.
 
-    A model that is not patched yet is patched with the settings of the arguments; one that is
-    keeps its own.
+    A model that is not patched yet is patched with the settings of the arguments. A patched model
+    keeps its own settings.
     """
 
     model: Any
@@ -44,20 +44,20 @@ class TargetedDropoutMixin(DistillationMixin, ReliableMixin):
             _ensure_patched(model, settings)
         parent: Any = super()
         parent.__init__(model, settings, *rest, **kwargs)
-        # First, so that progress bars and reports see the rates that it adds to the log.
+        # First in the list: progress bars and reports then see the rates that it adds to the logs.
         self.callback_handler.callbacks.insert(0, AnnealingCallback())
 
     def _default_arguments(self) -> Any:
         return TargetedDropoutArguments()
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
-        """The fresh model of `model_init`, patched."""
+        """Return the new model of `model_init`, patched."""
         parent: Any = super()
         return _ensure_patched(parent.call_model_init(trial), self.args)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
-        if self.args.should_save:  # every process comes here, and one of each folder writes
+        if self.args.should_save:  # every process calls this; one per folder writes
             save_activations(self.model, output_dir or self.args.output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -73,7 +73,7 @@ class TargetedDropoutMixin(DistillationMixin, ReliableMixin):
             patch.resume(self.state.best_model_checkpoint)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """The optimiser of the parent, with `untargeted_lr_scale` applied to small parameters."""
+        """Create the optimiser of the parent, and apply `untargeted_lr_scale`."""
         parent: Any = super()
         fresh = self.optimizer is None
         optimizer = parent.create_optimizer(*args, **kwargs)
@@ -96,31 +96,31 @@ def _ensure_patched(model: nn.Module, settings: Any) -> nn.Module:
     if patch is None:
         patch_model(model, config)
     elif config is not None:
-        _tell_what_counts(patch.config, config)
+        _warn_if_ignored(patch.config, config)
     return model
 
 
-def _tell_what_counts(own: TargetedDropoutConfig, given: TargetedDropoutConfig) -> None:
-    """Warn of settings that were given in vain, to a model that has its own."""
+def _warn_if_ignored(own: TargetedDropoutConfig, given: TargetedDropoutConfig) -> None:
+    """Warn if the given settings differ from the model's own, which are used."""
     given = replace(given, seed=own.seed)
     if given not in (own, TargetedDropoutConfig(seed=own.seed)):
         logger.warning(
-            "the model is patched already, with other settings than the arguments have, which do "
-            "not count: it is trained with %s; call unpatch_model(model) first to change them",
+            "The model is already patched: the dropout settings in the arguments are ignored. It "
+            "keeps %s. Call unpatch_model(model) first to change them.",
             own,
         )
 
 
 class TargetedDropoutTrainer(TargetedDropoutMixin, Trainer):
-    """`transformers.Trainer` under targeted dropout; takes the same arguments.
+    """`transformers.Trainer` with targeted dropout; takes the same arguments.
 
-    Give it `TargetedDropoutArguments`, or plain `TrainingArguments` for the default settings, or
-    a model that was patched before.
+    Pass `TargetedDropoutArguments`, or plain `TrainingArguments` for the default settings, or a
+    model that is patched already.
     """
 
 
 class TargetedDropoutSeq2SeqTrainer(TargetedDropoutMixin, Seq2SeqTrainer):
-    """`transformers.Seq2SeqTrainer` under targeted dropout; takes the same arguments."""
+    """`transformers.Seq2SeqTrainer` with targeted dropout; takes the same arguments."""
 
     def _default_arguments(self) -> Any:
         return TargetedDropoutSeq2SeqArguments()

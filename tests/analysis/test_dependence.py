@@ -20,7 +20,7 @@ every_level = pytest.mark.parametrize("level", ["weight", "unit"])
 
 @pytest.fixture
 def model() -> Any:
-    """Two layers with weights large enough for the second order to show."""
+    """Return two layers with weights large enough for the second order to matter."""
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=20,
@@ -72,7 +72,7 @@ def test_of_a_quadratic_the_prediction_is_the_truth():
 
 
 def _explicit(model: Any, batches: Any, names: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradient and full Hessian of the mean loss over all rows, in these parameters."""
+    """Return gradient and full Hessian of the mean loss over all rows, in these parameters."""
     parameters = {n: p.detach() for n, p in model.named_parameters()}
     sizes = [parameters[n].numel() for n in names]
 
@@ -95,7 +95,7 @@ def _explicit(model: Any, batches: Any, names: list[str]) -> tuple[torch.Tensor,
     return gradient, hessian
 
 
-# Of a unit, S is what its consumer reads.
+# At the unit level S is what the consumer reads.
 _PRUNED = {"weight": "weight", "unit": ".output.dense.weight"}
 
 
@@ -113,7 +113,7 @@ def test_the_terms_are_those_of_the_full_hessian(model, batches, level):
     assert found.total.linear == pytest.approx(float(-gradient @ d))
     assert found.total.curvature == pytest.approx(float(d @ hessian @ d / 2))
     assert found.total.kept == pytest.approx(float((theta - d) @ hessian @ d))
-    assert abs(found.total.curvature) > 1e-4  # or the test says nothing
+    assert abs(found.total.curvature) > 1e-4  # else the test would show nothing
     owner = [_block(n) for n in names for _ in range(steps[n].numel())]
     assert [block.label for block in found.blocks] == list(dict.fromkeys(owner))
     for block in found.blocks:
@@ -157,14 +157,14 @@ def test_the_true_change_is_what_pruning_does(model, batches, level):
 
 
 def test_a_small_step_is_predicted_well(model, batches):
-    """The error of the second order is of the third."""
+    """The error of the second-order prediction is of third order."""
     errors = []
     for scale in (1e-2, 1e-3):
         small = type(model)(model.config).double()
         small.load_state_dict(model.state_dict())
         with torch.no_grad():
             weight = small.bert.encoder.layer[0].output.dense.weight
-            # What goes is tiny; the norm behind it does not scale that away, there is a residual.
+            # What is removed is tiny. The residual keeps the norm from scaling it up again.
             weight[:, :4] *= scale
         found = measure_dependence(
             small, 0.5, batches, include=["*.0.output.dense"], importance="magnitude"
@@ -230,7 +230,7 @@ def test_families(family):
 def test_what_cannot_be_measured_is_refused(model, batches):
     with pytest.raises(ValueError, match="at least one batch"):
         measure_dependence(model, 0.5, [])
-    with pytest.raises(ValueError, match="returned no loss; are labels missing"):
+    with pytest.raises(ValueError, match=r"returned no loss\. Pass batches with labels"):
         measure_dependence(model, 0.5, [{"input_ids": batches[0]["input_ids"]}])
     with pytest.raises(ValueError, match="sparsity is the fraction to remove"):
         measure_dependence(model, 1.5, batches)

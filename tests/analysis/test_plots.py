@@ -112,7 +112,7 @@ def test_plotting_leaves_no_global_figure_and_never_imports_pyplot(tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_many_methods_are_told_apart_and_their_legend_stands_beside():
+def test_many_methods_look_different_and_have_their_legend_beside_the_plot():
     axes = _draw({str(n): [{0.0: 1.0, 0.5: n / 10}] for n in range(13)})
     looks = {
         (to_hex(line.get_color()), line.get_marker(), line.get_linestyle()) for line in axes.lines

@@ -23,7 +23,7 @@ def test_the_environment_names_versions_hardware_and_commit():
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch) -> Path:
-    """A git repository that tracks a package, in which `record` believes to be."""
+    """Return a git repository with a package that `record` takes for hf_td."""
     package = tmp_path / "package"
     package.mkdir()
     (package / "__init__.py").write_text("")

@@ -1,4 +1,4 @@
-"""What makes many short training runs quick."""
+"""A fixture that makes many short training runs quick."""
 
 from tests.training.conftest import little_to_collect
 

@@ -39,7 +39,7 @@ DOWN = "bert.encoder.layer.0.output.dense"
 
 
 def attached(method: Baseline, level: Any, **settings: Any) -> tuple[Any, AttachedBaseline]:
-    """A tiny BERT in training mode with a baseline, and that."""
+    """Return a tiny BERT in training mode with a baseline, and the baseline."""
     config = TargetedDropoutConfig(level=level, **settings)
     model = attach_baseline(tiny_model("bert").train(), method, config, examples=10)
     found = find_baseline(model)
@@ -48,26 +48,26 @@ def attached(method: Baseline, level: Any, **settings: Any) -> tuple[Any, Attach
 
 
 def treatment_of(model: Any, name: str) -> Any:
-    """What a baseline does to the site of this name."""
+    """Return the treatment of the site of this name."""
     found = find_baseline(model)
     assert found is not None
     return next(t for _, t in found if t.site.name == name)
 
 
 def value(number: Any) -> float:
-    """Of a tensor of no dimension."""
+    """Return a scalar tensor as a number."""
     return float(number.detach())
 
 
 def penalty_of(baseline: AttachedBaseline) -> Tensor:
-    """Of a method that has one."""
+    """Return the penalty of a method that has one."""
     penalty = baseline.penalty()
     assert penalty is not None
     return penalty
 
 
 def original(model: nn.Module, name: str) -> Tensor:
-    """The weight that is trained, behind the one that the layer computes with."""
+    """Return the trained weight behind the parametrized one."""
     return model.get_parameter(f"{name}.parametrizations.weight.original")
 
 
@@ -107,7 +107,7 @@ def test_a_draw_is_a_function_of_seed_and_update():
     model, baseline = attached(Dropout(), "unit", seed=1)
     drawn = {}
     for update in (0, 1, 0):
-        torch.rand(update + 1)  # the random state of everybody else does not matter
+        torch.rand(update + 1)  # the global random state does not matter
         baseline.advance(0.0, update)
         drawn.setdefault(update, []).append(model.get_submodule(DOWN).weight.detach().clone())
     assert torch.equal(drawn[0][0], drawn[0][1])
@@ -336,7 +336,7 @@ def test_movement_scores_get_the_gradient_of_the_mask():
     model, _ = attached(Movement(), "weight", include=(QUERY,))
     treatment, layer = treatment_of(model, QUERY), model.get_submodule(QUERY)
     tokens, wanted = torch.randn(5, 32), torch.randn(5, 32)
-    treatment.mask[:, ::2] = 0  # those get a gradient, too
+    treatment.mask[:, ::2] = 0  # masked entries get a gradient too
     (layer(tokens) * wanted).sum().backward()
     of_weight = wanted.T @ tokens
     full = original(model, QUERY)
@@ -414,11 +414,11 @@ def test_defaults_are_those_of_the_level():
     assert L0.make("unit", {"penalty": 3}).penalty == 3
 
 
-def test_every_example_must_be_known_where_it_counts():
+def test_a_penalty_per_example_needs_the_number_of_examples():
     model = attach_baseline(tiny_model("bert"), L0(), TargetedDropoutConfig())
     found = find_baseline(model)
     assert found is not None
-    with pytest.raises(ValueError, match="L0 spreads its penalty over the training set"):
+    with pytest.raises(ValueError, match="L0 divides its penalty by the size of the training"):
         found.penalty()
 
 

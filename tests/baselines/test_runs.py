@@ -1,4 +1,4 @@
-"""Whole runs by every method: training, resuming, the stock model, and pruning afterwards."""
+"""Whole runs by every method: training, resuming, the stock model, and pruning."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def trainer_of(model: Any, baseline: Baseline, folder: Path, family: str = "bert
 
 
 def shapes_of(model: nn.Module) -> dict[str, Any]:
-    """By name, the class of each module and its hooks."""
+    """Return the class and the hooks of each module, by name."""
     return {
         name: (type(module), {**module._forward_hooks}, {**module._forward_pre_hooks})
         for name, module in model.named_modules()
@@ -233,7 +233,7 @@ def test_variational_dropout_refuses_experts():
 
 @dataclass(frozen=True, kw_only=True)
 class RefusingLast(Baseline):
-    """Treats all layers as another method does, but the last one, where a step fails."""
+    """A method that treats all layers as another does, but fails at a step of the last one."""
 
     method: Baseline
     step: str
@@ -297,14 +297,14 @@ def test_the_penalty_is_part_of_the_loss_and_of_the_log(tmp_path):
     sites = sites_to_prune(model, TargetedDropoutConfig(importance="magnitude"))
     expected = 100 * sum(float(site.layer.weight.detach().abs().mean()) for site in sites)
     assert added == pytest.approx(expected, rel=1e-3)
-    # Logged after the update, which has changed the weights a little.
+    # The log follows the update, which changed the weights a little.
     assert losses[100.0]["penalty"] == pytest.approx(expected, rel=0.5)
     assert losses[0.0]["penalty"] == 0
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
 def test_the_penalty_counts_once_in_an_update(family, tmp_path):
-    """Also where the model divides its loss over the micro-batches itself, as Llama does."""
+    """Llama divides its loss over the micro-batches itself; others leave that to the Trainer."""
     losses = {}
     for penalty, accumulation in product((0.0, 10.0), (1, 2)):
         settings: dict[str, Any] = {
@@ -375,7 +375,7 @@ def test_scores_of_another_level_are_refused(tmp_path):
 
 
 def test_a_model_without_scores_cannot_be_ranked_by_them():
-    with pytest.raises(ValueError, match=r"needs scores of shape .* found none: train with a"):
+    with pytest.raises(ValueError, match=r"needs scores of shape .* found none\. Train with a"):
         prune_model(tiny_model("bert"), 0.5, importance="learned")
 
 
@@ -399,12 +399,12 @@ def test_a_model_has_one_baseline_or_is_patched():
     with pytest.raises(ValueError, match="is patched, or has a baseline already"):
         attach_baseline(patch_model(tiny_model("bert")), L1())
     finish_baseline(model)
-    with pytest.raises(ValueError, match="has no baseline; call attach_baseline first"):
+    with pytest.raises(ValueError, match=r"has no baseline\. Call attach_baseline first"):
         finish_baseline(model)
 
 
 def test_training_again_after_an_interruption_goes_on(tmp_path, monkeypatch):
-    """The optimiser is there by then, made by the Trainer itself, and knows the parameters."""
+    """The optimiser that the Trainer created before has the parameters already."""
     trainer = trainer_of(tiny_model("bert"), METHODS["l0"], tmp_path)
 
     def interrupt(*args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Pruned models, and what they compute."""
+"""Pruned models and their outputs."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ every_family = pytest.mark.parametrize("family", FAMILIES)
 
 
 def masked_model(family: str, sparsity: float = 0.5) -> PreTrainedModel:
-    """A tiny model of which the same share of the units of every block is zero."""
+    """Return a tiny model with an equal share of zero units in every block."""
     model = tiny_model(family)
     prune_model(model, sparsity, level="unit")
     return model
 
 
 def uneven_model(family: str) -> PreTrainedModel:
-    """Three in four units are gone from the first layer, one in two from the second."""
+    """Return a tiny model without 3/4 of the units of its first layer and 1/2 of its second."""
     model = tiny_model(family)
     prune_model(model, 0.75, level="unit", layers=[0])
     prune_model(model, 0.5, level="unit", layers=[1])
@@ -34,12 +34,12 @@ def uneven_model(family: str) -> PreTrainedModel:
 
 
 def small_model(family: str, sparsity: float = 0.5) -> PreTrainedModel:
-    """A compact model of the fewest units."""
+    """Return a compact model with as few units as possible."""
     return compact_model(masked_model(family, sparsity), multiple_of=1)
 
 
 def computed(model: Any) -> dict[str, Tensor]:
-    """The outputs of a model and, of those that generate, the tokens."""
+    """Return the outputs of a model and, if it generates, the tokens."""
     inputs = tiny_inputs(model)
     ids = {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
     with torch.no_grad():
@@ -52,7 +52,7 @@ def computed(model: Any) -> dict[str, Tensor]:
 
 
 def assert_same(model: PreTrainedModel, expected: dict[str, Tensor], **tolerance: float) -> None:
-    """Assert that a model computes what another one has computed."""
+    """Assert that a model computes the expected values."""
     limits: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-5, **tolerance}
     got = computed(model)
     assert got.keys() == expected.keys()
@@ -61,9 +61,9 @@ def assert_same(model: PreTrainedModel, expected: dict[str, Tensor], **tolerance
 
 
 def assert_identical(model: Any, other: Any) -> None:
-    """Assert that two models have the same weights, bit for bit, and compute the same.
+    """Assert that two models have equal weights, bit for bit, and equal outputs up to rounding.
 
-    That up to rounding: matrix products of some libraries depend on where a weight lies in memory.
+    Matrix products of some libraries depend on where a weight lies in memory.
     """
     assert_close(dict(model.state_dict()), dict(other.state_dict()), rtol=0, atol=0)
     slack = {torch.float64: 1e-12, torch.float32: 1e-6}.get(model.dtype, 1e-2)
@@ -77,16 +77,16 @@ def reloaded(model: PreTrainedModel, folder: Path, like: Any = None) -> PreTrain
 
 
 def units_of(model: nn.Module) -> dict[str, int]:
-    """The number of units of each block."""
+    """Return the number of units of each block."""
     return {block.name: block.units for block in read_anatomy(model).blocks}
 
 
 def block_named(model: nn.Module, name: str) -> Block:
-    """The block of this name."""
+    """Return the block of this name."""
     (found,) = [block for block in read_anatomy(model).blocks if block.name == name]
     return found
 
 
 def parameters_of(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter under each of its names; the very objects."""
+    """Return every parameter under each of its names; the very objects."""
     return dict(model.named_parameters(remove_duplicate=False))

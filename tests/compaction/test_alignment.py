@@ -1,4 +1,4 @@
-"""Whisper's generation config goes on naming the heads that it named."""
+"""Whisper's generation config still names the same heads after a cut."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ EVERY = [[layer, head] for layer in range(2) for head in range(4)]
 
 
 def whisper(heads: list[list[int]]) -> Any:
-    """A pruned model whose timestamps are read from these heads."""
+    """Return a pruned model whose timestamps are read from these heads."""
     torch.manual_seed(0)
     model = WhisperForConditionalGeneration(WhisperConfig(**SIZES)).eval()
     prune_model(model, 0.5, level="unit")
     config: Any = model.generation_config
     config.alignment_heads = heads
-    config._from_model_config = False  # as of every real checkpoint, which has a file of it
+    config._from_model_config = False  # true of real checkpoints: they have the file
     config.no_timestamps_token_id, config.return_timestamps = VOCABULARY - 1, False
     return model
 
@@ -66,7 +66,7 @@ def test_so_are_those_of_an_export(tmp_path):
     assert torch.equal(timestamps(again), timestamps(model))
 
 
-def test_heads_that_are_gone_are_named_no_more(caplog):
+def test_removed_heads_are_no_longer_named(caplog):
     model = whisper(EVERY)
     compact_model(model, multiple_of=1)
     assert model.generation_config.alignment_heads == [[0, 0], [0, 1], [1, 0], [1, 1]]

@@ -213,7 +213,7 @@ def test_a_multiple_that_is_not_positive_is_refused(multiple):
 
 
 class ReadsItsWidth(nn.Linear):
-    """What no table of attributes knows of: a forward that reads a width."""
+    """A layer whose forward reads a width that no table of attributes lists."""
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input) * self.weight.shape[1]
@@ -226,7 +226,7 @@ class NeedsItsWidth(nn.Linear):
 
 @pytest.fixture
 def before_cut():
-    """A pruned model, and a copy of it to compare with."""
+    """Return a pruned model, and a copy of it to compare with."""
     model = masked_model("bert")
     return model, copy.deepcopy(model)
 
@@ -296,7 +296,7 @@ def test_infinities_have_to_be_where_they_were():
 def test_a_model_that_a_trainer_ran_in_mixed_precision_is_compared_in_its_own_type(
     mixed_precision, monkeypatch
 ):
-    """Else rounding would look like a difference, as in models that are too big for float64."""
+    """In another type rounding would look like a difference in models too big for float64."""
     monkeypatch.setattr(check, "MOST_DOUBLES", 0)
     model = mixed_precision(tiny_model("bert"))
     around = model.__dict__["forward"]

@@ -1,4 +1,4 @@
-"""Which units are alive."""
+"""Live units are found and stay."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_neuron_without_weights_still_passes_its_bias_on():
     model: Any = tiny_model("bert")
     layer = model.bert.encoder.layer[0]
     layer.intermediate.dense.weight[:8] = 0
-    layer.output.dense.weight[:, 8:16] = 0  # so that there is something to take out
+    layer.output.dense.weight[:, 8:16] = 0  # else nothing could be taken out
     expected = computed(model)
     compact_model(model)
     assert layer.intermediate.dense.weight.shape == (56, 32)

@@ -1,4 +1,4 @@
-"""The layout of a compact model is data, and whatever does not fit is refused by name."""
+"""The layout of a compact model is data; fields that do not fit are refused by name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STOCK = tiny_model("bert")
 
 
 def layout_dict(**changes: Any) -> dict[str, Any]:
-    """A layout that fits a tiny BERT, with some of its fields changed."""
+    """Return a layout that fits a tiny BERT, with some fields changed."""
     fine = {
         "quant_method": QUANT_METHOD,
         "version": VERSION,
@@ -35,7 +35,7 @@ def layout_dict(**changes: Any) -> dict[str, Any]:
 
 
 def empty_stock() -> nn.Module:
-    """A tiny BERT on the meta device, as transformers gives it to be prepared."""
+    """Return a tiny BERT on the meta device, as transformers passes it to be prepared."""
     with torch.device("meta"):
         return type(STOCK)(STOCK.config)
 
@@ -47,7 +47,7 @@ def apply(values: Any) -> nn.Module:
 
 
 def assert_refused(values: Any, field: str) -> None:
-    """Assert that a layout is refused, that the field is named, and that nothing was changed."""
+    """Assert that a layout is refused by the name of the field, and changes nothing."""
     model = empty_stock()
     before = parameters_of(model)
     with pytest.raises(ValueError, match=f"malformed compact layout: {field}"):
@@ -72,7 +72,7 @@ def test_a_stock_model_takes_the_shapes_and_counts_of_a_compact_one(family):
     apply_layout(stock, layout)
     expected = {name: p.shape for name, p in parameters_of(compact).items()}
     assert {name: p.shape for name, p in parameters_of(stock).items()} == expected
-    assert str(stock) == str(compact)  # out_features, nf and their like
+    assert str(stock) == str(compact)  # compares out_features, nf and other sizes
     for module, other in zip(stock.modules(), compact.modules(), strict=True):
         counts = COUNTS & vars(module).keys()
         assert {c: vars(module)[c] for c in counts} == {c: vars(other)[c] for c in counts}
@@ -239,7 +239,7 @@ LAYOUTS = st.fixed_dictionaries(
 
 
 def error_of(action: Callable[[], Any]) -> ValueError | None:
-    """The ValueError that an action ends with, if it does; any other error is raised."""
+    """Return the ValueError that an action raises, or None; raise any other error."""
     try:
         action()
     except ValueError as error:

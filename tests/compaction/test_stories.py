@@ -1,4 +1,4 @@
-"""A real Llama, without some of its heads and neurons, writes the same masked and compact."""
+"""A real Llama without some heads and neurons writes the same text masked and compact."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def test_only_the_heads_of_some_families_are_fixed(name):
     blocks = anatomy.blocks
     fixed = fixed_heads(model, blocks, runs_of(model, anatomy))
     heads = {block for block in blocks if block.part == "attention"}
-    assert set(fixed) == (heads if TABLE[name].heads == "stay" else set())
+    assert set(fixed) == (heads if TABLE[name].heads == "masked" else set())
     assert all("does not run with fewer heads (" in reason for reason in fixed.values())
     assert all(parameter is before[key] for key, parameter in parameters_of(model).items())
     assert layout_of_model(model) is None
@@ -92,7 +92,7 @@ def test_modules_that_know_their_counts_share_the_config():
 @pytest.mark.parametrize("family", ["t5", "t5_gated"])
 @pytest.mark.parametrize("sparsity", [0.3, 0.5])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_heads_that_a_forward_wants_alike_are_left_alike(family, sparsity, seed):
+def test_blocks_that_need_equal_counts_of_heads_keep_them(family, sparsity, seed):
     model = tiny_family(family, seed)
     prune_model(model, sparsity, level="unit", budget="global")
     masked = family_outputs(model)

@@ -1,4 +1,4 @@
-"""What a cut took out comes back: the same object where somebody holds it, else equal to it."""
+"""A cut is undone: a parameter that is referenced elsewhere comes back as the same object."""
 
 from __future__ import annotations
 

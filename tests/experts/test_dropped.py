@@ -1,4 +1,4 @@
-"""Whole experts are dropped by their router while a mixture trains."""
+"""Dropout of whole experts, by their router, while a mixture trains."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_td import patch_model, unpatch_model
-from hf_td.modules.layouts import layout_of
+from hf_td.modules.layouts import linear_layout
 from hf_td.patching.layers import is_targeted, kept
 from hf_td.patching.patch import Patch, find_patch
 from hf_td.ranking.sites import Site, UnitSite
@@ -111,7 +111,7 @@ def assert_all_masks_differ(one: Mapping[str, Tensor], other: Mapping[str, Tenso
 def units_kept(site: Site) -> list[bool]:
     """Return True for each unit whose features are kept; all of them are or none."""
     assert isinstance(site, UnitSite)
-    layout = layout_of(site.layer)
+    layout = linear_layout(site.layer)
     assert layout is not None
     keep = kept(site.layer)
     by_input = keep.any(layout.unit_dim)

@@ -651,7 +651,7 @@ def mixed(word: int, low: int, high: int) -> int:
 
 @pytest.mark.parametrize("key", [0, -1, 0x0123456789ABCDEF, -(2**63)])
 def test_draws_are_a_function_of_key_and_position(key):
-    draw = torch.tensor(functional.draw_of(key, 0), dtype=torch.int32)
+    draw = torch.tensor(functional.draw_of(key, 0))
     found = functional.draws((3, 5, 7), draw)
     low, high = key & 0xFFFFFFFF, (key >> 32) & 0xFFFFFFFF
     for position, value in enumerate(found.flatten().tolist()):
@@ -675,7 +675,7 @@ def test_a_mask_depends_on_neither_blocks_nor_threads(shape, dim, threads, monke
     rule = Rule(dim % len(shape))
     cutoff = functional.cutoffs(weight.abs(), 0.8, dim)
     draw = functional.draw_of(12345678901234, functional.drop_threshold(0.4))
-    cut = Cut(cutoff, torch.tensor(draw, dtype=torch.int32))
+    cut = Cut(cutoff, torch.tensor(draw))
     expected = functional.masked(weight, cut, rule)
     assert 0.2 < float((expected == 0).float().mean()) < 0.45
     monkeypatch.setattr(cpu, "_BLOCKS_PER_THREAD", 1)
@@ -722,7 +722,7 @@ def test_the_rates_of_all_and_of_none_are_exact():
     shape = (1000,)
     for rate, expected in ((0.0, 0.0), (1.0, 1.0)):
         threshold = functional.drop_threshold(rate)
-        draw = torch.tensor(functional.draw_of(7, threshold), dtype=torch.int32)
+        draw = torch.tensor(functional.draw_of(7, threshold))
         assert float(functional.is_drawn(shape, draw).float().mean()) == expected
     assert functional.drop_threshold(1.0) == DRAW_LEVELS
 

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from transformers.pytorch_utils import Conv1D
 
 from hf_td.functional import DRAW_LEVELS, Rule, cutoffs
-from hf_td.modules.layouts import layout_of
+from hf_td.modules.layouts import linear_layout
 from hf_td.patching.layers import (
     TARGETED,
     TargetedConv1D,
@@ -55,7 +55,7 @@ def aim(layer: Any, cutoff: Tensor | None = None) -> Any:
     if cutoff is None:
         cutoff = cutoffs(layer.weight.detach().abs(), 0.5, rule.fan_in_dim)
     target(layer, rule, cutoff, scaled=False, measured=False)
-    layer.draw = torch.tensor([0, 0, DRAW_LEVELS], dtype=torch.int32)
+    layer.draw = torch.tensor([0, 0, DRAW_LEVELS])
     return layer
 
 
@@ -64,14 +64,14 @@ def targeted_layer(maker: Maker, cutoff: Tensor | None = None) -> Any:
 
 
 def fan_in_dim(layer: nn.Module) -> int:
-    layout = layout_of(layer)
+    layout = linear_layout(layer)
     assert layout is not None
     return layout.fan_in_dim
 
 
 def from_input_to_unit(layer: Any, weight: Tensor) -> Tensor:
     """The weight as `(units, fan_in)`, whatever its layout."""
-    layout = layout_of(layer)
+    layout = linear_layout(layer)
     assert layout is not None
     return weight.movedim(layout.unit_dim, 0)
 
@@ -85,7 +85,7 @@ def test_an_update_that_drops_nothing_changes_no_bit(maker, shape, dtype, dense)
     nothing = layer.weight.detach().narrow(fan_in_dim(layer), 0, 1)
     aim(layer, torch.full_like(nothing, torch.inf if dense == "draw" else -torch.inf))
     if dense == "draw":
-        layer.draw = torch.tensor([1, 2, 0], dtype=torch.int32)
+        layer.draw = torch.tensor([1, 2, 0])
     inputs = [some_input(*shape, dtype=dtype).requires_grad_() for _ in range(2)]
     results = [m.train()(x) for m, x in zip((stock, layer), inputs, strict=True)]
     for result in results:

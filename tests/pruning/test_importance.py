@@ -1,4 +1,4 @@
-"""Importance that is not read off the weights: first order, random; each against its meaning."""
+"""Importance by gradients and by chance, each against its definition."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ every_level = pytest.mark.parametrize("level", ["weight", "unit"])
 
 
 def batches(model: Any, count: int = 2) -> list[dict[str, Any]]:
-    """With labels, each of other examples."""
+    """Return batches with labels, each of other examples."""
     torch.manual_seed(0)
     ids = torch.randint(3, 60, (count, 2, 7))
     return [{"input_ids": i, "labels": torch.tensor([0, 1])} for i in ids]
@@ -55,7 +55,7 @@ def test_the_scores_of_weights_by_backward():
 
 @pytest.mark.parametrize("name", [DOWN, "bert.encoder.layer.1.attention.output.dense"])
 def test_the_scores_of_units_are_the_change_of_the_loss_by_a_little_less_of_them(name):
-    """By differences, in double precision: a unit's columns scaled by 1 - epsilon."""
+    """Scale a unit's columns by 1 - epsilon, in double precision, and take differences."""
     model = tiny_model("bert").double()
     (batch,) = batches(model, count=1)
     (site,) = [s for s in sites_of(model, "unit") if s.name == name]
@@ -147,11 +147,11 @@ def test_a_random_set_is_the_one_that_training_dropped(level):
 @pytest.mark.parametrize("importance", ["taylor", "movement"])
 def test_gradients_need_training_data_with_labels(importance):
     model = tiny_model("bert")
-    with pytest.raises(ValueError, match=f"importance '{importance}' looks at gradients: pass"):
+    with pytest.raises(ValueError, match=rf"'{importance}' looks at gradients\. Pass"):
         prune_model(model, 0.5, importance=importance)
     with pytest.raises(ValueError, match=r"calibration needs batches .* there was none"):
         prune_model(model, 0.5, importance=importance, calibration=[])
-    with pytest.raises(ValueError, match="needs the loss: pass batches with labels"):
+    with pytest.raises(ValueError, match=r"needs the loss\. Pass batches with labels"):
         sites_to_prune(model, importance=importance, calibration=[tiny_inputs(model)])
 
 
@@ -163,7 +163,7 @@ def test_gradients_cannot_target(importance):
         patch_model(tiny_model("bert"), importance=importance)
 
 
-def test_a_second_pruning_by_movement_takes_what_is_gone_first():
+def test_a_second_pruning_by_movement_takes_zeros_first():
     model = tiny_model("bert")
     batch = {**tiny_inputs(model), "labels": torch.zeros(2, dtype=torch.long)}
     how: dict[str, Any] = {"level": "weight", "importance": "movement", "calibration": [batch]}
@@ -193,7 +193,7 @@ def test_a_global_budget_keeps_a_pattern():
         assert bool(((groups == 0).sum(1) >= 2).all())
 
 
-def test_what_is_gone_goes_first_and_leaves_the_others_comparable():
+def test_removed_entries_are_taken_first_and_leave_the_others_comparable():
     given = [[-math.inf, -math.inf, 1.0, 2.0], [10.0, 20.0, 30.0, 40.0]]
     sites = [
         WeightSite(name, nn.Linear(4, 1), number, given=torch.tensor([scores]))

@@ -38,13 +38,13 @@ def projections(model: nn.Module) -> list[str]:
 
 
 def by_unit(model: nn.Module, name: str) -> Tensor:
-    """The weight of a projection as `(units, fan_in)`."""
+    """Return the weight of a projection as `(units, fan_in)`."""
     layer: Any = model.get_submodule(name)
     return layer.weight.detach().movedim(fan_in_dim(layer), 1)
 
 
 def removed_units(model: nn.Module, block: Block) -> set[int]:
-    """The units of which the consumer reads nothing."""
+    """Return the units of which the consumer reads nothing."""
     columns = by_unit(model, block.consumer.module).T
     return {i for i, features in enumerate(block.consumer.features) if not columns[features].any()}
 
@@ -57,7 +57,7 @@ def assert_same_state(model: nn.Module, state: dict[str, Tensor], but: set[str])
 
 @every_family
 @pytest.mark.parametrize("sparsity", [0.29, 0.5, 0.99])
-def test_the_lowest_weights_of_each_output_unit_go_and_nothing_else(family, sparsity):
+def test_only_the_lowest_weights_of_each_output_unit_are_removed(family, sparsity):
     model, stock = tiny_model(family), tiny_model(family)
     prune_model(model, sparsity)
     for name in projections(stock):
@@ -72,7 +72,7 @@ def test_the_lowest_weights_of_each_output_unit_go_and_nothing_else(family, spar
 
 @every_family
 @pytest.mark.parametrize("sparsity", [0.25, 0.5, 0.8])
-def test_the_units_of_lowest_norm_of_each_block_go(family, sparsity):
+def test_the_units_of_lowest_norm_of_each_block_are_removed(family, sparsity):
     model, stock = tiny_model(family), tiny_model(family)
     anatomy = read_anatomy(stock)
     prune_model(model, sparsity, level="unit")
@@ -128,7 +128,7 @@ def test_ties_do_not_change_the_count(level):
 
 
 @every_level
-def test_pruning_further_keeps_what_is_gone(level):
+def test_pruning_further_keeps_what_is_removed(level):
     model, once = tiny_model("bert"), tiny_model("bert")
     prune_model(model, 0.25, level=level)
     prune_model(model, 0.75, level=level)
@@ -268,7 +268,7 @@ def test_kept_weights_come_back_after_an_error(level):
 
 
 def test_batches_may_be_anything_that_can_be_run_through():
-    """Such as a DataLoader of a stream, which has no length."""
+    """A DataLoader of a stream, for instance, has no length."""
 
     class Stream:
         def __iter__(self):
@@ -284,7 +284,7 @@ def test_batches_may_be_anything_that_can_be_run_through():
 
 
 class Classifier(nn.Module):
-    """A model around a stock one, without a config of its own."""
+    """A module around a stock model, without a config of its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -304,7 +304,7 @@ def test_a_patched_module_without_a_config_is_pruned_as_it_was_patched():
     assert [block.removed for block in report.blocks] == [0, 0, 2, 32]
 
 
-def test_what_cannot_be_pruned_is_told():
+def test_arguments_that_cannot_be_used_are_refused():
     model = tiny_model("bert")
     with pytest.raises(TypeError, match="the fraction to remove; got '0"):
         prune_model(model, "0.5")  # pyright: ignore[reportArgumentType]
@@ -312,7 +312,7 @@ def test_what_cannot_be_pruned_is_told():
         prune_model("bert-base-uncased", 0.5)  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match=r"single settings are keywords, .* got 'unit'"):
         prune_model(model, 0.5, "unit")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="pass budget='global' with it"):
+    with pytest.raises(ValueError, match="Pass budget='global' with it"):
         prune_model(model, 0.5, of="flops")
     with pytest.raises(ValueError, match="on the device meta"):
         prune_model(nn.Module.to(model, "meta"), 0.5)

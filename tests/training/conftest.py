@@ -1,4 +1,4 @@
-"""What makes many short training runs quick."""
+"""A fixture that makes many short training runs quick."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(autouse=True, scope="package")
 def little_to_collect() -> Iterator[None]:
-    """A Trainer collects garbage more than once in a run, over all that was ever imported."""
+    """Freeze imported objects: a Trainer collects garbage several times in each run."""
     gc.freeze()
     yield
     gc.unfreeze()

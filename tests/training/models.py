@@ -46,7 +46,7 @@ Example = dict[str, Tensor]
 
 
 def examples(family: str, count: int = 32) -> Any:
-    """Random inputs with labels that a forward of the family's tiny model takes."""
+    """Return random inputs with labels for the tiny model of a family."""
     draws = torch.Generator().manual_seed(0)
     labels = torch.randint(2, (count,), generator=draws)
     ids = torch.randint(3, VOCABULARY, (count, 7), generator=draws)
@@ -66,7 +66,7 @@ def arguments(folder: Path, **settings: Any) -> TargetedDropoutArguments:
 
 
 def saving_halfway(level: str, accumulation: int) -> dict[str, Any]:
-    """Settings of a run that leaves a checkpoint at half of its updates."""
+    """Return the settings of a run that saves a checkpoint after half of its updates."""
     return {
         "level": level,
         "gradient_accumulation_steps": accumulation,

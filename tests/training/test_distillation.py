@@ -33,7 +33,7 @@ BERT: dict[str, Any] = {"vocab_size": VOCABULARY, **SIZES}
 
 
 def still(model: PreTrainedModel) -> PreTrainedModel:
-    """The model without dropout of its own."""
+    """Return the model without stock dropout."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -42,13 +42,13 @@ def still(model: PreTrainedModel) -> PreTrainedModel:
 
 @pytest.fixture
 def teacher(tmp_path: Path) -> str:
-    """The folder of a tiny BERT."""
+    """Return the folder of a tiny BERT."""
     tiny_model("bert", seed=7).save_pretrained(tmp_path / "teacher")
     return str(tmp_path / "teacher")
 
 
 def first_loss(trainer: Any) -> float:
-    """The loss of the first update."""
+    """Return the loss of the first update."""
     trainer.train()
     return trainer.state.log_history[0]["loss"]
 
@@ -116,7 +116,7 @@ def test_hidden_states_are_compared_layer_by_layer_where_tokens_count():
         ([torch.zeros(1, 2, 4)] * 2, "the width of a layer: 3 in the student, 4 in the teacher"),
     ],
 )
-def test_models_that_are_not_alike_cannot_share_hidden_states(theirs, message):
+def test_models_of_other_sizes_cannot_share_hidden_states(theirs, message):
     with pytest.raises(ValueError, match=message):
         hidden_loss([torch.zeros(1, 2, 3)] * 2, theirs)
 
@@ -357,7 +357,7 @@ def test_the_words_of_the_teacher_are_compared_once(teacher, tmp_path, monkeypat
 
 
 class Words(PreTrainedTokenizerFast):
-    """A tokenizer of two words, that collates what is tokenized already."""
+    """A tokenizer of two words that collates tokenized examples."""
 
     def __init__(self) -> None:
         words = Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1}, unk_token="[UNK]"))

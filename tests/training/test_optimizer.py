@@ -1,4 +1,4 @@
-"""What gets a learning rate of its own."""
+"""The parameters that get their own learning rate."""
 
 from __future__ import annotations
 

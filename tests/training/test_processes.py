@@ -1,4 +1,4 @@
-"""Processes that train together draw the same masks, and learn what one process would."""
+"""Processes that train together draw equal masks, and learn what one process would."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.tiny import tiny_model
 
 UPDATES = INTERVAL + 2  # two of them are measured
 PROCESSES = 2
-# Of every thirteenth row, so that the processes measure just those that one measures.
+# Every thirteenth row is measured: both processes together measure the rows that one would.
 LENGTH = 13
 # With updates that drop some, and dense ones.
 SETTINGS: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""A run that is resumed is the one that was never interrupted, and what it saves is stock."""
+"""A resumed run is bit-identical to an uninterrupted one, and saves stock checkpoints."""
 
 from __future__ import annotations
 

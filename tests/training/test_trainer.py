@@ -1,4 +1,4 @@
-"""The Trainers anneal whichever model they are given, and evaluate it whole."""
+"""The Trainers anneal any model, and evaluate its full weights."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def stock_trainer(model: PreTrainedModel, folder: Path, **kwargs: Any) -> Traine
 
 
 @every_level
-def test_the_stock_trainer_with_the_callback_trains_alike(level, tmp_path):
+def test_the_stock_trainer_with_the_callback_trains_the_same_weights(level, tmp_path):
     args = arguments(tmp_path, level=level, untargeted_lr_scale=1.0)
     ours = trainer_of(tiny_model("bert"), args)
     ours.train()
@@ -130,16 +130,16 @@ def test_the_stock_trainer_with_the_callback_resumes_a_run_of_its_own_folder(
     assert prune_model(saved, 0.5).sparsity > 0.4, "ranked by the activations beside it"
     assert "activations" not in caplog.text
     train(1, "elsewhere", str(checkpoint))
-    assert "its activations are not known" in caplog.text
+    assert "Without the activations of the checkpoint" in caplog.text
 
 
-def test_settings_that_do_not_count_since_the_model_is_patched_are_told(tmp_path, caplog):
+def test_a_warning_names_settings_that_a_patched_model_ignores(tmp_path, caplog):
     model = patch_model(tiny_model("bert"), arguments(tmp_path, level="weight").targeted_dropout())
     trainer_of(model, arguments(tmp_path, level="weight"))
     trainer_of(model, TargetedDropoutArguments(str(tmp_path), **QUIET))
     assert not caplog.messages
     trainer_of(model, arguments(tmp_path, level="unit"))
-    assert "patched already, with other settings" in caplog.text
+    assert "settings in the arguments are ignored" in caplog.text
     assert "level='weight'" in caplog.text
 
 
@@ -252,7 +252,7 @@ def test_an_unpatched_model_can_be_saved_with_its_activations(tmp_path):
 
 
 def test_only_a_process_that_writes_writes_activations(tmp_path, monkeypatch):
-    """On another node there is not even a folder to write to."""
+    """On another node the folder does not even exist."""
     trainer = trainer_of(tiny_model("bert"), arguments(tmp_path / "run"))
     trainer.train()
     monkeypatch.setattr(type(trainer.args), "should_save", False)
@@ -300,7 +300,7 @@ def test_evaluation_uses_the_full_weights(level, tmp_path):
 
 
 def without_stock_dropout(model: PreTrainedModel) -> PreTrainedModel:
-    """Stock dropout draws from the global random state, which a data loader draws from too."""
+    """Turn stock dropout off: it draws from the global random state, as a data loader does."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -321,7 +321,7 @@ def test_evaluation_between_updates_changes_nothing(tmp_path):
 
 
 class Break(TrainerCallback):
-    """Spoils the model before its third update."""
+    """A callback that makes the loss nan in the third update."""
 
     def __init__(self, value: float) -> None:
         self.value = value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from hf_td import functional
 from hf_td.anatomy import Mixture
 from hf_td.functional import Rule
-from hf_td.modules.routing import gone_experts, mark_gone
+from hf_td.modules.routing import mark_pruned, pruned_experts
 from hf_td.ranking import importance
 from hf_td.ranking.activations import Activations
+from hf_td.ranking.sites.site import Cost, Kind
 from hf_td.ranking.sites.slices import Slice, clear
 
 
@@ -32,6 +33,8 @@ class ExpertSite:
         given: scores from elsewhere, in place of those that are read off the weights.
         random_key: of fixed random scores; None for scores that are read off the weights.
     """
+
+    kind: ClassVar[Kind] = "expert"
 
     name: str
     layer: Any
@@ -88,26 +91,26 @@ class ExpertSite:
             device = self.layer.weight.device
             scores = functional.random_scores(self.ranked_shape, self.random_key, device)
         else:
-            scores = importance.expert_scores(self.weights, self._activation())
-        return scores.masked_fill(gone_experts(self.layer.module), -torch.inf)
+            scores = importance.expert_scores(self.weights, self.scale())
+        return scores.masked_fill(pruned_experts(self.layer.module), -torch.inf)
 
-    def _activation(self) -> Tensor | None:
-        """`(experts,)`: root mean square of the weights."""
+    def scale(self) -> Tensor | None:
+        """Return the root mean square of the weight that each expert gets, `(experts,)`."""
         if self.activations is None:
             return None
         scale = self.activations.scale(self.name, self.mixture.units)
         return None if scale is None else scale.to(self.layer.weight.device)
 
     def spread(self, mask: Tensor) -> Tensor:
-        """From what was ranked to what the router keeps: here the same."""
+        """Return a mask over experts as the one of the router: here the mask itself."""
         return mask
 
     def parameters(self) -> Iterator[Tensor]:
-        """What `remove` writes to."""
+        """Yield what `remove` writes to."""
         yield from (module.get_parameter(name).data for module, name in self.places)
 
     def slices(self, chosen: Tensor) -> Iterator[Slice]:
-        """What belongs to the chosen experts: their entries of the parameters."""
+        """Yield what belongs to the chosen experts: their entries of the parameters."""
         for module, name in self.places:
             parameter = module.get_parameter(name)
             yield parameter, chosen.view(-1, *[1] * (parameter.dim() - 1)).to(parameter.device)
@@ -115,8 +118,35 @@ class ExpertSite:
     def remove(self, chosen: Tensor) -> None:
         """Set all that belongs to the chosen experts to zero, and let the router leave them out."""
         clear(self.slices(chosen))
-        self.settle()
+        self.mark_removed()
 
-    def settle(self) -> None:
-        """Let the router leave out just those experts that are zero now."""
-        mark_gone(self.layer.module)
+    def mark_removed(self) -> None:
+        """Let the router leave out exactly the experts whose rows are zero now."""
+        mark_pruned(self.layer.module)
+
+    @property
+    def producers(self) -> tuple[Any, ...]:
+        """No linear layer: the experts lie in stacked parameters."""
+        return ()
+
+    @property
+    def weights_per_entry(self) -> int:
+        """The number of weights of an expert."""
+        return self.size // self.mixture.units
+
+    def sum_to_entries(self, values: Tensor) -> Tensor:
+        """Refuse: a router's weight is not what an expert computes with."""
+        raise TypeError(f"{self.name} ranks experts. Their weights are not those of the router.")
+
+    def cost(self, length: int) -> Cost:
+        """Return the cost of an expert.
+
+        Its parameters include its row in the router. Its operations are those of its logit alone:
+        each token goes to as many experts as before.
+        """
+        parameters = sum(p.numel() for p in self.parameters()) / self.mixture.units
+        return Cost(parameters=parameters, flops=2 * self.layer.weight.shape[1])
+
+    def contains(self, name: str) -> bool:
+        """Return whether the layer of this name is part of the experts."""
+        return name.startswith(f"{self.mixture.experts}.")

@@ -9,19 +9,18 @@ from typing import Any
 
 from torch import nn
 
+from hf_td import functional
 from hf_td.anatomy import Anatomy, Block, Holder, Mixture, find_layer
 from hf_td.config import Neighbours, TargetedDropoutConfig, matches
 from hf_td.modules.compact_layout import layout_of_model
-from hf_td.modules.routing import Router, empty_rows, gone_experts
+from hf_td.modules.routing import Router, empty_rows, pruned_experts
 from hf_td.ranking import importance
 from hf_td.ranking.activations import Activations
 from hf_td.ranking.importance import members_of
-from hf_td.ranking.keys import draw_key
 from hf_td.ranking.sites.experts import ExpertSite
+from hf_td.ranking.sites.site import Site
 from hf_td.ranking.sites.units import Consumer, UnitSite
 from hf_td.ranking.sites.weights import WeightSite
-
-Site = WeightSite | UnitSite | ExpertSite
 
 
 def plan_sites(
@@ -78,7 +77,7 @@ class _Plan:
     def random_key(self, index: int) -> int | None:
         """Return the key of a site's fixed random scores: the same in training and in pruning."""
         random = self.config.importance == "random"
-        return draw_key(self.config.seed, -1, index) if random else None
+        return functional.draw_key(self.config.seed, -1, index) if random else None
 
 
 def _weight_sites(plan: _Plan, block: Block) -> Iterator[WeightSite]:
@@ -153,7 +152,7 @@ def _check_router(name: str, router: Router) -> None:
             f"cannot target {name}: its forward was replaced on the instance, as device_map hooks "
             "and kernel patches do, so that no expert can be left out; load the model without them"
         )
-    empty = empty_rows(router.weight) & ~gone_experts(router.module)
+    empty = empty_rows(router.weight) & ~pruned_experts(router.module)
     if empty.any():
         raise ValueError(
             f"{int(empty.sum())} of the {len(empty)} rows of {name} are all zeros, which is how "

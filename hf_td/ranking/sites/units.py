@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from hf_td.functional import Rule
 from hf_td.ranking import importance
 from hf_td.ranking.activations import Activations
 from hf_td.ranking.importance import Member
+from hf_td.ranking.sites.site import Cost, Kind
 from hf_td.ranking.sites.slices import Slice, by_feature, clear
 
 # Name and layer of a consumer, and the input features of each of its units, `(units, per_unit)`.
@@ -38,6 +39,8 @@ class UnitSite:
         given: scores from elsewhere, in place of those that are read off the weights.
         random_key: of fixed random scores; None for scores that are read off the weights.
     """
+
+    kind: ClassVar[Kind] = "unit"
 
     name: str
     layer: Any
@@ -82,7 +85,7 @@ class UnitSite:
         if self.random_key is not None:
             device = self.layer.weight.device
             return functional.random_scores(self.ranked_shape, self.random_key, device)
-        return importance.unit_scores(self.members, self._activation())
+        return importance.unit_scores(self.members, self.scale())
 
     def eligible(self, scores: Tensor) -> Tensor:
         """The scores: any unit may go."""
@@ -93,8 +96,8 @@ class UnitSite:
         """The fraction that can go at most."""
         return 1.0
 
-    def _activation(self) -> Tensor | None:
-        """`(units,)`: root mean square of the features of each unit, over all tied blocks."""
+    def scale(self) -> Tensor | None:
+        """Return the root mean square of each unit's features over all tied blocks, `(units,)`."""
         if self.activations is None:
             return None
         scales = [
@@ -110,13 +113,13 @@ class UnitSite:
         return torch.stack(squares).mean(0).sqrt() if len(squares) == len(scales) else None
 
     def spread(self, mask: Tensor) -> Tensor:
-        """From units to the consumer's input features, broadcastable to its weight."""
+        """Return a mask over units as one over the consumer's inputs, to broadcast."""
         channels = self.layer.weight.shape[importance.fan_in_dim(self.layer)]
         by_channel = by_feature(mask, self.block.consumer, channels)
         return by_channel.unsqueeze(importance.unit_dim(self.layer) - self.layer.weight.dim())
 
     def parameters(self) -> Iterator[Tensor]:
-        """What `remove` writes to; a fused producer occurs once."""
+        """Yield what `remove` writes to; a fused producer occurs once."""
         layers = {id(layer): layer for layer, _ in self.own_members}
         for layer in (*layers.values(), self.layer):
             yield layer.weight.data
@@ -147,3 +150,42 @@ class UnitSite:
         The consumer's columns alone decide the outputs; the producers' rows and biases follow.
         """
         clear(self.slices(chosen))
+
+    def mark_removed(self) -> None:
+        """Do nothing: zeros are all that marks a removed unit."""
+
+    @property
+    def producers(self) -> tuple[Any, ...]:
+        """The layers that produce the units; a fused layer occurs once for each of its roles."""
+        return tuple(layer for layer, _ in self.own_members)
+
+    @property
+    def weights_per_entry(self) -> int:
+        """The number of weights in the rows that produce a unit."""
+        return sum(
+            projection.features.shape[1] * layer.weight.shape[importance.fan_in_dim(layer)]
+            for layer, projection in self.own_members
+        )
+
+    def sum_to_entries(self, values: Tensor) -> Tensor:
+        """Sum values of the shape of the consumer's weight over the columns of each unit."""
+        channels = values.sum(importance.unit_dim(self.layer))
+        return channels[..., self.block.consumer.features.to(values.device)].sum(-1)
+
+    def cost(self, length: int) -> Cost:
+        """Return the cost of a unit.
+
+        Its parameters are the rows that produce the unit, with their biases, and the columns that
+        read it. Each weight takes two operations; a head takes two more for each score and for each
+        mix of values.
+        """
+        width = self.block.consumer.features.shape[1]
+        biases = sum(p.features.shape[1] * (m.bias is not None) for m, p in self.own_members)
+        columns = width * self.layer.weight.shape[importance.unit_dim(self.layer)]
+        parameters = self.weights_per_entry + biases + columns
+        mixing = 4 * length * width if self.block.part == "attention" else 0
+        return Cost(parameters=parameters, flops=2 * parameters + mixing)
+
+    def contains(self, name: str) -> bool:
+        """Return False: the layers of a unit are ranked as parts of this site alone."""
+        return False

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from hf_td.config import Neighbours
 from hf_td.functional import Rule
 from hf_td.ranking import importance
 from hf_td.ranking.activations import Activations
+from hf_td.ranking.sites.site import Cost, Kind
 from hf_td.ranking.sites.slices import Slice, clear
 
 
@@ -32,6 +32,8 @@ class WeightSite:
         random_key: of fixed random scores; None for scores that are read off the weights.
     """
 
+    kind: ClassVar[Kind] = "weight"
+
     name: str
     layer: Any
     index: int
@@ -40,7 +42,7 @@ class WeightSite:
     pattern: Neighbours | None = None
     random_key: int | None = None
 
-    @cached_property
+    @property
     def dim(self) -> int:
         """The dimension of `scores` along which candidates are ranked."""
         return importance.fan_in_dim(self.layer)
@@ -49,6 +51,11 @@ class WeightSite:
     def rule(self) -> Rule:
         """What the scores are, while training."""
         return Rule(self.dim, self.pattern, self.random_key)
+
+    @property
+    def ranked_shape(self) -> tuple[int, ...]:
+        """The shape of the scores: that of the weight."""
+        return tuple(self.layer.weight.shape)
 
     @property
     def size(self) -> int:
@@ -98,3 +105,28 @@ class WeightSite:
     def remove(self, chosen: Tensor) -> None:
         """Set the chosen weights to zero."""
         clear(self.slices(chosen))
+
+    def mark_removed(self) -> None:
+        """Do nothing: zeros are all that marks a removed weight."""
+
+    @property
+    def producers(self) -> tuple[Any, ...]:
+        """The layer itself."""
+        return (self.layer,)
+
+    @property
+    def weights_per_entry(self) -> int:
+        """One weight."""
+        return 1
+
+    def sum_to_entries(self, values: Tensor) -> Tensor:
+        """Return the values: every weight is an entry."""
+        return values
+
+    def cost(self, length: int) -> Cost:
+        """Return 1 in every currency."""
+        return Cost()
+
+    def contains(self, name: str) -> bool:
+        """Return False: no other layer depends on a single weight."""
+        return False

@@ -8,19 +8,7 @@ from typing import Any
 
 from transformers import Trainer
 
-from hf_td.baselines import (
-    L0,
-    L1,
-    Baseline,
-    BaselineTrainer,
-    Dropout,
-    Movement,
-    QuantalSynapticDilution,
-    RandomSubnetwork,
-    Smallify,
-    SoftMovement,
-    VariationalDropout,
-)
+from hf_td.baselines import BASELINES, Baseline, BaselineTrainer
 from hf_td.training import ReliableTrainer, TargetedDropoutTrainer
 
 
@@ -76,22 +64,13 @@ class Method:
         return type(f"{self.trainer.__name__}Of{family.__name__}", (self.trainer, family), {})
 
 
-def _baseline(label: str, baseline: type[Baseline]) -> Method:
-    return Method(label, BaselineTrainer, baseline=baseline)
-
-
 METHODS: dict[str, Method] = {
     "targeted_dropout": Method("targeted dropout", TargetedDropoutTrainer, targets=True),
     # Targeted dropout that always drops all of its candidates; its schedule is in `recipe`.
     "gradual_magnitude": Method("gradual magnitude", TargetedDropoutTrainer, targets=True),
     "none": Method("plain fine-tuning", ReliableTrainer),
-    "dropout": _baseline("dropout", Dropout),
-    "quantal": _baseline("quantal synaptic dilution", QuantalSynapticDilution),
-    "l1": _baseline("L1", L1),
-    "l0": _baseline("L0", L0),
-    "variational": _baseline("variational dropout", VariationalDropout),
-    "smallify": _baseline("Smallify", Smallify),
-    "random_subnetwork": _baseline("random subnetwork", RandomSubnetwork),
-    "movement": _baseline("movement pruning", Movement),
-    "soft_movement": _baseline("soft movement pruning", SoftMovement),
+    **{
+        name: Method(baseline.LABEL, BaselineTrainer, baseline=baseline)
+        for name, baseline in BASELINES.items()
+    },
 }

@@ -1,4 +1,4 @@
-"""The programs of a sweep, on a tiny random model and the built-in task."""
+"""The scripts of a sweep, on a tiny random model and the built-in task."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ GRID: dict[str, Any] = {
 
 @pytest.fixture
 def grid(tmp_path) -> list[str]:
-    """Arguments of the program for a sweep of seconds."""
+    """Return arguments of the script for a sweep that takes seconds."""
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(GRID, sort_keys=False))
     return [str(path), "--output", str(tmp_path / "out")]

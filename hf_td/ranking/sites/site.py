@@ -1,0 +1,138 @@
+"""The protocol of sites: they are ranked, masked and removed without asking for their kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+
+from torch import Tensor
+
+from hf_td.functional import Rule
+from hf_td.ranking.sites.slices import Slice
+
+Kind = Literal["weight", "unit", "expert"]
+
+
+class Cost(NamedTuple):
+    """The cost of one entry of a site, in each currency of a global budget.
+
+    Attributes:
+        units: entries.
+        parameters: weights and biases that go with the entry.
+        flops: of one token.
+    """
+
+    units: float = 1.0
+    parameters: float = 1.0
+    flops: float = 1.0
+
+
+class Site(Protocol):
+    """A set of weights, units or experts that are ranked together.
+
+    An *entry* is what the site ranks: one weight, one unit or one expert. Scores and masks over
+    entries have the shape of `scores()`.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    kind: ClassVar[Kind]
+
+    @property
+    def name(self) -> str:
+        """Dotted name of the layer whose weight is masked."""
+        ...
+
+    @property
+    def layer(self) -> Any:
+        """The layer whose weight is masked."""
+        ...
+
+    @property
+    def index(self) -> int:
+        """The number of the site in its model. It keys the draws; tied sites share it."""
+        ...
+
+    @property
+    def given(self) -> Tensor | None:
+        """Scores from elsewhere, in place of those computed from the weights."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """The dimension of `scores` along which candidates are ranked."""
+        ...
+
+    @property
+    def rule(self) -> Rule:
+        """What the scores of the weight are in every update; see `functional.Rule`."""
+        ...
+
+    @property
+    def ranked_shape(self) -> tuple[int, ...]:
+        """The shape of the scores."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """The number of weights that the mask covers."""
+        ...
+
+    @property
+    def most(self) -> float:
+        """The largest fraction that can be removed."""
+        ...
+
+    @property
+    def producers(self) -> tuple[Any, ...]:
+        """The layers whose weights make the scores, each once for each of its roles."""
+        ...
+
+    @property
+    def weights_per_entry(self) -> int:
+        """The number of weights in the score of one entry."""
+        ...
+
+    def scores(self) -> Tensor:
+        """Return the scores of all entries; the lowest are removed first."""
+        ...
+
+    def scale(self) -> Tensor | None:
+        """Return what activations multiply the scores with, or None."""
+        ...
+
+    def eligible(self, scores: Tensor) -> Tensor:
+        """Return the scores with infinity at entries that must stay."""
+        ...
+
+    def spread(self, mask: Tensor) -> Tensor:
+        """Return a mask over entries in a shape that broadcasts to the weight."""
+        ...
+
+    def sum_to_entries(self, values: Tensor) -> Tensor:
+        """Sum values of the shape of the weight over the weights that each entry masks."""
+        ...
+
+    def cost(self, length: int) -> Cost:
+        """Return the cost of one entry; attention is taken to look at `length` tokens."""
+        ...
+
+    def contains(self, name: str) -> bool:
+        """Return True if removing an entry also removes weights of the layer of this name."""
+        ...
+
+    def parameters(self) -> Iterator[Tensor]:
+        """Yield the tensors that `remove` writes to."""
+        ...
+
+    def slices(self, chosen: Tensor) -> Iterator[Slice]:
+        """Yield the parts of parameters that belong to the chosen entries."""
+        ...
+
+    def remove(self, chosen: Tensor) -> None:
+        """Set everything that belongs to the chosen entries to zero."""
+        ...
+
+    def mark_removed(self) -> None:
+        """Bring up to date what the model keeps, beside the zeros, of removed entries."""
+        ...
