@@ -180,9 +180,7 @@ def test_they_outlive_unpatching_and_lie_beside_the_weights(tmp_path):
 
 
 def test_pruning_without_them_says_what_to_do():
-    with pytest.raises(
-        ValueError, match=r"are missing\..* Pass a few batches of training"
-    ):
+    with pytest.raises(ValueError, match=r"are missing\..* Pass a few batches of training"):
         prune_model(tiny_model("bert"), 0.5, importance="activation")
     with pytest.raises(ValueError, match="there was none"):
         prune_model(tiny_model("bert"), 0.5, calibration=[], importance="activation")
