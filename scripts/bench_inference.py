@@ -17,7 +17,8 @@ import torch
 from lab.benchmarks.inference import bert_cases, latency_table, measure_cases
 from transformers.utils import logging
 
-from hf_td.analysis.record import append_json_line, environment, read_json_lines
+from hf_td.analysis.record import environment
+from hf_td.files import append_json_line, read_json_lines, write_text
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 SEED = 0
@@ -49,7 +50,7 @@ def main(arguments: list[str]) -> None:
     lines = options.results / "inference.jsonl"
     if options.report:
         table = latency_table(read_json_lines(lines))
-        (options.results / "inference.md").write_text(TITLE + table + "\n", encoding="utf-8")
+        write_text(options.results / "inference.md", TITLE + table + "\n")
         return
     logging.disable_progress_bar()
     torch.set_num_threads(options.threads)

@@ -18,7 +18,8 @@ import torch
 from lab.benchmarks.pruning import CASES, measure_case
 from transformers.utils import logging
 
-from hf_td.analysis.record import append_json_line, environment
+from hf_td.analysis.record import environment
+from hf_td.files import append_json_line
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 SEED = 0

@@ -27,7 +27,8 @@ from lab.benchmarks.training.memory import measure_memory
 from lab.benchmarks.training.steps import measure
 from transformers.utils import logging
 
-from hf_td.analysis.record import append_json_line, environment, read_json_lines
+from hf_td.analysis.record import environment
+from hf_td.files import append_json_line, read_json_lines
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 # The fields that say which case a line is of.

@@ -14,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # for the table, which is in tests
 
+from hf_td.files import write_text  # noqa: E402
 from tests.families import TABLE, Family  # noqa: E402
 
 PAGE = ROOT / "docs" / "families.md"
@@ -32,7 +33,7 @@ COLUMNS = (
 def main() -> None:
     """Update the page."""
     ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter).parse_args()
-    PAGE.write_text(updated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    write_text(PAGE, updated(PAGE.read_text(encoding="utf-8")))
 
 
 def updated(page: str) -> str:

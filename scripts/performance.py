@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lab.benchmarks.page import write_page
 
-from hf_td.analysis.record import read_json_lines
+from hf_td.files import read_json_lines
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 

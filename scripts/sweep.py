@@ -22,7 +22,7 @@ from lab.sweeps import Cell, InProcess, Ledger, OnRay, plan_cells, read_sweep, r
 from lab.sweeps.grid import selects
 from lab.sweeps.run import states
 
-from hf_td.tasks.experiment import UsageError, run_program
+from hf_td.tasks.errors import UsageError, run_program
 
 FILTERS = ("part", "task", "level", "method", "seed")
 

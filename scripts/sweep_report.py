@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lab.sweeps import read_report, write_page
 
-from hf_td.tasks.experiment import run_program
+from hf_td.tasks.errors import run_program
 
 
 def main(argv: Sequence[str] | None = None) -> None:

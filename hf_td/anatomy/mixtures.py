@@ -20,7 +20,7 @@ from torch.func import functional_call
 from hf_td.anatomy.blocks import Companion, Mixture, pattern_of
 from hf_td.anatomy.towers import join
 from hf_td.anatomy.trace import evaluating, seeded
-from hf_td.modules.compact_layout import EXPERTS
+from hf_td.modules.compact_shapes import EXPERTS
 from hf_td.modules.layouts import stacks_of
 from hf_td.modules.routing import chosen_experts, masked_class, spread_weights, stock_class
 

@@ -13,7 +13,7 @@ from hf_td import compact_model, prune_model, read_anatomy
 from hf_td.compaction import can_compact, layout_of_model, needed_units
 from hf_td.compaction.runs import runs_of
 from hf_td.compaction.trial import fixed_heads
-from hf_td.modules.compact_layout import OwnConfig
+from hf_td.modules.compact_shapes import OwnConfig
 from tests.compaction.models import parameters_of
 from tests.families import TABLE, family_outputs, tiny_family
 

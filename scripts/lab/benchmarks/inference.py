@@ -19,7 +19,7 @@ from transformers import (
 
 from hf_td.analysis.timing import Quartiles, time_in_turn
 from hf_td.compaction import compact_model
-from hf_td.hub.folders import folder_bytes
+from hf_td.files import folder_bytes
 from hf_td.pruning import prune_model
 from lab.benchmarks.ratios import ratios
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from hf_td.analysis.plots import plot_lines
 from hf_td.analysis.timing import Quartiles
+from hf_td.files import write_text
 from lab.benchmarks.pruning import on_cores, pruning_section
 from lab.benchmarks.training.variants import PORTS, RIVALS
 
@@ -119,7 +120,7 @@ def write_page(folder: Path, training: Sequence[Record], pruning: Sequence[Recor
     ]
     page = folder / "performance.md"
     text = _INTRODUCTION + "\n".join(f"{head}\n{body}" for head, body in sections if body)
-    page.write_text(text, encoding="utf-8")
+    write_text(page, text)
     return page
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_td.files import write_text
+
 Record = Mapping[str, Any]
 
 START, END = "<!-- coverage -->", "<!-- /coverage -->"
@@ -33,7 +35,7 @@ def write_section(page: Path, text: str) -> None:
         before = f"{before.rstrip()}\n\n{START}\n{END}\n"
     head, _, rest = before.partition(START)
     _, _, tail = rest.partition(END)
-    page.write_text(f"{head}{START}\n{text.strip()}\n{END}{tail}", encoding="utf-8")
+    write_text(page, f"{head}{START}\n{text.strip()}\n{END}{tail}")
 
 
 def coverage_section(records: Sequence[Record], facts: Record) -> str:

@@ -15,7 +15,8 @@ import torch
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 from transformers.utils import logging
 
-from hf_td.analysis.record import append_json_line, environment, read_json_lines
+from hf_td.analysis.record import environment
+from hf_td.files import append_json_line, read_json_lines
 from lab.coverage.survey import survey_type
 
 CHUNK = 40

@@ -32,7 +32,7 @@ from hf_td.anatomy import (
     tensors_in,
 )
 from hf_td.compaction import compact_model
-from hf_td.hub.stock import REFUSALS, express
+from hf_td.hub.stock_config import REFUSALS, express
 from hf_td.modules.routing import Router
 from hf_td.patching.patch import anneal, find_patch, patch_model, unpatch_model
 from hf_td.pruning import prune_model

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 from sklearn.model_selection import ParameterGrid
 
-from hf_td.tasks.experiment import UsageError
+from hf_td.tasks.errors import UsageError
 
 Values = Mapping[str, Any]
 Part = Literal["grid", "knobs"]

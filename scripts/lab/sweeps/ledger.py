@@ -8,7 +8,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from hf_td.analysis.record import append_json_line, read_json_lines
+from hf_td.files import append_json_line, read_json_lines
 from lab.sweeps.cells import Cell
 
 LINES = "cells.jsonl"

@@ -11,10 +11,12 @@ from typing import Any
 
 from hf_td.config import TargetedDropoutConfig
 from hf_td.schedules import Schedule
-from hf_td.tasks.experiment import Arguments, DataArguments, parse_arguments
+from hf_td.tasks.data.splits import shown_name
+from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.checks import check_values
-from hf_td.tasks.experiment.data import shown_name
 from hf_td.tasks.experiment.methods import METHODS
+from hf_td.tasks.experiment.parsing import parse_arguments
+from hf_td.tasks.text_classification.task import TextClassificationArguments
 
 # Arguments of settings as the recipes had them when cells were first named. One that has been
 # retired since keeps its place in the hash: with the value in the sweep, or else with this one.
@@ -51,7 +53,7 @@ def parse_words(words: tuple[str, ...]) -> Arguments:
     Raises:
         UsageError: an argument is unknown or wrong.
     """
-    arguments = parse_arguments([*words, "--output_dir", "unused"], DataArguments)
+    arguments = parse_arguments([*words, "--output_dir", "unused"], TextClassificationArguments)
     check_values(arguments)
     return arguments
 

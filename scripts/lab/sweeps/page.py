@@ -9,7 +9,7 @@ from typing import Any
 
 from hf_td.analysis.metrics import decimals_of, metric_label, metric_value
 from hf_td.analysis.plots import Panel, plot_curves, plot_panels, plot_strips
-from hf_td.analysis.record import append_json_line
+from hf_td.files import append_json_line, write_text
 from hf_td.tasks.experiment.results import cell, spread_of
 from lab.sweeps.report import Report, Row, Spread, Table
 
@@ -34,7 +34,7 @@ def write_page(report: Report, stem: Path, tuned_at: Sequence[float] = (0.75, 0.
         parts += _tuning(report, table, stem, tuned_at)
     parts += _sources(report, stem.name)
     page = stem.with_name(f"{stem.name}.md")
-    page.write_text("\n".join(parts), encoding="utf-8")
+    write_text(page, "\n".join(parts))
     return page
 
 

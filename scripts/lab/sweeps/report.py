@@ -9,8 +9,9 @@ from typing import Any
 
 from sklearn.metrics import auc
 
-from hf_td.analysis.record import read_json_lines
-from hf_td.tasks.experiment import METHODS, UsageError
+from hf_td.files import read_json_lines
+from hf_td.tasks.errors import UsageError
+from hf_td.tasks.experiment.methods import METHODS
 from hf_td.tasks.experiment.results import is_finite, spread_of, summarise
 from lab.sweeps.grid import title_of
 from lab.sweeps.workers import Line

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hf_td.analysis.record import environment
-from hf_td.tasks.experiment import (
-    DataArguments,
-    UsageError,
-    glue_problem,
-    parse_arguments,
-    run_experiment,
-)
+from hf_td.extras import extra
+from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.experiment.output import RESULTS
+from hf_td.tasks.experiment.parsing import parse_arguments
+from hf_td.tasks.experiment.series import run_experiment
+from hf_td.tasks.text_classification.task import (
+    TextClassificationArguments,
+    text_classification_task,
+)
 from lab.sweeps.cells import Cell
 
 Line = dict[str, Any]
@@ -103,12 +104,8 @@ class OnRay:
 
 
 def _import_ray() -> Any:
-    try:
+    with blaming_input(), extra("ray"):
         import ray
-    except ImportError as error:
-        raise UsageError(
-            "Ray is not installed; install the extra `ray`: pip install 'hf_td[ray]'"
-        ) from error
     return ray
 
 
@@ -171,7 +168,7 @@ def _clear_useless(folder: Path, model: Path) -> None:
 
 def _measure(cell: Cell, root: Path) -> Line:
     _clear_useless(cell.folder(root), cell.model(root))
-    arguments = parse_arguments(cell.argv(root), DataArguments)
-    results = run_experiment(arguments, glue_problem)
+    arguments = parse_arguments(cell.argv(root), TextClassificationArguments)
+    results = run_experiment(arguments, text_classification_task)
     (run,) = results["runs"]
     return {**{n: results[n] for n in _FROM_RESULTS}, **{n: run[n] for n in _FROM_RUN}}

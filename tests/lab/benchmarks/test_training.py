@@ -17,8 +17,8 @@ from torch import nn
 
 from hf_td import patch_model
 from hf_td.analysis import timing
-from hf_td.analysis.record import append_json_line, read_json_lines
 from hf_td.analysis.timing import Quartiles
+from hf_td.files import append_json_line, read_json_lines
 from hf_td.patching.patch import anneal, find_patch
 from tests.tiny import tiny_inputs, tiny_model
 

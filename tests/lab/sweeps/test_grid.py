@@ -2,7 +2,7 @@ import pytest
 from lab.sweeps import read_sweep
 from lab.sweeps.grid import selects
 
-from hf_td.tasks.experiment import UsageError
+from hf_td.tasks.errors import UsageError
 from tests.lab.sweeps.grids import GRID, write_grid
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from lab.sweeps import naming, plan_cells, read_sweep
 
-from hf_td.analysis.record import read_json_lines
 from hf_td.config import RECIPES, TargetedDropoutConfig
+from hf_td.files import read_json_lines
 from hf_td.schedules import Schedule
 from tests.lab.sweeps.grids import cells_of
 from tests.programs import SCRIPTS

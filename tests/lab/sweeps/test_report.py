@@ -9,8 +9,8 @@ import pytest
 from lab.sweeps import read_report, write_page
 from lab.sweeps.report import area_under
 
-from hf_td.analysis.record import append_json_line, read_json_lines
-from hf_td.tasks.experiment import UsageError
+from hf_td.files import append_json_line, read_json_lines
+from hf_td.tasks.errors import UsageError
 from tests.programs import load_script
 
 ENVIRONMENT = {

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from hf_td.analysis.record import read_json_lines
-from hf_td.tasks.experiment import UsageError
+from hf_td.files import read_json_lines
+from hf_td.tasks.errors import UsageError
 from tests.programs import SCRIPTS, load_script
 
 sweep = load_script("sweep")
