@@ -41,9 +41,9 @@ _SETTINGS = frozenset({field.name for field in fields(TargetedDropoutConfig)} | 
 
 def split_retired(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
     """Return the arguments that still exist, and the values of those that have been retired."""
-    gone = {name for level in RETIRED.values() for name in level} - _SETTINGS
-    current = {name: value for name, value in arguments.items() if name not in gone}
-    return current, {name: float(arguments[name]) for name in arguments if name in gone}
+    retired = {name for level in RETIRED.values() for name in level} - _SETTINGS
+    current = {name: value for name, value in arguments.items() if name not in retired}
+    return current, {name: float(arguments[name]) for name in arguments if name in retired}
 
 
 @cache

@@ -40,7 +40,7 @@ def test_a_cell_is_a_command_line_of_run_glue(tmp_path):
                 "levels": {"unit": {}},
                 "methods": {"none": None},
             },
-            r"in \[0, 1\]; got \[50\.0\]",
+            r"in \[0, 1\]\. Got \[50\.0\]",
         ),
         ({"methods": {"l1": {"method_settings": "strength=1"}}}, "strength"),
     ],
