@@ -7,7 +7,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
-from hf_td.analysis.record import write_json
+from hf_td.files import write_json, write_text
 from hf_td.tasks.errors import UsageError, run_program
 from hf_td.tasks.experiment.comparison import comparison_markdown, plot_comparison
 from hf_td.tasks.experiment.results import Results
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     plot_comparison(experiments, options.output, options.title)
     stem = options.output.name
     page = comparison_markdown(experiments, options.title, stem, options.metrics)
-    options.output.with_suffix(".md").write_text(page, encoding="utf-8")
+    write_text(options.output.with_suffix(".md"), page)
 
 
 def read_results(path: Path) -> Results:

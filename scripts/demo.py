@@ -12,9 +12,8 @@ import transformers
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_td import prune_model
-from hf_td.analysis.record import write_json
+from hf_td.files import folder_bytes, write_json
 from hf_td.hub import CardInfo, Export, export_model
-from hf_td.hub.folders import folder_bytes
 from hf_td.tasks.errors import run_program
 from hf_td.tasks.experiment.arguments import ModelArguments
 from hf_td.tasks.experiment.comparison import comparison_table, plot_comparison

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from hf_td.analysis import Dependence, measure_dependence
 from hf_td.analysis.dependence_page import dependence_record, dependence_tables, plot_dependence
-from hf_td.analysis.record import environment, write_json
+from hf_td.analysis.record import environment
+from hf_td.files import write_json, write_text
 from hf_td.tasks.errors import UsageError, run_program
 from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.calibration import first_batches, how_to_prune
@@ -80,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     source += f"[{options.output.name}.json]({options.output.name}.json)\n\n```text\n"
     parts = [f"# {options.title}\n", INTRODUCTION, plot, dependence_tables(measured), source]
     page = "\n".join(parts) + f"{facts['command']}\n```\n"
-    options.output.with_suffix(".md").write_text(page, encoding="utf-8")
+    write_text(options.output.with_suffix(".md"), page)
 
 
 def measure(arguments: Arguments, rows: int, size: int) -> list[Dependence]:

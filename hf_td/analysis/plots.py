@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_td.analysis.metrics import metric_label
 from hf_td.extras import extra
+from hf_td.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -167,11 +168,12 @@ def write_figure(draw: Callable[[], Figure], path_stem: str | Path) -> tuple[Pat
 
     stem = Path(path_stem)
     paths = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
-    stem.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(_STYLE):
         figure = draw()
-        figure.savefig(paths[0], dpi=160)
-        figure.savefig(paths[1], metadata={"Date": None})
+        with replacing(paths[0]) as draft:
+            figure.savefig(draft, format="png", dpi=160)
+        with replacing(paths[1]) as draft:
+            figure.savefig(draft, format="svg", metadata={"Date": None})
     return paths
 
 

@@ -1,4 +1,4 @@
-"""Reads a Transformer by its structure: where its units are, and in which layers they lie."""
+"""Reads a model: finds the units that can be taken out, and proves which features they own."""
 
 from hf_td.anatomy.blocks import (
     Anatomy,

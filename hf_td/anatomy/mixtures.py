@@ -20,15 +20,9 @@ from torch.func import functional_call
 from hf_td.anatomy.blocks import Companion, Mixture, pattern_of
 from hf_td.anatomy.towers import join
 from hf_td.anatomy.trace import evaluating, seeded
-from hf_td.modules.compact_layout import EXPERTS
+from hf_td.modules.compact_shapes import EXPERTS
 from hf_td.modules.layouts import stacks_of
-from hf_td.modules.routing import (
-    OWN_BUFFERS,
-    chosen_experts,
-    masked_class,
-    spread_weights,
-    stock_class,
-)
+from hf_td.modules.routing import chosen_experts, masked_class, spread_weights, stock_class
 
 # Enough for every expert to be chosen by some tokens.
 _TOKENS = 64
@@ -127,10 +121,11 @@ def _prove(place: _Place) -> int | str:
     """Return the number of experts per token, or the reason why no expert can be excluded."""
     if len(place.routers) != 1:
         return f"{len(place.routers)} of its layers have a row for each expert, not just a router"
-    buffers = {n: b for n, b in place.router.named_buffers() if n not in OWN_BUFFERS}
-    counted = [name for name, buffer in buffers.items() if buffer.shape[:1] == (place.units,)]
-    if counted:
-        return f"its router has a buffer with an entry for each expert, {counted[0]}"
+    # What is not saved, as the buffers that targeting adds, cannot be trained to bias the choice.
+    saved = place.router.state_dict().keys()
+    for name, buffer in place.router.named_buffers():
+        if name in saved and buffer.shape[:1] == (place.units,):
+            return f"its router has a buffer with an entry for each expert, {name}"
     try:
         return _Trial(place).outcome()
     except Exception as error:

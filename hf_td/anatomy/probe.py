@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from hf_td.anatomy.blocks import Block, Companion, Part, Projection, Role
-from hf_td.anatomy.trace import Call, Given
+from hf_td.anatomy.trace import Call, FreeParameter
 
 SHARED_HEADS = "its query heads share one key and value head, so there is one unit"
 _ORDER: tuple[Role, ...] = ("q", "k", "v", "gate", "up")
@@ -86,14 +86,16 @@ class Probe:
 
 
 def prove_block(
-    consumer: Call, feeders: Sequence[Call], given: Callable[[], Iterable[Given]] = tuple
+    consumer: Call,
+    feeders: Sequence[Call],
+    parameters: Callable[[], Iterable[FreeParameter]] = tuple,
 ) -> Block | None:
     """Return the block that ends in `consumer`, or None if no split into units can be proven.
 
     Args:
         consumer: the call whose input channels are split into units.
         feeders: the calls that feed it.
-        given: returns the parameters outside of linear layers that reach it.
+        parameters: returns the parameters outside of linear layers that feed it.
     """
     probe = Probe(consumer, feeders)
     units = _count_units(probe)
@@ -120,7 +122,7 @@ def prove_block(
         units=units,
         producers=tuple(producers),
         consumer=Projection(consumer.name, reader, probe.channels.view(units, -1)),
-        companions=tuple(c for g in given() for c in _companions(probe, g, units)),
+        companions=tuple(c for p in parameters() for c in _companions(probe, p, units)),
         obstacle=SHARED_HEADS if units == 1 and rows["q"] > rows["k"] else _scattered(producers),
     )
 
@@ -217,15 +219,15 @@ def _with_ones(ones: int, bits: int) -> Tensor:
     return (counts == ones).nonzero().flatten()
 
 
-def _companions(probe: Probe, given: Given, units: int) -> Iterator[Companion]:
+def _companions(probe: Probe, parameter: FreeParameter, units: int) -> Iterator[Companion]:
     """Yield each dimension of a parameter that has slices for every unit."""
-    for dim, size in enumerate(given.leaf.shape):
+    for dim, size in enumerate(parameter.leaf.shape):
         if size % units == 0:
-            reached = probe.reached_slices(given.leaf, dim)
+            reached = probe.reached_slices(parameter.leaf, dim)
             (number,) = number_rows(probe.units_of_channels(units), reached, [size], units)
             features = _by_unit(number, number >= 0, units)
             if features is not None:
-                yield Companion(given.name, dim, features)
+                yield Companion(parameter.name, dim, features)
 
 
 def _by_unit(number: Tensor, rows: Tensor, units: int) -> Tensor | None:

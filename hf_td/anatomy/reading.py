@@ -38,8 +38,8 @@ def read_anatomy(model: nn.Module, example_inputs: Mapping[str, Any] | None = No
 
     Runs the model once on a few tokens, in eval mode and without its matrix products. Weights,
     training flags and random states are left unchanged. The reading of a model with a config is
-    kept: a second model of equal architecture is not run. `register_family` describes a model
-    that structure and probe cannot tell.
+    kept, so a second model of equal architecture is not run. Blocks that are not found can be
+    described by `register_family`.
 
     Args:
         model: a `PreTrainedModel`, or any module together with `example_inputs`.
@@ -173,11 +173,11 @@ def _prove_all(seen: Trace) -> list[Block]:
         key = tuple((pattern_of(c.name), c.leaf.shape[-1]) for c in (call, *sources))
         names = [source.name for source in (call, *sources)]
         if key not in proven:
-            proven[key] = names, prove_block(call, sources, partial(seen.given_to, call))
+            proven[key] = names, prove_block(call, sources, partial(seen.parameters_feeding, call))
         first, like = proven[key]
         if like is not None:
-            given = [g.name for g in seen.given_to(call)] if like.companions else []
-            found[call] = sources, _moved(like, dict(zip(first, names, strict=True)), given)
+            own = [p.name for p in seen.parameters_feeding(call)] if like.companions else []
+            found[call] = sources, _moved(like, dict(zip(first, names, strict=True)), own)
     return _in_layers(seen, found)
 
 
@@ -206,15 +206,15 @@ def _obstacle(shared: set[Call]) -> str | None:
     return f"the output of {names} is also read elsewhere in the model" if shared else None
 
 
-def _moved(block: Block, layers: Mapping[str, str], given: Sequence[str] = ()) -> Block:
+def _moved(block: Block, layers: Mapping[str, str], parameters: Sequence[str] = ()) -> Block:
     """Return the block in another layer.
 
     Args:
         block: the block that was proven.
         layers: the layers of the new block by those of the proven one.
-        given: parameters that reach the new consumer.
+        parameters: parameters outside of linear layers that feed the new consumer.
     """
-    by_pattern = {pattern_of(name): name for name in given}
+    by_pattern = {pattern_of(name): name for name in parameters}
     depth = len(block.name.split("."))
     path = ".".join(layers[block.consumer.module].split(".")[:depth])
     return _rename(block, path, lambda name: layers.get(name) or by_pattern[pattern_of(name)])

@@ -1,7 +1,6 @@
-"""The table of families: descriptions of blocks that neither structure nor probe can tell.
+"""The table of families: descriptions of blocks that neither structure nor probe finds.
 
-It is empty: every block that can be told is told by the model. A family of a user's is added by
-`register_family`.
+The table starts empty. A user adds a family by `register_family`.
 """
 
 from __future__ import annotations
@@ -84,7 +83,7 @@ class FeedForwardBlocks:
 
 Description = AttentionBlocks | FeedForwardBlocks
 
-# By model type or class of the base model. A family that the model cannot tell is a new row.
+# By model type or class of the base model. A family whose blocks are not found is a new row.
 _FAMILIES: dict[str | type[nn.Module], tuple[Description, ...]] = {}
 
 

@@ -41,10 +41,10 @@ def check_not_quantised(model: nn.Module) -> None:
 
 
 def _is_quantised(module: nn.Module) -> bool:
-    # Cut-offs and draws of a patched layer are in buffers that no checkpoint has.
-    saved = (b for n, b in module._buffers.items() if n not in module._non_persistent_buffers_set)
-    own = (*module._parameters.values(), *saved)
-    if not any(t is not None and t.dtype in _INTEGERS and t.dim() > 0 for t in own):
+    own = {**module._parameters, **module._buffers}
+    integers = (n for n, t in own.items() if t is not None and t.dtype in _INTEGERS and t.dim())
+    # Buffers that are not saved hold no weights: a targeted layer has one of integers.
+    if all(name in module._non_persistent_buffers_set for name in integers):
         return False  # before the look-ups of missing attributes, which are slow
     return hasattr(module, "in_features") and hasattr(module, "out_features")
 

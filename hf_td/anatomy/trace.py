@@ -42,7 +42,7 @@ class ExpertsCall:
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
+class FreeParameter:
     """A parameter that a forward uses outside of linear layers."""
 
     name: str
@@ -56,12 +56,12 @@ class Trace:
     Attributes:
         called: the first call of each linear layer and module of experts by name, in order. A
             shared layer plays the same role in all of its calls.
-        given: all parameters of the model.
+        parameters: all parameters of the model.
         outputs: the tensors that the forward returned.
     """
 
     called: Mapping[str, Call | ExpertsCall]
-    given: tuple[Given, ...]
+    parameters: tuple[FreeParameter, ...]
     outputs: tuple[Tensor, ...]
 
     @property
@@ -79,9 +79,9 @@ class Trace:
         found = [s for s in self._search([call.input], MOST_FEEDERS) if isinstance(s, Call)]
         return found if len(found) <= MOST_FEEDERS else []
 
-    def given_to(self, call: Call) -> list[Given]:
+    def parameters_feeding(self, call: Call) -> list[FreeParameter]:
         """Return the parameters that reach the input of `call`."""
-        return [source for source in self._search([call.input]) if isinstance(source, Given)]
+        return [s for s in self._search([call.input]) if isinstance(s, FreeParameter)]
 
     def feeders_outside(self, consumers: Iterable[Call]) -> set[Call]:
         """Return the calls whose leaves reach anything but the inputs of `consumers`."""
@@ -90,7 +90,9 @@ class Trace:
         found = self._search([*inputs, *self.outputs])
         return {source for source in found if isinstance(source, Call)}
 
-    def _search(self, starts: Sequence[Tensor], limit: int | None = None) -> Iterator[Call | Given]:
+    def _search(
+        self, starts: Sequence[Tensor], limit: int | None = None
+    ) -> Iterator[Call | FreeParameter]:
         """Walk the autograd graph back to leaves, and stop after `limit` + 1 calls."""
         seen: set[Any] = set()
         stack: list[Any] = [tensor.grad_fn for tensor in starts]
@@ -107,8 +109,8 @@ class Trace:
             stack.extend(following for following, _ in node.next_functions)
 
     @cached_property
-    def _by_leaf(self) -> dict[int, Call | Given]:
-        return {id(source.leaf): source for source in (*self.calls, *self.given)}
+    def _by_leaf(self) -> dict[int, Call | FreeParameter]:
+        return {id(source.leaf): source for source in (*self.calls, *self.parameters)}
 
 
 def trace(model: nn.Module, inputs: Mapping[str, Any]) -> Trace:
@@ -123,8 +125,8 @@ def trace(model: nn.Module, inputs: Mapping[str, Any]) -> Trace:
     called: dict[str, Call | ExpertsCall] = {}
     with evaluating(model), _stubbed(model, called), torch.enable_grad():
         outputs = model(**inputs)
-    given = tuple(Given(name, parameter) for name, parameter in model.named_parameters())
-    return Trace(called, given, tuple(tensors_in(outputs)))
+    parameters = tuple(FreeParameter(name, p) for name, p in model.named_parameters())
+    return Trace(called, parameters, tuple(tensors_in(outputs)))
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

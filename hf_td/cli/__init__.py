@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import typer
 
 from hf_td import __version__
+from hf_td.hub.forms import AUTO, form_choices, forms_help
 from hf_td.tasks.errors import run_program
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
@@ -71,7 +72,9 @@ def prune(
             "activations or learned scores must be saved next to the weights"
         ),
     ] = None,
-    form: Annotated[str, typer.Option(help="form of the export, see export_model")] = "auto",
+    form: Annotated[
+        str, typer.Option(help=forms_help(), metavar=f"[{'|'.join(form_choices())}]")
+    ] = AUTO,
     budget: Annotated[
         Literal["uniform", "global"],
         typer.Option(help="remove the same fraction of every layer, or the lowest of all layers"),

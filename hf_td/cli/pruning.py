@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
+from hf_td.anatomy import read_anatomy
 from hf_td.cli.loading import load_model, load_processor
 from hf_td.config import trained_with
-from hf_td.hub.export import Form, export_model
-from hf_td.hub.folders import check_free
+from hf_td.files import check_free
+from hf_td.hub.export import export_model
+from hf_td.hub.forms import check_form
 from hf_td.pruning import PruningReport, prune_model
 from hf_td.ranking.activations import FILE as ACTIVATIONS
 from hf_td.ranking.activations import find_activations
@@ -42,15 +44,22 @@ def prune_and_export(
     """
     with blaming_input():
         check_free(output.absolute(), overwrite=overwrite)  # before the long work
+        check_form(form)
     model, source = load_model(name, trust_remote_code=trust_remote_code)
     _check_measured(model, importance)
     processor = load_processor(source)
     settings: dict[str, Any] = {"level": level, "importance": importance}
     given = {setting: value for setting, value in settings.items() if value is not None}
     with blaming_input():
-        report = prune_model(model, sparsity, budget=budget, **given)
+        anatomy = read_anatomy(model)
+        report = prune_model(model, sparsity, budget=budget, anatomy=anatomy, **given)
         export = export_model(
-            model, output, form=cast(Form, form), processing_class=processor, overwrite=overwrite
+            model,
+            output,
+            form=form,
+            processing_class=processor,
+            overwrite=overwrite,
+            anatomy=anatomy,
         )
     print(
         f"{report.sparsity:.1%} of the prunable weights are pruned, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 
@@ -58,20 +58,6 @@ class Stack:
     def bias(self) -> nn.Parameter | None:
         """The biases of all experts, `(experts, out)`, or None."""
         return self.module._parameters.get(f"{self.name}_bias")
-
-    @property
-    def keep(self) -> Tensor:
-        """The factor of `weight` in training mode; only a targeted module has one."""
-        return getattr(self.module, self.keep_name)
-
-    @keep.setter
-    def keep(self, value: Tensor) -> None:
-        setattr(self.module, self.keep_name, value)
-
-    @property
-    def keep_name(self) -> str:
-        """Name of the module's buffer with that factor."""
-        return f"{self.name}_keep"
 
 
 def stacks_of(module: nn.Module) -> list[Stack]:

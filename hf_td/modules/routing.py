@@ -17,9 +17,6 @@ from torch.overrides import TorchFunctionMode
 
 from hf_td.modules.classes import class_of
 
-# Buffers that targeting adds to a router. None is saved.
-OWN_BUFFERS = ("keep", "input_squares", "input_rows")
-
 
 class Router:
     """The router of a mixture, with the attributes of a layer that can be targeted.
@@ -35,15 +32,6 @@ class Router:
     def weight(self) -> nn.Parameter:
         """One row per expert, `(experts, hidden)`."""
         return self.module.weight
-
-    @property
-    def keep(self) -> Tensor:
-        """True for experts that this update keeps, `(experts,)`; only in a targeted router."""
-        return self.module.keep
-
-    @keep.setter
-    def keep(self, value: Tensor) -> None:
-        self.module.keep = value
 
 
 class _Excluding(TorchFunctionMode):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import MixtralConfig, MixtralForCausalLM
 
-from hf_td import read_anatomy
-from hf_td.anatomy import Stack, eager_experts, find_layer, linear_layout, parameter_names
+from hf_td import patch_model, read_anatomy
+from hf_td.anatomy import Stack, eager_experts, find_layer, linear_layout, parameter_names, reading
 from hf_td.anatomy.experts import prove_experts
 from tests.families import tiny_family
 from tests.tiny import TEXT
@@ -165,3 +165,14 @@ def test_every_layer_of_a_deep_mixture_is_read():
     assert [m.obstacle for m in anatomy.mixtures] == [None] * 5
     experts = [b.name for b in anatomy.blocks if b.name.endswith("experts")]
     assert experts == [f"model.layers.{i}.mlp.experts" for i in range(5)]
+
+
+def test_a_patched_mixture_is_read_alike(monkeypatch):
+    model: Any = tiny_family("mixtral")
+    stock = read_anatomy(model).mixtures
+    monkeypatch.setattr(reading, "_READINGS", {})
+    patch_model(model, level="unit", experts_level="unit")
+    patched = read_anatomy(model).mixtures
+    for one, other in zip(stock, patched, strict=True):
+        assert (one.name, one.chosen, one.obstacle) == (other.name, other.chosen, other.obstacle)
+        assert [c.parameter for c in one.slices] == [c.parameter for c in other.slices]

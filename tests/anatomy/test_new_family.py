@@ -1,4 +1,4 @@
-"""A new family touches no file of the product if structure tells it, and one row if not."""
+"""A new family touches no file of the product if its blocks are found, and one row if not."""
 
 from __future__ import annotations
 
@@ -122,12 +122,12 @@ def test_no_file_of_the_product_knows_a_family():
     assert {name: families for name, families in known.items() if families} == {}
 
 
-def test_a_family_that_structure_tells_needs_no_row():
+def test_a_family_whose_blocks_are_found_needs_no_row():
     assert_reads(read_anatomy(ladder()), [HEADS, NEURONS])
 
 
 @pytest.mark.parametrize("level", ["weight", "unit"])
-def test_a_family_that_structure_tells_goes_the_whole_way(level):
+def test_a_family_whose_blocks_are_found_goes_the_whole_way(level):
     model = patch_model(ladder(), level=level)
     anneal(model.train(), progress=1.0, update=0)
     output(model).square().sum().backward()
@@ -142,7 +142,7 @@ def test_a_family_that_structure_tells_goes_the_whole_way(level):
     assert_close(output(model), masked)
 
 
-def test_a_family_that_structure_cannot_tell_needs_one_row():
+def test_a_family_whose_blocks_are_not_found_needs_one_row():
     model = ladder(normed=True)
     assert_reads(read_anatomy(model), [HEADS])
     norm = "a norm mixes its neurons"

@@ -1,4 +1,4 @@
-"""Descriptions of models that the reader cannot tell."""
+"""Descriptions of blocks that the reader does not find."""
 
 from __future__ import annotations
 

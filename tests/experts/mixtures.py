@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from hf_td import anneal
 from hf_td.modules.routing import pruned_experts
+from hf_td.patching.layers import kept
 from hf_td.patching.patch import Patch, find_patch
 from tests.families import family_inputs, family_outputs, tiny_family
 
@@ -87,7 +88,7 @@ def patch_of(model: Any) -> Patch:
 
 def kept_now(model: Any) -> list[list[int]]:
     """Return the experts that the current update keeps, by layer."""
-    return [site.layer.keep.nonzero()[:, 0].tolist() for site in patch_of(model).sites]
+    return [kept(site.layer).nonzero()[:, 0].tolist() for site in patch_of(model).sites]
 
 
 def left_in(model: Any) -> list[list[int]]:

@@ -33,10 +33,10 @@ def predictions_of(model, batches) -> torch.Tensor:
 
 @pytest.fixture
 def fine_tuned(glue_folder: Path, tmp_path: Path) -> Path:
-    """A MiniLM that was fine-tuned on SST-2 with the recipe of the unit level.
+    """Return the folder of a MiniLM, fine-tuned on SST-2 with the recipe of the unit level.
 
-    $HF_TD_SST2 names the folder of one that `scripts/run_glue.py` made; without it a few hundred
-    sentences have to do.
+    $HF_TD_SST2 names the folder of one that `scripts/run_glue.py` made; without it the model is
+    trained on a few hundred sentences.
     """
     given = os.environ.get("HF_TD_SST2")
     return Path(given) if given else fine_tune(glue_folder, tmp_path / "run")

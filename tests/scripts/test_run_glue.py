@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from hf_td import TargetedDropoutConfig
-from hf_td.hub import export, load_archived_model
+from hf_td.hub import load_archived_model
+from hf_td.hub.forms.form import Form
 from hf_td.tasks.experiment.parsing import parse_arguments
 from hf_td.tasks.experiment.results import _command
 from hf_td.tasks.text_classification.task import TextClassificationArguments
@@ -170,7 +171,7 @@ def test_a_push_that_failed_is_repeated_without_training(options, hub, capsys):
 @pytest.fixture
 def unchecked(monkeypatch) -> None:
     """Skip loading each export in a new process."""
-    monkeypatch.setattr(export, "_verify", lambda *_: None)
+    monkeypatch.setattr(Form, "verify", lambda *_: ())
 
 
 @CLIENT_IS_DEPRECATED
@@ -202,7 +203,7 @@ def test_an_export_is_kept_if_it_is_what_the_call_asks_for_and_else_made_anew(op
     assert "90.0% (this model)" in (folder / "README.md").read_text()
     assert told(export_sparsity=0.9, export_form="archive").endswith("of an earlier export")
     assert not (folder / "model.safetensors").exists()
-    assert (folder / "model.hftd").is_file()
+    assert (folder / "model.archive.safetensors").is_file()
     (folder / ".asked.json").unlink()  # the state after a killed call
     assert told(export_sparsity=0.9, export_form="archive").startswith("exported as archive")
 
@@ -211,7 +212,7 @@ def test_an_export_has_the_form_that_was_asked_for(options):
     wanted = {"export_sparsity": 0.9, "export_form": "archive", "sparsities": [0.9]}
     run_glue.main(argv_of({**options, **wanted}))
     folder = Path(options["output_dir"]) / "seed-42" / "export"
-    assert (folder / "model.hftd").is_file()
+    assert (folder / "model.archive.safetensors").is_file()
     assert "weights: 0" not in (folder / "README.md").read_text()
     model = load_archived_model(folder)
     weight = model.get_parameter("bert.encoder.layer.0.attention.self.query.weight")

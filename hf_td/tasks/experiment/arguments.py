@@ -11,7 +11,7 @@ from typing import Any
 
 from accelerate.state import AcceleratorState, PartialState
 
-from hf_td.hub.export import Form
+from hf_td.hub.forms import AUTO, form_choices, forms_help
 from hf_td.tasks.experiment.methods import METHODS
 from hf_td.tasks.experiment.pairs import parse_pairs
 from hf_td.training import TargetedDropoutArguments
@@ -170,9 +170,7 @@ class CurveArguments:
         "export the model pruned to this sparsity, to seed-N/export; with --push_to_hub by default "
         "the largest sparsity that is not above the targeting",
     )
-    export_form: Form = field(
-        default="auto", metadata={"help": "form of the export, see hf_td.hub.export_model"}
-    )
+    export_form: str = argument(AUTO, forms_help(), choices=form_choices())
     overwrite_output: bool = argument(
         False,
         "replace earlier results in output_dir",

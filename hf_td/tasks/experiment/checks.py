@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from hf_td.config import IN_TRAINING
-from hf_td.hub.onnx_graph import check_extra
+from hf_td.hub.forms import check_form
 from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.experiment.arguments import START, Arguments
 from hf_td.tasks.experiment.methods import METHODS
@@ -105,9 +105,9 @@ def _check_export(arguments: Arguments) -> None:
         )
     if arguments.exports and not arguments.trains:
         raise UsageError("only fine-tuned models are exported. Add --do_train.")
-    if arguments.exports and arguments.curve.export_form == "onnx":
+    if arguments.exports:
         with blaming_input():
-            check_extra()
+            check_form(arguments.curve.export_form)
 
 
 def _check_seeds(seeds: list[int]) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from transformers.utils.generic import find_labels
 
-from hf_td.analysis.record import write_json
 from hf_td.compaction import can_compact, compact_model
+from hf_td.files import write_json
 from hf_td.hub import CardInfo, Export, Latency, export_model, measure_latency, push_to_hub
 from hf_td.pruning import prune_model
 from hf_td.tasks.errors import UsageError, blaming_input

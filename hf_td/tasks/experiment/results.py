@@ -15,7 +15,8 @@ from rich.table import Table
 
 from hf_td.analysis.metrics import decimals_of, metric_label, metric_value
 from hf_td.analysis.plots import Curve, plot_curves
-from hf_td.analysis.record import environment, write_json
+from hf_td.analysis.record import environment
+from hf_td.files import write_json
 from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.methods import METHODS
 from hf_td.tasks.experiment.output import RESULTS

@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, set_seed
 
-from hf_td.hub.folders import whole_folder
+from hf_td.files import whole_folder
 from hf_td.pruning import sites_to_prune
 from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.experiment.arguments import START, Arguments

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from hf_td.analysis.record import write_json
+from hf_td.files import write_json
 from hf_td.tasks.experiment.comparison import comparison_markdown, comparison_table, plot_comparison
 from hf_td.tasks.experiment.results import cell, curves_of, original_name, results_table, summarise
 

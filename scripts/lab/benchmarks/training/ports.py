@@ -1,27 +1,25 @@
-"""Two slow ways of targeted dropout that benchmarks compare with: a port of the authors' code, and
-`torch.nn.utils.parametrize`."""
+"""Two slow ways to drop: a port of the authors' code, and `torch.nn.utils.parametrize`."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from lab.benchmarks.training.cases import Applied
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from hf_td import functional
-from hf_td.config import RECIPES
 
-TARGETING = RECIPES["weight"]["targeting"]
+TARGETING = 0.95
 DROP_RATE = 1.0
 
 
 class NaiveLinear(nn.Linear):
-    """As the authors' TensorFlow code has it: sorts the whole matrix in every forward."""
+    """A layer like the authors' in TensorFlow, which sorts the whole matrix in every forward."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """Apply the layer, in training mode without the weights that it drops."""
         if not self.training:
             return super().forward(input)
         with torch.no_grad():
@@ -33,7 +31,7 @@ class NaiveLinear(nn.Linear):
 
 
 class Masked(nn.Module):
-    """A parametrization that multiplies a weight with the mask of the update."""
+    """A parametrization that multiplies a weight by the mask of the update."""
 
     keep: Tensor
 
@@ -42,33 +40,33 @@ class Masked(nn.Module):
         self.register_buffer("keep", torch.ones_like(weight, dtype=torch.bool))
 
     def forward(self, weight: Tensor) -> Tensor:
+        """Return the masked weight."""
         return weight * self.keep
 
 
 def projections(model: nn.Module) -> list[nn.Linear]:
-    """What `patch_model` patches of a BERT."""
+    """Return the layers of a BERT that `patch_model` patches."""
     named = model.named_modules()
     return [m for name, m in named if type(m) is nn.Linear and ".layer." in name]
 
 
-def naive_port(model: nn.Module) -> Applied:
-    """Let the projections of a BERT sort themselves; there is nothing to do for an update."""
+def make_naive(model: nn.Module) -> None:
+    """Turn the projections of a BERT into naive layers, in place."""
     for layer in projections(model):
         layer.__class__ = NaiveLinear
-    return Applied(lambda update: None)
 
 
-def parametrized(model: nn.Module) -> Applied:
-    """Parametrize the projections of a BERT; its masks are set before each update."""
+def parametrized(model: nn.Module) -> list[Any]:
+    """Parametrize the projections of a BERT, in place, and return them."""
     layers: list[Any] = projections(model)
     for layer in layers:
         parametrize.register_parametrization(layer, "weight", Masked(layer.weight))
+    return layers
 
-    @torch.no_grad()
-    def advance(update: int) -> None:
-        for layer in layers:
-            masked = layer.parametrizations.weight
-            scores = masked.original.abs()
-            masked[0].keep = ~functional.candidate_mask(scores, TARGETING)
 
-    return Applied(advance)
+@torch.no_grad()
+def rank_parametrized(layers: list[Any]) -> None:
+    """Make the masks of an update, for layers that `parametrized` returned."""
+    for layer in layers:
+        masked = layer.parametrizations.weight
+        masked[0].keep = ~functional.candidate_mask(masked.original.abs(), TARGETING)

@@ -1,4 +1,4 @@
-"""What a model card can tell beyond what the export itself shows."""
+"""Facts for a model card that the export itself does not show."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from hf_td.analysis import CurvePoint
 from hf_td.config import TargetedDropoutConfig
-from hf_td.hub.latency import Latency
+from hf_td.hub.card.latency import Latency
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,23 +20,23 @@ class CardInfo:
 
     Attributes:
         name: of the model; by default that of the export's folder.
-        repo_id: where it will be on the Hub, for the code that loads it.
-        base_model: what was fine-tuned: an id on the Hub, or a local folder. A local folder's own
-            card gives the licence and the language, where they are not given here.
-        task: what it was trained for, in words or as GLUE calls it.
+        repo_id: id on the Hub that the model will have, for the code that loads it.
+        base_model: the model that was fine-tuned: an id on the Hub, or a local folder. The card in
+            a local folder gives the licence and the language where they are not given here.
+        task: that it was trained for, in words or as GLUE calls it.
         pipeline_tag: the Hub's name of the task, such as `text-classification`; by default that of
             the model's class.
         dataset: id on the Hub, or a name.
-        dataset_config: which part of the dataset.
-        dataset_split: on which split the metrics were measured.
-        metric: the metric that matters, a name in the curve's metrics.
-        lower_is_better: whether a good model has a low metric, such as a perplexity.
+        dataset_config: name of the part of the dataset.
+        dataset_split: that the metrics were measured on.
+        metric: name of the main metric, among the curve's metrics.
+        lower_is_better: True for a metric such as a perplexity.
         curve: what `pruning_curve` returned, or the same as mappings.
-        sparsity: the point of the curve that the exported model is.
+        sparsity: of the curve's point that is the exported model.
         license: identifier such as `apache-2.0`.
         language: code or codes, such as `en`.
-        targeted_dropout: the settings of the training; by default what the model records.
-        method: how it was trained, in words, where there is more to say than the settings do.
+        targeted_dropout: the settings of the training; by default those that the model records.
+        method: of the training, in words, where the settings do not say everything.
         learning_rate: of the training.
         epochs: of the training.
         seed: of the training.
@@ -44,10 +44,10 @@ class CardInfo:
         command: that repeats the training.
         commit: of the code that ran.
         latency: what `measure_latency` returned.
-        limitations: sentences to add to what the card says by itself.
+        limitations: sentences to add to the card's own.
 
     Raises:
-        ValueError: the curve has not the metric, or not the sparsity, that the other fields name.
+        ValueError: the curve does not have the metric or the sparsity that another field names.
     """
 
     name: str | None = None
@@ -91,17 +91,17 @@ class CardInfo:
 
     @property
     def points(self) -> tuple[CurvePoint, ...]:
-        """The curve, by rising sparsity."""
+        """The points of the curve, by rising sparsity."""
         return tuple(point for point in self.curve if isinstance(point, CurvePoint))
 
     @property
     def exported_point(self) -> CurvePoint | None:
-        """The point of the curve that the exported model is, where that is known."""
+        """The point of the curve that is the exported model; None where that is not known."""
         return next((point for point in self.points if point.sparsity == self.sparsity), None)
 
     @property
     def dropout_settings(self) -> dict[str, Any] | None:
-        """The settings of the training in their JSON form."""
+        """The settings of targeted dropout in their JSON form."""
         given = self.targeted_dropout
         if isinstance(given, Mapping):
             given = TargetedDropoutConfig.from_dict(given)
@@ -109,11 +109,11 @@ class CardInfo:
 
     @property
     def training(self) -> dict[str, Any]:
-        """What is known of the training beside targeted dropout."""
+        """The known settings of the training beside targeted dropout."""
         names = ("method", "learning_rate", "epochs", "seed")
         return {name: v for name in names if (v := getattr(self, name)) is not None}
 
 
 def is_metric(name: str, value: Any) -> bool:
-    """Whether a value of a curve is a metric, and finite (a record writes other values as None)."""
+    """Return True for a finite metric; records write values that are not finite as None."""
     return isinstance(value, Real) and math.isfinite(value) and not name.endswith("loss")

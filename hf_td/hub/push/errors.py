@@ -1,4 +1,4 @@
-"""When to try again to publish, and what to tell the user when it failed for good."""
+"""Decides when to publish again after an error, and explains the errors that last."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from hf_td.extras import extra
 with extra("hub"):
     import httpx2
 
-# What huggingface_hub sends again by itself, five times, after a 429, a 5xx or a broken
-# connection. It does so neither for the commit itself nor for anything around it.
+# Requests that huggingface_hub itself repeats, five times, after a 429, a 5xx or a broken
+# connection. It repeats neither the commit nor the requests around it.
 _REPEATED_ALREADY = ("/preupload/", ".git/info/lfs/")
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """Something that is asked of the Hub.
+    """A request to the Hub.
 
     Attributes:
-        repo_id: of which repository.
-        what: is asked, for messages.
-        repeatable: whether asking twice is as good as asking once.
+        repo_id: of the repository.
+        what: is requested, for messages.
+        repeatable: True for a request that is idempotent.
     """
 
     repo_id: str
@@ -33,7 +33,7 @@ class Attempt:
     repeatable: bool = True
 
     def wait_after(self, error: Exception, times: int) -> float | None:
-        """Seconds to wait before trying again after so many failures; None for not at all."""
+        """Return the seconds to wait after so many failures; None where waiting does not help."""
         status = _status(error)
         if _was_repeated(error) or isinstance(error, httpx2.ConnectError):
             return None  # without a network, waiting a little does not help
@@ -42,9 +42,9 @@ class Attempt:
         return None
 
     def explain(self, error: Exception) -> Exception | None:
-        """An error that says what happened, what is on the Hub now, and what to do.
+        """Return an error that says what happened, what is on the Hub now, and what to do.
 
-        None for an error that speaks for itself, such as offline mode or wrong metadata.
+        Return None for an error that needs no explanation, such as offline mode.
         """
         if not isinstance(error, (httpx2.HTTPError, RuntimeError, JSONDecodeError)):
             return None
@@ -64,11 +64,11 @@ class Attempt:
             asked = f", for {wait:.0f} s" if wait else ""
             return RuntimeError, f"the Hub asks to wait{asked} (429, too many requests)"
         if isinstance(error, JSONDecodeError):
-            return RuntimeError, "what answered does not speak the language of the Hub"
+            return RuntimeError, "the answer is not the Hub's; a proxy may have sent it"
         return RuntimeError, _text(error)
 
     def _state(self, error: Exception) -> str:
-        """What is published: a commit whose answer was lost may have been made."""
+        """Return what is published: a commit whose answer was lost may have been made."""
         path = _path(error)
         asked = self.what == "commit" and (not path or "/commit/" in path)
         if not (asked and _is_passing(error, _status(error))):
@@ -110,8 +110,8 @@ def _status(error: Exception) -> int | None:
 
 
 def _path(error: Exception) -> str:
-    """Path of the URL that was asked for; empty where it is not known."""
-    response = _response(error)  # an HfHubHTTPError loses its own `request` while it is made
+    """Return the path of the requested URL; empty where it is not known."""
+    response = _response(error)  # an HfHubHTTPError loses its own `request` in its constructor
     request = response.request if response is not None else _request(error)
     return "" if request is None else request.url.path
 
@@ -119,7 +119,7 @@ def _path(error: Exception) -> str:
 def _request(error: Exception) -> httpx2.Request | None:
     try:
         return getattr(_http_error(error), "request", None)
-    except RuntimeError:  # that is how httpx says that it has none
+    except RuntimeError:  # httpx has no request for this error
         return None
 
 
@@ -129,7 +129,7 @@ def _was_repeated(error: Exception) -> bool:
 
 
 def _is_passing(error: Exception, status: int | None) -> bool:
-    """Whether the Hub, or the way to it, may be back in a moment."""
+    """Return True for an error that may be gone in a moment."""
     if isinstance(error, JSONDecodeError):  # a proxy's page in place of the Hub's answer
         return True
     if status is not None:

@@ -1,7 +1,7 @@
-"""Checks downloaded weights against what the Hub says they are.
+"""Checks downloaded weights against the checksums of the Hub.
 
 Over HTTP huggingface_hub compares only sizes. But its cache names each large file by the SHA-256
-that the Hub gave for it, so a file whose bytes were changed on the way can be told.
+that the Hub gave: bytes that changed on the way show.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def check_downloads(files: Iterable[str | Path] | None) -> None:
-    """Read each file that lies in the Hub's cache, and compare its checksum.
+    """Compare the checksum of each file in the Hub's cache; other files are ignored.
 
-    A damaged file is removed from the cache, so that the next load downloads it again. Files that
-    are not in the cache, or lie there under another name, are not looked at.
+    A damaged file is removed from the cache, and the next load downloads it again.
 
     Args:
         files: paths of checkpoint files; None for none.
 
     Raises:
-        OSError: a file is not what the Hub has.
+        OSError: a file differs from the one on the Hub.
     """
     for file in map(Path, files or ()):
         blob = file.resolve()
@@ -39,6 +38,6 @@ def _check(file: Path, blob: Path) -> None:
         file.unlink()
         blob.unlink(missing_ok=True)
         raise OSError(
-            f"{file.name} is not what the Hub has: its SHA-256 is {found}, and should be "
-            f"{blob.name}. It was damaged on the way, and is removed from the cache; load again."
+            f"{file.name} is not what the Hub has: its SHA-256 is {found}, expected {blob.name}. "
+            "It was damaged on the way, and is removed from the cache; load again."
         )

@@ -1,13 +1,26 @@
-"""Folders are written as a whole or not at all."""
+"""Files and folders are written as a whole or not at all."""
 
 from __future__ import annotations
 
+import json
+import math
+import sys
 from pathlib import Path
 
 import pytest
+from transformers.utils.hub import CHAT_TEMPLATE_DIR
 
-from hf_td.hub import folders
-from hf_td.hub.folders import check_free, folder_bytes, whole_folder
+from hf_td import files
+from hf_td.files import (
+    append_json_line,
+    check_free,
+    folder_bytes,
+    read_json_lines,
+    replacing,
+    whole_folder,
+    write_json,
+    write_text,
+)
 
 
 @pytest.fixture
@@ -61,7 +74,7 @@ def test_what_is_no_export_is_refused_even_to_be_overwritten(full):
 
 
 def test_an_export_with_chat_templates_is_overwritten(full):
-    (full / "additional_chat_templates").mkdir()
+    (full / CHAT_TEMPLATE_DIR).mkdir()
     write(full, overwrite=True)
     assert names_in(full) == ["new"]
 
@@ -115,7 +128,7 @@ def test_a_rename_that_fails_brings_the_old_folder_back(full, monkeypatch):
             raise OSError("no rename")
         return rename(self, to)
 
-    monkeypatch.setattr(folders.Path, "rename", fail_for_the_new)
+    monkeypatch.setattr(files.Path, "rename", fail_for_the_new)
     with pytest.raises(OSError, match="no rename"):
         write(full, overwrite=True)
     assert names_in(full) == ["old"]
@@ -135,9 +148,9 @@ def test_what_somebody_else_wrote_between_the_two_renames_is_kept(full, monkeypa
     def write_late() -> None:
         with whole_folder(full, overwrite=True) as folder:
             (folder / "late").write_text("late")
-            monkeypatch.setattr(folders.Path, "rename", let_others_write)
+            monkeypatch.setattr(files.Path, "rename", let_others_write)
 
-    with pytest.raises(FileExistsError, match="export was written by somebody else meanwhile"):
+    with pytest.raises(FileExistsError, match="export was written by another process meanwhile"):
         write_late()
     assert names_in(full) == ["new"]
     assert names_in(full.parent) == ["export"]
@@ -149,7 +162,7 @@ def test_what_somebody_else_wrote_before_the_block_ended_is_replaced_only_if_it_
             (folder / "late").write_text("late")
             write(target, overwrite=overwrite)
 
-    with pytest.raises(FileExistsError, match="export was written by somebody else meanwhile"):
+    with pytest.raises(FileExistsError, match="export was written by another process meanwhile"):
         write_late(overwrite=False)
     assert names_in(target) == ["new"]
     write_late(overwrite=True)
@@ -186,3 +199,120 @@ def test_what_a_link_points_to_is_replaced_and_the_link_stays(full):
         assert link.is_symlink()
         assert names_in(full) == ["new"]
         assert names_in(full.parent) == ["export", "link"]
+
+
+# Files.
+
+
+def test_text_is_written_as_it_is(tmp_path):
+    write_text(tmp_path / "new" / "page.md", "ä\r\nb\n")
+    assert (tmp_path / "new" / "page.md").read_bytes() == b"\xc3\xa4\r\nb\n"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    path = tmp_path / "page.md"
+    path.write_text("old")
+
+    def interrupt() -> None:
+        with replacing(path) as draft:
+            draft.write_text("new")
+            assert path.read_text() == "old"
+            raise error("stop")
+
+    with pytest.raises(error, match="stop"):
+        interrupt()
+    assert path.read_text() == "old"
+    assert names_in(tmp_path) == ["page.md"]
+
+
+def test_what_a_link_to_a_file_points_to_is_replaced_and_the_link_stays(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "page.md")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "page.md").read_text() == "new"
+
+
+def test_content_and_names_are_on_the_disk_before_and_after_the_rename(tmp_path, monkeypatch):
+    events: list[str] = []
+    flush, rename, replace = files._flush, Path.rename, Path.replace
+
+    def renamed(self: Path, to: Path) -> Path:
+        events.append("rename")
+        return rename(self, to) if self.is_dir() else replace(self, to)
+
+    def flushed(path: Path) -> None:
+        events.append("folder" if path == tmp_path else path.suffix or "inside")
+        flush(path)
+
+    monkeypatch.setattr(files, "_flush", flushed)
+    monkeypatch.setattr(files.Path, "replace", renamed)
+    write_text(tmp_path / "page.md", "new")
+    assert events == [".tmp", "rename", "folder"]
+    events.clear()
+    monkeypatch.setattr(files.Path, "rename", renamed)
+    with whole_folder(tmp_path / "export") as folder:
+        (folder / "a.json").write_text("1")
+    assert events[0] == ".json"
+    assert events[2:] == ["rename", "folder"]
+
+
+def test_write_json_makes_folders_and_replaces_in_one_step(tmp_path):
+    path = tmp_path / "a" / "b" / "results.json"
+    write_json(path, {"x": 1})
+    write_json(path, {"x": (1.5, math.nan, math.inf)})
+    assert json.loads(path.read_text()) == {"x": [1.5, None, None]}
+    assert [p.name for p in path.parent.iterdir()] == ["results.json"]
+
+
+def test_a_value_that_is_no_json_leaves_the_old_file(tmp_path):
+    path = tmp_path / "results.json"
+    write_json(path, {"x": 1})
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        write_json(path, {"x": object()})
+    assert json.loads(path.read_text()) == {"x": 1}
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    write_json(path, {"x": 1})
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(files.os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_json(path, {"x": 2})
+    assert json.loads(path.read_text()) == {"x": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
+def test_a_written_file_has_the_usual_permissions(tmp_path):
+    write_json(tmp_path / "a.json", 1)
+    (tmp_path / "b.json").write_text("1")
+    assert (tmp_path / "a.json").stat().st_mode == (tmp_path / "b.json").stat().st_mode
+
+
+def test_lines_come_back_in_order(tmp_path):
+    path = tmp_path / "new" / "runs.jsonl"
+    for number in range(3):
+        append_json_line(path, {"run": number, "text": "a\nb"})
+    assert read_json_lines(path) == [{"run": n, "text": "a\nb"} for n in range(3)]
+
+
+@pytest.mark.parametrize("torn", ['{"run": 1, "val', "12", "\n"])
+def test_a_torn_last_line_is_ignored_and_spoils_no_later_one(tmp_path, torn):
+    path = tmp_path / "runs.jsonl"
+    append_json_line(path, {"run": 0})
+    with path.open("a") as file:
+        file.write(torn)
+    assert read_json_lines(path) == [{"run": 0}]
+    append_json_line(path, {"run": 2})
+    assert read_json_lines(path)[-1] == {"run": 2}
+    assert read_json_lines(path)[0] == {"run": 0}
+
+
+def test_an_absent_file_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent\.jsonl"):
+        read_json_lines(tmp_path / "absent.jsonl")

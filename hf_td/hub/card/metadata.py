@@ -1,8 +1,7 @@
-"""The metadata of a model card, in the words that the Hub understands."""
+"""The metadata of a model card, in the Hub's own words."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,31 +9,20 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from hf_td.hub.card_info import CardInfo, is_metric
-from hf_td.hub.removal import Removal
+from hf_td.hub.card.info import CardInfo, is_metric
+from hf_td.hub.card.removal import Removal
 
-# The Hub's name of what models of a class do; None where the class does not tell.
-PIPELINES: dict[str, str | None] = {
-    "AutoModelForSequenceClassification": "text-classification",
-    "AutoModelForTokenClassification": "token-classification",
-    "AutoModelForQuestionAnswering": "question-answering",
-    "AutoModelForMultipleChoice": "multiple-choice",
-    "AutoModelForMaskedLM": "fill-mask",
-    "AutoModelForCausalLM": "text-generation",
-    "AutoModelForSeq2SeqLM": None,
-    "AutoModelForImageClassification": "image-classification",
-}
-# What a model inherits from the card of its base model.
+# The fields that a model inherits from the card of its base model.
 _INHERITED = ("license", "license_name", "license_link", "language")
 
 
 def make_metadata(name: str, info: CardInfo, removal: Removal, pipeline: str | None) -> Any:
-    """The front matter of a card; a fact that is not known is not there.
+    """Return the front matter of a card, without fields for unknown facts.
 
     Args:
         name: of the model.
         info: what the caller knows.
-        removal: what is gone of the model.
+        removal: what was removed.
         pipeline: the Hub's name of the task.
     """
     results = eval_results(info, pipeline)
@@ -44,7 +32,7 @@ def make_metadata(name: str, info: CardInfo, removal: Removal, pipeline: str | N
         base_model=hub_id(info.base_model),
         base_model_relation=_relation(info),
         pipeline_tag=pipeline,
-        datasets=_listed(hub_id(info.dataset)),
+        datasets=[dataset] if (dataset := hub_id(info.dataset)) else None,
         metrics=sorted({result.metric_type for result in results}) or None,
         eval_results=results or None,
         model_name=name if results else None,
@@ -68,7 +56,10 @@ def _relation(info: CardInfo) -> str | None:
 
 
 def hub_id(name: str | Path | None) -> str | None:
-    """The name if it can be that of a repository on the Hub; a local folder's name is None."""
+    """Return a name that can be that of a repository on the Hub, else None. Asks no Hub.
+
+    The name of an existing local folder is None.
+    """
     if not isinstance(name, str) or Path(name).exists():
         return None
     try:
@@ -78,22 +69,17 @@ def hub_id(name: str | Path | None) -> str | None:
     return name
 
 
-def _listed(value: str | None) -> list[str] | None:
-    return None if value is None else [value]
-
-
 def _inherited(info: CardInfo) -> dict[str, Any]:
-    """Licence and language: as given, else those of the base model's own card."""
-    own = {"license": info.license, "language": _plain(info.language)}
+    """Return the given licence and language, else those of the base model's card."""
+    language = info.language
+    if language is not None and not isinstance(language, str):
+        language = list(language)
+    own = {"license": info.license, "language": language}
     found = _front_matter(info.base_model)
-    if info.license is not None:  # then the name and the link of the other licence are not its
+    if info.license is not None:  # its name and link are those of the other licence
         found = {key: value for key, value in found.items() if not key.startswith("license")}
     known = {key: value for key, value in own.items() if value is not None}
     return {key: found[key] for key in _INHERITED if key in found} | known
-
-
-def _plain(language: str | Sequence[str] | None) -> str | list[str] | None:
-    return language if language is None or isinstance(language, str) else list(language)
 
 
 def _front_matter(base_model: str | Path | None) -> dict[str, Any]:
@@ -104,7 +90,7 @@ def _front_matter(base_model: str | Path | None) -> dict[str, Any]:
 
 
 def eval_results(info: CardInfo, pipeline: str | None) -> list[EvalResult]:
-    """One result for each metric at the exported sparsity, if it is known on which data."""
+    """Return a result for each metric at the exported sparsity; none where the data are unknown."""
     point = info.exported_point
     if point is None or pipeline is None or info.dataset is None:
         return []
@@ -118,7 +104,7 @@ def eval_results(info: CardInfo, pipeline: str | None) -> list[EvalResult]:
             dataset_split=info.dataset_split,
             metric_type=metric,
             metric_name=f"{metric.replace('_', ' ')} at {point.sparsity:.0%} sparsity",
-            metric_value=float(value),  # numpy's numbers are none to YAML
+            metric_value=float(value),  # YAML does not know numpy's numbers
         )
         for metric, value in point.metrics.items()
         if is_metric(metric, value)

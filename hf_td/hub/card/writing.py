@@ -14,14 +14,13 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_td.analysis.metrics import metric_label
 from hf_td.analysis.plots import plot_curves
-from hf_td.compaction import layout_of_model
 from hf_td.config import trained_with
-from hf_td.hub.card_info import CardInfo, is_metric
-from hf_td.hub.card_metadata import PIPELINES, hub_id, make_metadata
-from hf_td.hub.card_text import FORMATS, limitations, versions
-from hf_td.hub.remote_code import auto_classes
-from hf_td.hub.removal import Removal
-from hf_td.hub.weights import weight_files
+from hf_td.hub.auto_classes import PIPELINES, auto_class
+from hf_td.hub.card.info import CardInfo, is_metric
+from hf_td.hub.card.metadata import hub_id, make_metadata
+from hf_td.hub.card.removal import Removal
+from hf_td.hub.card.text import FORMATS, limitations, versions
+from hf_td.hub.forms.form import Form, Place
 
 README = "README.md"
 PICTURE = "curve.png"
@@ -29,17 +28,17 @@ PICTURE = "curve.png"
 
 @dataclass(frozen=True, kw_only=True)
 class ExportFacts:
-    """What an export knows of itself.
+    """The facts that an export knows of itself.
 
     Attributes:
         name: of the export's folder.
-        form: `stock`, `compact`, `padded`, `archive` or `onnx`.
-        removal: what pruning took out, counted before the model was cut.
+        form: that it is written in.
+        removal: what pruning removed, counted before the model was cut.
         processing_class: the tokenizer or processor that was saved along.
     """
 
     name: str
-    form: str
+    form: Form
     removal: Removal
     processing_class: Any = None
 
@@ -47,7 +46,7 @@ class ExportFacts:
 def write_card(
     folder: str | Path, model: Any, info: CardInfo | None, facts: ExportFacts
 ) -> ModelCard:
-    """Write README.md into a folder, and the curve as a picture beside it.
+    """Write README.md into a folder, and the curve as a picture next to it.
 
     Args:
         folder: that holds the exported weights.
@@ -59,25 +58,26 @@ def write_card(
         The card.
 
     Raises:
-        ValueError: the model is not what `info.sparsity` says.
+        ValueError: the model has another sparsity than `info.sparsity`.
     """
-    info = _completed(info or CardInfo(), model)
+    info = info or CardInfo()
+    info = replace(info, targeted_dropout=info.targeted_dropout or trained_with(model))
     _check_sparsity(info, facts.removal)
-    auto_class = _auto_class(model)
-    pipeline = info.pipeline_tag or PIPELINES.get(auto_class)
+    pipeline = info.pipeline_tag or PIPELINES.get(auto_class(model))
     name = info.name or facts.name
     data = make_metadata(name, info, facts.removal, pipeline)
     license = data.get("license")
-    export = _about_model(Path(folder), model, facts)
+    export = _about_model(Path(folder), model, info, facts)
     card = ModelCard.from_template(
         data,
-        template_str=_template(),
+        template_str=files("hf_td.hub.card")
+        .joinpath("model_card.template")
+        .read_text(encoding="utf-8"),
         metadata=data.to_yaml(),
         name=name,
         license=license,
-        auto_class=auto_class,
         picture=_plot(Path(folder), name, info),
-        limitations=limitations(info, export, license),
+        limitations=limitations(info, facts.form, facts.removal, export["parameters"], license),
         versions=versions(),
         **export,
         **_about_training(info),
@@ -88,52 +88,30 @@ def write_card(
     return card
 
 
-def _template() -> str:
-    return files("hf_td.hub").joinpath("model_card.template").read_text(encoding="utf-8")
-
-
-def _completed(info: CardInfo, model: Any) -> CardInfo:
-    """With the settings that the model itself records, where none are given."""
-    return replace(info, targeted_dropout=info.targeted_dropout or trained_with(model))
-
-
 def _check_sparsity(info: CardInfo, removal: Removal, allowed: float = 0.02) -> None:
     point = info.exported_point
     if point is not None and abs(point.removed_prunable - removal.sparsity) > allowed:
         raise ValueError(
-            f"the card would show the metrics of sparsity {point.sparsity} for this model, but "
-            f"{removal.sparsity:.1%} of its prunable weights are gone, and "
-            f"{point.removed_prunable:.1%} were when these metrics were measured; prune the model "
-            "to that sparsity, or give the card another one"
+            f"the card would show the metrics of sparsity {point.sparsity}, where "
+            f"{point.removed_prunable:.1%} of the prunable weights were removed, but "
+            f"{removal.sparsity:.1%} of this model's are removed. Prune the model to that "
+            "sparsity, or give the card another one."
         )
 
 
-def _auto_class(model: Any) -> str:
-    """The class to load it with: the one that its users know, where there are several."""
-    names = auto_classes(model) or [type(model).__name__]
-    return next((name for name in names if name in PIPELINES), names[0])
-
-
-def _about_model(folder: Path, model: Any, facts: ExportFacts) -> dict[str, Any]:
-    processor = _processor(facts.processing_class)
-    # A compact model of which nothing could be cut is a stock model.
-    form = facts.form if facts.form != "compact" or layout_of_model(model) else "stock"
+def _about_model(folder: Path, model: Any, info: CardInfo, facts: ExportFacts) -> dict[str, Any]:
+    processor = None
+    if facts.processing_class is not None:
+        text = isinstance(facts.processing_class, PreTrainedTokenizerBase)
+        processor = "AutoTokenizer" if text else "AutoProcessor"
+    place = Place(name=facts.name, repo_id=info.repo_id, processor=processor)
     return {
         "architecture": type(model).__name__,
         "removal": facts.removal,
         "parameters": model.num_parameters(),
-        "bytes": sum(path.stat().st_size for path in weight_files(folder)),
-        "form": form,
-        "loaders": sorted(filter(None, (_auto_class(model), processor))),
-        "processor": processor,
+        "bytes": sum(path.stat().st_size for path in facts.form.weights(folder)),
+        "how_to_load": facts.form.how_to_load(model, place),
     }
-
-
-def _processor(processing_class: Any) -> str | None:
-    if processing_class is None:
-        return None
-    text = isinstance(processing_class, PreTrainedTokenizerBase)
-    return "AutoTokenizer" if text else "AutoProcessor"
 
 
 def _about_training(info: CardInfo) -> dict[str, Any]:
@@ -151,7 +129,7 @@ def _about_training(info: CardInfo) -> dict[str, Any]:
 
 
 def _shown_base(base_model: str | Path | None) -> str | None:
-    """A local folder is shown by its name: where it lies is nobody's concern."""
+    """Return the base model's id on the Hub, or the name of its folder without the path."""
     if base_model is None:
         return None
     return hub_id(base_model) or Path(base_model).resolve().name
@@ -178,7 +156,7 @@ def _trained_on(environment: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _plot(folder: Path, name: str, info: CardInfo) -> str | None:
-    """Plot the curve; the name of the picture, or None where there is nothing to plot."""
+    """Plot the curve; return the name of the picture, or None where there is nothing to plot."""
     metric = info.metric
     if metric is None:
         return None

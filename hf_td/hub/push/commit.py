@@ -10,27 +10,19 @@ from typing import TYPE_CHECKING, TypeVar
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 
-from hf_td.hub.push_errors import Attempt
-from hf_td.hub.weights import check_finished
+from hf_td.hub.forms import FORMS, load_form
+from hf_td.hub.push.errors import Attempt
+from hf_td.hub.push.finished import check_finished
 
 if TYPE_CHECKING:
     from hf_td.hub.export import Export
 
 T = TypeVar("T")
 
-# What an earlier export may have left in a repository, and a load of this one would trip over.
-_STALE = (
-    "model.safetensors",
-    "model-*-of-*.safetensors",
-    "model.safetensors.index.json",
-    "model.hftd",
-    "model.onnx",
-    "model.onnx.data",
-    "modeling_hf_td.py",
-    "metrics.json",
-    "curve.png",
-)
-# Attempts at what huggingface_hub does not repeat by itself, and the longest wait between two.
+# Files of an earlier export beside those of its form; a load of this export could take them for
+# its own.
+_STALE = ("metrics.json", "curve.png")
+# Attempts at each request that huggingface_hub does not repeat, and the longest wait in seconds.
 ATTEMPTS = 5
 LONGEST_WAIT = 300.0
 
@@ -45,17 +37,18 @@ def push_to_hub(
     commit_message: str | None = None,
     create_pr: bool = False,
 ) -> CommitInfo:
-    """Publish a finished export, made if need be, in a single commit.
+    """Publish a finished export in a single commit.
 
-    The commit holds the whole folder (but no hidden files), and takes weights and modeling files
-    of earlier exports out of the repository. Until it is there, the repository is as it was.
+    The commit adds the whole folder (but no hidden files), and removes weights and modeling files
+    of earlier exports from the repository. Until the commit is made, the repository stays as it
+    was.
 
     Args:
         export: what `export_model` returned, or its folder.
-        repo_id: `user/name` or `name`; the repository is made where there is none.
-        private: whether a new repository is private; None for the default of the account.
+        repo_id: `user/name` or `name`; a missing repository is created.
+        private: make a new repository private; None for the default of the account.
         token: for the Hub; None for the one of `hf auth login` or of HF_TOKEN.
-        revision: branch to commit to, made where there is none; None for `main`.
+        revision: branch to commit to; a missing one is created. None for `main`.
         commit_message: first line of the commit.
         create_pr: open a pull request and leave the branch as it is.
 
@@ -65,8 +58,8 @@ def push_to_hub(
     Raises:
         ValueError: the folder is not a finished export, or the arguments are wrong; nothing was
             sent.
-        PermissionError: the Hub does not know who asks, or does not allow it.
-        ConnectionError: the Hub cannot be reached, or broke off.
+        PermissionError: the Hub does not know the user, or does not allow it.
+        ConnectionError: the Hub cannot be reached, or the connection broke.
         RuntimeError: the Hub refused for another reason.
     """
     folder = Path(export if isinstance(export, (str, Path)) else export.folder).absolute()
@@ -90,11 +83,13 @@ def push_to_hub(
 
 def _check_branch(revision: str | None, create_pr: bool) -> None:
     if create_pr and revision not in (None, "main"):
-        raise ValueError(f"a pull request is made for main, so revision={revision!r} cannot be")
+        raise ValueError(
+            f"a pull request is made for main, got revision={revision!r}; leave the revision out"
+        )
 
 
 def _prepare(api: HfApi, repo_id: str, private: bool | None, revision: str | None) -> str:
-    """Make the repository and the branch where they are missing; the full name of the former."""
+    """Create the repository and the branch where they are missing; return the full repo id."""
 
     def create() -> str:
         return api.create_repo(repo_id, private=private, exist_ok=True).repo_id
@@ -114,7 +109,12 @@ def _operations(
 ) -> list[CommitOperationAdd | CommitOperationDelete]:
     files = {path.relative_to(folder).as_posix(): path for path in _visible_files(folder)}
     there = api.list_repo_files(repo_id, revision=revision)
-    stale = [name for name in there if name not in files and _is_stale(name)]
+    patterns = [*_STALE, *(file for name in FORMS for file in load_form(name).files)]
+    stale = [
+        name
+        for name in there
+        if name not in files and any(fnmatchcase(name, pattern) for pattern in patterns)
+    ]
     return [
         *(CommitOperationDelete(name) for name in stale),
         *(CommitOperationAdd(name, path) for name, path in files.items()),
@@ -130,12 +130,8 @@ def _visible_files(folder: Path) -> list[Path]:
     ]
 
 
-def _is_stale(name: str) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in _STALE)
-
-
 def _attempt(act: Callable[[], T], attempt: Attempt) -> T:
-    """Act, again while that helps, and say plainly what happened where it does not."""
+    """Call `act`, again while that helps; raise an error with an explanation where it does not."""
     for left in reversed(range(ATTEMPTS)):
         try:
             return act()

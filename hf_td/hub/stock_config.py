@@ -1,7 +1,7 @@
-"""Expresses the widths of a compact model in the fields of its stock config, where they can be.
+"""Expresses the widths of a compact model in the fields of its stock config, if it has them.
 
-Nothing is believed of a field by its name: a stock model is built from the changed config, without
-memory, and its shapes are looked at.
+The name of a field proves nothing. A stock model is built from the changed config on the meta
+device, and its shapes decide.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ WIDTH_FIELDS = (
 )
 # Fields that may hold the number of experts.
 EXPERT_FIELDS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-# Fields that may hold a number of heads; those of the second row count KV heads.
+# Fields that may hold a number of heads, of KV heads, or the size of a head.
 HEAD_FIELDS = ("num_attention_heads", "num_heads", "n_heads", "n_head", "num_decoder_heads")
 KV_HEAD_FIELDS = ("num_key_value_heads", "num_kv_heads")
 HEAD_SIZE_FIELDS = ("head_dim", "d_kv")
 
-# What configs and models raise for fields that do not go together.
+# The errors that configs and models raise for fields that contradict each other.
 REFUSALS = (
     StrictDataclassError,
     ValueError,
@@ -53,7 +53,7 @@ REFUSALS = (
 
 # Numbers of units by block or mixture.
 Units = dict[Holder, int]
-# The names that lead from a config to one nested in it, or to a field of that; and such fields.
+# Names of attributes from a config to a nested one or to a field of it; and fields by such paths.
 Path = tuple[str, ...]
 Fields = Mapping[Path, Any]
 
@@ -63,7 +63,7 @@ _MARGIN = 1e-3  # of a neuron: above rounding, and far below one where hidden si
 def express(
     model: Any, blocks: Iterable[Holder], wanted: Mapping[Holder, int]
 ) -> tuple[Any, Units]:
-    """The stock config that comes closest to the wanted numbers of units from above.
+    """Find the stock config whose numbers of units are closest to the wanted ones from above.
 
     Args:
         model: the full model, whose config is not changed.
@@ -71,8 +71,8 @@ def express(
         wanted: the number of units that each block needs.
 
     Returns:
-        The config, and the number of units that each block has in a stock model built from it:
-        never fewer than wanted, and all of them where no field expresses fewer.
+        The config, and the number of units that each block has in a stock model of this config.
+        It is never lower than wanted, and the full number where no field expresses a lower one.
     """
     blocks = list(blocks)
     config = _stock_config(model.config, {})
@@ -88,24 +88,20 @@ def express(
 
 
 def units_of(stock: nn.Module, blocks: Iterable[Holder]) -> Units:
-    """The number of units that each block has in a model of the same class."""
-    return {block: _width(stock, block) // _features(block) for block in blocks if _is_read(block)}
+    """Return the number of units that each block has in a model of the same class."""
+    # The anatomy does not know the parameters of a mixture with an obstacle.
+    known = [block for block in blocks if isinstance(block, Block) or block.obstacle is None]
+    return {block: _width(stock, block) // _width_of_unit(block) for block in known}
 
 
-def _is_read(block: Holder) -> bool:
-    """Whether it is known what has an entry for each unit: of some mixtures it is not."""
-    return isinstance(block, Block) or block.obstacle is None
-
-
-def _features(block: Holder) -> int:
-    """How many entries each unit has of the width."""
+def _width_of_unit(block: Holder) -> int:
     return 1 if isinstance(block, Mixture) else block.consumer.features.shape[1]
 
 
 def unexpressed(model: nn.Module, blocks: Iterable[Holder], config: Any) -> list[str]:
-    """The parameters that have another shape in a stock model, and that no block can change.
+    """List the parameters whose shape differs from the stock model's and belongs to no block.
 
-    A layer of a compact model that has a single unit left, for instance, is read as no block.
+    For example, the anatomy reads no block in a layer of a compact model with a single unit left.
     """
     readable = {name for b in blocks if b.obstacle is None for name in _parameters(model, b)}
     stock = dict(build_empty(model, config).named_parameters(remove_duplicate=False))
@@ -117,7 +113,7 @@ def unexpressed(model: nn.Module, blocks: Iterable[Holder], config: Any) -> list
 
 
 def _parameters(model: nn.Module, block: Holder) -> list[str]:
-    """The parameters that become smaller with fewer units."""
+    """List the parameters that become smaller with fewer units."""
     if isinstance(block, Mixture):
         return [piece.parameter for piece in block.slices]
     own = [name for module in block.modules for name in parameter_names(model, module)]
@@ -125,7 +121,7 @@ def _parameters(model: nn.Module, block: Holder) -> list[str]:
 
 
 def build_empty(model: nn.Module, config: Any) -> nn.Module:
-    """A model of the same class from another config, on the meta device."""
+    """Build a model of the same class from another config, on the meta device."""
     with torch.device("meta"):
         return type(model)(config)
 
@@ -138,12 +134,12 @@ def _width(model: nn.Module, block: Holder) -> int:
 
 @dataclass(frozen=True)
 class Tower:
-    """Blocks that are built from one config: the model's own, or one nested in it.
+    """A part of a model with a config of its own: the model's config, or one nested in it.
 
     Attributes:
         path: of the config within the model's, such as `("text_config",)`; () for the model's own.
         config: that config.
-        blocks: what is built from it.
+        blocks: the blocks that are built from the config.
     """
 
     path: Path
@@ -151,21 +147,21 @@ class Tower:
     blocks: list[Holder]
 
     def of(self, part: Part | Literal["experts"]) -> list[Holder]:
-        """Its attention blocks, its feed-forward blocks or its mixtures."""
+        """Return its attention blocks, its feed-forward blocks or its mixtures."""
         return [block for block in self.blocks if block.part == part]
 
     def placed(self, fields: Mapping[str, Any]) -> Fields:
-        """Fields of its config, by their paths in the model's."""
+        """Return fields of its config by their paths in the model's config."""
         return {(*self.path, name): value for name, value in fields.items()}
 
 
 def _towers(model: Any, blocks: Iterable[Holder]) -> list[Tower]:
-    """The blocks by the config that the innermost module around each of them keeps.
+    """Group the blocks by the config of the innermost module around each.
 
-    In CLIP, for instance, `text_model` keeps `config.text_config`.
+    In CLIP, for example, `text_model` has `config.text_config`.
     """
     paths = _paths(model.config)
-    keepers = {
+    owners = {
         f"{name}.": module.config
         for name, module in model.named_modules()
         if name and id(getattr(module, "config", None)) in paths
@@ -173,15 +169,15 @@ def _towers(model: Any, blocks: Iterable[Holder]) -> list[Tower]:
     towers: dict[Path, Tower] = {}
     for block in blocks:
         place = block.experts if isinstance(block, Mixture) else block.consumer.module
-        around = [name for name in keepers if place.startswith(name)]
-        config = keepers[max(around, key=len)] if around else model.config
+        around = [name for name in owners if place.startswith(name)]
+        config = owners[max(around, key=len)] if around else model.config
         path = paths[id(config)]
         towers.setdefault(path, Tower(path, config, [])).blocks.append(block)
     return list(towers.values())
 
 
 def _paths(config: Any, path: Path = ()) -> dict[int, Path]:
-    """The paths of a config and of all that are nested in it, by their identity."""
+    """Return the paths of a config and of all configs nested in it, by `id`."""
     found = {id(config): path}
     for name, nested in vars(config).items():
         if isinstance(nested, PreTrainedConfig):
@@ -190,7 +186,7 @@ def _paths(config: Any, path: Path = ()) -> dict[int, Path]:
 
 
 def _stock_config(config: Any, fields: Fields) -> Any:
-    """The config with some fields changed and its layout taken off; validated anew."""
+    """Return a validated copy of a config, with some fields changed and without its layout."""
     values = config.to_dict()
     for (*path, name), value in fields.items():
         reduce(getitem, path, values)[name] = value
@@ -199,7 +195,7 @@ def _stock_config(config: Any, fields: Fields) -> Any:
 
 
 def _attempt(model: nn.Module, config: Any, fields: Fields) -> nn.Module | None:
-    """A stock model with these fields, or None where its family refuses them."""
+    """Build a stock model with these fields; return None where its class refuses them."""
     try:
         return build_empty(model, _stock_config(config, fields))
     except REFUSALS:
@@ -214,7 +210,7 @@ def _widths(
     wanted: Mapping[Holder, int],
     full: Mapping[Holder, int],
 ) -> Fields:
-    """The fields that express widths of a part, each wide enough for all that it controls."""
+    """Return the fields that express widths of a part, each for the widest block it controls."""
     own = {block: full[block] for block in tower.of(part)}
     fields: dict[str, Any] = {}
     for name in EXPERT_FIELDS if part == "experts" else WIDTH_FIELDS:
@@ -228,7 +224,10 @@ def _widths(
 def _controlled(
     model: nn.Module, config: Any, tower: Tower, name: str, full: Units
 ) -> list[Holder]:
-    """The blocks whose width follows the field: all have the first one's, or a ratio to theirs."""
+    """Return the blocks whose width doubles with the field.
+
+    The field holds the width of the first block, or the ratio of every width to a hidden size.
+    """
     first = next(iter(full.values()))
     doubled = {b: 2 * (width if name in RATIO_FIELDS else first) for b, width in full.items()}
     value = _field_value(tower.config, name, [(2 * first, first)])
@@ -237,11 +236,11 @@ def _controlled(
 
 
 def _field_value(config: Any, name: str, needed: Iterable[tuple[int, int]]) -> int | float:
-    """The least value for all pairs of the width that is needed and the full one."""
+    """Return the least value of a field for pairs of needed and full widths."""
     if name not in RATIO_FIELDS:
         return max(width for width, _ in needed)
     before = getattr(config, name)
-    if isinstance(before, int):  # strict configs take no fraction here
+    if isinstance(before, int):  # a strict config refuses a fraction here
         return max(ceil(width * before / full) for width, full in needed)
     # int(hidden * ratio) must be the width, whatever rounding does.
     return max((width + _MARGIN) * before / full for width, full in needed)
@@ -254,7 +253,7 @@ def _heads(
     wanted: Mapping[Holder, int],
     full: Mapping[Holder, int],
 ) -> Fields:
-    """The fields that express the number of heads, if the head size stays as it is."""
+    """Return the fields that express the number of heads at an unchanged head size, if any do."""
     blocks = [block for block in tower.of("attention") if isinstance(block, Block)]
     if not blocks or len({block.units for block in blocks}) > 1:
         return {}
@@ -278,6 +277,6 @@ def _head_fields(config: Any, block: Block, units: int) -> dict[str, int]:
 
 
 def _can_be_set(config: Any, name: str) -> bool:
-    """Falcon, for instance, derives the size of a head from the other fields."""
+    """Return False for a derived field: Falcon computes the size of a head from other fields."""
     derived = getattr(type(config), name, None)
     return not (isinstance(derived, property) and derived.fset is None)

@@ -1,52 +1,37 @@
-"""Measures how long a forward of the dense and of the compact model takes, side by side."""
+"""Measures the latency of the dense and of the compact model, in turn."""
 
 from __future__ import annotations
 
 import platform
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import quantiles
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hf_td.analysis.record import environment
+from hf_td.analysis.timing import Quartiles, time_in_turn
 from hf_td.anatomy import evaluating
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Milliseconds of one forward.
-
-    Attributes:
-        median: half of the runs took at most as long.
-        low: the first quartile.
-        high: the third quartile.
-    """
-
-    median: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """What `measure_latency` found.
+    """A comparison of two latencies.
 
     Attributes:
-        dense: forwards of the dense model.
-        compact: forwards of the compact model.
+        dense: milliseconds of a forward of the dense model.
+        compact: milliseconds of a forward of the compact model.
         shape: shape of the main input, such as (batch, length).
         runs: timed forwards of each model.
-        threads: of torch, which the CPU computes with.
+        threads: number of threads of torch.
         dtype: of the compact model's weights.
         hardware: name of the GPU, or of the CPU.
     """
 
-    dense: Timing
-    compact: Timing
+    dense: Quartiles
+    compact: Quartiles
     shape: tuple[int, ...]
     runs: int
     threads: int
@@ -67,30 +52,31 @@ def measure_latency(
     runs: int = 30,
     warmup: int = 3,
 ) -> Latency:
-    """Time forwards of two models in turn, so that whatever slows the machine slows both.
+    """Time forwards of two models in turn: what slows the machine slows both.
 
     Args:
-        dense: the model that compactness is compared with.
+        dense: the model to compare with.
         compact: the smaller model, on the same device.
-        inputs: keyword arguments for a forward of either.
+        inputs: keyword arguments for a forward of either model.
         runs: timed forwards of each model, at least 2.
-        warmup: forwards of each model before, which do not count.
+        warmup: forwards of each model before the timed ones.
 
     Raises:
-        ValueError: there are too few runs, no tensor among the inputs, or two devices.
+        ValueError: `runs` is below 2, the inputs hold no tensor, or the models are on two devices.
     """
-    if runs < 2:
-        raise ValueError(f"a spread takes at least 2 runs, got {runs}")
     device = _common_device(dense, compact)
     shape = _shape_of(inputs)
-    times: list[tuple[float, float]] = []
     with torch.no_grad(), evaluating(dense), evaluating(compact):
-        for _ in range(warmup + runs):
-            times.append((_time(dense, inputs, device), _time(compact, inputs, device)))
-    dense_times, compact_times = zip(*times[warmup:], strict=True)
+        times = time_in_turn(
+            [partial(dense, **inputs), partial(compact, **inputs)],
+            rounds=runs,
+            warmup=warmup,
+            device=device,
+        )
+    of_dense, of_compact = (Quartiles.of([1000 * seconds for seconds in each]) for each in times)
     return Latency(
-        dense=_summarise(dense_times),
-        compact=_summarise(compact_times),
+        dense=of_dense,
+        compact=of_compact,
         shape=shape,
         runs=runs,
         threads=torch.get_num_threads(),
@@ -111,25 +97,6 @@ def _shape_of(inputs: Mapping[str, Any]) -> tuple[int, ...]:
         if isinstance(value, Tensor):
             return tuple(value.shape)
     raise ValueError(f"inputs hold no tensor, got {sorted(inputs)}")
-
-
-def _time(model: nn.Module, inputs: Mapping[str, Any], device: torch.device) -> float:
-    """Milliseconds of one forward, until its result is there."""
-    _wait_for(device)
-    started = time.perf_counter()
-    model(**inputs)
-    _wait_for(device)
-    return 1000 * (time.perf_counter() - started)
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-
-
-def _summarise(times: tuple[float, ...]) -> Timing:
-    low, median, high = quantiles(times, n=4, method="inclusive")
-    return Timing(median=median, low=low, high=high)
 
 
 def _hardware(device: torch.device) -> str:
