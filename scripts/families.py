@@ -67,5 +67,4 @@ def _row(family: Family) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    ArgumentParser(description=(__doc__ or "").partition("\n")[0]).parse_args()
     main()
