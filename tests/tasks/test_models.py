@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import AutoModelForSequenceClassification
 
-from hf_td.ranking import activations
+from hf_td.ranking import saved
 from hf_td.ranking.activations import find_activations
 from hf_td.tasks.models import ModelSource
 from tests.tiny import tiny_model
@@ -22,7 +22,7 @@ def test_activations_are_of_the_revision_of_the_model(monkeypatch):
     asked: list[str | None] = []
     monkeypatch.setattr(AutoModelForSequenceClassification, "from_pretrained", load)
     monkeypatch.setattr(
-        activations, "cached_file", lambda *_, revision=None, **__: asked.append(revision)
+        saved, "cached_file", lambda *_, revision=None, **__: asked.append(revision)
     )
     options = {"revision": "v1", "cache_dir": None, "token": None, "trust_remote_code": False}
     source = ModelSource("someone/trained", "someone/trained", "someone/trained", options, {})
