@@ -1,4 +1,4 @@
-"""`python -m hf_td` is the program `hf-td`."""
+"""The program `hf-td`, as `python -m hf_td`."""
 
 from hf_td.cli import main
 

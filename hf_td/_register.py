@@ -1,6 +1,6 @@
-"""Registers the loader of compact models when transformers loads its models, and no sooner.
+"""Registers the loader of compact models when transformers imports its models, and not before.
 
-That takes seconds, and `import hf_td` should take none.
+That import takes seconds, and `import hf_td` should take none.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-# The module that has `from_pretrained`; when it is there, so is the registry of quantizers.
+# The module of `from_pretrained`. Once it is imported, quantizers can be registered.
 MODELS = "transformers.modeling_utils"
 LOADER = "hf_td.hub.loading"
 
 
 def register_loader() -> None:
-    """Import the loader now if models are there, else right after they have been imported."""
+    """Import the loader now if the models are imported, else right after their import."""
     if MODELS in sys.modules:
         importlib.import_module(LOADER)
     elif not any(isinstance(finder, _ModelsFinder) for finder in sys.meta_path):
@@ -27,7 +27,7 @@ def register_loader() -> None:
 
 
 class _ModelsFinder(MetaPathFinder):
-    """Finds transformers' models as Python would, and loads ours after them."""
+    """A finder of transformers' models as Python's, which imports the loader after them."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -41,13 +41,13 @@ class _ModelsFinder(MetaPathFinder):
 
 
 class _ThenRegister(Loader):
-    """A loader that imports ours when it is done."""
+    """A module loader that imports the loader of compact models when it is done."""
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_loader":  # of a copy that is not filled yet
+        if name == "_loader":  # copy asks before it is set
             raise AttributeError(name)
         return getattr(self._loader, name)
 

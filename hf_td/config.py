@@ -24,6 +24,9 @@ Draw = Literal["unit", "element"]
 IN_TRAINING: tuple[Importance, ...] = ("magnitude", "activation", "random")
 
 
+# Settings of earlier versions, which the configs of models may still record.
+RETIRED = frozenset({"resting", "rescale"})
+
 # Stands for "as the recipe of the level says".
 FROM_RECIPE: Any = None
 
@@ -34,7 +37,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "targeting_schedule": Schedule(shape="cubic", begin=0.1, end=0.6, off=0.15),
         "drop_rate": 1.0,
         "drop_rate_schedule": Schedule(),
-        "resting": 0.5,
         "importance": "activation",
     },
     "unit": {
@@ -42,25 +44,21 @@ RECIPES: dict[str, dict[str, Any]] = {
         "targeting_schedule": Schedule(shape="linear", end=0.6, sampled=0.2, off=0.15),
         "drop_rate": 1.0,
         "drop_rate_schedule": Schedule(),
-        "resting": 0.0,
         "importance": "activation",
     },
 }
 
 
 class Rates(NamedTuple):
-    """What is applied in one update.
+    """The rates of one update.
 
     Attributes:
         targeting: gamma, the fraction of weights or units that are candidates.
         drop_rate: alpha, the probability that a candidate is dropped.
-        learning: the fraction of weights or units, the lowest, that alone learns; below 1 where the
-            targeting is off.
     """
 
     targeting: float
     drop_rate: float
-    learning: float = 1.0
 
 
 class Neighbours(NamedTuple):
@@ -101,7 +99,7 @@ def parse_pattern(text: str | None) -> Neighbours | None:
 class TargetedDropoutConfig:
     """What is targeted, how much of it, and how the rates grow over the run.
 
-    Rates, schedules, resting and importance that are not given are those of `RECIPES[level]`.
+    Rates, schedules and importance that are not given are those of `RECIPES[level]`.
 
     Attributes:
         level: `weight` ranks the weights inside each output unit; `unit` ranks heads and neurons.
@@ -114,9 +112,6 @@ class TargetedDropoutConfig:
         drop_rate: alpha, the final probability that a candidate is dropped in an update, in [0, 1].
         targeting_schedule: how the targeting grows; a `Schedule`, its JSON form, or a shape's name.
         drop_rate_schedule: how the drop rate grows.
-        resting: of what the targeting takes, the share next to the cut-off that does not learn in
-            updates where the targeting is off, in [0, 1). It could grow past the cut-off, and what
-            the other updates have trained be pruned in its place.
         include: patterns (`fnmatch`) on the dotted names of the layers to patch. At the unit level
             the name of a block's consumer (its last layer) decides; of a mixture, its router.
         exclude: patterns that take layers out again.
@@ -128,8 +123,6 @@ class TargetedDropoutConfig:
             would grow, and `learned`, the scores that a baseline has learned.
         draw: at the unit level, drop whole units (the paper's text) or single elements of a
             targeted unit's weights (the authors' code).
-        rescale: scale surviving candidates by `1 / (1 - drop_rate)`, as the authors' second
-            release does.
         seed: of the draws; a mask is a function of (seed, update, layer).
         pattern: at the weight level, "N:M": the candidates are the N lowest of each M neighbours
             along the fan-in, so that exactly these go ("2:4" for the sparse kernels of GPUs). The
@@ -144,13 +137,11 @@ class TargetedDropoutConfig:
     drop_rate: float = FROM_RECIPE
     targeting_schedule: Schedule = FROM_RECIPE
     drop_rate_schedule: Schedule = FROM_RECIPE
-    resting: float = FROM_RECIPE
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     layers: tuple[int, ...] | None = None
     importance: Importance = FROM_RECIPE
     draw: Draw = "unit"
-    rescale: bool = False
     seed: int = 0
     pattern: str | None = None
 
@@ -164,16 +155,13 @@ class TargetedDropoutConfig:
         _check_choice("experts_level", self.experts_level, get_args(ExpertsLevel))
         _check_choice("importance", self.importance, get_args(Importance))
         _check_choice("draw", self.draw, get_args(Draw))
-        _check_type("rescale", self.rescale, "True or False", bool)
         _check_type("seed", self.seed, "an integer", int)
         _check_rate("targeting", self.targeting, "a fraction in [0, 1)", below_one=True)
         _check_rate("drop_rate", self.drop_rate, "a probability in [0, 1]")
-        _check_rate("resting", self.resting, "a fraction in [0, 1)", below_one=True)
-        if self.experts_level == "unit" and (self.draw != "unit" or self.rescale):
+        if self.experts_level == "unit" and self.draw != "unit":
             raise ValueError(
                 "whole experts are dropped by their router, which spreads the weight over the "
-                f"others: experts_level='unit' goes with draw='unit' and rescale=False, got "
-                f"draw={self.draw!r}, rescale={self.rescale}"
+                f"others: experts_level='unit' goes with draw='unit', got draw={self.draw!r}"
             )
         if neighbours is not None:
             self._check_pattern(neighbours)
@@ -231,12 +219,9 @@ class TargetedDropoutConfig:
                 from the progress where it is None, each by itself.
         """
         draw = None if update is None else (self.seed, update)
-        ramp = self.targeting * self.targeting_schedule.ramp(progress) if self.drop_rate else 0.0
-        off = self.targeting_schedule.is_off(progress, draw)
         return Rates(
             targeting=self.targeting * self.targeting_schedule(progress, draw),
             drop_rate=self.drop_rate * self.drop_rate_schedule(progress, draw, "drop_rate"),
-            learning=(1 - self.resting) * ramp if ramp and off else 1.0,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -249,12 +234,15 @@ class TargetedDropoutConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TargetedDropoutConfig:
-        """A configuration from its JSON form; unknown keys are refused."""
+        """Return a configuration from its JSON form; unknown keys are refused.
+
+        Settings of earlier versions that are retired are left out.
+        """
         known = {f.name for f in fields(cls)}
-        unknown = sorted(set(values) - known)
+        unknown = sorted(set(values) - known - RETIRED)
         if unknown:
             raise ValueError(f"unknown settings {unknown}; known are {sorted(known)}")
-        return cls(**values)
+        return cls(**{name: value for name, value in values.items() if name in known})
 
     @classmethod
     def from_json(cls, text: str) -> TargetedDropoutConfig:

@@ -41,8 +41,8 @@ class Schedule:
         end: progress at which the ramp ends, in (begin, 1].
         sampled: share of the updates at which the rate is drawn afresh from [0, ramp]; with 1 one
             run trains the network for every rate up to the final one.
-        off: share of the updates at which the rate is 0, so that the whole network stays good too.
-            Of the targeting: in these only what it would have taken learns.
+        off: share of the updates at which the rate is 0: dense updates, which keep the whole
+            network good.
     """
 
     shape: str = "constant"
@@ -80,15 +80,8 @@ class Schedule:
                 update); the progress where it is None.
             stream: a name; of the same `draw` those of different streams are independent.
         """
-        return self.ramp(progress) * self._share(_place(progress, draw, stream))
-
-    def ramp(self, progress: float) -> float:
-        """The same, of an update in which it is neither sampled nor off."""
-        return self.initial + (1 - self.initial) * SHAPES[self.shape](self._ramp_time(progress))
-
-    def is_off(self, progress: float, draw: object = None) -> bool:
-        """Whether an update is one of the share `off`."""
-        return _place(progress, draw) < self.off
+        ramp = self.initial + (1 - self.initial) * SHAPES[self.shape](self._ramp_time(progress))
+        return ramp * self._share(_place(progress, draw, stream))
 
     def _share(self, place: float) -> float:
         """Which part of the ramp an update has, given its place in [0, 1): 0, some, or all."""

@@ -1,32 +1,33 @@
-"""Measures what a user waits for besides training: patching, importing, pruning, exporting.
+"""Measure what a user waits for besides training: patching, importing, pruning, exporting.
 
     python scripts/bench_pruning.py --threads 1 --rounds 5
     python scripts/bench_pruning.py --case export --rounds 3
 
-Appends a line of JSON for each case to docs/results/pruning_speed.jsonl. The exports need 8 GB of
-memory, and 4 GB in the folder for temporary files.
+Each command appends a line of JSON for each case to docs/results/pruning_speed.jsonl. The exports
+need 8 GB of memory, and 4 GB in the folder for temporary files.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 
 import torch
 from lab.benchmarks.pruning import CASES, measure_case
 from transformers.utils import logging
 
-from hf_td.analysis.record import append_json_line, environment
+from hf_td.analysis.record import environment
+from hf_td.files import append_json_line
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 SEED = 0
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """The arguments of the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+def parse(arguments: list[str]) -> Namespace:
+    """Return the options of a command line."""
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--case", action="append", choices=list(CASES), help="only these cases")
     parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each case")
@@ -35,7 +36,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def main(arguments: list[str]) -> None:
-    """Measure."""
+    """Measure the chosen cases, and append and print a line for each."""
     options = parse(arguments)
     logging.disable_progress_bar()
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of the processes that are started
@@ -44,12 +45,9 @@ def main(arguments: list[str]) -> None:
     command = " ".join(["python scripts/bench_pruning.py", *arguments])
     facts = {"command": command, "seed": SEED, "threads": options.threads, **environment()}
     for name in options.case or CASES:
-        records = list(measure_case(name, options.rounds))
-        for record in records:
-            append_json_line(options.results / "pruning_speed.jsonl", {**record, **facts})
-            print(f"{name}: {record}", flush=True)
-        if not records:
-            print(f"{name}: skipped, there is no GPU", flush=True)
+        record = measure_case(name, options.rounds)
+        append_json_line(options.results / "pruning_speed.jsonl", {**record, **facts})
+        print(f"{name}: {record}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Puts the results of several runs on one task side by side: a table, a plot, and their data."""
+"""Compares the results of several runs on one task: a table, a plot, and their data."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
-from hf_td.analysis.record import write_json
-from hf_td.tasks.experiment import UsageError, run_program
+from hf_td.files import write_json, write_text
+from hf_td.tasks.errors import UsageError, run_program
 from hf_td.tasks.experiment.comparison import comparison_markdown, plot_comparison
 from hf_td.tasks.experiment.results import Results
 
@@ -17,10 +17,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Read the results, and write STEM.md, STEM.json, STEM.png and STEM.svg."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("results", nargs="+", type=Path, help="results.json of each run")
-    parser.add_argument("--output", required=True, type=Path, metavar="STEM", help="where to")
-    parser.add_argument("--title", required=True, help="of the table and the plot")
-    parser.add_argument("--labels", nargs="+", help="of the runs, where their methods do not tell")
-    parser.add_argument("--metrics", nargs="+", default=[], help="a table for each of these")
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="STEM", help="output files without suffix"
+    )
+    parser.add_argument("--title", required=True, help="title of the table and the plot")
+    parser.add_argument("--labels", nargs="+", help="labels of the runs; by default their methods")
+    parser.add_argument("--metrics", nargs="+", default=[], help="metrics, a table each")
     options = parser.parse_args(argv)
     experiments = [read_results(path) for path in options.results]
     if options.labels:
@@ -30,29 +32,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     plot_comparison(experiments, options.output, options.title)
     stem = options.output.name
     page = comparison_markdown(experiments, options.title, stem, options.metrics)
-    options.output.with_suffix(".md").write_text(page, encoding="utf-8")
+    write_text(options.output.with_suffix(".md"), page)
 
 
 def read_results(path: Path) -> Results:
-    """The results of one run; raises UsageError where the file holds none."""
+    """Read the results of one run; raise UsageError if the file has none."""
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path} holds no results: {error}") from error
+        raise UsageError(
+            f"{path} has no results ({error}). Give the results.json of a run."
+        ) from error
     if not isinstance(results, dict) or "summary" not in results:
-        raise UsageError(f"{path} holds no results; expected the results.json of a run")
+        raise UsageError(f"{path} has no results. Give the results.json of a run.")
     return results
 
 
 def labelled(experiments: Sequence[Results], labels: Sequence[str]) -> list[Results]:
-    """The results with a label each; raises UsageError unless there are as many, all different."""
+    """Add a label to each of the results; raise UsageError for a wrong number or duplicates."""
     if len(set(labels)) != len(experiments):
         raise UsageError(f"--labels are {len(experiments)} different ones, one a run; got {labels}")
     return [{**found, "label": label} for found, label in zip(experiments, labels, strict=True)]
 
 
 def check_metrics(experiments: Sequence[Results], metrics: Sequence[str]) -> None:
-    """Raise UsageError where a metric was not measured."""
+    """Raise UsageError if a metric was not measured."""
     measured = experiments[0]["summary"][0]["metrics"]
     unknown = [metric for metric in metrics if metric not in measured]
     if unknown:

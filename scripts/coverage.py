@@ -1,16 +1,16 @@
-"""Takes every model type that transformers registers the whole way, and writes what came of it.
+"""Take every model type that transformers registers the whole way, and write the results.
 
     python scripts/coverage.py --write docs/families.md
     python scripts/coverage.py --types bert,llama --results build/two.jsonl
 
-Appends a line of JSON for each type to the results, with the commit that it was made at; types that
-have one are not run again. Exits with 1 where a compact model differs from the masked one.
+Each type appends a line of JSON, with the commit, to the results. Types that have a line are
+skipped. The exit status is 1 if a compact model differs from the masked one.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from lab.coverage.page import coverage_section, summary, write_section
@@ -22,18 +22,18 @@ from hf_td.analysis.record import environment
 RESULTS = Path("build") / "coverage.jsonl"
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """The arguments of the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+def parse(arguments: list[str]) -> Namespace:
+    """Return the options of a command line."""
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--types", help="model types, separated by commas; all by default")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file of JSON lines")
-    parser.add_argument("--processes", type=int, default=2, help="how many run at a time")
+    parser.add_argument("--processes", type=int, default=2, help="number of processes")
     parser.add_argument("--write", type=Path, help="page whose coverage section is replaced")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> int:
-    """Survey, report, and say whether there was a mismatch."""
+    """Survey, report, and return 1 if there was a mismatch, else 0."""
     options = parse(arguments)
     types = options.types.split(",") if options.types else registered_types()
     survey_all(options.results, types, options.processes)

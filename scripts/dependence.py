@@ -1,11 +1,11 @@
-r"""Measures how much fine-tuned models depend on what pruning removes, and why.
+r"""Measures how much fine-tuned models depend on the weights that pruning removes, and why.
 
     python scripts/dependence.py --models runs/plain/seed-0 runs/targeted/seed-0 \
         --labels "plain fine-tuning" "targeted dropout" --output docs/results/dependence \
         --task_name sst2 --dataset_name glue --level weight --sparsities 0.75 0.9
 
-All other options are those of scripts/run_glue.py; level, importance and what is excluded say what
-pruning removes. The loss is that of the first training rows.
+All other options are those of scripts/run_glue.py. Level, importance and exclusions determine what
+pruning removes. The loss is measured on the first training rows.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from pathlib import Path
 
 from hf_td.analysis import Dependence, measure_dependence
 from hf_td.analysis.dependence_page import dependence_record, dependence_tables, plot_dependence
-from hf_td.analysis.record import environment, write_json
-from hf_td.tasks.experiment import (
-    Arguments,
-    DataArguments,
-    UsageError,
-    glue_problem,
-    parse_arguments,
-    run_program,
-)
+from hf_td.analysis.record import environment
+from hf_td.files import write_json, write_text
+from hf_td.tasks.errors import UsageError, run_program
+from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.calibration import first_batches, how_to_prune
+from hf_td.tasks.experiment.parsing import parse_arguments
+from hf_td.tasks.text_classification.task import (
+    TextClassificationArguments,
+    text_classification_task,
+)
 
 INTRODUCTION = """\
 What pruning removes is d (of a unit: the weights that read it). To second order the loss changes by
@@ -40,14 +40,16 @@ In the details, *within* and *between* are a block's own curvature and that with
 
 
 def parse(argv: Sequence[str] | None) -> tuple[Namespace, list[str]]:
-    """The options of this program, and those that are of run_glue."""
+    """Parse the options of this program; return the others, which are of run_glue."""
     parser = ArgumentParser(
         description=__doc__, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--models", nargs="+", required=True, help="fine-tuned models")
-    parser.add_argument("--labels", nargs="+", help="what they are called; by default their paths")
-    parser.add_argument("--output", type=Path, required=True, metavar="STEM", help="where to")
-    parser.add_argument("--title", default="The loss around fine-tuned models")
+    parser.add_argument("--labels", nargs="+", help="labels of the models; by default their paths")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="STEM", help="output files without suffix"
+    )
+    parser.add_argument("--title", default="The loss around fine-tuned models", help="of the page")
     parser.add_argument("--rows", type=int, default=128, help="training rows to measure on")
     parser.add_argument("--batch_size", type=int, default=32, help="rows at a time")
     return parser.parse_known_args(argv)
@@ -62,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     measured = {}
     for label, model in zip(labels, options.models, strict=True):
         words = ["--model_name_or_path", model, "--output_dir", str(options.output), *rest]
-        arguments = parse_arguments(words, DataArguments)
+        arguments = parse_arguments(words, TextClassificationArguments)
         measured[label] = measure(arguments, options.rows, options.batch_size)
         for found in measured[label]:
             change = f"predicted {found.predicted:+.4f}, true {found.true:+.4f}"
@@ -79,17 +81,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     source += f"[{options.output.name}.json]({options.output.name}.json)\n\n```text\n"
     parts = [f"# {options.title}\n", INTRODUCTION, plot, dependence_tables(measured), source]
     page = "\n".join(parts) + f"{facts['command']}\n```\n"
-    options.output.with_suffix(".md").write_text(page, encoding="utf-8")
+    write_text(options.output.with_suffix(".md"), page)
 
 
 def measure(arguments: Arguments, rows: int, size: int) -> list[Dependence]:
-    """What was measured at each sparsity of one model."""
-    problem = glue_problem(arguments)
+    """Measure one model at each sparsity."""
+    task = text_classification_task(arguments)
     device = arguments.training.device
-    model = problem.make_model()
+    model = task.make_model()
     model.to(device)  # pyright: ignore[reportArgumentType]  # a decorator hides its type
-    batches = first_batches(problem, rows, size, device)
-    how = how_to_prune(model, problem, arguments)
+    batches = first_batches(task, rows, size, device)
+    how = how_to_prune(model, task, arguments)
     return [
         measure_dependence(model, sparsity, batches, **how)
         for sparsity in arguments.curve.sparsities

@@ -1,58 +1,69 @@
-"""Writes the table of docs/families.md from the rows that the tests hold the library to.
+"""Write the table of docs/families.md from the rows that the tests hold the library to.
 
-    python -m scripts.families
+    python scripts/families.py
 
-Only what stands between the markers `<!-- families -->` and `<!-- /families -->` is replaced.
+Only the text between the markers `<!-- families -->` and `<!-- /families -->` is replaced.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
-from tests.families import TABLE, Family
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # for the table, which is in tests
 
-PAGE = Path(__file__).parents[1] / "docs" / "families.md"
+from hf_td.files import write_text  # noqa: E402
+from tests.families import TABLE, Family  # noqa: E402
+
+PAGE = ROOT / "docs" / "families.md"
 BEGIN, END = "<!-- families -->", "<!-- /families -->"
-HEADS = {"go": "taken out", "stay": "stay, as zeros", "refused": "weight level only"}
+HEADS = {"removed": "removed", "masked": "masked", "refused": "weight level only"}
+COLUMNS = (
+    "family",
+    "layout of the projections",
+    "heads",
+    "neurons pruned",
+    "heads and neurons pruned",
+    "experts pruned",
+)
 
 
 def main() -> None:
-    """Bring the page up to date."""
-    PAGE.write_text(updated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    """Update the page."""
+    ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter).parse_args()
+    write_text(PAGE, updated(PAGE.read_text(encoding="utf-8")))
 
 
 def updated(page: str) -> str:
-    """The page with the table of today; raises ValueError where the markers are missing."""
+    """Return the page with the current table.
+
+    Raises:
+        ValueError: a marker is missing.
+    """
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"{PAGE.name} has no {BEGIN} ... {END} to put the table into")
+        raise ValueError(f"{PAGE.name} has no {BEGIN} ... {END}. Add both where the table goes.")
     return f"{before}{begin}\n\n{families_markdown()}\n\n{end}{after}"
 
 
 def families_markdown() -> str:
-    """The table: a row for each family."""
-    head = (
-        "| family | layout of the projections | heads | neurons gone | heads and neurons gone "
-        "| experts gone |",
-        "|---|---|---|---|---|---|",
-    )
-    return "\n".join([*head, *map(_row, TABLE.values()), "", *_notes()])
+    """Return a table with a row for each family, and notes on heads that are not removed."""
+    rows = [COLUMNS, ["---"] * len(COLUMNS), *map(_row, TABLE.values())]
+    notes = [
+        f"- {family.title}, heads {HEADS[family.heads]}: {family.why}."
+        for family in TABLE.values()
+        if family.why
+    ]
+    return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), "", *notes])
 
 
-def _row(family: Family) -> str:
+def _row(family: Family) -> tuple[str, ...]:
     both = "-" if family.heads == "refused" else family.units
     experts = family.experts or "-"
-    cells = (family.title, family.layers, HEADS[family.heads], family.neurons, both, experts)
-    return f"| {' | '.join(cells)} |"
-
-
-def _notes() -> Iterator[str]:
-    """A line for each family whose heads are not taken out."""
-    for family in TABLE.values():
-        if family.why:
-            yield f"- {family.title}, heads {HEADS[family.heads]}: {family.why}."
+    return family.title, family.layers, HEADS[family.heads], family.neurons, both, experts
 
 
 if __name__ == "__main__":

@@ -1,30 +1,25 @@
-"""Makes docs/results/performance.md, and its plots, of the lines that the benchmarks wrote."""
+"""Make docs/results/performance.md and its plots of the lines that the benchmarks wrote."""
 
 from __future__ import annotations
 
-import argparse
 import sys
+from argparse import ArgumentParser
 from pathlib import Path
-from typing import Any
 
 from lab.benchmarks.page import write_page
 
-from hf_td.analysis.record import read_json_lines
+from hf_td.files import read_json_lines
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
 
 def main(arguments: list[str]) -> None:
-    """Read the lines, and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Read the lines, write the page, and print its path."""
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
     folder = parser.parse_args(arguments).results
-    print(write_page(folder, *(_lines(folder, n) for n in ("training", "pruning"))))
-
-
-def _lines(folder: Path, name: str) -> list[Any]:
-    path = folder / f"{name}_speed.jsonl"
-    return read_json_lines(path) if path.is_file() else []
+    paths = [folder / f"{name}_speed.jsonl" for name in ("training", "pruning")]
+    print(write_page(folder, *(read_json_lines(p) if p.is_file() else [] for p in paths)))
 
 
 if __name__ == "__main__":

@@ -4,22 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hf_td.tasks.experiment import (
-    DataArguments,
-    glue_problem,
-    parse_arguments,
-    report,
-    run_experiment,
-    run_program,
-)
+from hf_td.tasks.errors import run_program
+from hf_td.tasks.registry import run_task
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the experiment that the command line, or one JSON or YAML file, describes."""
-    arguments = parse_arguments(argv, DataArguments, description=__doc__ or "")
-    results = run_experiment(arguments, glue_problem)
-    if arguments.training.should_save:
-        report(results, str(arguments.training.output_dir))
+    run_task("text_classification", argv, __doc__)
 
 
 if __name__ == "__main__":

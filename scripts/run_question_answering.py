@@ -4,22 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hf_td.tasks.experiment import (
-    QuestionArguments,
-    parse_arguments,
-    question_answering_problem,
-    report,
-    run_experiment,
-    run_program,
-)
+from hf_td.tasks.errors import run_program
+from hf_td.tasks.registry import run_task
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the experiment that the command line, or one JSON or YAML file, describes."""
-    arguments = parse_arguments(argv, QuestionArguments, description=__doc__ or "")
-    results = run_experiment(arguments, question_answering_problem)
-    if arguments.training.should_save:
-        report(results, str(arguments.training.output_dir))
+    run_task("question_answering", argv, __doc__)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Runs a sweep: every cell of methods x levels x tasks x seeds that a YAML file describes.
+"""Run a sweep: every cell of methods x levels x tasks x seeds in a YAML file.
 
     python scripts/sweep.py scripts/sweeps/glue.yaml --output runs/glue --set dataset_name=glue
     python scripts/sweep.py scripts/sweeps/glue.yaml --output runs/glue --only method=none task=sst2
 
-A killed sweep goes on where it was; several processes may run the same one. Each cell that ends is
-a line of OUTPUT/cells.jsonl, of which scripts/sweep_report.py makes tables and plots. The exit
-status is 1 where a cell that was chosen failed; those that a limit left for later count as fine.
+A sweep that was killed continues, and several processes may share one. Each cell that ends adds a
+line to OUTPUT/cells.jsonl, from which scripts/sweep_report.py makes tables and plots. The exit
+status is 1 if a chosen cell failed, and 0 if a limit left cells for later.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from lab.sweeps import Cell, InProcess, Ledger, OnRay, plan_cells, read_sweep, r
 from lab.sweeps.grid import selects
 from lab.sweeps.run import states
 
-from hf_td.tasks.experiment import UsageError, run_program
+from hf_td.tasks.errors import UsageError, run_program
 
 FILTERS = ("part", "task", "level", "method", "seed")
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
-    """The arguments of the command line."""
+    """Return the options of a command line."""
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("sweep", type=Path, help="YAML file")
     parser.add_argument("--output", type=Path, required=True, help="folder of the sweep")
@@ -38,13 +38,15 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         "default": [],
         "metavar": "NAME=VALUE",
     }
-    parser.add_argument("--set", **words, help="arguments of all cells, such as dataset_name=glue")
     parser.add_argument(
-        "--only", **words, help=f"only cells with {', '.join(FILTERS)} as given; a,b means either"
+        "--set", **words, help="change arguments of all cells, such as dataset_name=glue"
     )
-    parser.add_argument("--limit", type=int, help="start no more cells than this")
-    parser.add_argument("--minutes", type=float, help="start no cell after this time")
-    parser.add_argument("--retry", action="store_true", help="run cells again that failed")
+    parser.add_argument(
+        "--only", **words, help=f"only cells with this {' or '.join(FILTERS)}; a,b means a or b"
+    )
+    parser.add_argument("--limit", type=int, help="start at most this number of cells")
+    parser.add_argument("--minutes", type=float, help="start no cell after this number of minutes")
+    parser.add_argument("--retry", action="store_true", help="rerun failed cells")
     parser.add_argument("--keep_models", action="store_true", help="keep every fine-tuned model")
     parser.add_argument("--list", action="store_true", help="list the cells, run none")
     parser.add_argument(
@@ -52,15 +54,15 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         nargs="?",
         const="local",
         metavar="ADDRESS",
-        help="run on this Ray cluster; without an address, on one started here",
+        help="run on the Ray cluster at ADDRESS, or start one on this machine",
     )
-    parser.add_argument("--cpus_per_cell", type=float, default=1.0, help="on the Ray cluster")
-    parser.add_argument("--gpus_per_cell", type=float, default=0.0, help="on the Ray cluster")
+    parser.add_argument("--cpus_per_cell", type=float, default=1.0, help="processors, with --ray")
+    parser.add_argument("--gpus_per_cell", type=float, default=0.0, help="accelerators, with --ray")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run what is left of a sweep, or list it."""
+    """Run the open cells of a sweep, or list all cells."""
     options = parse(argv)
     changes = {name: yaml.safe_load(value) for name, value in pairs(options.set).items()}
     sweep = read_sweep(options.sweep, changes)
@@ -85,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def workers(options: Namespace) -> InProcess | OnRay:
-    """What runs the cells."""
+    """Return the workers that run the cells."""
     if options.ray is None:
         return InProcess()
     address = None if options.ray == "local" else options.ray
@@ -93,7 +95,7 @@ def workers(options: Namespace) -> InProcess | OnRay:
 
 
 def pairs(words: Sequence[str]) -> dict[str, str]:
-    """NAME=VALUE words as a mapping."""
+    """Return words of the form NAME=VALUE as a mapping."""
     wrong = [word for word in words if "=" not in word]
     if wrong:
         raise UsageError(f"NAME=VALUE is expected, got {wrong}")
@@ -101,17 +103,19 @@ def pairs(words: Sequence[str]) -> dict[str, str]:
 
 
 def chooser(words: Sequence[str], cells: dict[str, Cell]) -> Callable[[Cell], bool]:
-    """Whether a cell has a place that `--only` selects."""
+    """Return a function that is True for cells with a place that `--only` selects."""
     filters = {name: value.split(",") for name, value in pairs(words).items()}
     known = {n: {str(getattr(p, n)) for c in cells.values() for p in c.places} for n in FILTERS}
     for name, values in filters.items():
         if not set(values) <= known.get(name, set()):
-            raise UsageError(f"--only {name}={','.join(values)} selects nothing; there are {known}")
+            raise UsageError(
+                f"--only {name}={','.join(values)} selects nothing. The sweep has {known}."
+            )
     return lambda cell: any(selects(filters, place) for place in cell.places)
 
 
 def stopper(limit: int | None, minutes: float | None) -> Callable[[int], bool]:
-    """Whether to start no more cells."""
+    """Return a function that is True when no more cells may be started."""
     end = None if minutes is None else time.monotonic() + 60 * minutes
     return lambda started: (
         (limit is not None and started >= limit) or (end is not None and time.monotonic() >= end)

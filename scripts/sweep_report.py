@@ -1,8 +1,8 @@
-"""Makes the page of a sweep, with tables and plots, from the lines that scripts/sweep.py wrote.
+"""Make the page of a sweep, with tables and plots, from the lines that scripts/sweep.py wrote.
 
     python scripts/sweep_report.py runs/glue/cells.jsonl --output docs/results/glue
 
-Several files of lines are read as one: those of machines that ran parts of the same sweep.
+Give several files if several machines ran parts of one sweep.
 """
 
 from __future__ import annotations
@@ -13,14 +13,20 @@ from pathlib import Path
 
 from lab.sweeps import read_report, write_page
 
-from hf_td.tasks.experiment import run_program
+from hf_td.tasks.errors import run_program
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read the lines, and write STEM.md, its plots, and STEM.jsonl."""
+    """Read the lines, and write STEM.md, its plots and STEM.jsonl."""
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("lines", nargs="+", type=Path, help="cells.jsonl of a sweep")
-    parser.add_argument("--output", required=True, type=Path, metavar="STEM", help="where to")
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="STEM",
+        help="path of the page without its suffix",
+    )
     parser.add_argument(
         "--tuned_at",
         nargs="+",

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# The paper's Transformer experiment in small: English to German from scratch, weights pruned at 0
-# to 90 %, without targeted dropout and with the paper's rates. Goes on where it was.
+# Runs the paper's Transformer experiment on a small model: English to German from scratch, weights
+# pruned at 0 to 90 %, without targeted dropout and with the paper's rates. A second call continues.
 #
 #     bash scripts/translation.sh path/to/multi30k [options of run_translation.py]
-source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" demo
-data=$1
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" demo "$@"
+data=${1:?the folder of Multi30k was expected; see --help}
 shift
 model=d_model=128,encoder_layers=3,decoder_layers=3,encoder_ffn_dim=512,decoder_ffn_dim=512
 model+=,encoder_attention_heads=4,decoder_attention_heads=4,scale_embedding=true,dropout=0.1
-model+=,init_std=0.0884 # so that scaled embeddings, which are the output layer too, start at size 1
+model+=,init_std=0.0884 # scaled embeddings, shared with the output layer, then start at size 1
 
-run() { # the name of its folder, and its options
+run() { # arguments: name of the output folder, options
     local folder=runs/translation/$1
     shift
     python scripts/run_translation.py --model_name_or_path new:marian --config_overrides "$model" \
@@ -19,9 +19,10 @@ run() { # the name of its folder, and its options
         --per_device_train_batch_size 64 --learning_rate 2e-3 --warmup_steps 0.1 \
         --adam_beta2 0.98 --per_device_eval_batch_size 128 --generation_max_length 48 --output_dir "$folder" "$@"
 }
-# The paper's targeted dropout: both rates are final from the first update on, and nothing is off.
+# The paper's targeted dropout: both rates are constant, and there are no dense updates.
 constant="--drop_rate 0.66 --drop_rate_schedule constant --targeting_schedule constant"
-constant+=" --targeting_begin 0 --targeting_end 1 --targeting_off 0 --untargeted_lr_scale 1"
+constant+=" --targeting_begin 0 --targeting_end 1 --targeting_sampled 0 --targeting_off 0"
+constant+=" --untargeted_lr_scale 1"
 
 run none --method none "$@"
 run td-66-75 $constant --targeting 0.75 --dense_epochs 0 "$@"

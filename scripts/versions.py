@@ -1,10 +1,10 @@
-"""Runs the tests on the oldest supported versions and on the newest, side by side.
+"""Run the tests on the oldest supported versions and on the newest, side by side.
 
-    python -m scripts.versions [--newest "torch==2.13.*"] [-- pytest arguments]
+    python scripts/versions.py [--newest "torch==2.13.*"] [-- pytest arguments]
 
-Makes two environments, `.versions/floor` with the lower bounds of pyproject.toml and
-`.versions/newest` with whatever pip finds, and prints a table. Where PyPI has no CPU build of the
-newest torch, `--newest` names one that is at hand.
+The tests run in two environments: `.versions/floor` has the lower bounds of pyproject.toml, and
+`.versions/newest` the newest versions that pip finds. The result is a table. Where PyPI has no CPU
+build of the newest torch, give another one with `--newest`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tomllib
 import venv
-from argparse import ArgumentParser
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,19 +35,19 @@ SHOWN: tuple[str, ...] = (
     "datasets",
     "peft",
 )
-# What old releases use of others' may be deprecated by now: that is not what the floor is about.
+# Old releases may use functions of other libraries that are deprecated by now.
 WARNINGS: dict[str, list[str]] = {"floor": ["-W", "default::DeprecationWarning"]}
 _VERSIONS = "import importlib.metadata as m; print(*(m.version(n) for n in {names!r}))"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the tests said in one environment.
+    """The result of the tests in one environment.
 
     Attributes:
         versions: of the libraries in `SHOWN`.
-        counts: tests that `passed`, `failed` and were `skipped`.
-        failed: ids of those that failed.
+        counts: numbers of tests that `passed`, `failed` and were `skipped`.
+        failed: ids of the tests that failed.
     """
 
     versions: dict[str, str]
@@ -56,9 +56,11 @@ class Outcome:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Make both environments, run the tests in each, print the table; exit 1 where one fails."""
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--newest", nargs="+", default=[], help="constraints of the newest side")
+    """Run the tests in both environments, print the table, and exit with 1 if a test fails."""
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--newest", nargs="+", default=[], help="constraints of the newest versions"
+    )
     parser.add_argument("tests", nargs="*", help="arguments of pytest, after --")
     options = parser.parse_args(argv)
     sides = {"floor": lowest_versions(ROOT / "pyproject.toml"), "newest": options.newest}
@@ -72,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def lowest_versions(pyproject: Path) -> list[str]:
-    """Constraints that pin every dependency with a lower bound to the releases of that bound."""
+    """Return constraints that pin every dependency to the releases of its lower bound."""
     project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
     extras = project.get("optional-dependencies", {}).values()
     found = map(Requirement, [*project["dependencies"], *(text for e in extras for text in e)])
@@ -81,14 +83,14 @@ def lowest_versions(pyproject: Path) -> list[str]:
 
 
 def try_side(name: str, constraints: Iterable[str], tests: Sequence[str]) -> Outcome:
-    """Install the package under constraints into an environment of its own, and run the tests."""
+    """Install the package under constraints into its own environment, and run the tests."""
     folder = FOLDER / name
     venv.create(folder, with_pip=True)
     python, limits = str(folder / "bin" / "python"), folder / "constraints.txt"
     limits.write_text("".join(f"{constraint}\n" for constraint in constraints), encoding="utf-8")
     install = ["-m", "pip", "install", "--quiet", "--upgrade", "--constraint", str(limits)]
     if subprocess.run([python, *install, "--editable", f"{ROOT}[dev]"]).returncode:
-        sys.exit(f"{name}: pip found no versions that go together under {limits}")
+        sys.exit(f"{name}: pip found no compatible versions under {limits}; see its output above")
     report = run_tests(python, folder, [*WARNINGS.get(name, []), *tests])
     shown = subprocess.run(
         [python, "-c", _VERSIONS.format(names=SHOWN)], capture_output=True, text=True, check=True
@@ -98,11 +100,11 @@ def try_side(name: str, constraints: Iterable[str], tests: Sequence[str]) -> Out
 
 
 def run_tests(python: str, folder: Path, tests: Sequence[str]) -> Path:
-    """Run pytest, its output into `tests.log` of the folder, and return its JUnit report there."""
+    """Run pytest, and return the path of its JUnit report; both it and a log are in the folder."""
     report, log = folder / "tests.xml", folder / "tests.log"
     report.unlink(missing_ok=True)
     run = [python, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={report}", *tests]
-    # The sides share the cores: threads of both that wait for each other would double the time.
+    # Both sides share the cores, and more threads would double the time.
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
     with log.open("w", encoding="utf-8") as output:
         subprocess.run(run, cwd=ROOT, env=one_thread, stdout=output, stderr=subprocess.STDOUT)
@@ -112,7 +114,7 @@ def run_tests(python: str, folder: Path, tests: Sequence[str]) -> Path:
 
 
 def read_report(report: Path) -> tuple[dict[str, int], list[str]]:
-    """The counts, and the ids of the tests that failed, of a JUnit report of pytest."""
+    """Return the counts and the ids of failed tests in a JUnit report of pytest."""
     counts, failed = {"passed": 0, "failed": 0, "skipped": 0}, []
     for case in ElementTree.parse(report).iter("testcase"):
         kinds = {child.tag for child in case}
@@ -124,7 +126,7 @@ def read_report(report: Path) -> tuple[dict[str, int], list[str]]:
 
 
 def versions_table(outcomes: dict[str, Outcome]) -> Table:
-    """A column for each side: its versions, and how its tests went."""
+    """Return a table with a column for each side: its versions, and its counts of tests."""
     table = Table(title="the tests on the oldest and on the newest versions")
     table.add_column("")
     for name in outcomes:

@@ -1,6 +1,6 @@
-"""The families that are taken through the whole way, and what each of them can do.
+"""The families that go the whole way in tests, and the results that are expected of each.
 
-The tests hold every row to what it says, and docs/families.md is written from it.
+`scripts/families.py` writes the table of docs/families.md from the rows.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 
 from tests.tiny import FAMILIES, IMAGE, SPECIAL, TEXT, VOCABULARY, with_random_biases
 
-# What pruning at the unit level does with heads: it takes them out; it leaves them as zeros,
-# since the forward of the family counts on all of them; or it is refused.
-Heads = Literal["go", "stay", "refused"]
+# Pruned heads are removed from the weights, or only masked if the forward of the family needs them
+# all, or pruning of heads is refused.
+Heads = Literal["removed", "masked", "refused"]
 Form = Literal["stock", "compact"]
 
 MULTI_QUERY = "its query heads share one key and value head, so there is one unit"
@@ -29,14 +29,14 @@ class Family:
     """One architecture.
 
     Attributes:
-        title: as people call it.
-        make: a tiny random model.
-        layers: how its projections lie in its parameters.
-        neurons: the form that `export_model` chooses where only neurons are gone.
-        units: the form where half of the heads and half of the neurons are gone.
-        experts: the form where half of the experts are gone; None for what is no mixture.
-        heads: what becomes of pruned heads.
-        why: what is said of heads that stay or are refused, a part of the error.
+        title: its usual name.
+        make: returns a tiny random model.
+        layers: layout of its projections in parameters.
+        neurons: the form that `export_model` chooses when only neurons are pruned.
+        units: the form when half of the heads and half of the neurons are pruned.
+        experts: the form when half of the experts are pruned; None without experts.
+        heads: the effect of pruning on heads.
+        why: the reason why heads are masked or refused, a part of the error.
         sizes: number of heads (or KV groups) and of neurons of the first layer.
     """
 
@@ -46,13 +46,13 @@ class Family:
     neurons: Form = "stock"
     units: Form = "compact"
     experts: Form | None = None
-    heads: Heads = "go"
+    heads: Heads = "removed"
     why: str = ""
     sizes: tuple[int, int] = (4, 64)
 
     @property
     def unit_settings(self) -> dict[str, Any]:
-        """What `patch_model` and `prune_model` are given to prune all units that can be."""
+        """Return the settings of `patch_model` and `prune_model` that prune all possible units."""
         refused = {"attention_level": "none"} if self.heads == "refused" else {}
         return {"level": "unit", **refused}
 
@@ -227,7 +227,7 @@ TABLE: dict[str, Family] = {
         make=_bloom,
         layers="Linear, qkv fused by head",
         neurons="compact",
-        heads="stay",
+        heads="masked",
         why="its forward does not run with fewer heads",
         sizes=(4, 128),
     ),
@@ -338,13 +338,13 @@ TABLE: dict[str, Family] = {
 
 
 def tiny_family(name: str, seed: int = 0) -> PreTrainedModel:
-    """A tiny random model in eval mode, with biases that are not zero."""
+    """Return a tiny random model in eval mode, with biases that are not zero."""
     torch.manual_seed(seed)
     return with_random_biases(TABLE[name].make()).eval()
 
 
 def family_inputs(model: Any, batch: int = 2) -> dict[str, Tensor]:
-    """Random inputs for a forward, by the names of the model's arguments."""
+    """Return random inputs of a forward, by the names of the model's arguments."""
     draw = torch.Generator().manual_seed(0)
     config = model.config
     ids = torch.randint(3, VOCABULARY, (batch, 7), generator=draw)
@@ -368,7 +368,7 @@ def _arguments(model: Any) -> Iterator[str]:
 
 
 def family_outputs(model: Any) -> dict[str, Tensor]:
-    """What a model computes and, where it generates, the tokens."""
+    """Return the output of a model and, if it can generate, the generated tokens."""
     inputs = family_inputs(model)
     with torch.no_grad():
         found = {"output": model(**inputs)[0]}

@@ -1,4 +1,4 @@
-"""How tests call the programs in scripts/."""
+"""Helpers that call the programs in scripts/."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from hf_td.tasks.experiment import run_program
+from hf_td.tasks.errors import run_program
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
 
 def load_script(name: str) -> Any:
-    """The module of a script."""
+    """Return the module of a script."""
     spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -28,7 +28,7 @@ def load_script(name: str) -> Any:
 
 
 def argv_of(options: dict[str, Any]) -> list[str]:
-    """A command line."""
+    """Return a command line."""
     words = []
     for name, value in options.items():
         values = value if isinstance(value, list) else [value]
@@ -37,7 +37,7 @@ def argv_of(options: dict[str, Any]) -> list[str]:
 
 
 def short_run(folder: Path) -> dict[str, Any]:
-    """Arguments that a short run of any script has in common: it prunes half of the units."""
+    """Return arguments of a short run of any task: it prunes half of the units."""
     return {
         "output_dir": folder,
         "level": "unit",
@@ -48,7 +48,7 @@ def short_run(folder: Path) -> dict[str, Any]:
 
 
 def in_two_processes(script: str, options: dict[str, Any]) -> str:
-    """What a script says that two processes run together, as torchrun starts them."""
+    """Return the output of a script in two processes, as torchrun starts them."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     done = subprocess.run(
         [*command, SCRIPTS / f"{script}.py", *argv_of({**options, "ddp_backend": "gloo"})],
@@ -61,8 +61,8 @@ def in_two_processes(script: str, options: dict[str, Any]) -> str:
     return done.stdout
 
 
-def measured_alike_by_two_processes(script: str, options: dict[str, Any]) -> None:
-    """Train in two processes, and measure again in one."""
+def measured_the_same_by_two_processes(script: str, options: dict[str, Any]) -> None:
+    """Train in two processes, and compare their metrics with those of one process."""
     told = in_two_processes(script, options)
     (run,) = results_of(options)["runs"]
     assert told.count("50.0% removed") == 1, "one of the processes tells"
@@ -86,12 +86,12 @@ def measured_alike_by_two_processes(script: str, options: dict[str, Any]) -> Non
 
 
 def results_of(options: dict[str, Any]) -> dict[str, Any]:
-    """What a run wrote."""
+    """Return the results of a run."""
     return json.loads((Path(options["output_dir"]) / "results.json").read_text())
 
 
 def refusal(script: Any, options: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
-    """The message of a run that ends with exit code 2 and no traceback."""
+    """Return the message of a run that ends with exit code 2 and no traceback."""
     with pytest.raises(SystemExit) as exit:
         run_program(lambda: script.main(argv_of(options)))
     assert exit.value.code == 2

@@ -1,4 +1,4 @@
-"""Slow loops that say what is important and what is lowest."""
+"""Slow loops that score and rank."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hf_td.anatomy import Block
 
 
 def unit_scores(model: nn.Module, tied: Sequence[Block]) -> list[float]:
-    """The norm of all that produces each unit of these blocks, one unit after the other."""
+    """Return the norm of the producers' weights of each unit, over all tied blocks."""
     scores = []
     for unit in range(tied[0].units):
         total = 0.0
@@ -25,7 +25,7 @@ def unit_scores(model: nn.Module, tied: Sequence[Block]) -> list[float]:
 
 
 def lowest(scores: Iterable[float], fraction: float) -> set[int]:
-    """The places of the lowest fraction of the scores, rounded down."""
+    """Return the positions of the lowest fraction of the scores, rounded down."""
     scores = list(scores)
     count = math.floor(fraction * len(scores) + 1e-6)
     return set(sorted(range(len(scores)), key=scores.__getitem__)[:count])

@@ -22,22 +22,22 @@ from tests.families import TABLE, Family, family_inputs, family_outputs, tiny_fa
 every_family = pytest.mark.parametrize("name", TABLE)
 of_heads = {
     kind: pytest.mark.parametrize("name", [n for n, row in TABLE.items() if row.heads == kind])
-    for kind in ("go", "stay", "refused")
+    for kind in ("removed", "masked", "refused")
 }
 of_mixtures = pytest.mark.parametrize("name", [n for n, row in TABLE.items() if row.experts])
-NOTHING_ELSE: dict[str, Any] = {"attention_level": "none", "feed_forward_level": "none"}
+ONLY_EXPERTS: dict[str, Any] = {"attention_level": "none", "feed_forward_level": "none"}
 UPDATES = 2
 
 
 def settings_of(family: Family, level: str) -> dict[str, Any]:
-    """A patch that drops much from the first update on."""
+    """Return settings that drop much from the first update on."""
     chosen = family.unit_settings if level == "unit" else {"level": level}
-    rates = {"targeting": 0.5, "drop_rate": 0.8, "targeting_schedule": "constant"}
-    return {**chosen, **rates}
+    schedules = {"targeting_schedule": "constant", "drop_rate_schedule": "constant"}
+    return {**chosen, **schedules, "targeting": 0.5, "drop_rate": 0.8}
 
 
 def train(model: Any, first: int, last: int) -> None:
-    """Updates `first` to `last - 1`, each a function of its number."""
+    """Make the updates `first` to `last - 1`, each of which depends only on its number."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for update in range(first, last):
         torch.manual_seed(update)  # of the model's own dropout
@@ -67,7 +67,7 @@ def reloaded(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
 
 
 def heads_and_neurons(model: Any) -> tuple[int, int]:
-    """The units of the first attention block, and of the first feed-forward block."""
+    """Return the numbers of units of the first attention and feed-forward blocks."""
     blocks = read_anatomy(model).blocks
     heads = next(block.units for block in blocks if block.part == "attention")
     return heads, next(block.units for block in blocks if block.part == "feed_forward")
@@ -89,7 +89,7 @@ def test_a_resumed_run_is_an_uninterrupted_one(name, level, tmp_path):
     assert patch.dropped_share() > 0.1
     resumed = patch_model(tiny_family(name, seed=1), **settings)
     resumed.load_state_dict(model.state_dict())
-    patch.settle_activations()
+    patch.update_averages()
     save_activations(model, tmp_path)
     again = find_patch(resumed)
     assert again is not None
@@ -132,34 +132,34 @@ def test_sparse_weights_come_back_from_an_archive(name, tmp_path):
 
 
 @every_family
-def test_neurons_go_for_real(name, tmp_path):
+def test_pruned_neurons_are_removed(name, tmp_path):
     model = tiny_family(name)
     prune_model(model, 0.5, attention_level="none", feed_forward_level="unit")
     heads, neurons = TABLE[name].sizes
-    check_way_out(model, (heads, neurons // 2), TABLE[name].neurons, tmp_path)
+    check_export(model, (heads, neurons // 2), TABLE[name].neurons, tmp_path)
 
 
 @every_family
-def test_all_units_go_for_real_where_they_can(name, tmp_path):
+def test_pruned_units_are_removed_where_that_is_possible(name, tmp_path):
     family = TABLE[name]
     model = tiny_family(name)
     prune_model(model, 0.5, **family.unit_settings)
     heads, neurons = family.sizes
-    left = heads // 2 if family.heads == "go" else heads
-    check_way_out(model, (left, neurons // 2), family.units, tmp_path)
+    left = heads // 2 if family.heads == "removed" else heads
+    check_export(model, (left, neurons // 2), family.units, tmp_path)
 
 
 @of_mixtures
-def test_whole_experts_go_for_real(name, tmp_path):
+def test_pruned_experts_are_removed(name, tmp_path):
     model = tiny_family(name)
-    report = prune_model(model, 0.5, experts_level="unit", **NOTHING_ELSE)
-    gone = [(block.removed, block.total) for block in report.blocks if block.part == "experts"]
-    assert gone == [(2, 4)] * 2
-    check_way_out(model, TABLE[name].sizes, "stock", tmp_path)
+    report = prune_model(model, 0.5, experts_level="unit", **ONLY_EXPERTS)
+    counts = [(block.removed, block.total) for block in report.blocks if block.part == "experts"]
+    assert counts == [(2, 4)] * 2
+    check_export(model, TABLE[name].sizes, "stock", tmp_path)
 
 
-def check_way_out(model: Any, left: tuple[int, int], form: str, folder: Path) -> None:
-    """Export, reload, make compact, reload: each computes what the masked model computes."""
+def check_export(model: Any, left: tuple[int, int], form: str, folder: Path) -> None:
+    """Export and reload, compact and reload: the outputs are those of the masked model."""
     expected = family_outputs(model)
     done = export_model(model, folder / "exported", check=False)
     assert done.form == form, done.reason
@@ -173,7 +173,7 @@ def check_way_out(model: Any, left: tuple[int, int], form: str, folder: Path) ->
 
 
 def assert_sizes(model: Any, left: tuple[int, int]) -> None:
-    """A block with one head left is read as no block, so it is not looked for."""
+    """Compare the sizes of blocks; one with a single head left is not read as a block."""
     blocks = read_anatomy(model).blocks
     for part, units in zip(("attention", "feed_forward"), left, strict=True):
         found = next((block.units for block in blocks if block.part == part), units)
@@ -192,8 +192,8 @@ def test_compact_exports_have_the_names_of_the_model(name, tmp_path):
     assert_equal_outputs(reloaded(model, done.folder), expected)
 
 
-@of_heads["stay"]
-def test_heads_that_have_to_stay_are_not_taken_out(name):
+@of_heads["masked"]
+def test_heads_that_a_forward_needs_are_not_removed(name):
     model = tiny_family(name)
     prune_model(model, 0.5, attention_level="unit", feed_forward_level="none")
     expected = family_outputs(model)
@@ -225,12 +225,12 @@ def test_exports_load_in_a_fresh_process(name, tmp_path):
         assert export_model(model, tmp_path / form, form=form).ways == expected
 
 
-def test_the_page_says_what_the_tests_show():
+def test_the_page_has_the_table_of_the_tests():
     page = families.PAGE.read_text(encoding="utf-8")
-    assert families.updated(page) == page, "run python -m scripts.families"
+    assert families.updated(page) == page, "run python scripts/families.py"
 
 
-def test_what_others_wrote_on_the_page_stays():
+def test_the_rest_of_the_page_is_kept():
     others = f"{families.END}\nb\n<!-- coverage -->\nc\n<!-- /coverage -->\n"
     new = families.updated(f"a\n{families.BEGIN}\nold\n{others}")
     assert new.startswith(f"a\n{families.BEGIN}\n\n| family")

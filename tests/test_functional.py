@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from hf_td import functional
+from hf_td.functional import Cut, Rule
 
 fractions = st.floats(0, 1)
 rates = st.floats(0, 1)
@@ -127,132 +128,170 @@ def test_slices_are_ranked_by_themselves():
     assert functional.candidate_mask(scores, 0.5, 0).tolist() == [[True, True], [False, False]]
 
 
-def test_rate_0_keeps_everything():
-    candidates = torch.rand(5, 9, generator=generator()) < 0.7
-    assert functional.keep_mask(candidates, 0.0, generator()).all()
+def cut(cutoff: Tensor, rate: float = 1.0, key: int = 5, scale: Tensor | None = None) -> Cut:
+    numbers = functional.draw_of(key, functional.drop_threshold(rate))
+    return Cut(cutoff, torch.tensor(numbers), scale)
 
 
-def test_rate_1_drops_all_candidates():
-    candidates = torch.rand(5, 9, generator=generator()) < 0.7
-    assert_close(functional.keep_mask(candidates, 1.0, generator()), ~candidates)
+def half_cut(weight: Tensor, rate: float = 1.0, key: int = 5, dim: int = 1) -> Cut:
+    """Cut-offs that make half of each row candidates."""
+    return cut(functional.cutoffs(weight.detach().abs(), 0.5, dim), rate, key)
 
 
-@given(rates, seeds, st.booleans())
-def test_what_is_not_targeted_is_never_dropped_nor_scaled(rate, seed, rescale):
-    candidates = torch.rand(20, 30, generator=generator(1)) < 0.5
-    keep = functional.keep_mask(candidates, rate, generator(seed), rescale=rescale)
-    assert (keep[~candidates] == 1).all()
+@given(tied_matrices, fractions, st.sampled_from([0, 1]))
+def test_cut_offs_are_where_candidates_end(values, fraction, dim):
+    scores = torch.tensor(values, dtype=torch.float)
+    limits = functional.cutoffs(scores, fraction, dim)
+    assert limits.shape[dim] == 1
+    assert_close(scores < limits, paper_candidates(scores, fraction, dim))
+
+
+def test_rate_0_drops_nothing_and_rate_1_all_candidates():
+    weight = torch.randn(5, 10, generator=generator())
+    assert not functional.is_dropped(weight, half_cut(weight, 0.0), Rule(1)).any()
+    dropped = functional.is_dropped(weight, half_cut(weight, 1.0), Rule(1))
+    assert_close(dropped, functional.candidate_mask(weight.abs(), 0.5))
+
+
+@given(rates, seeds)
+def test_what_is_no_candidate_is_never_dropped(rate, seed):
+    weight = torch.randn(20, 30, generator=generator(1))
+    dropped = functional.is_dropped(weight, half_cut(weight, rate, seed), Rule(1))
+    assert not dropped[~functional.candidate_mask(weight.abs(), 0.5)].any()
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.33, 0.5, 0.75, 0.99])
 @pytest.mark.parametrize("total", [40_000, 40_003])
 def test_the_expected_share_of_candidates_is_dropped(rate, total):
-    candidates = torch.ones(total, dtype=torch.bool)
-    dropped = int((~functional.keep_mask(candidates, rate, generator(3))).sum())
+    everything = cut(torch.tensor([torch.inf]), rate, 3)
+    dropped = int(functional.is_dropped(torch.ones(total), everything, Rule(0)).sum())
     assert abs(dropped - rate * total) < 5 * math.sqrt(total * rate * (1 - rate))
 
 
-def test_draws_are_independent_of_their_neighbours():
-    drawn = functional.random_drop(torch.Size([40_000]), 0.5, generator(), torch.device("cpu"))
-    for lag in (1, 2, 3, 4, 5, 8):
+@pytest.mark.parametrize("key", [0, 1, -(1 << 60), (1 << 40) + 17])
+def test_draws_are_independent_of_their_neighbours(key):
+    drawn = functional.draws((40_000,), cut(torch.zeros(1), 1.0, key).draw) < 1 << 15
+    for lag in (1, 2, 3, 4, 5, 8, 384, 768):
         agree = int((drawn[lag:] == drawn[:-lag]).sum())
         assert abs(agree - (40_000 - lag) / 2) < 5 * math.sqrt(40_000 / 4)
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.25, 0.5, 0.9])
-def test_rescale_makes_up_for_the_drop_on_the_survivors(rate):
-    candidates = torch.rand(50, 40, generator=generator()) < 0.6
-    plain = functional.keep_mask(candidates, rate, generator(7))
-    scaled = functional.keep_mask(candidates, rate, generator(7), rescale=True)
-    assert scaled.dtype == torch.float32
-    assert_close(scaled, torch.where(candidates, plain / (1 - rate), plain.float()))
+@pytest.mark.parametrize("parts", [(6,), (5, 0), (5, 1), (-5,)])
+def test_draws_of_another_key_are_independent(parts):
+    ours, theirs = (
+        functional.draws((40_000,), cut(torch.zeros(1), 1.0, functional.draw_key(*key)).draw)
+        for key in ((5,), parts)
+    )
+    agree = int(((ours < 1 << 15) == (theirs < 1 << 15)).sum())
+    assert abs(agree - 20_000) < 5 * math.sqrt(40_000 / 4)
 
 
-def test_rescale_at_rate_1_stays_finite():
-    candidates = torch.tensor([True, False])
-    keep = functional.keep_mask(candidates, 1.0, generator(), rescale=True)
-    assert keep.tolist() == [0.0, 1.0]
+def test_all_draws_are_equally_likely():
+    drawn = functional.draws((1 << 20,), cut(torch.zeros(1), 1.0, 9).draw)
+    assert (int(drawn.min()), int(drawn.max())) == (0, (1 << 16) - 1)
+    counts = torch.bincount(drawn >> 8, minlength=256).double()
+    expected = (1 << 20) / 256
+    assert ((counts - expected).square() / expected).sum() < 256 + 5 * math.sqrt(2 * 256)
 
 
-def test_the_generator_decides_the_mask_and_nothing_else_does():
-    candidates = torch.ones(64, 64, dtype=torch.bool)
+def mixed(word: int, key: int) -> int:
+    """The mixing function of the draws on one integer."""
+    low, high = key & 0xFFFFFFFF, key >> 32 & 0xFFFFFFFF
+    word ^= low
+    word = (word ^ word >> 16) * 0x7FEB352D & 0xFFFFFFFF
+    word = ((word ^ word >> 15) + high) * 0x846CA68B & 0xFFFFFFFF
+    return word ^ word >> 16
+
+
+@given(st.integers(-(1 << 63), (1 << 63) - 1), st.integers(1, 9))
+def test_draws_are_a_function_of_key_and_position(key, total):
+    drawn = functional.draws((total,), cut(torch.zeros(1), 1.0, key).draw).tolist()
+    assert drawn == [mixed(i >> 1, key) >> 16 * (i & 1) & 0xFFFF for i in range(total)]
+    scores = functional.random_scores((total,), key).tolist()
+    assert scores == [(mixed(i, key) >> 8) / (1 << 24) for i in range(total)]
+
+
+def test_nothing_but_the_key_decides_the_draws():
+    weight = torch.randn(64, 64, generator=generator())
     state = torch.get_rng_state()
-    first = functional.keep_mask(candidates, 0.5, generator(5))
+    first = functional.is_dropped(weight, half_cut(weight, 0.5, 5), Rule(1))
     assert torch.equal(torch.get_rng_state(), state)
     torch.rand(1)
-    assert_close(functional.keep_mask(candidates, 0.5, generator(5)), first)
-    assert not torch.equal(functional.keep_mask(candidates, 0.5, generator(6)), first)
+    assert_close(functional.is_dropped(weight, half_cut(weight, 0.5, 5), Rule(1)), first)
+    assert not torch.equal(functional.is_dropped(weight, half_cut(weight, 0.5, 6), Rule(1)), first)
 
 
-@pytest.mark.parametrize("keep_shape", [(4, 6), (1, 6), (4, 1)])
-@pytest.mark.parametrize("rescale", [False, True])
-def test_masked_equals_a_slow_loop_forward_and_backward(keep_shape, rescale):
-    candidates = torch.rand(keep_shape, generator=generator(1)) < 0.7
-    keep = functional.keep_mask(candidates, 0.5, generator(2), rescale=rescale)
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("rate", [1.0, 0.5])
+def test_masked_equals_a_slow_loop_forward_and_backward(dim, rate):
     weight = torch.randn(4, 6, generator=generator(3), requires_grad=True)
+    scale = torch.rand((4, 6)[dim], generator=generator(2))
+    sizes = weight.detach().abs() * scale.unsqueeze(1 - dim)
+    limits = functional.cutoffs(sizes, 0.5, dim)
+    one = cut(limits, rate, 8, scale)
     upstream = torch.randn(4, 6, generator=generator(4))
-    result = functional.masked(weight, keep)
+    result = functional.masked(weight, one, Rule(dim))
     result.backward(upstream)
     assert weight.grad is not None
-    full = keep.expand(4, 6)
+    drawn = functional.draws((4, 6), one.draw)
     for i in range(4):
         for j in range(6):
-            factor = float(full[i, j])
-            assert_close(result[i, j].item(), weight[i, j].item() * factor)
-            assert_close(weight.grad[i, j].item(), upstream[i, j].item() * factor)
-    assert (weight.grad[full == 0] == 0).all()
+            limit = float(limits[i, 0] if dim else limits[0, j])
+            is_candidate = float(sizes[i, j]) < limit
+            keeps = not (is_candidate and int(drawn[i, j]) < round(rate * 65536))
+            assert result[i, j].item() == weight[i, j].item() * keeps
+            assert weight.grad[i, j].item() == upstream[i, j].item() * keeps
 
 
 def test_masked_accumulates_over_several_uses_and_leaves_the_gradient_that_came_in():
-    weight = torch.ones(3, requires_grad=True)
-    keep = torch.tensor([True, False, True])
+    weight = torch.tensor([1.0, 0.5, 1.0], requires_grad=True)
+    one = cut(torch.tensor([0.75]))
     upstream = torch.tensor([1.0, 2.0, 3.0])
-    torch.autograd.backward([functional.masked(weight, keep)] * 2, [upstream] * 2)
+    uses = [functional.masked(weight, one, Rule(0)) for _ in range(2)]
+    torch.autograd.backward(uses, [upstream] * 2)
     assert_close(weight.grad, torch.tensor([2.0, 0.0, 6.0]))
     assert upstream.tolist() == [1.0, 2.0, 3.0]
 
 
 def test_masked_passes_numerical_checks_of_first_and_second_order():
     weight = torch.randn(3, 4, dtype=torch.float64, generator=generator(), requires_grad=True)
-    keep = torch.rand(3, 4, generator=generator(1)) < 0.5
-    assert torch.autograd.gradcheck(lambda w: functional.masked(w, keep) ** 2, (weight,))
-    assert torch.autograd.gradgradcheck(lambda w: functional.masked(w, keep) ** 2, (weight,))
+    at = half_cut(weight)
+    one = at._replace(cutoff=at.cutoff * 0.99)  # no weight is so near that it would cross it
+
+    def squared(w: Tensor) -> Tensor:
+        return functional.masked(w, one, Rule(1)) ** 2
+
+    assert torch.autograd.gradcheck(squared, (weight,))
+    assert torch.autograd.gradgradcheck(squared, (weight,))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-@pytest.mark.parametrize("keep_dtype", [torch.bool, torch.float32])
-def test_masked_keeps_the_dtype_of_the_weight(dtype, keep_dtype):
-    weight = torch.ones(4, dtype=dtype, requires_grad=True)
-    result = functional.masked(weight, torch.tensor([0, 1, 1, 0]).to(keep_dtype))
+def test_masked_keeps_the_dtype_of_the_weight(dtype):
+    weight = torch.tensor([0.5, 1, 1, 0.5]).to(dtype).requires_grad_()
+    result = functional.masked(weight, cut(torch.tensor([0.75])), Rule(0))
     result.sum().backward()
     assert weight.grad is not None
     assert result.dtype == weight.grad.dtype == dtype
     assert result.tolist() == weight.grad.tolist() == [0, 1, 1, 0]
 
 
-@settings(max_examples=30)
-@given(seeds, st.integers(1, 9), st.integers(1, 9), st.sampled_from([0, 1]))
-def test_row_norms_equal_numpy(seed, units, fan_in, fan_in_dim):
-    shape = (units, fan_in) if fan_in_dim == 1 else (fan_in, units)
-    weight = torch.randn(shape, generator=generator(seed))
-    expected = np.linalg.norm(weight.double().numpy(), axis=fan_in_dim)
-    norms = functional.row_norms(weight, fan_in_dim)
-    assert norms.shape == (units,)
-    assert_close(norms.double(), torch.from_numpy(expected), rtol=1e-5, atol=1e-6)
+def test_what_is_no_number_is_no_candidate():
+    weight = torch.tensor([[math.nan, 1.0, 2.0, 3.0]])
+    dropped = functional.is_dropped(weight, cut(torch.tensor([[1.5]])), Rule(1))
+    assert dropped.tolist() == [[False, True, False, False]]
 
 
-@pytest.mark.parametrize(
-    ("dtype", "expected"),
-    [
-        (torch.bfloat16, torch.float32),
-        (torch.float16, torch.float32),
-        (torch.float64, torch.float64),
-    ],
-)
-def test_row_norms_are_float32_or_wider(dtype, expected):
-    norms = functional.row_norms(torch.full((2, 10_000), 10.0, dtype=dtype), 1)
-    assert norms.dtype == expected
-    assert norms.tolist() == [1000.0, 1000.0]
+def test_random_scores_do_not_look_at_the_weight():
+    rule = Rule(1, random_key=7)
+    scores = functional.weight_scores(torch.zeros(3, 50), None, rule)
+    assert torch.equal(scores, functional.random_scores((3, 50), 7))
+    assert 0 <= float(scores.min()) < float(scores.max()) < 1
+
+
+def test_a_pattern_allows_the_lowest_of_each_group_of_neighbours():
+    weight = torch.tensor([[4.0, 1.0, 3.0, 2.0, 8.0, 5.0, 7.0, 6.0]])
+    scores = functional.weight_scores(weight, None, Rule(1, (2, 4)))
+    assert scores.tolist() == [[math.inf, 1, math.inf, 2, math.inf, 5, math.inf, 6]]
 
 
 @settings(max_examples=30)

@@ -1,4 +1,4 @@
-"""scripts/versions.py: the bounds that it reads, and what it makes of a report."""
+"""The bounds that scripts/versions.py reads, its reading of a report, and its table."""
 
 from __future__ import annotations
 

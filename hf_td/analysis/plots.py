@@ -12,6 +12,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from hf_td.analysis.metrics import metric_label
+from hf_td.extras import extra
+from hf_td.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -161,15 +163,17 @@ def plot_lines(
 
 def write_figure(draw: Callable[[], Figure], path_stem: str | Path) -> tuple[Path, Path]:
     """Draw in the style of this project, write a PNG and an SVG, and return their paths."""
-    import matplotlib  # imported only when something is plotted
+    with extra("plots"):
+        import matplotlib  # imported only when something is plotted
 
     stem = Path(path_stem)
     paths = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
-    stem.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(_STYLE):
         figure = draw()
-        figure.savefig(paths[0], dpi=160)
-        figure.savefig(paths[1], metadata={"Date": None})
+        with replacing(paths[0]) as draft:
+            figure.savefig(draft, format="png", dpi=160)
+        with replacing(paths[1]) as draft:
+            figure.savefig(draft, format="svg", metadata={"Date": None})
     return paths
 
 

@@ -1,4 +1,4 @@
-"""Reads a Transformer by its structure: where its units are, and in which layers they lie."""
+"""Reads a model: finds the units that can be taken out, and proves which features they own."""
 
 from hf_td.anatomy.blocks import (
     Anatomy,
@@ -21,8 +21,8 @@ from hf_td.modules.layouts import (
     Layout,
     Stack,
     find_layer,
-    layout_of,
     linear_layers,
+    linear_layout,
     parameter_names,
     stacks_of,
 )
@@ -46,7 +46,7 @@ __all__ = [
     "find_layer",
     "in_own_type",
     "layer_index",
-    "layout_of",
+    "linear_layout",
     "linear_layers",
     "parameter_names",
     "probe_inputs",

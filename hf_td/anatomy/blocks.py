@@ -1,4 +1,4 @@
-"""What a reading of a model consists of: blocks, their projections, and their units."""
+"""The parts of a reading: blocks and mixtures, their projections and their units."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hf_td.modules.layouts import find_layer, layout_of
+from hf_td.modules.layouts import find_layer, linear_layout
 
 Part = Literal["attention", "feed_forward"]
 Role = Literal["q", "k", "v", "o", "gate", "up", "down"]
@@ -19,13 +19,13 @@ Role = Literal["q", "k", "v", "o", "gate", "up", "down"]
 class Projection:
     """The features of one linear layer that belong to the units of a block.
 
-    A fused layer occurs once for each of its roles, with different features.
+    A fused layer has one projection for each of its roles, with different features.
 
     Attributes:
-        module: dotted name of the linear layer; of the parameter, for a stack of experts.
-        role: what the features are for.
-        features: `(units, per_unit)` indices, of output features for a producer and of input
-            features for a consumer; in a stack of experts, of each of them.
+        module: dotted name of the linear layer, or of the parameter of a stack of experts.
+        role: role of the features in the block.
+        features: `(units, per_unit)` indices of output features for a producer, of input features
+            for a consumer. A stack has these features in each of its experts.
     """
 
     module: str
@@ -34,24 +34,24 @@ class Projection:
 
     @property
     def reads(self) -> bool:
-        """Whether the projection consumes the units (its features are inputs)."""
+        """True for a consumer, whose features are inputs."""
         return self.role in ("o", "down")
 
     def feature_dim(self, model: nn.Module) -> int:
-        """The dimension of the layer's weight that `features` index."""
-        layout = layout_of(find_layer(model, self.module))
+        """Return the dimension of the layer's weight that `features` index."""
+        layout = linear_layout(find_layer(model, self.module))
         assert layout is not None
         return layout.fan_in_dim if self.reads else layout.unit_dim
 
 
 @dataclass(frozen=True, eq=False)
 class Companion:
-    """Slices of a parameter outside of the projections that belong to the units of a block.
+    """Slices of a parameter outside of the projections, one for each unit of a block.
 
     T5's position bias, for instance, has one column for each head.
 
     Attributes:
-        parameter: dotted name.
+        parameter: dotted name of the parameter.
         dim: the dimension that runs over the units.
         features: `(units, per_unit)` indices along `dim`.
     """
@@ -62,7 +62,7 @@ class Companion:
 
 
 def features_on(part: Projection | Companion, device: torch.device) -> Tensor:
-    """The indices of its features on a device, where they are sent but once."""
+    """Return the features of a part on a device; they are copied there once."""
     sent = part.__dict__.setdefault("_features_on", {})
     if device not in sent:
         sent[device] = part.features.to(device)
@@ -74,14 +74,14 @@ class Block:
     """An attention or feed-forward block whose units can be taken out whole.
 
     Attributes:
-        name: dotted path that its projections share.
+        name: dotted path that its projections have in common.
         part: `attention` or `feed_forward`.
-        units: number of heads (KV groups under grouped queries) or of neurons; of the neurons of
-            each expert, in a module of experts.
+        units: number of heads (KV groups under grouped queries) or of neurons. In a module of
+            experts, number of neurons per expert.
         producers: q, k and v, or gate and up.
         consumer: o or down.
-        companions: what else has a slice for each unit.
-        obstacle: why the units cannot be dropped although their weights can; None if they can.
+        companions: other parameters that have a slice for each unit.
+        obstacle: reason why only weights can be dropped, not units; None if units can.
     """
 
     name: str
@@ -104,7 +104,7 @@ class Block:
 
     @property
     def layer(self) -> int | None:
-        """Index of the layer that the block is in: the first number in its name."""
+        """Index of the block's layer: the first number in its name."""
         return layer_index(self.name)
 
 
@@ -113,13 +113,13 @@ class Mixture:
     """A mixture of experts, which can be taken out whole.
 
     Attributes:
-        name: dotted path that the router and the experts share.
+        name: dotted path that the router and the experts have in common.
         units: number of experts.
-        chosen: how many of them each token goes to; so many have to stay. 0 if it is not known.
-        router: dotted name of the module that chooses.
-        experts: dotted name of the module that has the experts.
+        chosen: number of experts per token, the least that a model can keep; 0 if unknown.
+        router: dotted name of the router.
+        experts: dotted name of the module of experts.
         slices: all parameters that have an entry for each expert.
-        obstacle: why whole experts cannot be dropped; None if they can.
+        obstacle: reason why whole experts cannot be dropped; None if they can.
     """
 
     name: str
@@ -132,16 +132,16 @@ class Mixture:
 
     @property
     def part(self) -> Literal["experts"]:
-        """What its units are."""
+        """The kind of its units."""
         return "experts"
 
     @property
     def layer(self) -> int | None:
-        """Index of the layer that the mixture is in: the first number in its name."""
+        """Index of the mixture's layer: the first number in its name."""
         return layer_index(self.name)
 
 
-# What has units that can be taken out whole.
+# Anything whose units can be taken out whole.
 Holder = Block | Mixture
 
 
@@ -150,15 +150,15 @@ class Anatomy:
     """A reading of a model.
 
     Attributes:
-        blocks: in the order in which the model runs them.
-        mixtures: of experts, in that order too.
+        blocks: attention and feed-forward blocks, in the order in which the model runs them.
+        mixtures: mixtures of experts, in the same order.
         unclaimed: linear layers and stacks of experts that are in no block (embedding projections,
             heads, routers, ...).
-        uncalled: linear layers of the base model that a forward never calls; patching them would do
-            nothing.
-        runs: dotted names of the modules whose forwards were read: the base model, or also those
-            of its towers that it does not run on an example input.
-        unread: towers of which no forward ran, with the reason.
+        uncalled: linear layers of the base model that its forward never calls. Patching them would
+            be a no-op.
+        runs: dotted names of the modules whose forwards were read: the base model, and towers that
+            it does not run on an example input.
+        unread: modules whose forward did not run, with the reason.
     """
 
     blocks: tuple[Block, ...]
@@ -170,14 +170,14 @@ class Anatomy:
 
     @property
     def holders(self) -> tuple[Holder, ...]:
-        """The blocks, then the mixtures."""
+        """Blocks, then mixtures."""
         return (*self.blocks, *self.mixtures)
 
     def tied(self, block: Block) -> tuple[Block, ...]:
-        """The blocks that share a companion with `block`, itself included.
+        """Return the blocks that share a companion with `block`, including `block`.
 
-        The heads of all layers of a T5 stack read one position bias, so the same heads have to
-        go in all of them.
+        Tied blocks lose the same units: all layers of a T5 stack read one position bias, which has
+        one column per head.
         """
         shared = {companion.parameter for companion in block.companions}
         return tuple(
@@ -188,15 +188,10 @@ class Anatomy:
 
 
 def layer_index(name: str) -> int | None:
-    """The first number among the components of a dotted name, or None."""
+    """Return the first number among the components of a dotted name, or None."""
     return next((int(part) for part in name.split(".") if part.isdigit()), None)
 
 
 def pattern_of(name: str) -> str:
-    """A dotted name with every index replaced, equal for the same place in every layer."""
+    """Return a dotted name with `#` for every index: equal for the same place in every layer."""
     return re.sub(r"(?<=\.)\d+(?=\.|$)", "#", name)
-
-
-def spans(features: Tensor) -> bool:
-    """Whether the features are 0, 1, 2, ... in order: a unit is then a slice, not an index."""
-    return bool((features.flatten() == torch.arange(features.numel())).all())

@@ -1,8 +1,8 @@
-"""Small inputs on which a model of the library can be run once, to be read.
+"""Small inputs on which a model of the library can be run once.
 
-What a forward wants is told by its signature, by the model's main input and by its config. Where
-these leave a choice (an image or a video, features first or frames first), the first that runs is
-taken.
+The arguments follow from the signature of the forward and from the model's main input, their shapes
+from the config. If several forms are possible (an image or a video, features first or frames
+first), the first one that runs is used.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from hf_td.anatomy.trace import trace
 
 T = TypeVar("T")
 
-# Long enough for attention to mix tokens, short enough to cost nothing.
+# Long enough for attention to mix tokens, short enough to be fast.
 PROBE_LENGTH = 8
-# Patches, before any are merged, on each side of an image that is given as patches.
+# Patches on each side of an image that is given as patches, before any are merged.
 _GRID = 4
 _FRAMES = 128
 _TOWERS = ("text_config", "vision_config", "audio_config", "encoder", "decoder")
 
 
 def probe_inputs(model: nn.Module) -> dict[str, Any]:
-    """Keyword arguments for one forward of `model`, a batch of one on its device.
+    """Return keyword arguments for one forward of `model`, a batch of one on its device.
 
     Raises:
-        ValueError: no input that can be made runs; the caller has to give one.
+        ValueError: no input that can be made runs.
     """
     choices = list(_candidates(model))
     if len(choices) == 1:
@@ -40,10 +40,10 @@ def probe_inputs(model: nn.Module) -> dict[str, Any]:
 
 
 def first_that_runs(model: nn.Module, run: Callable[[dict[str, Any]], T]) -> T:
-    """What `run` gives for the first example input on which it does not fail.
+    """Return the result of `run` on the first example input on which it does not fail.
 
     Raises:
-        ValueError: it fails on all of them, or none can be made; names the first failure.
+        ValueError: `run` fails on all inputs, or none can be made. Names the first failure.
     """
     failures: list[Exception] = []
     for inputs in _candidates(model):
@@ -51,12 +51,15 @@ def first_that_runs(model: nn.Module, run: Callable[[dict[str, Any]], T]) -> T:
             return run(inputs)
         except Exception as error:
             failures.append(error)
-    why = f"; a forward failed: {failures[0]}" if failures else ""
+    refusal = f"cannot make an example input for {type(model).__name__}"
+    cure = "Pass example_inputs={...}, the keyword arguments of its forward."
+    if failures:
+        why = f"On the first input that was tried, a forward failed: {failures[0]}"
+        raise ValueError(f"{refusal}. {cure} {why}") from failures[0]
     raise ValueError(
-        f"cannot make an example input for {type(model).__name__}: its main input is "
-        f"{_main_input(model)!r}, and the known ones are {sorted(_MAKERS)}; pass "
-        f"example_inputs={{...}}{why}"
-    ) from (failures[0] if failures else None)
+        f"{refusal}: its main input is {_main_input(model)!r}, and the known ones are "
+        f"{sorted(_MAKERS)}. {cure}"
+    )
 
 
 def _main_input(model: nn.Module) -> Any:
@@ -64,7 +67,7 @@ def _main_input(model: nn.Module) -> Any:
 
 
 def _candidates(model: nn.Module) -> Iterator[dict[str, Any]]:
-    """Example inputs, from the fewest arguments to the most, each in every form it may have."""
+    """Yield example inputs, from the fewest arguments to the most, each in all of its forms."""
     if not hasattr(model, "config"):
         return
     accepted = inspect.signature(model.forward).parameters
@@ -77,31 +80,28 @@ def _candidates(model: nn.Module) -> Iterator[dict[str, Any]]:
 
 
 def _wanted(model: Any, accepted: Mapping[str, inspect.Parameter]) -> Iterator[list[str]]:
-    """Sets of arguments that a forward may run on; only those that can be made."""
-    required = [n for n, p in accepted.items() if p.default is p.empty and _is_named(p)]
+    """Yield lists of arguments that a forward may run on and that can be made."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    required = [n for n, p in accepted.items() if p.default is p.empty and p.kind in named]
     anything = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
     main = _main_input(model)
     least = dict.fromkeys(required)
-    # A tower inherits the main input of another, which its own forward does not take.
+    # A tower may inherit the main input of another model, which its own forward does not take.
     for name in [main] if isinstance(main, str) else main:
         if name in accepted or (anything and not required):
             least[name] = None
     if getattr(model.config, "is_encoder_decoder", False) and "decoder_input_ids" in accepted:
         least["decoder_input_ids"] = None
     seen = []
-    for extra in ((), _SENSES, (*_SENSES, *_HELPERS), _HELPERS):
+    for extra in ((), _MODALITIES, (*_MODALITIES, *_HELPERS), _HELPERS):
         names = [*least, *(n for n in extra if n in accepted and n not in least)]
         if names and names not in seen and all(name in _MAKERS for name in names):
             seen.append(names)
             yield names
 
 
-def _is_named(parameter: inspect.Parameter) -> bool:
-    return parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-
-
 def _config_value(model: Any, *names: str, default: Any = None) -> Any:
-    """The first of these settings that the model, or one of its towers, has."""
+    """Return the first of these settings that the config of the model or of a tower has."""
     towers = [getattr(model.config, tower, None) for tower in _TOWERS]
     values = (getattr(c, name, None) for name in names for c in (model.config, *towers))
     return next((value for value in values if value is not None), default)
@@ -129,7 +129,7 @@ def _token_ids(model: nn.Module) -> Tensor:
 
 
 def _codebook_ids(model: nn.Module) -> Tensor:
-    """A token of text and one of each codebook at every place."""
+    """Return one token of text and one of each codebook for every position."""
     books = _config_value(model, "num_codebooks", default=0) + 1
     return torch.ones(1, PROBE_LENGTH, books, dtype=torch.long, device=_device(model))
 
@@ -168,13 +168,13 @@ def _patch_area(model: nn.Module) -> int:
 
 
 def _patches(model: nn.Module) -> Tensor:
-    """An image as a list of flat patches, each over a few frames."""
+    """Return an image as a list of flat patches, each over several frames."""
     depth = _config_value(model, "temporal_patch_size", default=1)
     return _noise(model, _GRID**2, _channels(model) * depth * _patch_area(model))
 
 
 def _flat_patches(model: nn.Module) -> Tensor:
-    """A batch of images, each a list of flat patches."""
+    """Return a batch of images, each a list of flat patches."""
     return _noise(model, 1, _GRID**2, _channels(model) * _patch_area(model))
 
 
@@ -223,13 +223,13 @@ def _mel_frames(model: nn.Module) -> Tensor:
 
 
 def _wide_frames(model: nn.Module) -> Tensor:
-    """Frames of which some were stacked."""
+    """Return frames that are stacks of narrower frames."""
     width = _config_value(model, "input_dim", "feature_projection_input_dim", default=_bins(model))
     return _noise(model, 1, _frames(model), width)
 
 
 def _open_mask(model: nn.Module) -> Tensor:
-    """A mask of what is to be left out: nothing."""
+    """Return a mask that excludes no frame."""
     return torch.zeros(1, _frames(model), dtype=torch.bool, device=_device(model))
 
 
@@ -247,7 +247,7 @@ def _frame_mask(model: nn.Module) -> Tensor:
 
 
 def _waveform(model: nn.Module) -> Tensor:
-    # The shortest wave of which a stack of convolutions leaves that many frames.
+    # Long enough for a stack of convolutions to leave PROBE_LENGTH frames.
     strides = _config_value(model, "conv_stride", "upsampling_ratios", default=(320,))
     strides = strides if isinstance(strides, (list, tuple)) else (320,)
     return _noise(model, 1, math.prod(strides) * (PROBE_LENGTH + 2))
@@ -289,7 +289,7 @@ def _fine_boxes(model: nn.Module) -> Tensor:
     return _boxes(model).to(_dtype(model))
 
 
-# The forms that an argument may have, the likeliest first. A new kind is a new row.
+# The forms that an argument may have, the most likely first. A new kind of input is a new row.
 _MAKERS: dict[str, tuple[Callable[[nn.Module], Tensor], ...]] = {
     "input_ids": (_token_ids, _codebook_ids),
     "decoder_input_ids": (_token_ids,),
@@ -319,8 +319,8 @@ _MAKERS: dict[str, tuple[Callable[[nn.Module], Tensor], ...]] = {
     "pixel_position_ids": (_patch_places,),
     "merge_sizes": (_merge_sizes,),
 }
-# What a forward may need besides its main input: other senses, and what goes with them.
-_SENSES = ("input_ids", "pixel_values", "input_features", "input_values")
+# Arguments that a forward may need besides its main input: other modalities, and their helpers.
+_MODALITIES = ("input_ids", "pixel_values", "input_features", "input_values")
 _HELPERS = (
     "bbox",
     "visual_feats",

@@ -1,8 +1,9 @@
-"""Reads mixtures of experts, and proves on the model that whole experts can be left out.
+"""Reads mixtures of experts, and proves on the model that whole experts can be excluded.
 
-The block around the experts is run on noise, with a router of noise. What reaches the experts where
-some are left out by their logits has to be what reaches them where the same are cut out of the
-router. So a router that chooses by anything else than its logits is refused.
+The block around the experts is run on noise, with a router of noise: once with some experts
+excluded by their logits, once with their rows cut out of the router. Both runs must send the
+remaining experts the same tokens with the same weights. So a router that chooses by anything but
+its logits is refused.
 """
 
 from __future__ import annotations
@@ -18,24 +19,18 @@ from torch.func import functional_call
 
 from hf_td.anatomy.blocks import Companion, Mixture, pattern_of
 from hf_td.anatomy.towers import join
-from hf_td.anatomy.trace import evaluating
-from hf_td.modules.compact_layout import EXPERTS
+from hf_td.anatomy.trace import evaluating, seeded
+from hf_td.modules.compact_shapes import EXPERTS
 from hf_td.modules.layouts import stacks_of
-from hf_td.modules.routing import (
-    OWN_BUFFERS,
-    chosen_experts,
-    masked_class,
-    spread_weights,
-    stock_class,
-)
+from hf_td.modules.routing import chosen_experts, masked_class, spread_weights, stock_class
 
-# Enough for every expert to be chosen now and then.
+# Enough for every expert to be chosen by some tokens.
 _TOKENS = 64
 _TOLERANCE = 1e-5
 
 
 def read_mixtures(model: nn.Module, experts: Iterable[str]) -> list[Mixture]:
-    """The mixture around each module of experts; the same place in another layer is proven once.
+    """Return the mixture around each module of experts; a place that recurs is proven only once.
 
     Args:
         model: any model.
@@ -55,13 +50,13 @@ def read_mixtures(model: nn.Module, experts: Iterable[str]) -> list[Mixture]:
 
 @dataclass(frozen=True, eq=False)
 class _Place:
-    """Where the parts of a mixture are.
+    """The parts of a mixture.
 
     Attributes:
         path: dotted name of the block around the experts.
-        block: that module.
-        leaf: name of the module of experts within it.
-        routers: names within it of the modules whose weight has a row for each expert.
+        block: the block.
+        leaf: name of the module of experts within the block.
+        routers: names within the block of all modules whose weight has a row for each expert.
     """
 
     path: str
@@ -71,7 +66,7 @@ class _Place:
 
     @classmethod
     def find(cls, model: nn.Module, name: str) -> _Place:
-        """The place of the module of experts of this dotted name."""
+        """Return the place of a module of experts, given its dotted name."""
         path, _, leaf = name.rpartition(".")
         block = model.get_submodule(path)
         stack = stacks_of(block.get_submodule(leaf))[0]
@@ -79,7 +74,9 @@ class _Place:
         routers = [
             n
             for n, m in block.named_modules()
-            if n and not f"{n}.".startswith(f"{leaf}.") and _weight_shape(m) == shape
+            if n
+            and not f"{n}.".startswith(f"{leaf}.")
+            and getattr(m._parameters.get("weight"), "shape", None) == shape
         ]
         return cls(path, block, leaf, tuple(routers))
 
@@ -90,7 +87,7 @@ class _Place:
 
     @property
     def router(self) -> Any:
-        """The module that chooses."""
+        """The module that chooses the experts of a token."""
         return self.block.get_submodule(self.routers[0])
 
     @property
@@ -100,19 +97,19 @@ class _Place:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """Equal for mixtures that are built alike."""
+        """A key that is equal for mixtures of equal shapes in different layers."""
         shapes = {n: tuple(p.shape) for n, p in self.block.named_parameters()}
         return pattern_of(join(self.path, self.leaf)), repr(shapes)
 
     def mixture(self, chosen: int, obstacle: str | None) -> Mixture:
-        """The reading."""
+        """Return the reading of the mixture."""
         router = join(self.path, self.routers[0]) if self.routers else ""
         slices = tuple(self._slices()) if obstacle is None else ()
         experts = join(self.path, self.leaf)
         return Mixture(self.path, self.units, chosen, router, experts, slices, obstacle)
 
     def _slices(self) -> Iterator[Companion]:
-        """The parameters of the router and of the experts that have an entry for each expert."""
+        """Yield the parameters of router and experts that have an entry for each expert."""
         for leaf in (self.routers[0], self.leaf):
             for name, parameter in self.block.get_submodule(leaf).named_parameters():
                 if parameter.shape[:1] == (self.units,):
@@ -120,19 +117,15 @@ class _Place:
                     yield Companion(join(self.path, f"{leaf}.{name}"), 0, each)
 
 
-def _weight_shape(module: nn.Module) -> tuple[int, ...]:
-    weight = module._parameters.get("weight")
-    return () if weight is None else tuple(weight.shape)
-
-
 def _prove(place: _Place) -> int | str:
-    """How many experts each token goes to, or why no expert can be left out."""
+    """Return the number of experts per token, or the reason why no expert can be excluded."""
     if len(place.routers) != 1:
-        return f"{len(place.routers)} of its layers have a row for each expert, and a router has to"
-    buffers = {n: b for n, b in place.router.named_buffers() if n not in OWN_BUFFERS}
-    counted = [name for name, buffer in buffers.items() if buffer.shape[:1] == (place.units,)]
-    if counted:
-        return f"its router has a buffer with an entry for each expert, {counted[0]}"
+        return f"{len(place.routers)} of its layers have a row for each expert, not just a router"
+    # What is not saved, as the buffers that targeting adds, cannot be trained to bias the choice.
+    saved = place.router.state_dict().keys()
+    for name, buffer in place.router.named_buffers():
+        if name in saved and buffer.shape[:1] == (place.units,):
+            return f"its router has a buffer with an entry for each expert, {name}"
     try:
         return _Trial(place).outcome()
     except Exception as error:
@@ -140,13 +133,14 @@ def _prove(place: _Place) -> int | str:
 
 
 class _Trial:
-    """Runs the block of a mixture on noise, with a router of noise, and sees what experts get.
+    """A trial of a mixture's block on noise, with a router of noise.
 
     Attributes:
-        place: where the parts are.
-        tensors: of the block without the experts, in float32.
-        rows: names of those of the router's that have an entry for each expert.
-        hidden: what goes in.
+        place: the parts of the mixture.
+        tensors: parameters and buffers of the block without its experts, in float32.
+        rows: names of the router's tensors that have an entry for each expert.
+        hidden: the input.
+        order: a random order of the experts; the trial excludes the last of them.
     """
 
     def __init__(self, place: _Place) -> None:
@@ -165,40 +159,39 @@ class _Trial:
         ]
         self.tensors |= {n: noise(*self.tensors[n].shape) for n in self.rows}
         self.hidden = noise(1, _TOKENS, place.router.weight.shape[1])
-        # The last of a random order: at most half, and never one that has to stay.
         self.order = torch.randperm(place.units, generator=draw).to(self.hidden.device)
 
     def outcome(self) -> int | str:
-        """How many experts each token goes to, or what the router does that it must not."""
+        """Return the number of experts per token, or the property of the router that forbids it."""
         units = self.place.units
         chosen = self._run(self.tensors)[1].shape[1]
         if chosen == units:
-            return chosen  # none can be left out, so there is nothing to prove
-        stay = self.order[: max(chosen, units // 2)].sort().values
-        gone = torch.ones_like(self.order, dtype=torch.bool).index_fill(0, stay, False)
-        if not self._weights(self.tensors)[:, gone].any():
+            return chosen  # none can be excluded, so there is nothing to prove
+        kept = self.order[: max(chosen, units // 2)].sort().values
+        excluded = torch.ones_like(self.order, dtype=torch.bool).index_fill(0, kept, False)
+        if not self._weights(self.tensors)[:, excluded].any():
             return "its router does not choose by the rows of its weight"
-        masked = self._with_rows(lambda t: t.clone().index_fill_(0, gone.nonzero()[:, 0], 0))
-        if any(gone[self._run(masked, training=mode)[1]].any() for mode in (False, True)):
+        masked = self._with_rows(lambda t: t.clone().index_fill_(0, excluded.nonzero()[:, 0], 0))
+        if any(excluded[self._run(masked, training=mode)[1]].any() for mode in (False, True)):
             return "its router chooses experts whose logit is minus infinity"
-        cut = self._with_rows(lambda t: t[stay])
-        difference = self._weights(masked)[:, stay] - self._weights(cut)
+        cut = self._with_rows(lambda t: t[kept])
+        difference = self._weights(masked)[:, kept] - self._weights(cut)
         if difference.abs().max() > _TOLERANCE:
-            return "its router gives other weights than a model without what is left out"
+            return "its router gives other weights than a model without the excluded experts"
         return chosen
 
     def _with_rows(self, change: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         return {**self.tensors, **{name: change(self.tensors[name]) for name in self.rows}}
 
     def _weights(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """`(tokens, experts)`: the weight that each expert has, 0 where it is not chosen."""
+        """Return each expert's weight, 0 if not chosen, as `(tokens, experts)`."""
         return spread_weights(*self._run(tensors), len(tensors[self.rows[0]]))
 
     @torch.no_grad()
     def _run(
         self, tensors: Mapping[str, Tensor], *, training: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """The weights and the indices of the experts, as they reach these."""
+        """Run the block; return the weights and the indices that the experts are given."""
         block, experts = self.place.block, self.place.experts
         seen: list[Any] = []
 
@@ -210,46 +203,45 @@ class _Trial:
             evaluating(block),
             _masking(self.place.router),
             _forward(experts, record),
-            _forked(self.hidden.device),
+            _counting(self.place, len(tensors[self.rows[0]])),
+            seeded(block),  # some routers draw in training mode
         ):
             block.train(training)
-            with _counting(self.place, len(tensors[self.rows[0]])):
-                functional_call(block, dict(tensors), (self.hidden.clone(),))
+            functional_call(block, dict(tensors), (self.hidden.clone(),))
         if not seen or seen[0] is None:
-            raise ValueError("its experts are not given the indices and weights of those chosen")
+            raise ValueError("its experts are not given the indices and weights of the chosen ones")
         return seen[0]
 
 
 @contextmanager
 def _masking(router: Any) -> Iterator[None]:
-    """Let a router leave out what has rows of zeros; what its class computes is what is read."""
+    """Let a router exclude experts with rows of zeros; restore its class and forward on exit."""
     before = type(router)
-    replaced = {k: v for k, v in router.__dict__.items() if k == "forward"}
-    router.__dict__.pop("forward", None)
-    router.__class__ = masked_class(stock_class(router))
-    try:
-        yield
-    finally:
-        router.__class__ = before
-        router.__dict__.update(replaced)
+    with _forward(router, None):
+        router.__class__ = masked_class(stock_class(router))
+        try:
+            yield
+        finally:
+            router.__class__ = before
 
 
 @contextmanager
-def _forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Run this instead of a module."""
-    before = module.__dict__.get("forward")
-    module.forward = forward
+def _forward(module: Any, forward: Callable[..., Any] | None) -> Iterator[None]:
+    """Put `forward`, or that of the class, in place of a module's own; restore it on exit."""
+    before = module.__dict__.pop("forward", None)
+    if forward is not None:
+        module.forward = forward
     try:
         yield
     finally:
-        del module.__dict__["forward"]
+        module.__dict__.pop("forward", None)
         if before is not None:
             module.forward = before
 
 
 @contextmanager
 def _counting(place: _Place, units: int) -> Iterator[None]:
-    """Let the modules of a mixture count so many experts."""
+    """Set the number of experts that the modules of a mixture keep; restore it on exit."""
     modules = (place.block, place.router)
     counts = [
         (m, name)
@@ -264,11 +256,3 @@ def _counting(place: _Place, units: int) -> Iterator[None]:
     finally:
         for module, name in counts:
             setattr(module, name, place.units)
-
-
-@contextmanager
-def _forked(device: torch.device) -> Iterator[None]:
-    """Random numbers of its own: some routers draw while they train."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
-        yield

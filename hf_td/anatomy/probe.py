@@ -1,9 +1,9 @@
 """Proves on the model which features of its projections belong to which unit.
 
-A random gradient is sent back through chosen channels of a consumer's input, and the rows of the
-producers that receive some are those that feed these channels. A unit is a run of channels whose
-rows feed no channel outside of it; the smallest such run is the unit. Every unit then takes part in
-a choice of backward passes of its own, which is what numbers every row.
+A random gradient is sent back through chosen channels of a consumer's input. The rows of the
+producers that receive some are those that feed these channels. A unit is the smallest run of
+channels whose rows feed no channel outside of the run. To number the rows, each unit takes part in
+its own choice of backward passes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ import torch
 from torch import Tensor
 
 from hf_td.anatomy.blocks import Block, Companion, Part, Projection, Role
-from hf_td.anatomy.trace import Call, Given
+from hf_td.anatomy.trace import Call, FreeParameter
+
+SHARED_HEADS = "its query heads share one key and value head, so there is one unit"
+_ORDER: tuple[Role, ...] = ("q", "k", "v", "gate", "up")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,38 +40,19 @@ class Probe:
     @cached_property
     def _noise(self) -> Tensor:
         """Positive numbers of the shape of the consumer's input."""
-        return (
-            torch.rand(self.consumer.input.shape, generator=torch.Generator().manual_seed(1)) + 0.5
-        )
+        generator = torch.Generator().manual_seed(1)
+        return torch.rand(self.consumer.input.shape, generator=generator) + 0.5
 
     def units_of_channels(self, units: int) -> Tensor:
-        """`(channels,)`: the number of the unit of each channel, if there are so many units."""
+        """Return the unit of each channel, `(channels,)`, if the channels have `units` units."""
         return self.channels // (len(self.channels) // units)
 
-    def gradients(self, choice: Tensor, *, one_token: bool = False) -> list[Tensor]:
-        """For each feeder, `(tokens, rows)`: whether that row got a gradient at that token."""
-        leaves = [f.leaf for f in self.feeders]
-        return [(g != 0).flatten(0, -2).cpu() for g in self._send_back(choice, leaves, one_token)]
-
-    def _send_back(
-        self, choice: Tensor, leaves: Sequence[Tensor], one_token: bool = False
-    ) -> Sequence[Tensor]:
-        hidden = self.consumer.input
-        upstream = (self._noise * choice).flatten(0, -2)
-        if one_token:
-            upstream[:-1] = 0
-        upstream = upstream.view(hidden.shape).to(hidden.device, hidden.dtype)
-        return torch.autograd.grad(
-            hidden, leaves, upstream, retain_graph=True, materialize_grads=True
-        )
-
     def reached(self, choice: Tensor) -> list[Tensor]:
-        """For each feeder, `(rows,)`: whether a gradient through the chosen channels reaches it."""
-        leaves = [f.leaf for f in self.feeders]
-        return [g.flatten(0, -2).any(0).cpu() for g in self._send_back(choice, leaves)]
+        """Return for each feeder which rows feed the chosen channels, boolean `(rows,)`."""
+        return [g.flatten(0, -2).any(0).cpu() for g in self._send_back(choice)]
 
     def reached_slices(self, leaf: Tensor, dim: int) -> Callable[[Tensor], list[Tensor]]:
-        """As `reached`, for the slices of one parameter along one dimension."""
+        """Return a function like `reached` for the slices of one parameter along `dim`."""
 
         def reached(choice: Tensor) -> list[Tensor]:
             (grad,) = self._send_back(choice, [leaf])
@@ -76,16 +60,42 @@ class Probe:
 
         return reached
 
+    def tokens_reached(self) -> list[Tensor]:
+        """Return for each row of a feeder how many tokens feed the consumer's last token."""
+        gradients = self._send_back(torch.ones_like(self.channels), one_token=True)
+        return [(g != 0).flatten(0, -2).cpu().sum(0) for g in gradients]
+
+    def bends(self, feeder: int, rows: Tensor) -> bool:
+        """Return True if the consumer's input is nonlinear in some rows of a feeder."""
+        return bends(self.consumer.input, self.feeders[feeder].leaf, rows, -1)
+
+    def _send_back(
+        self, choice: Tensor, leaves: Sequence[Tensor] | None = None, one_token: bool = False
+    ) -> Sequence[Tensor]:
+        hidden = self.consumer.input
+        upstream = (self._noise * choice).flatten(0, -2)
+        if one_token:
+            upstream[:-1] = 0
+        return torch.autograd.grad(
+            hidden,
+            [feeder.leaf for feeder in self.feeders] if leaves is None else leaves,
+            upstream.view(hidden.shape).to(hidden.device, hidden.dtype),
+            retain_graph=True,
+            materialize_grads=True,
+        )
+
 
 def prove_block(
-    consumer: Call, feeders: Sequence[Call], given: Callable[[], Iterable[Given]] = tuple
+    consumer: Call,
+    feeders: Sequence[Call],
+    parameters: Callable[[], Iterable[FreeParameter]] = tuple,
 ) -> Block | None:
-    """The block that `consumer` closes, or None where no split into units can be proven.
+    """Return the block that ends in `consumer`, or None if no split into units can be proven.
 
     Args:
-        consumer: the call whose input channels are to be split into units.
+        consumer: the call whose input channels are split into units.
         feeders: the calls that feed it.
-        given: finds the parameters outside of linear layers that reach it.
+        parameters: returns the parameters outside of linear layers that feed it.
     """
     probe = Probe(consumer, feeders)
     units = _count_units(probe)
@@ -93,35 +103,43 @@ def prove_block(
         return None
     sizes = [feeder.leaf.shape[-1] for feeder in feeders]
     numbers = number_rows(probe.units_of_channels(units), probe.reached, sizes, units)
-    part, strands = _strands(probe, numbers, units)
-    if part is None or any(s.features is None for s in strands):
+    tokens = probe.tokens_reached()
+    part: Part = "feed_forward"
+    producers = None
+    if any(bool((count > 1).any()) for count in tokens):
+        part, producers = "attention", _attention_producers(probe, numbers, tokens, units)
+    elif units == len(probe.channels) > 1:
+        names = [feeder.name for feeder in feeders]
+        producers = neuron_producers(names, numbers, units, probe.bends)
+    if producers is None:
         return None
-    producers = [
-        Projection(s.module, s.role, s.features) for s in strands if s.features is not None
-    ]
     producers.sort(key=lambda p: _ORDER.index(p.role))
     reader: Role = "o" if part == "attention" else "down"
-    channels = Projection(consumer.name, reader, probe.channels.view(units, -1))
-    companions = tuple(c for g in given() for c in _companions(probe, g, units))
-    path = _shared_path(consumer, feeders)
     rows = {p.role: p.features.shape[1] for p in producers}
-    obstacle = SHARED_HEADS if units == 1 and rows["q"] > rows["k"] else _scattered(producers)
-    return Block(path, part, units, tuple(producers), channels, companions, obstacle)
+    return Block(
+        name=_shared_path(consumer, feeders),
+        part=part,
+        units=units,
+        producers=tuple(producers),
+        consumer=Projection(consumer.name, reader, probe.channels.view(units, -1)),
+        companions=tuple(c for p in parameters() for c in _companions(probe, p, units)),
+        obstacle=SHARED_HEADS if units == 1 and rows["q"] > rows["k"] else _scattered(producers),
+    )
 
 
 def agrees(block: Block, consumer: Call, feeders: Sequence[Call]) -> bool:
-    """Whether the units of a block are made of just those features that it says.
+    """Return True if the units of a block consist of exactly the features that it says.
 
     Args:
-        block: how a user describes it.
+        block: a description by a user.
         consumer: the call of its consumer.
         feeders: the calls of its producers, in their order.
     """
     probe = Probe(consumer, feeders)
-    if block.obstacle is not None:  # its units are not claimed, only that it reads these layers
+    if block.obstacle is not None:  # claims no units, only that the consumer reads these layers
         return all(bool(hit.all()) for hit in probe.reached(torch.ones_like(probe.channels)))
-    rows = [f.leaf.shape[-1] for f in feeders]
-    numbers = number_rows(probe.units_of_channels(block.units), probe.reached, rows, block.units)
+    sizes = [feeder.leaf.shape[-1] for feeder in feeders]
+    numbers = number_rows(probe.units_of_channels(block.units), probe.reached, sizes, block.units)
     unit = torch.arange(block.units)[:, None]
     return all(
         bool((number[p.features] == unit).all())
@@ -130,9 +148,9 @@ def agrees(block: Block, consumer: Call, feeders: Sequence[Call]) -> bool:
 
 
 def _scattered(producers: Sequence[Projection]) -> str | None:
-    """An obstacle where a fused layer holds its units in groups of a fixed size.
+    """Return an obstacle if a fused layer holds its units in groups of a fixed size.
 
-    A forward that splits the rows into such groups cannot do so when single units have gone.
+    A forward that splits the rows into such groups cannot run with incomplete groups.
     """
     fused = Counter(p.module for p in producers)
     for producer in producers:
@@ -142,25 +160,22 @@ def _scattered(producers: Sequence[Projection]) -> str | None:
     return None
 
 
-SHARED_HEADS = "its query heads share one key and value head, so there is one unit"
-_ORDER: tuple[Role, ...] = ("q", "k", "v", "gate", "up")
-
-
 def _count_units(probe: Probe) -> int | None:
-    """The finest split of the channels into equal runs whose rows do not overlap.
+    """Return the number of units in the finest split into equal runs whose rows do not overlap.
 
-    One where there is no such split, as in attention whose query heads share one key head; None
-    where every channel depends on every row.
+    Returns:
+        1 if there is no such split, as in attention whose query heads share one key head. None if
+        every channel depends on every row.
     """
     channels = probe.channels
     width = len(channels)
     one = probe.reached(channels == 0)
     if all(bool(hit.all()) for hit in one):
-        return None  # everything is mixed, as behind a norm: the common case, refused at once
+        return None  # everything is mixed, as behind a norm: the common case
     for size in (n for n in range(1, width) if width % n == 0):
         rest = probe.reached(channels >= size)
         if _overlap(one, rest):
-            continue  # and so do the rows of the whole run
+            continue  # so the rows of the whole run overlap too
         first = probe.reached(channels < size)
         if all(hit.any() for hit in first) and not _overlap(first, rest):
             return width // size
@@ -174,16 +189,16 @@ def _overlap(first: Sequence[Tensor], rest: Sequence[Tensor]) -> bool:
 def number_rows(
     unit: Tensor, reached: Callable[[Tensor], list[Tensor]], sizes: Sequence[int], units: int
 ) -> list[Tensor]:
-    """For each source, `(rows,)`: the unit of each row, or -1 where it has none or several.
+    """Return the unit of each row of each source, `(rows,)`; -1 for a row of none or several.
 
-    Each unit takes part in equally many passes, and no two in the same ones. So a row of one unit
-    is reached in just so many, and a row of several units in more.
+    Each unit takes part in equally many passes, and no two units in the same passes. So a row of
+    one unit is reached in exactly that many passes, and a row of several units in more.
 
     Args:
         unit: `(channels,)`, the unit of each input channel of the consumer.
-        reached: says for each source which rows a gradient through chosen channels reaches.
+        reached: returns for each source which rows feed the chosen channels.
         sizes: the number of rows of each source.
-        units: how many there are.
+        units: number of units.
     """
     passes = next(n for n in itertools.count() if math.comb(n, n // 2) >= units)
     codes = _with_ones(passes // 2, passes)[:units]
@@ -197,50 +212,26 @@ def number_rows(
 
 
 def _with_ones(ones: int, bits: int) -> Tensor:
-    """All numbers of so many bits of which so many are ones, in order."""
+    """Return all numbers of `bits` bits of which `ones` are set, in order."""
     counts = torch.zeros(1, dtype=torch.uint8)
     for _ in range(bits):
         counts = torch.cat([counts, counts + 1])
     return (counts == ones).nonzero().flatten()
 
 
-def _companions(probe: Probe, given: Given, units: int) -> Iterator[Companion]:
-    """The dimension of a parameter, if any, that has slices for each unit."""
-    for dim, size in enumerate(given.leaf.shape):
+def _companions(probe: Probe, parameter: FreeParameter, units: int) -> Iterator[Companion]:
+    """Yield each dimension of a parameter that has slices for every unit."""
+    for dim, size in enumerate(parameter.leaf.shape):
         if size % units == 0:
-            reached = probe.reached_slices(given.leaf, dim)
+            reached = probe.reached_slices(parameter.leaf, dim)
             (number,) = number_rows(probe.units_of_channels(units), reached, [size], units)
-            features = features_by_unit(number, number >= 0, units)
+            features = _by_unit(number, number >= 0, units)
             if features is not None:
-                yield Companion(given.name, dim, features)
+                yield Companion(parameter.name, dim, features)
 
 
-@dataclass(frozen=True, eq=False)
-class _Strand:
-    """The rows of one feeder that play one role, `(units, per_unit)`, if they are spread evenly."""
-
-    module: str
-    role: Role
-    features: Tensor | None
-
-
-def _strands(
-    probe: Probe, numbers: Sequence[Tensor], units: int
-) -> tuple[Part | None, list[_Strand]]:
-    """The part, and every role that a feeder plays; no part where neither kind is proven."""
-    hits = probe.gradients(torch.ones_like(probe.channels), one_token=True)
-    tokens = [hit.sum(0) for hit in hits]
-    if any(bool((t > 1).any()) for t in tokens):
-        strands = _attention_strands(probe, numbers, tokens, units)
-        complete = {"q", "k", "v"} <= {s.role for s in strands}
-        return ("attention" if complete else None), strands
-    if units == len(probe.channels) > 1:
-        return "feed_forward", _feed_forward_strands(probe, numbers, units)
-    return None, []
-
-
-def features_by_unit(number: Tensor, rows: Tensor, units: int) -> Tensor | None:
-    """The chosen rows by unit, `(units, per_unit)`; None if the units differ in their number."""
+def _by_unit(number: Tensor, rows: Tensor, units: int) -> Tensor | None:
+    """Return the chosen rows by unit, `(units, per_unit)`; None if units differ in their number."""
     counts = torch.bincount(number[rows], minlength=units)
     if len(counts) != units or not bool((counts == counts[0]).all()) or int(counts[0]) == 0:
         return None
@@ -248,64 +239,74 @@ def features_by_unit(number: Tensor, rows: Tensor, units: int) -> Tensor | None:
     return chosen[number[chosen].argsort(stable=True)].view(units, -1)
 
 
-def _attention_strands(
+def _attention_producers(
     probe: Probe, numbers: Sequence[Tensor], tokens: Sequence[Tensor], units: int
-) -> list[_Strand]:
-    """Queries feel one token; a key row feels every channel of its head, a value row its own."""
+) -> list[Projection] | None:
+    """Return queries, keys and values; None if one is missing or unevenly spread over the heads.
+
+    A query row feeds one token. A key row feeds every channel of its head, a value row one.
+    """
     offset = probe.channels % (len(probe.channels) // units)
     first, second = probe.reached(offset == 0), probe.reached(offset == 1)
-    strands = []
+    producers = []
     for i, feeder in enumerate(probe.feeders):
         owned, many = numbers[i] >= 0, tokens[i] > 1
         key = many & first[i] & second[i]
         rows: dict[Role, Tensor] = {"q": tokens[i] == 1, "k": key, "v": many & ~key}
         for role, chosen in rows.items():
             if (chosen & owned).any():
-                strands.append(
-                    _Strand(feeder.name, role, features_by_unit(numbers[i], chosen & owned, units))
-                )
-    return strands
+                features = _by_unit(numbers[i], chosen & owned, units)
+                if features is None:
+                    return None
+                producers.append(Projection(feeder.name, role, features))
+    return producers if {"q", "k", "v"} <= {p.role for p in producers} else None
 
 
-def _feed_forward_strands(probe: Probe, numbers: Sequence[Tensor], units: int) -> list[_Strand]:
-    """One strand for each row that a neuron has: gate and up apart, fused or not."""
-    slots = []
-    for i, feeder in enumerate(probe.feeders):
-        features = features_by_unit(numbers[i], numbers[i] >= 0, units)
-        columns = [None] if features is None else features.unbind(1)
-        slots += [(i, feeder.name, column) for column in columns]
-    alone = len(slots) == 1
+def neuron_producers(
+    names: Sequence[str],
+    numbers: Sequence[Tensor],
+    units: int,
+    bends: Callable[[int, Tensor], bool],
+) -> list[Projection] | None:
+    """Return gate and up, fused or not; None if a feeder's rows are unevenly spread over neurons.
+
+    Args:
+        names: the feeders.
+        numbers: the unit of each row of each feeder, as from `number_rows`.
+        units: number of neurons.
+        bends: returns True if the neurons are nonlinear in these rows of a feeder. They are
+            nonlinear in a gate, and linear in what it multiplies.
+    """
+    slots: list[tuple[int, Tensor]] = []
+    for feeder, number in enumerate(numbers):
+        features = _by_unit(number, number >= 0, units)
+        if features is None:
+            return None
+        slots += [(feeder, rows) for rows in features.unbind(1)]
     return [
-        _Strand(
-            name,
-            "gate" if not alone and column is not None and _bends(probe, i, column) else "up",
-            None if column is None else column[:, None],
+        Projection(
+            names[feeder],
+            "gate" if len(slots) > 1 and bends(feeder, rows) else "up",
+            rows[:, None],
         )
-        for i, name, column in slots
+        for feeder, rows in slots
     ]
 
 
-def _bends(probe: Probe, feeder: int, rows: Tensor) -> bool:
-    """Whether the consumer's input is nonlinear in these rows: a gate is, what it gates is not."""
-    leaf = probe.feeders[feeder].leaf
-    hidden = probe.consumer.input
-    (slope,) = torch.autograd.grad(
-        hidden, leaf, torch.ones_like(hidden), create_graph=True, retain_graph=True
-    )
+def bends(output: Tensor, leaf: Tensor, rows: Tensor, dim: int) -> bool:
+    """Return True if `output` is nonlinear in the slices `rows` of `leaf` along `dim`."""
+    (slope,) = torch.autograd.grad(output, leaf, torch.ones_like(output), create_graph=True)
     if not slope.requires_grad:
         return False
+    index = rows.to(leaf.device)
     (bend,) = torch.autograd.grad(
-        slope[..., rows.to(leaf.device)].sum(), leaf, retain_graph=True, materialize_grads=True
+        slope.index_select(dim, index).sum(), leaf, retain_graph=True, materialize_grads=True
     )
-    return bool((bend[..., rows.to(leaf.device)] != 0).any())
+    return bool((bend.index_select(dim, index) != 0).any())
 
 
 def _shared_path(consumer: Call, feeders: Sequence[Call]) -> str:
-    """The dotted path that all the projections of a block have in common."""
+    """Return the dotted path that all projections of a block have in common."""
     paths = [call.name.split(".") for call in (consumer, *feeders)]
-    shared = []
-    for parts in zip(*paths, strict=False):
-        if len(set(parts)) > 1:
-            break
-        shared.append(parts[0])
-    return ".".join(shared)
+    levels = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
+    return ".".join(parts[0] for parts in levels)

@@ -1,9 +1,9 @@
-"""Reads a model: which linear layers form attention and feed-forward blocks, proven by a probe."""
+"""Reads a model: finds its attention and feed-forward blocks, and proves them by gradients."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -20,15 +20,15 @@ from hf_td.anatomy.registry import described, described_blocks
 from hf_td.anatomy.replaced import (
     check_called,
     check_has_values,
-    check_not_packed,
+    check_not_quantised,
     replaced_forwards,
 )
 from hf_td.anatomy.towers import Traces, join, trace_all
-from hf_td.anatomy.trace import Call, Trace, is_in, moved, thawed
+from hf_td.anatomy.trace import Call, Trace, thawed
 from hf_td.config import CONFIG_KEY
 from hf_td.modules.layouts import expert_modules, linear_layers, stacks_of
 
-# Readings of models seen before, by class and by the shapes of their linear layers.
+# Readings of this process, by class, config and shapes.
 _READINGS: dict[tuple[Any, ...], Anatomy] = {}
 _MOST_READINGS = 64
 
@@ -36,10 +36,10 @@ _MOST_READINGS = 64
 def read_anatomy(model: nn.Module, example_inputs: Mapping[str, Any] | None = None) -> Anatomy:
     """Find the attention and feed-forward blocks of a model, and its mixtures of experts.
 
-    The model is run once on a few tokens, without its matrix products and in eval mode; weights,
-    training flags and random states are untouched. Heads and embeddings are not read.
-
-    A model that structure and probe cannot tell can be described by `register_family`.
+    Runs the model once on a few tokens, in eval mode and without its matrix products. Weights,
+    training flags and random states are left unchanged. The reading of a model with a config is
+    kept, so a second model of equal architecture is not run. Blocks that are not found can be
+    described by `register_family`.
 
     Args:
         model: a `PreTrainedModel`, or any module together with `example_inputs`.
@@ -47,15 +47,15 @@ def read_anatomy(model: nn.Module, example_inputs: Mapping[str, Any] | None = No
             input is of no known kind.
 
     Raises:
-        ValueError: no example input can be made for this model, or it contradicts what was
-            registered for it; or its weights have no values.
-        TypeError: its layers are quantised, or a kernel computes without calling them.
+        ValueError: no example input runs, the weights have no values, or the model contradicts
+            its registered description.
+        TypeError: layers are quantised, or a kernel computes without calling them.
     """
-    check_not_packed(model)
+    check_not_quantised(model)
     check_has_values(model)
     if not hasattr(model, "config"):
-        return _read(model, example_inputs)  # nothing says that two such models are alike
-    key = (*_fingerprint(model), _told(example_inputs))
+        return _read(model, example_inputs)  # nothing proves that two such models are equal
+    key = _fingerprint(model, example_inputs)
     if key not in _READINGS:
         if len(_READINGS) >= _MOST_READINGS:
             _READINGS.clear()
@@ -63,147 +63,91 @@ def read_anatomy(model: nn.Module, example_inputs: Mapping[str, Any] | None = No
     return _READINGS[key]
 
 
-def _told(example_inputs: Mapping[str, Any] | None) -> str | None:
-    """What a forward was given: with other inputs other parts of a model may run."""
-    if example_inputs is None:
-        return None
-    return repr([(name, getattr(v, "shape", type(v))) for name, v in example_inputs.items()])
-
-
-def _fingerprint(model: Any) -> tuple[Any, ...]:
-    shapes = tuple((name, tuple(p.shape)) for name, p in model.named_parameters())
-    # How it was patched says nothing of the architecture.
-    settings = {k: v for k, v in model.config.to_dict().items() if k != CONFIG_KEY}
-    told = described(getattr(model, "base_model", model))
-    replaced = tuple(replaced_forwards(model).items())
-    attention = model.config._attn_implementation
-    return (type(model), shapes, repr(settings), attention, told, replaced)
+def _fingerprint(model: Any, example_inputs: Mapping[str, Any] | None) -> tuple[Any, ...]:
+    """Return a key that is equal for models with equal readings."""
+    settings = model.config.to_dict()
+    settings.pop(CONFIG_KEY, None)  # the settings of a patch, no part of the architecture
+    inputs = example_inputs and [
+        (n, getattr(v, "shape", type(v))) for n, v in example_inputs.items()
+    ]
+    return (
+        type(model),
+        tuple((name, tuple(p.shape)) for name, p in model.named_parameters()),
+        repr(settings),
+        model.config._attn_implementation,
+        described(getattr(model, "base_model", model)),
+        tuple(replaced_forwards(model).items()),
+        repr(inputs),  # other inputs may run other parts of a model
+    )
 
 
 def _read(model: nn.Module, example_inputs: Mapping[str, Any] | None) -> Anatomy:
     with torch.inference_mode(False), thawed(model):
         base, traces = _trace(model, example_inputs)
-        prefix = _name_of(base, model)
-        found = _found(traces)
-        if _reach_into_stacks(found, traces):
-            base, traces = _trace(model, example_inputs, whole=True)
-            found = _found(traces)
-        told = described_blocks(base, traces)
-        blocks = [_with_prefix(b, prefix) for b in _in_order(told, found, traces)]
-        experts = [
-            join(prefix, join(path, call.name))
-            for path, seen in traces.seen.items()
-            for call in seen.experts
-        ]
-        mixtures = read_mixtures(model, experts)
+        prefix = next(name for name, module in model.named_modules() if module is base)
+        blocks = [_with_prefix(block, prefix) for block in _blocks_of(base, traces)]
+        mixtures = read_mixtures(
+            model,
+            [
+                join(prefix, join(path, call.name))
+                for path, seen in traces.seen.items()
+                for call in seen.experts
+            ],
+        )
     claimed = {name for block in blocks for name in block.modules}
     called = set(traces.called)
-    uncalled = [join(prefix, n) for n in linear_layers(base) if n not in called]
+    uncalled = [join(prefix, name) for name in linear_layers(base) if name not in called]
     check_called(model, uncalled)
+    stacks = [
+        f"{name}.{stack.name}"
+        for name, module in expert_modules(model).items()
+        for stack in stacks_of(module)
+    ]
     return Anatomy(
         blocks=tuple(blocks),
         mixtures=tuple(mixtures),
-        unclaimed=tuple(n for n in _prunable(model) if n not in claimed),
+        unclaimed=tuple(n for n in [*linear_layers(model), *stacks] if n not in claimed),
         uncalled=tuple(uncalled),
         runs=tuple(join(prefix, path) if path else "" for path in traces.seen),
         unread=tuple(f"{join(prefix, p) or 'model'}: {why}" for p, why in traces.unread.items()),
     )
 
 
-def _found(traces: Traces) -> list[Block]:
-    return [
-        _with_prefix(block, path)
-        for path, seen in traces.seen.items()
-        for block in _blocks_of(seen)
-    ]
+def _trace(model: nn.Module, example_inputs: Mapping[str, Any] | None) -> tuple[nn.Module, Traces]:
+    """Trace the base model, or the whole model if its base does not run, and return what was run.
 
-
-def _reach_into_stacks(blocks: list[Block], traces: Traces) -> bool:
-    """Whether a block is made of several layers of which some were skipped."""
-    stacks = {
-        join(path, like).rpartition(".")[0]
-        for path, seen in traces.seen.items()
-        for like in seen.skipped.values()
-    }
-    return any(
-        len({_place_in(stack, name) for name in block.modules}) > 1
-        for block in blocks
-        for stack in stacks
-    )
-
-
-def _place_in(stack: str, name: str) -> str | None:
-    """In which layer of a stack a module is."""
-    if not is_in(name, stack):
-        return None
-    return name.removeprefix(stack).removeprefix(".").partition(".")[0]
-
-
-def _trace(
-    model: nn.Module, example_inputs: Mapping[str, Any] | None, *, whole: bool = False
-) -> tuple[nn.Module, Traces]:
-    """What was run and what it showed: the base model, or the whole where the base does not run.
-
-    Some models call a part their base that takes no input of the user: DINOv3's encoder.
+    The base of some models takes no input of a user: DINOv3's is its encoder.
     """
     base: nn.Module = getattr(model, "base_model", model)
     try:
-        return base, trace_all(base, example_inputs, whole=whole or bool(described(base)))
+        return base, trace_all(base, example_inputs)
     except ValueError as error:
         if described(base):
             return base, Traces(unread={"": str(error)})
         if base is model or example_inputs is not None:
             raise
         with suppress(ValueError):
-            return model, trace_all(model, whole=whole)
+            return model, trace_all(model)
         raise
 
 
-def _in_order(told: list[Block], found: list[Block], traces: Traces) -> list[Block]:
-    """What was described and what else was found, as the model runs it."""
-    if not told:
-        return found
-    taken = {name for block in told for name in block.modules}
-    blocks = [*told, *(block for block in found if not taken.intersection(block.modules))]
-    order = {name: i for i, name in enumerate(traces.called)}
-    return sorted(blocks, key=lambda block: order.get(block.consumer.module, 0))
+def _blocks_of(base: nn.Module, traces: Traces) -> list[Block]:
+    """Return the described blocks and all others that are proven, as the model runs them."""
+    blocks = described_blocks(base, traces)
+    taken = {name for block in blocks for name in block.modules}
+    for path, seen in traces.seen.items():
+        found = (_with_prefix(b, path) for b in (*_prove_all(seen), *_prove_experts(seen)))
+        blocks += [block for block in found if not taken.intersection(block.modules)]
+    order = {name: place for place, name in enumerate(traces.called)}
 
+    def place_of(block: Block) -> int:
+        return order.get(block.consumer.module, order.get(block.name, -1))
 
-def _prunable(model: nn.Module) -> list[str]:
-    """The names of all linear layers and stacks of experts."""
-    experts = expert_modules(model).items()
-    stacks = [f"{name}.{stack.name}" for name, module in experts for stack in stacks_of(module)]
-    return [*linear_layers(model), *stacks]
-
-
-def _blocks_of(seen: Trace) -> list[Block]:
-    """Every block that a forward showed, in the order in which they were over."""
-    found = [*_prove_all(seen), *_prove_experts(seen)]
-    blocks = [(_last_call(seen, block), block) for block in found]
-    for path, like in seen.skipped.items():
-        alike = [block for block in found if is_in(block.name, like)]
-        blocks += [
-            ((seen.order[path], *_last_call(seen, block)), _in_layer(block, like, path))
-            for block in alike
-        ]
-    return [block for _, block in sorted(blocks, key=lambda pair: pair[0])]
-
-
-def _in_layer(block: Block, like: str, path: str) -> Block:
-    """The same block in a layer that was skipped."""
-    obstacle = block.obstacle and block.obstacle.replace(f"{like}.", f"{path}.")
-    return replace(
-        _rename(
-            block,
-            moved(block.name, like, path),
-            lambda name: moved(name, like, path) if is_in(name, like) else name,
-        ),
-        obstacle=obstacle,
-    )
+    return sorted(blocks, key=place_of)
 
 
 def _prove_experts(seen: Trace) -> list[Block]:
-    """The block of every module of experts; the same place in another layer is proven once."""
+    """Prove the block of every module of experts; a place that recurs in layers only once."""
     proven: dict[tuple[Any, ...], tuple[list[str], Block | None]] = {}
     blocks = []
     for call in seen.experts:
@@ -214,19 +158,13 @@ def _prove_experts(seen: Trace) -> list[Block]:
             proven[key] = names, prove_experts(call.name, call.module, call.hidden_size)
         first, like = proven[key]
         if like is not None and layer_index(call.name) is not None:
-            blocks.append(_moved(like, dict(zip(first, names, strict=True)), []))
+            blocks.append(_moved(like, dict(zip(first, names, strict=True))))
     return blocks
 
 
-def _last_call(seen: Trace, block: Block) -> tuple[int, ...]:
-    """When the block was over: at the call of its consumer."""
-    return (seen.order.get(block.consumer.module, seen.order.get(block.name, -1)),)
-
-
 def _prove_all(seen: Trace) -> list[Block]:
-    """Every block of the model; the same place in another layer is proven once."""
+    """Prove every block of linear layers; a place that recurs in layers only once."""
     proven: dict[tuple[Any, ...], tuple[list[str], Block | None]] = {}
-    mixed: set[int] = set()  # inputs that cannot be split; q, k and v read one and the same
     found: dict[Call, tuple[list[Call], Block]] = {}
     for call in seen.calls:
         sources = seen.feeders(call)
@@ -234,23 +172,19 @@ def _prove_all(seen: Trace) -> list[Block]:
             continue
         key = tuple((pattern_of(c.name), c.leaf.shape[-1]) for c in (call, *sources))
         names = [source.name for source in (call, *sources)]
-        if key not in proven and id(call.input) in mixed:
-            proven[key] = names, None
-        elif key not in proven:
-            proven[key] = names, prove_block(call, sources, partial(seen.given_to, call))
-            if proven[key][1] is None:
-                mixed.add(id(call.input))
+        if key not in proven:
+            proven[key] = names, prove_block(call, sources, partial(seen.parameters_feeding, call))
         first, like = proven[key]
         if like is not None:
-            given = [g.name for g in seen.given_to(call)] if like.companions else []
-            found[call] = sources, _moved(like, dict(zip(first, names, strict=True)), given)
+            own = [p.name for p in seen.parameters_feeding(call)] if like.companions else []
+            found[call] = sources, _moved(like, dict(zip(first, names, strict=True)), own)
     return _in_layers(seen, found)
 
 
-def _in_layers(seen: Trace, found: dict[Call, tuple[list[Call], Block]]) -> list[Block]:
-    """Keep what lies inside one layer, and note the units that something else reads as well.
+def _in_layers(seen: Trace, found: Mapping[Call, tuple[list[Call], Block]]) -> list[Block]:
+    """Keep the blocks of numbered layers, and add an obstacle where anything else reads the units.
 
-    What reads into queries, keys or values is a bottleneck and no feed-forward part.
+    A pair of layers that ends in queries, keys or values is a bottleneck, no feed-forward block.
     """
     heads = {p.module for _, b in found.values() if b.part == "attention" for p in b.producers}
     inside = {
@@ -272,12 +206,22 @@ def _obstacle(shared: set[Call]) -> str | None:
     return f"the output of {names} is also read elsewhere in the model" if shared else None
 
 
-def _moved(like: Block, layers: dict[str, str], given: list[str]) -> Block:
-    """The same block in another layer: its linear layers by name, and what is given to it."""
-    by_pattern = {pattern_of(name): name for name in given}
-    depth = len(like.name.split("."))
-    path = ".".join(layers[like.consumer.module].split(".")[:depth])
-    return _rename(like, path, lambda name: layers.get(name) or by_pattern[pattern_of(name)])
+def _moved(block: Block, layers: Mapping[str, str], parameters: Sequence[str] = ()) -> Block:
+    """Return the block in another layer.
+
+    Args:
+        block: the block that was proven.
+        layers: the layers of the new block by those of the proven one.
+        parameters: parameters outside of linear layers that feed the new consumer.
+    """
+    by_pattern = {pattern_of(name): name for name in parameters}
+    depth = len(block.name.split("."))
+    path = ".".join(layers[block.consumer.module].split(".")[:depth])
+    return _rename(block, path, lambda name: layers.get(name) or by_pattern[pattern_of(name)])
+
+
+def _with_prefix(block: Block, path: str) -> Block:
+    return _rename(block, join(path, block.name), partial(join, path)) if path else block
 
 
 def _rename(block: Block, path: str, rename: Callable[[str], str]) -> Block:
@@ -291,13 +235,3 @@ def _rename(block: Block, path: str, rename: Callable[[str], str]) -> Block:
         consumer=move(block.consumer),
         companions=tuple(replace(c, parameter=rename(c.parameter)) for c in block.companions),
     )
-
-
-def _name_of(base: nn.Module, model: nn.Module) -> str:
-    return next(name for name, module in model.named_modules() if module is base)
-
-
-def _with_prefix(block: Block, path: str) -> Block:
-    if not path:
-        return block
-    return _rename(block, join(path, block.name), lambda name: join(path, name))

@@ -1,4 +1,7 @@
-"""Lets a user describe the blocks of a model that the reader refuses."""
+"""The table of families: descriptions of blocks that neither structure nor probe finds.
+
+The table starts empty. A user adds a family by `register_family`.
+"""
 
 from __future__ import annotations
 
@@ -14,21 +17,24 @@ from hf_td.anatomy.blocks import Block, Projection, Role
 from hf_td.anatomy.probe import agrees
 from hf_td.anatomy.towers import Traces, join
 from hf_td.anatomy.trace import Call
-from hf_td.modules.layouts import in_features, layout_of, out_features
+from hf_td.modules.layouts import in_features, linear_layout, out_features
 
-UNPROVEN = "no forward of it could be run, so that its units are not proven"
+UNPROVEN = "no forward of it could be run, so its units are not proven"
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionBlocks:
-    """Attention blocks that a user describes; each projection is a linear layer of its own.
+    """A description of attention blocks; each projection is a linear layer of its own.
 
     Attributes:
-        path: dotted path of the blocks within the base model, `*` for the numbers of layers.
-        q: name of the query projection within the block; `k`, `v` and `o` likewise.
-        heads: number of query heads, or the field of the config that has it.
-        kv_heads: number of key and value heads, likewise; None for as many as query heads.
-        obstacle: why heads cannot be dropped although weights can; None if they can.
+        path: dotted path of the blocks within the base model, `*` for the number of a layer.
+        q: name of the query projection within the block.
+        k: name of the key projection.
+        v: name of the value projection.
+        o: name of the output projection.
+        heads: number of query heads, or the name of the config's field with it.
+        kv_heads: number of key and value heads, or the name of a field; None if equal to `heads`.
+        obstacle: reason why only weights can be dropped, not heads; None if heads can.
     """
 
     path: str
@@ -41,7 +47,7 @@ class AttentionBlocks:
     obstacle: str | None = None
 
     def block(self, model: Any, name: str) -> Block:
-        """The block of this name in a model."""
+        """Return the described block of this name in a model."""
         heads = _count(model, self.heads)
         units = heads if self.kv_heads is None else _count(model, self.kv_heads)
         names: dict[Role, str] = {"q": self.q, "k": self.k, "v": self.v, "o": self.o}
@@ -50,13 +56,14 @@ class AttentionBlocks:
 
 @dataclass(frozen=True, kw_only=True)
 class FeedForwardBlocks:
-    """Feed-forward blocks that a user describes; each projection is a linear layer of its own.
+    """A description of feed-forward blocks; each projection is a linear layer of its own.
 
     Attributes:
-        path: dotted path of the blocks within the base model, `*` for the numbers of layers.
-        up: name of the projection to the neurons; `down` from them, likewise.
-        gate: name of the projection that gates them, if there is one.
-        obstacle: why neurons cannot be dropped although weights can; None if they can.
+        path: dotted path of the blocks within the base model, `*` for the number of a layer.
+        up: name of the projection to the neurons within the block.
+        down: name of the projection from the neurons.
+        gate: name of the projection that gates the neurons, or None.
+        obstacle: reason why only weights can be dropped, not neurons; None if neurons can.
     """
 
     path: str
@@ -66,7 +73,7 @@ class FeedForwardBlocks:
     obstacle: str | None = None
 
     def block(self, model: Any, name: str) -> Block:
-        """The block of this name in a model."""
+        """Return the described block of this name in a model."""
         units = out_features(_layer(model, join(name, self.up)))
         names: dict[Role, str] = {"up": self.up, "down": self.down}
         if self.gate is not None:
@@ -76,19 +83,20 @@ class FeedForwardBlocks:
 
 Description = AttentionBlocks | FeedForwardBlocks
 
+# By model type or class of the base model. A family whose blocks are not found is a new row.
 _FAMILIES: dict[str | type[nn.Module], tuple[Description, ...]] = {}
 
 
 def register_family(family: str | type[nn.Module], *blocks: Description) -> None:
-    """Teach the reader where the blocks of a model are; a later call replaces an earlier one.
+    """Describe the blocks of a family; a later call replaces an earlier one.
 
-    What is described goes before what is found. It is still put to the proof on the model: where
-    a gradient shows that a unit is made of other features, or that a layer is never called, the
-    model is refused. Where no forward can be run, only the weights can be targeted.
+    A description takes precedence over what the reader finds, and is proven on the model all the
+    same. `read_anatomy` refuses a model whose units have other features or whose layer is never
+    called. If no forward can be run, only the weights can be targeted.
 
     Args:
         family: a model type (`config.model_type`), or the class of a base model.
-        *blocks: `AttentionBlocks` and `FeedForwardBlocks`; none takes the registration back.
+        *blocks: descriptions; no description removes the family.
     """
     if blocks:
         _FAMILIES[family] = blocks
@@ -97,7 +105,7 @@ def register_family(family: str | type[nn.Module], *blocks: Description) -> None
 
 
 def described(base: nn.Module) -> tuple[Description, ...]:
-    """What is registered for a base model, by its class or else by its model type."""
+    """Return the descriptions of a base model, by its class or else by its model type."""
     model_type = getattr(getattr(base, "config", None), "model_type", None)
     for family, blocks in _FAMILIES.items():
         if isinstance(family, type) and isinstance(base, family):
@@ -106,20 +114,20 @@ def described(base: nn.Module) -> tuple[Description, ...]:
 
 
 def described_blocks(base: nn.Module, traces: Traces) -> list[Block]:
-    """The described blocks of a base model, as far as the traces agree.
+    """Return the described blocks of a base model, proven on its traces.
 
     Raises:
-        ValueError: a description fits no module, or the model contradicts it.
+        ValueError: a description matches no module, or the model contradicts it.
     """
     calls = {join(path, c.name): c for path, seen in traces.seen.items() for c in seen.calls}
     return [
         _proven(block, calls)
         for description in described(base)
-        for block in _all(base, description)
+        for block in _matches(base, description)
     ]
 
 
-def _all(base: nn.Module, description: Description) -> Iterator[Block]:
+def _matches(base: nn.Module, description: Description) -> Iterator[Block]:
     depth = description.path.count(".")
     found = [
         name
@@ -127,7 +135,10 @@ def _all(base: nn.Module, description: Description) -> Iterator[Block]:
         if name.count(".") == depth and fnmatchcase(name, description.path)
     ]
     if not found:
-        raise ValueError(f"{type(base).__name__} has no module {description.path!r}")
+        raise ValueError(
+            f"{type(base).__name__} has no module {description.path!r}. The path of a description "
+            "is a dotted path within the base model. Correct it in register_family."
+        )
     for name in found:
         yield description.block(base, name)
 
@@ -137,13 +148,16 @@ def _proven(block: Block, calls: Mapping[str, Call]) -> Block:
         return replace(block, obstacle=block.obstacle or UNPROVEN)
     for name in block.modules:
         if name not in calls:
-            raise ValueError(f"{name} is described as a part of {block.name}, and never called")
+            raise ValueError(
+                f"{name}, described as a part of {block.name}, is never called. Every projection "
+                "has to be called in a forward. Correct its name in register_family."
+            )
     feeders = [calls[p.module] for p in block.producers]
     if not agrees(block, calls[block.consumer.module], feeders):
         raise ValueError(
-            f"the description of {block.name} is contradicted by the model: its {block.units} "
-            f"units, as they reach {block.consumer.module}, are made of other features; correct "
-            "the numbers of heads and the names, or name an obstacle to target its weights only"
+            f"the description of {block.name} is contradicted by the model: the {block.units} "
+            f"units that {block.consumer.module} reads consist of other features. Correct the "
+            "numbers of heads and the names. Or give an obstacle, to target only its weights."
         )
     return block
 
@@ -161,15 +175,20 @@ def _projection(model: nn.Module, name: str, role: Role, units: int) -> Projecti
     layer = _layer(model, name)
     size = in_features(layer) if role in ("o", "down") else out_features(layer)
     if size % units:
-        raise ValueError(f"{name} has {size} features, which {units} units cannot share evenly")
+        raise ValueError(
+            f"{name} has {size} features, which {units} units cannot share evenly. Correct the "
+            "number of heads in register_family."
+        )
     return Projection(name, role, torch.arange(size).view(units, -1))
 
 
 def _layer(model: nn.Module, name: str) -> nn.Module:
     layer = dict(model.named_modules()).get(name)
-    if layer is None or layout_of(layer) is None:
+    if layer is None or linear_layout(layer) is None:
         what = "nothing" if layer is None else type(layer).__name__
-        raise ValueError(f"expected a linear layer at {name}, found {what}")
+        raise ValueError(
+            f"expected a linear layer at {name}, found {what}. Correct the name in register_family."
+        )
     return layer
 
 
@@ -177,5 +196,8 @@ def _count(model: Any, count: int | str) -> int:
     if isinstance(count, int):
         return count
     if not hasattr(model.config, count):
-        raise ValueError(f"{type(model.config).__name__} has no field {count!r}")
+        raise ValueError(
+            f"{type(model.config).__name__} has no field {count!r}. Give the name of a field or a "
+            "number in register_family."
+        )
     return getattr(model.config, count)

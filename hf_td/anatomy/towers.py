@@ -1,4 +1,4 @@
-"""Traces a model, and also those of its towers that it does not run on an example input."""
+"""Traces a model, and separately those of its towers that the model's own forward does not run."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from hf_td.modules.layouts import linear_layers
 
 @dataclass
 class Traces:
-    """What the forwards of a model and of its towers showed.
+    """The traces of a model and of its towers.
 
     Attributes:
         seen: traces by the dotted name of the module whose forward was run, "" for the model.
-        unread: reasons by the dotted name of a tower of which no forward ran.
+        unread: reasons by the dotted name of each module whose forward did not run.
     """
 
     seen: dict[str, Trace] = field(default_factory=dict)
@@ -27,42 +27,38 @@ class Traces:
 
     @property
     def called(self) -> list[str]:
-        """Dotted names of the linear layers that were called, in order."""
+        """Dotted names of the linear layers and modules of experts that were called, in order."""
         return [join(path, name) for path, seen in self.seen.items() for name in seen.called]
 
 
-def trace_all(
-    model: nn.Module, example_inputs: Mapping[str, Any] | None = None, *, whole: bool = False
-) -> Traces:
-    """Trace a model; a tower that was not run gets an input of its own.
+def trace_all(model: nn.Module, example_inputs: Mapping[str, Any] | None = None) -> Traces:
+    """Trace a model; a tower that it does not run is traced on an input made for the tower.
 
-    To be called within `thawed`.
+    Call it within `thawed`.
 
     Args:
-        model: what to run.
+        model: any module.
         example_inputs: keyword arguments of its forward.
-        whole: as in `trace`.
 
     Raises:
-        ValueError: no forward ran, neither of the model nor of a tower.
+        ValueError: neither the model nor a tower could be run.
     """
     if example_inputs is not None:
-        return Traces({"": trace(model, example_inputs, whole=whole)})
+        return Traces({"": trace(model, example_inputs)})
     found = Traces()
-    failure = _try(model, "", found, whole)
+    failure = _try(model, "", found)
     for path, tower in _towers(model):
         if not {join(path, name) for name in linear_layers(tower)}.intersection(found.called):
-            _try(tower, path, found, whole)
+            _try(tower, path, found)
     if failure is not None and not found.seen:
         raise failure
     return found
 
 
-def _try(module: nn.Module, path: str, found: Traces, whole: bool) -> Exception | None:
+def _try(module: nn.Module, path: str, found: Traces) -> ValueError | None:
+    """Trace one module; record and return its failure."""
     try:
-        found.seen[path] = first_that_runs(
-            module, lambda inputs: trace(module, inputs, whole=whole)
-        )
+        found.seen[path] = first_that_runs(module, lambda inputs: trace(module, inputs))
     except ValueError as error:
         found.unread[path] = str(error)
         return error
@@ -70,7 +66,7 @@ def _try(module: nn.Module, path: str, found: Traces, whole: bool) -> Exception 
 
 
 def _towers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Models within the model, outer ones first."""
+    """Yield the models within a model, outer ones first."""
     for name, module in model.named_modules():
         is_model = hasattr(module, "config") and hasattr(module, "main_input_name")
         if module is not model and is_model and linear_layers(module):
@@ -78,5 +74,5 @@ def _towers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def join(path: str, name: str) -> str:
-    """A dotted name within the module at a path."""
+    """Join the dotted name of a module and a name within it; either may be empty."""
     return f"{path}.{name}" if path and name else path or name

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from hf_td import functional
+from hf_td import kernels
 from hf_td.baselines.base import Gate, Learning, Penalised
 from hf_td.config import TargetedDropoutConfig
 from hf_td.ranking.sites import Site
@@ -130,7 +130,7 @@ class _Mask(Gate):
 class _TopMask(_Mask):
     def advance(self, progress: float) -> None:
         fraction = self.final * self.schedule(progress)
-        lowest = functional.candidate_mask(self.importance.detach(), fraction, self.site.dim)
+        lowest = kernels.candidate_mask(self.importance.detach(), fraction, self.site.dim)
         self.mask.copy_(~lowest)
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hf_td import functional
+from hf_td import kernels
 from hf_td.baselines.base import Baseline, Gate
 from hf_td.config import TargetedDropoutConfig
 from hf_td.ranking.sites import Site
@@ -44,7 +44,7 @@ class _Chosen(Gate):
     def __init__(self, sites: Sequence[Site], sparsity: float) -> None:
         super().__init__(sites)
         drawn = torch.rand_like(self.ranked_like(0.0))
-        removed = functional.candidate_mask(drawn, sparsity, self.site.dim, break_ties=True)
+        removed = kernels.candidate_mask(drawn, sparsity, self.site.dim, break_ties=True)
         self.register_buffer("alive", (~removed).float(), persistent=False)
 
     def factor(self) -> Tensor:

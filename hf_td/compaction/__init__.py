@@ -2,7 +2,8 @@
 
 from hf_td.compaction.compact import can_compact, compact_model, cut_model
 from hf_td.compaction.kept import needed_units
-from hf_td.modules.compact_layout import LAYOUT_KEY, CompactLayout, apply_layout, layout_of_model
+from hf_td.modules.compact_layout import LAYOUT_KEY, layout_of_model
+from hf_td.modules.compact_shapes import CompactLayout, apply_layout
 
 __all__ = [
     "LAYOUT_KEY",

@@ -16,8 +16,9 @@ from hf_td.compaction.runs import Runs, runs_of
 from hf_td.compaction.surgery import Cuts, cut_parameters, cuts_of, new_counts
 from hf_td.compaction.trial import Undo, fixed_heads, swap
 from hf_td.compaction.undo import CutRecord
-from hf_td.modules.compact_layout import count_of, record_layout
-from hf_td.modules.routing import mark_gone, marked_routers
+from hf_td.modules.compact_layout import record_layout
+from hf_td.modules.compact_shapes import count_of
+from hf_td.modules.routing import mark_pruned, marked_routers
 from hf_td.patching.patch import find_patch, unpatch_model
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -105,7 +106,7 @@ def cut_model(
         renumber_heads(model, kept)
     finally:
         for router in routers.values():
-            mark_gone(router)  # makes it a stock module again, unless the cut was undone
+            mark_pruned(router)  # makes it a stock module again, unless the cut was undone
     return model
 
 

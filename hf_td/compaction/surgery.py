@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hf_td.anatomy import Companion, Holder, Mixture, Projection, parameter_names
 from hf_td.kernels.reductions import select
-from hf_td.modules.compact_layout import EXPERTS, KEY_VALUE_HEADS, QUERY_HEADS, WIDTHS
+from hf_td.modules.compact_shapes import EXPERTS, KEY_VALUE_HEADS, QUERY_HEADS, WIDTHS
 from hf_td.ranking.sites import by_feature
 
 # From parameter name and dimension to what is removed along it: `(size,)` or `(experts, size)`.

@@ -17,7 +17,7 @@ from hf_td.anatomy.blocks import pattern_of
 from hf_td.anatomy.trace import trace
 from hf_td.compaction.runs import Runs, run_of
 from hf_td.compaction.surgery import new_counts, smaller_shapes
-from hf_td.modules.compact_layout import count_of, set_counts, set_parameter
+from hf_td.modules.compact_shapes import count_of, set_counts, set_parameter
 
 # The parameters that a cut replaced, by name, and the counts, by module name.
 Undo = tuple[Mapping[str, Tensor], dict[str, dict[str, int]]]

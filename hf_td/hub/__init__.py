@@ -1,52 +1,6 @@
-"""What goes to and comes from the Hub."""
+"""Exports of pruned models: written, described, published and loaded."""
 
-from __future__ import annotations
+import lazy_loader
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from hf_td.hub.archive import load_archive as load_archive
-    from hf_td.hub.archive import save_archive as save_archive
-    from hf_td.hub.archived import load_archived_model as load_archived_model
-    from hf_td.hub.card_info import CardInfo as CardInfo
-    from hf_td.hub.export import Export as Export
-    from hf_td.hub.export import export_model as export_model
-    from hf_td.hub.latency import Latency as Latency
-    from hf_td.hub.latency import measure_latency as measure_latency
-    from hf_td.hub.push import push_to_hub as push_to_hub
-
-# Public name to the module that has it; loaded when first asked for.
-_HOMES = {
-    "CardInfo": "card_info",
-    "Export": "export",
-    "Latency": "latency",
-    "export_model": "export",
-    "load_archive": "archive",
-    "load_archived_model": "archived",
-    "measure_latency": "latency",
-    "push_to_hub": "push",
-    "save_archive": "archive",
-}
-
-__all__ = [
-    "CardInfo",
-    "Export",
-    "Latency",
-    "export_model",
-    "load_archive",
-    "load_archived_model",
-    "measure_latency",
-    "push_to_hub",
-    "save_archive",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+# The names and their modules stand in __init__.pyi. A module loads when a name of it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,50 +1,37 @@
-"""Writes a pruned model in the form that loads most widely, and proves that it does."""
+"""Writes a pruned model in the form that loads most widely, and proves that it loads."""
 
 from __future__ import annotations
 
 import copy
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from torch.nn.utils.parametrize import is_parametrized
 from transformers import PreTrainedModel
 
-from hf_td.anatomy import (
-    Anatomy,
-    Holder,
-    Mixture,
-    in_own_type,
-    linear_layers,
-    probe_inputs,
-    read_anatomy,
-)
-from hf_td.compaction import cut_model, layout_of_model, needed_units
-from hf_td.hub.archived import write_archived_model
-from hf_td.hub.card import ExportFacts, write_card
-from hf_td.hub.card_info import CardInfo
-from hf_td.hub.folders import check_free, folder_bytes, whole_folder
-from hf_td.hub.onnx_graph import check_extra, check_graph, write_graph
-from hf_td.hub.remote_code import auto_classes, make_stock_class, write_modeling_file
-from hf_td.hub.removal import count_removal
-from hf_td.hub.stock import express, unexpressed
-from hf_td.hub.verify import verify_export
+from hf_td.anatomy import Anatomy, in_own_type, linear_layers
+from hf_td.anatomy.given import anatomy_of
+from hf_td.compaction import cut_model, needed_units
+from hf_td.files import check_free, folder_bytes, whole_folder, write_text
+from hf_td.hub.card.info import CardInfo
+from hf_td.hub.card.removal import count_removal
+from hf_td.hub.card.writing import ExportFacts, write_card
+from hf_td.hub.forms import AUTO, FORMS, check_form, load_form
+from hf_td.hub.forms.form import Plan, Refusal, Source
+from hf_td.hub.modeling_file import make_stock_class
 from hf_td.patching.patch import find_patch, unpatch_model
-
-Form = Literal["auto", "stock", "compact", "padded", "archive", "onnx"]
-
-_ASKED = "it was asked for"
 
 
 @dataclass(frozen=True)
 class Export:
-    """What was written.
+    """A finished export.
 
     Attributes:
-        folder: where.
-        form: `stock`, `compact`, `padded`, `archive` or `onnx`.
+        folder: that holds it.
+        form: a name in `hf_td.hub.forms.FORMS`.
         reason: why this form.
         parameters: number of parameters of the exported model.
         bytes: size of all files.
@@ -59,21 +46,11 @@ class Export:
     ways: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """A form that was chosen: how many units each block keeps, and the config of the result."""
-
-    form: str
-    reason: str
-    counts: Mapping[Holder, int]
-    config: Any = None
-
-
 def export_model(
     model: Any,
     folder: str | Path,
     *,
-    form: Form = "auto",
+    form: str = AUTO,
     keep_heads_stock: bool = False,
     multiple_of: int = 8,
     processing_class: Any = None,
@@ -81,83 +58,75 @@ def export_model(
     card: CardInfo | None = None,
     overwrite: bool = False,
     check: bool = True,
+    anatomy: Anatomy | None = None,
     example_inputs: Mapping[str, Any] | None = None,
 ) -> Export:
-    """Write a pruned model as a folder that `from_pretrained` loads.
+    """Write a pruned model as a folder that loads again.
 
     Args:
         model: a `PreTrainedModel`, pruned (masked) or compact already; it is not changed.
-        folder: where to; written as a whole or not at all.
-        form: `stock` needs nothing but transformers: uniform widths in the fields of the stock
-            config. `compact` has uneven widths: it loads after `import hf_td`, or without it by
-            `trust_remote_code=True`. `padded` fills up with zeros to what a stock config can
-            say. `auto` is stock where that loses nothing, else compact. `archive` takes nothing
-            out and compresses the weights without loss, for models that were pruned at the
-            weight level; `hf_td.hub.load_archived_model` loads it. `onnx` is the compact
-            graph for engines that read ONNX; it needs the extra `onnx`.
-        keep_heads_stock: with `stock`, keep all heads (dead ones as zeros) where the stock
+        folder: the folder to write, as a whole or not at all.
+        form: a name in `hf_td.hub.forms.FORMS`, which says what each form is. `stock` needs nothing
+            but transformers; `compact` has uneven widths and loads after `import hf_td`, or without
+            it by `trust_remote_code=True`. `auto` is stock where that loses nothing, else compact.
+        keep_heads_stock: with `stock`, keep all heads (pruned ones as zeros) where the stock
             config cannot express fewer, and take only neurons out.
         multiple_of: feed-forward widths are rounded up to a multiple of it.
         processing_class: tokenizer or processor to save along.
         metrics: written to metrics.json.
-        card: facts for the model card, which tells what the model itself shows in any case.
-        overwrite: whether a folder that holds something may be replaced.
+        card: facts for the model card, beside those that the model itself shows.
+        overwrite: replace a folder that holds something.
         check: load the export in a fresh process, in every way it promises, and compare.
+        anatomy: what `read_anatomy(model)` returned; None reads the model.
         example_inputs: keyword arguments for one forward of `model`, where the kind of its main
             input is not known.
 
     Raises:
         FileExistsError: the folder holds something and `overwrite` is False.
-        ImportError: the form is `onnx` and the extra `onnx` is not installed.
+        ImportError: the form needs a package that is not installed.
         TypeError: the model is no `PreTrainedModel`.
-        ValueError: the form cannot hold this model (the message says which can), or a baseline or
-            an adapter is attached to it.
+        ValueError: the form cannot hold this model (the message says which can); there is no such
+            form; the anatomy is of another model; or a baseline or an adapter is attached.
         RuntimeError: the export did not load, or computed something else; nothing was written.
     """
     check_free(Path(folder).absolute(), overwrite=overwrite)
     _check_plain(model)
-    if form == "onnx":
-        check_extra()
+    check_form(form)
     shell = _shell_of(model)
-    anatomy = read_anatomy(shell, example_inputs)
+    anatomy = anatomy_of(shell, anatomy, example_inputs)
     needed = needed_units(shell, anatomy, multiple_of, example_inputs)
-    plan = _plan(shell, anatomy, form, keep_heads_stock, needed)
+    source = Source(model=shell, anatomy=anatomy, needed=needed, keep_heads_stock=keep_heads_stock)
+    name, plan, reason = _choose(form, source)
     removal = count_removal(shell, anatomy.holders)  # before it is cut
-    _make(shell, anatomy, plan, example_inputs if check else None, check)
+    _cut(source, plan, example_inputs, check=check)
+    chosen = load_form(name)
     with whole_folder(folder, overwrite=overwrite) as temporary:
-        _write(shell, plan, temporary, processing_class, metrics, example_inputs)
+        chosen.write(shell, temporary, example_inputs)
+        if processing_class is not None:
+            processing_class.save_pretrained(temporary)
+        if metrics is not None:
+            text = json.dumps(metrics, indent=2, allow_nan=False)
+            write_text(temporary / "metrics.json", f"{text}\n")
         facts = ExportFacts(
             name=Path(folder).absolute().name,
-            form=plan.form,
+            form=chosen,
             removal=removal,
             processing_class=processing_class,
         )
         write_card(temporary, shell, card, facts)
-        ways = _WAYS[plan.form]
-        for way in ways if check else ():
-            _verify(model, shell, temporary, way, example_inputs)
+        ways = chosen.verify(model, shell, temporary, example_inputs) if check else ()
     return Export(
         folder=Path(folder),
-        form=plan.form,
-        reason=plan.reason,
+        form=name,
+        reason=reason,
         parameters=shell.num_parameters(),
         bytes=folder_bytes(folder),
-        ways=ways if check else (),
+        ways=ways,
     )
 
 
-# In what ways each form has to load.
-_WAYS: dict[str, tuple[str, ...]] = {
-    "stock": ("stock",),
-    "padded": ("stock",),
-    "compact": ("hf_td", "remote_code"),
-    "archive": ("archive",),
-    "onnx": ("onnxruntime",),
-}
-
-
 def _check_plain(model: Any) -> None:
-    """Raise where something is added to a stock model that no checkpoint of one can say."""
+    """Raise for anything that was added to a model and that no checkpoint of it can hold."""
     if not isinstance(model, PreTrainedModel):
         raise TypeError(
             "export_model writes what from_pretrained loads, so it takes a PreTrainedModel, got "
@@ -175,7 +144,7 @@ def _check_plain(model: Any) -> None:
 
 
 def _shell_of(model: Any) -> Any:
-    """A copy that shares every tensor with the model: cutting it leaves the model alone."""
+    """Return a copy that shares every tensor with the model: cutting it leaves the model alone."""
     shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
     with in_own_type(model):
         shell = copy.deepcopy(model, shared)
@@ -183,119 +152,37 @@ def _shell_of(model: Any) -> Any:
     return unpatch_model(shell) if find_patch(shell) is not None else shell
 
 
-def _plan(
-    model: Any, anatomy: Anatomy, form: Form, keep_heads_stock: bool, needed: Mapping[Holder, int]
-) -> _Plan:
-    if form not in get_args(Form):
-        raise ValueError(f"form must be one of {[*get_args(Form)]}, got {form!r}")
-    if form == "archive":
-        return _Plan(form, _ASKED, {})
-    if form in ("compact", "onnx"):
-        return _Plan(form, _ASKED, needed)
-    config, units = express(model, anatomy.holders, needed)
-    wider = [block for block, count in units.items() if count > needed.get(block, block.units)]
-    lost = unexpressed(model, anatomy.holders, config)
-    if form == "auto":
-        if not wider and not lost:
-            return _Plan("stock", "a stock config expresses every width", units, config)
-        reason = f"no stock config expresses the widths of {_listed(_names(wider) + lost)}"
-        return _Plan("compact", reason, needed)
-    _check_experts(wider)
-    if form == "stock":
-        _check_stock(wider, keep_heads_stock)
-    _check_not_gone(_names([block for block, count in units.items() if count > block.units]) + lost)
-    kept = ", with all heads kept" if form == "stock" and wider else ""
-    return _Plan(form, _ASKED + kept, units, config)
+def _choose(form: str, source: Source) -> tuple[str, Plan, str]:
+    """Return the name of a form, its plan, and the reason for the form.
+
+    Raises:
+        ValueError: the form, or under `auto` every automatic form, cannot hold the model.
+    """
+    if form != AUTO:
+        plan = load_form(form).plan(source)
+        exception = f", with {plan.exception}" if plan.exception else ""
+        return form, plan, f"it was asked for{exception}"
+    reason = ""
+    source = replace(source, keep_heads_stock=False)
+    for name in [name for name, row in FORMS.items() if row.automatic]:
+        try:
+            plan = load_form(name).plan(source)
+        except Refusal as refusal:
+            reason = refusal.reason
+        else:
+            return name, plan, reason or plan.reason
+    raise ValueError(f"no form can hold this model: {reason}")
 
 
-def _check_experts(wider: list[Holder]) -> None:
-    """Zeros in the place of an expert would be chosen by the router of a stock model."""
-    uneven = _names([holder for holder in wider if isinstance(holder, Mixture)])
-    if uneven:
-        raise ValueError(
-            "a stock config cannot express the numbers of experts that are left, first of "
-            f"{_listed(uneven)}, and experts cannot be padded with zeros; use form='compact'"
-        )
-
-
-def _check_stock(wider: list[Holder], keep_heads_stock: bool) -> None:
-    heads = all(block.part == "attention" for block in wider)
-    if wider and not (heads and keep_heads_stock):
-        hint = "keep_heads_stock=True, " if heads else ""
-        raise ValueError(
-            f"a stock config cannot express the widths of {_listed(_names(wider))}; pass {hint}"
-            "form='padded' (zeros up to what it can express) or form='compact'"
-        )
-
-
-def _check_not_gone(padded: list[str]) -> None:
-    if padded:
-        raise ValueError(
-            f"{_listed(padded)} would have to be padded, but their dead units are gone "
-            "already; export the masked model (before compact_model), or use form='compact'"
-        )
-
-
-def _names(blocks: list[Holder]) -> list[str]:
-    return [block.name for block in blocks]
-
-
-def _listed(names: list[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _make(
-    shell: Any,
-    anatomy: Anatomy,
-    plan: _Plan,
-    example_inputs: Mapping[str, Any] | None,
-    check: bool,
+def _cut(
+    source: Source, plan: Plan, example_inputs: Mapping[str, Any] | None, *, check: bool
 ) -> None:
-    """Cut the shell as planned, and give it the config that belongs to it."""
-    counts = {block: count for block, count in plan.counts.items() if block.obstacle is None}
-    if any(count < block.units for block, count in counts.items()):
-        cut_model(shell, anatomy, counts, check=check, example_inputs=example_inputs)
+    """Cut the model as planned, and give it the planned config."""
+    shell = source.model
+    units = {holder: count for holder, count in plan.units.items() if holder.obstacle is None}
+    if any(count < holder.units for holder, count in units.items()):
+        inputs = example_inputs if check else None
+        cut_model(shell, source.anatomy, units, check=check, example_inputs=inputs)
     if plan.config is not None:
         shell.config = plan.config
         shell.config.architectures = [type(shell).__name__]
-
-
-def _write(
-    shell: Any,
-    plan: _Plan,
-    folder: Path,
-    processing_class: Any,
-    metrics: Mapping[str, Any] | None,
-    example_inputs: Mapping[str, Any] | None,
-) -> None:
-    if plan.form == "compact" and layout_of_model(shell) is not None:
-        write_modeling_file(shell, folder)
-    if plan.form == "onnx":
-        write_graph(shell, folder, example_inputs)
-        shell.config.save_pretrained(folder)  # with the names of the labels
-    elif plan.form == "archive":
-        write_archived_model(shell, folder)
-    else:
-        # Names are mapped by class, and a class of remote code has no map of its own: what is
-        # loaded by one is written under the names of the model.
-        shell.save_pretrained(folder, save_original_format=plan.form != "compact")
-    if processing_class is not None:
-        processing_class.save_pretrained(folder)
-    if metrics is not None:
-        text = json.dumps(metrics, indent=2, allow_nan=False)
-        (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
-
-
-def _verify(
-    model: Any, shell: Any, folder: Path, way: str, example_inputs: Mapping[str, Any] | None
-) -> None:
-    if way == "onnxruntime":
-        check_graph(model, folder, example_inputs)
-    else:
-        inputs = example_inputs or probe_inputs(model)
-        verify_export(model, folder, _auto_class(shell), way, inputs)
-
-
-def _auto_class(model: Any) -> str:
-    names = auto_classes(model)
-    return names[0] if names else type(model).__name__

@@ -1,8 +1,8 @@
-"""Lets plain `from_pretrained` load compact models once hf_td is imported.
+"""Makes plain `from_pretrained` load compact models once hf_td is imported.
 
-Transformers asks the quantizer that a config names to prepare the empty model before weights are
-loaded. Ours gives it the shapes of the compact model, and then takes every trace of quantization
-off, so that what results is an ordinary model.
+Transformers lets the quantizer that a config names prepare the empty model before weights are
+loaded. This one gives it the shapes of the compact model. Afterwards it removes every trace of
+quantization: the result is an ordinary model.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from hf_td.hub.integrity import check_downloads
-from hf_td.hub.remote_code import MODULE
-from hf_td.modules.compact_layout import QUANT_METHOD, CompactLayout, apply_layout, mark_routers
+from hf_td.hub.downloads import check_downloads
+from hf_td.hub.modeling_file import drop_modeling_file
+from hf_td.modules.compact_layout import mark_routers
+from hf_td.modules.compact_shapes import QUANT_METHOD, CompactLayout, apply_layout
 
 
 @register_quantization_config(QUANT_METHOD)
@@ -33,13 +34,13 @@ class CompactConfig(QuantizationConfigMixin):
         self.layout = CompactLayout.from_dict({"quant_method": QUANT_METHOD, **values})
 
     def to_dict(self) -> dict[str, Any]:
-        """What config.json holds."""
+        """Return the JSON form that config.json holds."""
         return self.layout.to_dict()
 
 
 @register_quantizer(QUANT_METHOD)
 class CompactQuantizer(HfQuantizer):
-    """Gives an empty stock model the shapes of a compact checkpoint."""
+    """A quantizer that gives an empty stock model the shapes of a compact checkpoint."""
 
     quantization_config: Any
 
@@ -55,29 +56,22 @@ class CompactQuantizer(HfQuantizer):
         return model
 
     def is_serializable(self) -> bool:
-        """Compact models are saved as any other."""
+        """Return True: compact models are saved as any other."""
         return True
 
     @property
     def is_trainable(self) -> bool:
-        """Compact models are trained as any other."""
+        """True: compact models are trained as any other."""
         return True
 
 
 def make_ordinary(model: Any, layout: CompactLayout) -> None:
-    """Take the marks of a quantized model off: `.half()`, `Trainer` and PEFT refuse those."""
+    """Remove the marks of a quantized model: `.half()`, `Trainer` and PEFT refuse them."""
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             module.config.__dict__.pop("_is_quantized", None)
-    _drop_auto_map(model.config)
+    drop_modeling_file(model.config)
     del model.hf_quantizer
     del model.quantization_method
     model.is_quantized = False
     model.config.quantization_config = layout.to_dict()
-
-
-def _drop_auto_map(config: Any) -> None:
-    """Forget our modeling file: `save_pretrained` of a stock class does not take it along."""
-    named = getattr(config, "auto_map", None) or {}
-    if any(str(place).startswith(f"{MODULE}.") for place in named.values()):
-        del config.auto_map

@@ -1,56 +1,71 @@
-"""Draws the masks of many weights at once; chooses by device and type what computes them."""
+"""Cut-offs and sums of many weights at once; chooses by device and type what computes them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from itertools import repeat
 
-from hf_td.kernels import cpu, cuda
-from hf_td.kernels.ranked import Drawn, Order, Ranked
+import torch
+from torch import Tensor
+
+from hf_td import functional
+from hf_td.kernels import cpu, cuda, reductions
+from hf_td.kernels.ranked import Ranked
+
+# As `functional.candidate_mask`, with a fast selection.
+candidate_mask = partial(functional.candidate_mask, select=cpu.kth_lowest)
 
 
-class Ranking:
-    """Weights that are ranked together, update after update, as long as they lie where they lie.
+def cutoffs(ranked: Sequence[Ranked], fraction: float) -> list[Tensor]:
+    """Return the cut-offs of an update, one number for each output unit of each weight.
 
-    The masks are those of `functional`: on the CPU bit for bit, on CUDA with draws of another
-    generator where the drop rate is below 1.
+    Candidates are those of `functional.cutoffs`. The numbers are equal too on the CPU; on CUDA they
+    lie anywhere between the last candidate and the first score that is none.
 
     Args:
         ranked: weights, also of several devices.
+        fraction: the targeting (gamma), in [0, 1).
+
+    Returns:
+        Of each weight a tensor with size 1 along the inputs, float32 or wider.
     """
-
-    def __init__(self, ranked: Sequence[Ranked]) -> None:
-        self._ranked = tuple(ranked)  # so that nothing else comes to lie in their places
-        self._parts: list[tuple[list[int], Draw]] = []
-        left = range(len(ranked))
-        for prepare, supports in _IMPLEMENTATIONS:
-            taken = [i for i in left if supports(ranked[i])]
-            left = [i for i in left if not supports(ranked[i])]
-            if taken:
-                self._parts.append((taken, prepare([ranked[i] for i in taken])))
-
-    def draw(self, order: Order) -> list[Drawn]:
-        """The mask of each weight, as an update wants them."""
-        drawn: dict[int, Drawn] = {}
-        for places, draw in self._parts:
-            drawn.update(zip(places, draw(order.of(places)), strict=True))
-        return [drawn[place] for place in range(len(self._ranked))]
+    found: dict[int, Tensor] = {}
+    fan_ins = [one.weight.shape[one.rule.fan_in_dim] for one in ranked]
+    some = [i for i, n in enumerate(fan_ins) if 0 < functional.candidate_count(n, fraction) < n]
+    for ranks, compute in ((cuda.ranks, cuda.cutoffs), (cpu.ranks, _on_cpu)):
+        taken = [i for i in some if i not in found and ranks(ranked[i].weight, ranked[i].rule)]
+        if taken:
+            found.update(zip(taken, compute([ranked[i] for i in taken], fraction), strict=True))
+    for i, one in enumerate(ranked):
+        if i not in found:
+            found[i] = _plain(one, fraction)
+    return [found[i] for i in range(len(ranked))]
 
 
-def _plain(ranked: Sequence[Ranked], order: Order) -> list[Drawn]:
-    keys = order.keys or repeat(0)
-    every = zip(ranked, keys, strict=False)
-    return [Drawn(one.keep_mask(order.fraction, order.drop_rate, key)) for one, key in every]
+def _plain(one: Ranked, fraction: float) -> Tensor:
+    scores = functional.weight_scores(one.weight, one.scale, one.rule)
+    found = functional.cutoffs(scores, fraction, one.rule.fan_in_dim, cpu.kth_lowest)
+    return found.to(torch.promote_types(found.dtype, torch.float32))
 
 
-# Gives the masks of an update.
-Draw = Callable[[Order], Iterable[Drawn]]
-# The first that supports a weight takes it.
-_IMPLEMENTATIONS: tuple[
-    tuple[Callable[[Sequence[Ranked]], Draw], Callable[[Ranked], bool]], ...
-] = (
-    (cuda.prepare, cuda.supports),
-    (lambda ranked: partial(cpu.keep_masks, ranked), cpu.supports),
-    (lambda ranked: partial(_plain, ranked), lambda _: True),
-)
+def _on_cpu(ranked: Sequence[Ranked], fraction: float) -> list[Tensor]:
+    outs = [torch.empty_like(one.weight.narrow(one.rule.fan_in_dim, 0, 1)) for one in ranked]
+    count = partial(functional.candidate_count, fraction=fraction)
+    weights, rules, scales, _ = zip(*ranked, strict=True)
+    cpu.write_cutoffs(weights, scales, [rule.fan_in_dim for rule in rules], count, outs)
+    return outs
+
+
+def sums_of_squares(weights: Sequence[Tensor], dim: int) -> Tensor:
+    """Return sums of squares along a dimension of weights of one kind, in float32 or wider.
+
+    Args:
+        weights: of one shape, type, layout and device, floating point, two dimensions.
+        dim: the dimension that is summed over.
+
+    Returns:
+        `(weights, n)`, where n is the size of the other dimension.
+    """
+    if all(map(cuda.can_sum, weights)):
+        return cuda.sums_of_squares(weights, dim)
+    return torch.stack([reductions.sum_of_squares(weight, dim) for weight in weights])

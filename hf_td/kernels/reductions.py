@@ -24,6 +24,11 @@ def sum_of_squares(weight: Tensor, dim: int) -> Tensor:
     return _reduce(weight, dim, lambda part: _squares(part).sum(dim), torch.sum)
 
 
+def row_norms(weight: Tensor, dim: int) -> Tensor:
+    """Return the L2 norm along `dim`, in float32 or wider, without that dimension."""
+    return sum_of_squares(weight, dim).sqrt()
+
+
 def any_nonzero(weight: Tensor, dim: int) -> Tensor:
     """Whether anything along `dim` is not zero, boolean; that dimension is gone."""
     bits = _bits(weight)

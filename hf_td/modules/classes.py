@@ -1,7 +1,7 @@
-"""Classes that are made of a mixin and a stock class while a program runs, and can be pickled.
+"""Classes made at run time from a mixin and a stock class; their objects can be pickled.
 
-A module changes its class in place, so that it stays the same object; which stock classes there are
-is known when they are met.
+A module changes its class in place, which keeps its identity and its parameters. Any class of the
+installed libraries can be the stock class, so such classes are made on first use.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ _MADE: dict[tuple[type, type], type] = {}
 
 
 def class_of(mixin: type, stock: type, prefix: str) -> type:
-    """The class of both, always the same one.
+    """Return the class that derives from `mixin` and `stock`; idempotent.
 
     Args:
-        mixin: comes before the stock class.
-        stock: the class of a module.
-        prefix: of its name.
+        mixin: the first base class.
+        stock: the second base class, that of a module.
+        prefix: goes before the name of `stock` in the name of the new class.
     """
     if (mixin, stock) not in _MADE:
         own = {"__reduce_ex__": _reduce_ex, "_made_of": (mixin, stock, prefix)}
@@ -26,7 +26,7 @@ def class_of(mixin: type, stock: type, prefix: str) -> type:
 
 
 def _reduce_ex(self: Any, protocol: Any) -> Any:
-    """What a pickle or a copy is made of: what the class is of, since its name leads nowhere."""
+    """Pickle by (mixin, stock class, prefix): a generated class cannot be imported by name."""
     _, _, *state = object.__reduce_ex__(self, max(2, protocol))
     return _new, self._made_of, *state
 

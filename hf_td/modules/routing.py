@@ -1,8 +1,8 @@
-"""Routers of mixtures of experts, and how they leave experts out.
+"""Routers of mixtures that never choose dropped or pruned experts.
 
-Zeros do not take an expert out of a mixture: the router still sends tokens to it, and its share of
-their weight is lost. What is left out must not be chosen: its logit is minus infinity, so that the
-router chooses among the others and spreads the weight over them, as in a model without it.
+An expert whose weights are zero is still chosen, and its share of the output is lost. So a router
+excludes an expert by a logit of minus infinity. It then chooses among the remaining experts and
+normalises over them, exactly as if the model had been built without the excluded one.
 """
 
 from __future__ import annotations
@@ -17,15 +17,12 @@ from torch.overrides import TorchFunctionMode
 
 from hf_td.modules.classes import class_of
 
-# What targeting adds to the module of a router; none of it is saved.
-OWN_BUFFERS = ("keep", "input_squares", "input_rows")
-
 
 class Router:
     """The router of a mixture, with the attributes of a layer that can be targeted.
 
     Attributes:
-        module: owns a `weight`, and gives the weights and the indices of the experts it chooses.
+        module: owns `weight` and returns the weights and the indices of the chosen experts.
     """
 
     def __init__(self, module: Any) -> None:
@@ -33,71 +30,61 @@ class Router:
 
     @property
     def weight(self) -> nn.Parameter:
-        """`(experts, hidden)`."""
+        """One row per expert, `(experts, hidden)`."""
         return self.module.weight
 
-    @property
-    def keep(self) -> Tensor:
-        """Boolean `(experts,)`, in a targeted router: what the current update does not drop."""
-        return self.module.keep
 
-    @keep.setter
-    def keep(self, value: Tensor) -> None:
-        self.module.keep = value
-
-
-class LeavingOut(TorchFunctionMode):
-    """While it is on, a linear map gives minus infinity for the experts that are left out.
+class _Excluding(TorchFunctionMode):
+    """A mode in which `F.linear` returns minus infinity for excluded experts.
 
     Args:
-        left_out: boolean, `(experts,)`.
+        excluded: boolean, `(experts,)`.
     """
 
-    def __init__(self, left_out: Tensor) -> None:
+    def __init__(self, excluded: Tensor) -> None:
         super().__init__()
-        self.left_out = left_out
+        self.excluded = excluded
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """What `func` gives; the logits with what is left out."""
+        """Call `func`; mask the logits if it is `F.linear`."""
         output = func(*args, **(kwargs or {}))
-        return output.masked_fill(self.left_out, -torch.inf) if func is F.linear else output
+        return output.masked_fill(self.excluded, -torch.inf) if func is F.linear else output
 
 
 class MaskedRouterMixin:
-    """For routers of pruned models: an expert whose row is all zeros is gone, and never chosen.
+    """A router that never chooses an expert whose row in `weight` is all zeros.
 
-    The mark lies in the weights, as with all that is pruned; it counts only in a module of this
-    class, which `mark_gone` gives to a router.
+    A row of zeros marks a pruned expert only in a module of this class. `mark_pruned` sets it.
     """
 
     weight: nn.Parameter
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the stock class gives without the experts that are gone."""
-        return self.route(gone_experts(self), *args, **kwargs)
+        """Run the stock forward without pruned experts."""
+        return self.route(pruned_experts(self), *args, **kwargs)
 
-    def route(self, left_out: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """What the stock class gives without some experts, boolean `(experts,)`."""
+    def route(self, excluded: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Run the stock forward without the experts marked in `excluded`, boolean `(experts,)`."""
         parent: Any = super()
-        with LeavingOut(left_out):
+        with _Excluding(excluded):
             return parent.forward(*args, **kwargs)
 
 
 def empty_rows(weight: Tensor) -> Tensor:
-    """Boolean `(rows,)`: which rows of a router's weight are all zeros."""
+    """Return True for the rows of a router's weight that are all zeros, boolean `(rows,)`."""
     return (weight.detach() == 0).all(1)
 
 
-def gone_experts(router: Any) -> Tensor:
-    """Boolean `(experts,)`: which experts the module of a router never chooses, in any mode."""
+def pruned_experts(router: Any) -> Tensor:
+    """Return True for the experts that a router never chooses in any mode, boolean `(experts,)`."""
     empty = empty_rows(router.weight)
     return empty if isinstance(router, MaskedRouterMixin) else torch.zeros_like(empty)
 
 
-def mark_gone(router: Any) -> None:
-    """Let the module of a router leave out what has rows of zeros; a stock module again if none."""
+def mark_pruned(router: Any) -> None:
+    """Exclude experts with rows of zeros; restore the stock class if there are none."""
     empty = bool(empty_rows(router.weight).any())
     if empty and not isinstance(router, MaskedRouterMixin):
         router.__class__ = masked_class(type(router))
@@ -106,56 +93,55 @@ def mark_gone(router: Any) -> None:
 
 
 def stock_class(router: Any) -> type[Any]:
-    """The class that a router has where nothing is left out."""
+    """Return the class of a router without its masking mixin."""
     cls = type(router)
     return cls.__bases__[-1] if isinstance(router, MaskedRouterMixin) else cls
 
 
 def masked_class(stock: type[Any]) -> type[Any]:
-    """The class of a router that leaves out what is gone."""
+    """Return the class of a router that excludes pruned experts."""
     return class_of(MaskedRouterMixin, stock, "Masked")
 
 
-def marked_routers(model: nn.Module) -> dict[str, nn.Module]:
-    """The routers of a model that leave experts out for good, by dotted name."""
-    return {n: m for n, m in model.named_modules() if bool(_is_marked(m))}
-
-
-def _is_marked(module: nn.Module) -> bool:
-    return isinstance(module, MaskedRouterMixin) and bool(gone_experts(module).any())
+def marked_routers(model: nn.Module) -> dict[str, Any]:
+    """Return the routers with pruned experts by dotted name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, MaskedRouterMixin) and pruned_experts(module).any()
+    }
 
 
 def chosen_experts(values: Iterable[Any]) -> tuple[Tensor, Tensor] | None:
-    """The weights and the indices of the chosen experts, each `(tokens, chosen)`.
+    """Return the weights and the indices of the chosen experts, each `(tokens, chosen)`.
 
     Args:
-        values: what a router gives, or what is given to the experts.
+        values: the outputs of a router, or the arguments of the experts.
 
     Returns:
-        The integers among them and the numbers of the same shape; None where there are none.
+        The first floating-point tensor whose shape equals that of the first 2-D integer tensor,
+        and that integer tensor. None if either is missing.
     """
     tensors = [value for value in values if isinstance(value, Tensor)]
     index = next((t for t in tensors if not t.is_floating_point() and t.dim() == 2), None)
-    if index is None:
-        return None
-    weights = (t for t in tensors if t.is_floating_point() and t.shape == index.shape)
-    found = next(weights, None)
-    return None if found is None else (found, index)
+    shape = None if index is None else index.shape
+    weights = next((t for t in tensors if t.is_floating_point() and t.shape == shape), None)
+    return None if index is None or weights is None else (weights, index)
 
 
 def spread_weights(weights: Tensor, index: Tensor, experts: int) -> Tensor:
-    """`(tokens, experts)`, float32: the weight of each expert, 0 where it was not chosen."""
+    """Return each expert's weight, 0 if not chosen, as float32 `(tokens, experts)`."""
     spread = torch.zeros(len(index), experts, device=weights.device)
     return spread.scatter(1, index.long(), weights.detach().float())
 
 
 def routed_squares(output: Any, experts: int) -> tuple[Tensor, int]:
-    """Sum of the squared weights that a router gives each expert, and the number of tokens.
+    """Return the sum of squared weights per expert, `(experts,)`, and the number of tokens.
 
     Args:
-        output: of the router, for all of its experts.
-        experts: how many there are.
+        output: output of the router.
+        experts: number of experts.
     """
     chosen = chosen_experts(output)
-    assert chosen is not None, "a router that was proven to hand its choice out"
+    assert chosen is not None, "the reading has proven that this router returns its choice"
     return spread_weights(*chosen, experts).square().sum(0), len(chosen[1])

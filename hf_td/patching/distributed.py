@@ -1,4 +1,4 @@
-"""What processes that train together exchange of a patched model, and what they do not."""
+"""The part of a patched model that processes exchange while they train together."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, distributed, nn
 
-# What DistributedDataParallel leaves alone, as
+# Buffers that DistributedDataParallel excludes, as
 # `DistributedDataParallel._set_params_and_buffers_to_ignore_for_model` names it in a model.
 _LEFT_ALONE = "_ddp_params_and_buffers_to_ignore"
 
 
 def sum_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The sums of tensors over all processes that train together, in one message."""
+    """Return the sums of tensors over all processes that train together, in one collective."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return list(tensors)
     flat = torch.cat([tensor.flatten() for tensor in tensors])
@@ -22,10 +22,10 @@ def sum_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
 
 
-def keep_to_each(model: nn.Module, names: Iterable[str]) -> None:
-    """Let DistributedDataParallel not send these buffers to all processes in every forward.
+def exclude_from_ddp(model: nn.Module, names: Iterable[str]) -> None:
+    """Exclude these buffers from DistributedDataParallel's broadcast before every forward.
 
-    Masks are as large as the weights and the same everywhere; sums are of each process.
+    Cut-offs are equal in all processes already; each process measures activations of its own.
 
     Args:
         model: what will be wrapped.
@@ -34,8 +34,8 @@ def keep_to_each(model: nn.Module, names: Iterable[str]) -> None:
     setattr(model, _LEFT_ALONE, [*getattr(model, _LEFT_ALONE, ()), *names])
 
 
-def keep_to_each_no_more(model: nn.Module, names: Iterable[str]) -> None:
-    """Take names out that `keep_to_each` put in."""
+def include_in_ddp(model: nn.Module, names: Iterable[str]) -> None:
+    """Take names out that `exclude_from_ddp` put in."""
     own = set(names)
     left = [name for name in getattr(model, _LEFT_ALONE, ()) if name not in own]
     model.__dict__.pop(_LEFT_ALONE, None)

@@ -1,9 +1,10 @@
-"""Linear layers that drop what targeted dropout chose for the current update.
+"""Layers that drop what targeted dropout chose for the current update.
 
-A layer holds one mask, `keep`, which is drawn outside of its forward (once per update, see
-`hf_td.patching`) and only read here: so every micro-batch, every recomputation of a checkpointed
-activation and every call of a shared layer sees the same mask, and a compiled forward never
-recompiles. In eval mode a layer is its stock class.
+A layer holds the cut-offs of the update, which are set outside of its forward (see
+`hf_td.patching.cutoffs`). In training it computes its masked weight in its own forward, from the
+weight that is there then, and forgets it. Every micro-batch, every recomputation of a checkpointed
+activation and every call of a shared layer sees the same mask. In eval mode a layer is its stock
+class.
 """
 
 from __future__ import annotations
@@ -18,64 +19,73 @@ from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from hf_td import kernels
-from hf_td.anatomy import Stack, layout_of, stacks_of
+from hf_td import functional, kernels
+from hf_td.functional import Cut, Rule
 from hf_td.modules.classes import class_of
+from hf_td.modules.layouts import Stack, linear_layout, stacks_of
 from hf_td.modules.routing import (
     MaskedRouterMixin,
     Router,
-    gone_experts,
-    mark_gone,
+    mark_pruned,
+    pruned_experts,
     routed_squares,
     stock_class,
 )
-from hf_td.patching.bundles import bundle_of, untie
-from hf_td.ranking.activations import Meter, sampled_squares
+from hf_td.ranking.activations import sampled_squares
 
 
 class TargetedMixin:
-    """What the targeted classes share: the mask, and the change of class that keeps the module.
+    """The cut-offs of an update, in a class that a module changes to and keeps its identity.
 
     Attributes:
-        keep: what multiplies `weight` while training; broadcastable to it, not saved.
-        input_squares: sum of the squared inputs in the update that is measured, where importance
-            needs them, else None; not saved.
-        input_rows: how many rows that sum is of.
-        meter: says whether to measure; None where importance does not need it.
+        cutoff: as in `functional.Cut`; a buffer that is not saved, like the other tensors here.
+        draw: as in `functional.Cut`.
+        scale: as in `functional.Cut`; None where importance does not need it.
+        rule: what the scores are in every update.
+        input_squares: sum of the squared inputs of the update that is measured, `(fan_in,)`; None
+            where importance does not need them.
+        input_rows: number of rows in that sum.
     """
 
     weight: nn.Parameter
-    keep: Tensor
+    cutoff: Tensor
+    draw: Tensor
+    scale: Tensor | None
+    rule: Rule
     input_squares: Tensor | None
     input_rows: Tensor
-    meter: Meter | None = None
 
-    def effective_weight(self) -> Tensor:
-        """The weight that this update uses; see `kernels.masked`."""
-        together = None if torch.compiler.is_compiling() else bundle_of(self)
-        if together is None:
-            return kernels.masked(self.weight, self.keep)
-        return together.weight_of(self)
+    def masked_weight(self, *, own_gradient: bool = False) -> Tensor:
+        """Return the weight that this update uses; see `kernels.masked`."""
+        cut = Cut(self.cutoff, self.draw, self.scale)
+        return kernels.masked(self.weight, cut, self.rule, own_gradient=own_gradient)
 
-    def measures(self) -> bool:
-        """Whether this update is one that is measured.
-
-        A compiled forward measures in all: it would be compiled anew to leave that out, and what it
-        adds between is set to zero before the next one that counts.
-        """
-        return self.meter is not None and (torch.compiler.is_compiling() or self.meter.on)
-
-    def measure(self, inputs: Tensor) -> None:
-        """Add a training input, `(..., fan_in)`, to what importance by activation looks at."""
-        if self.measures():
-            with torch.no_grad():
-                self.add_squares(*sampled_squares(inputs))
+    def measure(self, *inputs: Any) -> None:
+        """Add the first input, `(..., fan_in)`, to what was measured in this update."""
+        self.add_squares(*sampled_squares(inputs[0]))
 
     def add_squares(self, squares: Tensor, rows: int) -> None:
         """Add a sum of squares and the number of its rows to what was measured."""
         if self.input_squares is not None:
             self.input_squares += squares
             self.input_rows += rows
+
+    def measure_if_compiled(self, *inputs: Any) -> None:
+        """Measure in every update of a compiled forward.
+
+        Hooks that come and go would compile it anew. What is added between measured updates is
+        set to zero before the next one.
+        """
+        if torch.compiler.is_compiling() and self.input_squares is not None:
+            with torch.no_grad():
+                self.measure(*inputs)
+
+
+@torch.no_grad()
+def measuring_hook(layer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Measure a training input: a forward pre-hook of the updates that measure."""
+    if layer.training and not torch.compiler.is_compiling():
+        layer.measure(*args, *kwargs.values())
 
 
 class TargetedLinear(TargetedMixin, nn.Linear):
@@ -85,8 +95,8 @@ class TargetedLinear(TargetedMixin, nn.Linear):
         """`(..., in)` to `(..., out)`."""
         if not self.training:
             return super().forward(input)
-        self.measure(input)
-        return F.linear(input, self.effective_weight(), self.bias)
+        self.measure_if_compiled(input)
+        return F.linear(input, self.masked_weight(own_gradient=True), self.bias)
 
 
 class TargetedConv1D(TargetedMixin, Conv1D):
@@ -96,76 +106,81 @@ class TargetedConv1D(TargetedMixin, Conv1D):
         """`(..., in)` to `(..., out)`."""
         if not self.training:
             return super().forward(x)
-        self.measure(x)
+        self.measure_if_compiled(x)
         flat = x.reshape(-1, x.shape[-1])
-        weight = self.effective_weight()
+        weight = self.masked_weight(own_gradient=True)
         return torch.addmm(self.bias, flat, weight).view(*x.shape[:-1], self.nf)
 
 
 class ShadowedMixin(TargetedMixin):
     """For subclasses of `nn.Linear` with a forward of their own, which reads `self.weight`.
 
-    While that forward runs in training, the masked weight stands in front of the parameter.
+    While that forward runs in training, the masked weight shadows the parameter.
     """
 
     training: bool
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """What the stock class computes, with the weight of this update."""
+        """Compute the stock forward with the weight of this update."""
         parent: Any = super()
         if not self.training:
             return parent.forward(*args, **kwargs)
-        self.measure(*args, *kwargs.values())
-        with _in_front(self, {"weight": self.effective_weight()}):
+        self.measure_if_compiled(*args, *kwargs.values())
+        with _shadowed(self, {"weight": self.masked_weight()}):
             return parent.forward(*args, **kwargs)
 
 
 class TargetedExpertsMixin:
     """For modules of experts, whose forwards read 3-D parameters.
 
-    As in `ShadowedMixin`, masked weights stand in front of those parameters that have a mask.
+    As in `ShadowedMixin`, masked weights shadow those parameters that are targeted.
     """
 
     training: bool
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """What the stock class computes, with the weights of this update."""
+        """Compute the stock forward with the weights of this update."""
         parent: Any = super()
         if not self.training:
             return parent.forward(*args, **kwargs)
-        stacks = _targeted_stacks(self)
-        masked = {stack.name: kernels.masked(stack.weight, stack.keep) for stack in stacks}
-        with _in_front(self, masked):
+        masked = {
+            stack.name: kernels.masked(stack.weight, cut_of(stack), rule_of(stack))
+            for stack in _targeted_stacks(self)
+        }
+        with _shadowed(self, masked):
             return parent.forward(*args, **kwargs)
 
 
 class TargetedRouterMixin(TargetedMixin, MaskedRouterMixin):
     """For routers, which do not choose the experts that this update drops.
 
-    `keep` is boolean, `(experts,)`. What importance looks at are the weights that the router would
-    give without dropping: or what is dropped would seem to be of no use, and be dropped again.
+    An expert is dropped where its cut-off, one of `(experts,)`, is infinite. Measured are the
+    weights that the router gives without dropping. Otherwise a dropped expert would seem
+    unimportant and would be dropped again.
     """
 
     training: bool
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the stock class gives without the experts that are dropped or gone."""
-        gone = gone_experts(self)
+        """Compute the stock forward without the experts that are dropped or pruned."""
+        gone = pruned_experts(self)
         if not self.training:
             return self.route(gone, *args, **kwargs)
-        if self.measures():
-            with torch.no_grad():
-                output = self.route(gone, *args, **kwargs)
-                self.add_squares(*routed_squares(output, len(gone)))
-        return self.route(gone | ~self.keep, *args, **kwargs)
+        self.measure_if_compiled(*args, *kwargs.values())
+        return self.route(gone | (self.cutoff > 0), *args, **kwargs)
+
+    def measure(self, *inputs: Any) -> None:
+        """Add the squared weights that the router gives to what was measured in this update."""
+        gone = pruned_experts(self)
+        self.add_squares(*routed_squares(self.route(gone, *inputs), len(gone)))
 
 
 def _targeted_stacks(module: Any) -> list[Stack]:
-    return [stack for stack in stacks_of(module) if stack.keep_name in module._buffers]
+    return [stack for stack in stacks_of(module) if _own(stack, "cutoff") in module._buffers]
 
 
 @contextmanager
-def _in_front(module: Any, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+def _shadowed(module: Any, tensors: Mapping[str, Tensor]) -> Iterator[None]:
     """Let a module read these tensors where it has parameters of the same names."""
     module.__dict__.update(tensors)
     try:
@@ -175,8 +190,8 @@ def _in_front(module: Any, tensors: Mapping[str, Tensor]) -> Iterator[None]:
             del module.__dict__[name]
 
 
-# Stock class to targeted class. Another layout is another row here and in anatomy/layouts.py; for
-# subclasses of nn.Linear, experts and routers a class is made when they are met.
+# Stock class to targeted class. Another layout is another row here and in modules/layouts.py. For
+# subclasses of nn.Linear, experts and routers a class is made when the first is met.
 TARGETED: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: TargetedLinear,
     Conv1D: TargetedConv1D,
@@ -184,30 +199,23 @@ TARGETED: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def _targeted_class(layer: Any) -> type[nn.Module]:
-    """The targeted class of a layer, or of the module that it lies in."""
+    """Return the targeted class of a layer, or of the module that it lies in."""
     stock = stock_class(_module_of(layer))
-    return TARGETED.get(stock) or class_of(_mixin(layer), stock, "Targeted")
-
-
-def _mixin(layer: Any) -> Any:
+    mixin: Any = ShadowedMixin
     if isinstance(layer, Router):
-        return TargetedRouterMixin
-    return TargetedExpertsMixin if isinstance(layer, Stack) else ShadowedMixin
-
-
-def _can_be_targeted(layer: Any) -> bool:
-    """A linear layer, stack or router that is not targeted yet and keeps an ordinary weight."""
-    known = isinstance(layer, (nn.Linear, Conv1D, Stack, Router))
-    return known and not is_targeted(_module_of(layer)) and _is_ordinary(layer.weight)
-
-
-def _is_ordinary(weight: Any) -> bool:
-    """No tensor class of its own (sharded, quantised), and no less than 16 bits."""
-    return type(weight) is nn.Parameter and weight.is_floating_point() and weight.element_size() > 1
+        mixin = TargetedRouterMixin
+    elif isinstance(layer, Stack):
+        mixin = TargetedExpertsMixin
+    return TARGETED.get(stock) or class_of(mixin, stock, "Targeted")
 
 
 def _module_of(layer: Any) -> Any:
     return layer.module if isinstance(layer, (Stack, Router)) else layer
+
+
+def _own(layer: Any, name: str) -> str:
+    """Return the name in its module of what belongs to a layer; a module has several stacks."""
+    return f"{layer.name}_{name}" if isinstance(layer, Stack) else name
 
 
 def check_targetable(name: str, layer: Any) -> None:
@@ -223,7 +231,8 @@ def check_targetable(name: str, layer: Any) -> None:
     """
     module = _module_of(layer)
     stock = type(module)
-    if not _can_be_targeted(layer):
+    known = isinstance(layer, (nn.Linear, Conv1D, Stack, Router)) and not is_targeted(module)
+    if not (known and _is_ordinary(layer.weight)):
         raise TypeError(
             f"cannot target {name}: expected a Linear or Conv1D layer with a floating-point weight "
             f"of its own, got {stock.__module__}.{stock.__name__}{_kind_of_weight(layer)}; "
@@ -236,23 +245,13 @@ def check_targetable(name: str, layer: Any) -> None:
         )
 
 
-def check_whole(name: str, layer: Any) -> None:
-    """Raise TypeError where each process has but a part of a weight.
-
-    Rows cannot be ranked in it. FSDP makes parameters of another class or of no shape of their own;
-    ZeRO-3 leaves none.
-    """
-    weight = layer.weight
-    if isinstance(weight, DTensor) or weight.dim() < 2:
-        raise TypeError(
-            f"the weight of {name} was sharded after patching ({type(weight).__name__} of shape "
-            f"{tuple(weight.shape)}), as FSDP and ZeRO-3 do; its rows cannot be ranked in parts: "
-            "train with DistributedDataParallel, which leaves weights whole"
-        )
+def _is_ordinary(weight: Any) -> bool:
+    """Return True for no tensor class of its own (sharded, quantised), and 16 bits or more."""
+    return type(weight) is nn.Parameter and weight.is_floating_point() and weight.element_size() > 1
 
 
 def _kind_of_weight(layer: Any) -> str:
-    """What its weight is, where that is what stands in the way."""
+    """Describe a weight that cannot be targeted; empty where the weight is not the reason."""
     weight = getattr(layer, "weight", None)
     if weight is None or _is_ordinary(weight):
         return ""
@@ -264,8 +263,22 @@ def _kind_of_weight(layer: Any) -> str:
     return f"{kind}, as quantised layers have: quantise the pruned model instead"
 
 
-def target(layer: Any, keep: Tensor, *, meter: Meter | None = None) -> None:
-    """Turn a linear layer into its targeted class, in place.
+def check_not_sharded(name: str, layer: Any) -> None:
+    """Raise TypeError where each process has but a part of a weight.
+
+    FSDP makes parameters of another class or of no shape of their own; ZeRO-3 leaves none.
+    """
+    weight = layer.weight
+    if isinstance(weight, DTensor) or weight.dim() < 2:
+        raise TypeError(
+            f"the weight of {name} was sharded after patching ({type(weight).__name__} of shape "
+            f"{tuple(weight.shape)}), as FSDP and ZeRO-3 do; its rows cannot be ranked in parts: "
+            "train with DistributedDataParallel, which leaves weights whole"
+        )
+
+
+def target(layer: Any, rule: Rule, cutoff: Tensor, *, scaled: bool, measured: bool) -> None:
+    """Turn a linear layer into its targeted class, in place; nothing is dropped yet.
 
     The module stays the same object with the same parameters, hooks and flags, so optimisers,
     tied weights and modules that occur twice need no attention.
@@ -273,34 +286,29 @@ def target(layer: Any, keep: Tensor, *, meter: Meter | None = None) -> None:
     Args:
         layer: one that `check_targetable` lets pass. A module of experts becomes targeted with the
             first of its stacks.
-        keep: the first mask, broadcastable to `layer.weight`.
-        meter: says in which updates to sum up the squares of its inputs; None for in none, as in
-            experts.
+        rule: what the scores of its weight are.
+        cutoff: the first cut-offs, in the shape of all that follow.
+        scaled: its scores are scaled by activations.
+        measured: its activations are measured.
     """
     module = _module_of(layer)
     if not is_targeted(module):
         module.__class__ = _targeted_class(layer)
-    module.register_buffer(_keep_name(layer), keep, persistent=False)
-    if can_measure(layer):
-        _prepare_to_measure(layer, meter)
-
-
-def _prepare_to_measure(layer: Any, meter: Meter | None) -> None:
-    module = _module_of(layer)
-    module.__dict__["meter"] = meter
-    squares = rows = None
-    if meter is not None:
-        squares = torch.zeros(measured_features(layer), device=module.weight.device)
+    device = layer.weight.device
+    module.__dict__[_own(layer, "rule")] = rule
+    buffers: dict[str, Tensor | None] = {
+        "cutoff": cutoff,
+        "draw": torch.zeros(3, dtype=torch.int64, device=device),
+    }
+    if not isinstance(layer, Stack):
+        features = measured_features(layer)
+        buffers["scale"] = torch.ones(features, device=device) if scaled else None
+        buffers["input_squares"] = torch.zeros(features, device=device) if measured else None
         # An integer, so that it counts right in a model that is cast to half precision.
-        rows = torch.zeros((), dtype=torch.long, device=module.weight.device)
-    module.register_buffer("input_squares", squares, persistent=False)
-    module.register_buffer("input_rows", rows, persistent=False)
-
-
-def measured_features(layer: Any) -> int:
-    """Of how many features activations are measured: the inputs of a layer, a router's experts."""
-    layout = layout_of(layer)
-    return layer.weight.shape[0 if layout is None else layout.fan_in_dim]
+        rows = torch.zeros((), dtype=torch.long, device=device)
+        buffers["input_rows"] = rows if measured else None
+    for name, buffer in buffers.items():
+        module.register_buffer(_own(layer, name), buffer, persistent=False)
 
 
 def restore(layer: Any) -> None:
@@ -309,51 +317,75 @@ def restore(layer: Any) -> None:
     A router from which experts were pruned goes on leaving them out.
     """
     module = _module_of(layer)
-    delattr(module, _keep_name(layer))
-    untie(module)
-    if can_measure(layer):
-        del module.input_squares, module.input_rows, module.meter
+    for name in ("cutoff", "draw", "scale", "input_squares", "input_rows"):
+        module._buffers.pop(_own(layer, name), None)
+        module._non_persistent_buffers_set.discard(_own(layer, name))
+    del module.__dict__[_own(layer, "rule")]
     if not _targeted_stacks(module):
         module.__class__ = type(module).__bases__[-1]
     if isinstance(layer, Router):
-        mark_gone(module)
+        mark_pruned(module)
 
 
-def _keep_name(layer: Any) -> str:
-    return layer.keep_name if isinstance(layer, Stack) else "keep"
+def set_buffer(layer: Any, name: str, value: Tensor) -> None:
+    """Replace a buffer of a targeted layer.
+
+    An assignment does the same with checks that take longer than a small tensor.
+    """
+    _module_of(layer)._buffers[_own(layer, name)] = value
+
+
+def cut_of(layer: Any) -> Cut:
+    """Return what the current update drops of a targeted layer."""
+    buffers = _module_of(layer)._buffers
+    return Cut(*(buffers.get(_own(layer, name)) for name in Cut._fields))
+
+
+def rule_of(layer: Any) -> Rule:
+    """Return what the scores of a targeted layer's weight are."""
+    return _module_of(layer).__dict__[_own(layer, "rule")]
+
+
+def kept(layer: Any) -> Tensor:
+    """Compute the mask of the current update, boolean, of the shape of the weight.
+
+    Of a router it is `(experts,)`.
+    """
+    if isinstance(layer, Router):
+        return cut_of(layer).cutoff <= 0
+    return ~functional.is_dropped(layer.weight.detach(), cut_of(layer), rule_of(layer))
+
+
+def measured_features(layer: Any) -> int:
+    """Return the number of measured features: inputs of a layer, experts of a router."""
+    layout = linear_layout(layer)
+    return layer.weight.shape[0 if layout is None else layout.fan_in_dim]
 
 
 def can_measure(layer: Any) -> bool:
-    """Whether importance by activation applies: not to experts, which see a few tokens each."""
+    """Return True where importance by activation applies: not to experts, which see few tokens."""
     return not isinstance(layer, Stack)
 
 
 def measured_in(layer: Any) -> tuple[Tensor, Tensor] | None:
-    """The sum of the squared inputs of a targeted layer, and the number of rows; None for experts.
+    """Return the sum of squared inputs of a targeted layer and the number of rows.
 
-    They are those of the update that was measured last, as tensors that it adds to.
+    They are those of the update that was measured last, as tensors that it adds to; None for
+    experts.
     """
     module = _module_of(layer)
     return (module.input_squares, module.input_rows) if can_measure(layer) else None
 
 
-def measure_anew(layer: Any) -> None:
-    """Forget what was measured; from here on in float32, whatever the model was cast to."""
+def reset_measured(layer: Any) -> None:
+    """Set what was measured to zero, in float32 whatever the model was cast to."""
     pair = measured_in(layer)
-    if pair is None:
-        return
-    squares, rows = pair
-    if squares.dtype != torch.float32:
-        _module_of(layer).input_squares = torch.zeros_like(squares, dtype=torch.float32)
-    squares.zero_()
-    rows.zero_()
-
-
-def can_be_bundled(layer: Any) -> bool:
-    """Whether the weight's only use is the matrix product of a forward that is known here."""
-    return type(layer) in (TargetedLinear, TargetedConv1D)
+    if pair is not None:
+        squares, rows = pair
+        set_buffer(layer, "input_squares", torch.zeros_like(squares, dtype=torch.float32))
+        rows.zero_()
 
 
 def is_targeted(module: nn.Module) -> bool:
-    """Whether the module is a targeted layer or router, or has experts that are targeted."""
+    """Return True for a targeted layer or router, and for experts with a targeted stack."""
     return isinstance(module, (TargetedMixin, TargetedExpertsMixin))

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from hf_td import functional
+from hf_td import kernels
 from hf_td.ranking.sites import Site, tied_groups
 
 Rule = Literal["uniform", "global"]
@@ -55,7 +55,7 @@ class Budget:
 
 def _lowest(site: Site, sparsity: float) -> Tensor:
     scores = site.eligible(site.scores())
-    lowest = functional.candidate_mask(scores, sparsity, site.dim, break_ties=True)
+    lowest = kernels.candidate_mask(scores, sparsity, site.dim, break_ties=True)
     # The sum is finite only if all scores are, and is far cheaper than a mask of infinite ones.
     return lowest if scores.sum().isfinite() else lowest & ~scores.isposinf()
 
@@ -87,7 +87,7 @@ def _comparable(site: Site, floor: float) -> Tensor:
     flat = scores.flatten()
     # A pattern needs no floor: it always leaves part of every group.
     most = 1.0 if site.most < 1 else 1 - floor
-    lowest = functional.candidate_mask(flat, most, break_ties=True).view_as(scores)
+    lowest = kernels.candidate_mask(flat, most, break_ties=True).view_as(scores)
     return site.eligible(scores).masked_fill(~lowest, torch.inf)
 
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from hf_td.anatomy.trace import evaluating, thawed
-from hf_td.patching.patch import find_patch
 from hf_td.ranking.sites import Site
 
 
@@ -58,9 +57,6 @@ def _summed(
     batches: Iterable[Mapping[str, Any]],
     transform: Callable[[Tensor], Tensor],
 ) -> dict[str, Tensor]:
-    patch = find_patch(model)
-    if patch is not None:
-        patch.let_go()  # weights that an update froze need a gradient here
     weights = {id(s.layer.weight): s.layer.weight for s in sites}
     sums: dict[int, Tensor] = {}
     with evaluating(model), thawed(model), torch.enable_grad():

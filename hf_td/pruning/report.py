@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hf_td.anatomy import Block, Holder, Mixture, find_layer
 from hf_td.kernels.reductions import count_nonzero
-from hf_td.modules.routing import gone_experts
+from hf_td.modules.routing import pruned_experts
 from hf_td.ranking.importance import read_units
 
 
@@ -145,7 +145,7 @@ def live_units(model: nn.Module, holder: Holder) -> Tensor:
     dead if its router never chooses it.
     """
     if isinstance(holder, Mixture):
-        return ~gone_experts(model.get_submodule(holder.router))
+        return ~pruned_experts(model.get_submodule(holder.router))
     return read_units(find_layer(model, holder.consumer.module), holder.consumer)
 
 

@@ -12,13 +12,15 @@ from hf_td.anatomy import Anatomy
 from hf_td.anatomy.given import anatomy_of
 from hf_td.config import TargetedDropoutConfig, configure, trained_with
 from hf_td.patching.layers import can_measure
-from hf_td.patching.masks import random_scores
 from hf_td.patching.patch import find_patch
 from hf_td.pruning.first_order import movement_scores, taylor_scores
-from hf_td.ranking.activations import FILE as ACTIVATIONS_FILE
-from hf_td.ranking.activations import Activations, find_activations, measure_activations
-from hf_td.ranking.learned import FILE as SCORES_FILE
-from hf_td.ranking.learned import find_learned
+from hf_td.ranking.activations import (
+    ACTIVATIONS,
+    Activations,
+    find_activations,
+    measure_activations,
+)
+from hf_td.ranking.learned import LEARNED, find_learned
 from hf_td.ranking.sites import Site, plan_sites
 
 Batches = Iterable[Mapping[str, Any]]
@@ -139,7 +141,7 @@ def _adapter_around(model: nn.Module, name: str) -> str | None:
     return None
 
 
-def _by_magnitude(
+def _by_sites(
     model: nn.Module, sites: Sites, config: TargetedDropoutConfig, evidence: Evidence
 ) -> Sites:
     return sites
@@ -157,12 +159,8 @@ def _by_activation(
     missing = [name for name in names if name not in measured]
     # A patched model before its first update has measured nothing: it ranks as that update would.
     if known is None or (measured and missing):
-        more = f" and {len(missing) - 1} more layers" if len(missing) > 1 else ""
-        raise ValueError(
-            f"importance by activation needs the activations of {missing[0]}{more}: pass a few "
-            f"batches of training data as calibration=..., keep {ACTIVATIONS_FILE} beside the "
-            "weights, or prune by importance='magnitude'"
-        )
+        cure = "Pass a few batches of training data as calibration=..."
+        raise ValueError(ACTIVATIONS.missing(missing, cure))
     return tuple(replace(site, activations=known) for site in sites)
 
 
@@ -170,23 +168,19 @@ def _by_learned(
     model: nn.Module, sites: Sites, config: TargetedDropoutConfig, evidence: Evidence
 ) -> Sites:
     scores = find_learned(model) if evidence.scores is None else evidence.scores
+    missing = [site.name for site in sites if site.name not in scores]
+    if missing:
+        cure = "Train with a method that learns scores at this level"
+        raise ValueError(LEARNED.missing(missing, cure))
     for site in sites:
-        shape = tuple(site.scores().shape)
-        found = tuple(scores[site.name].shape) if site.name in scores else None
+        shape, found = (tuple(one.shape) for one in (site.scores(), scores[site.name]))
         if found != shape:
             raise ValueError(
-                f"importance 'learned' needs scores of shape {shape} for {site.name}, found "
-                f"{found or 'none'}. Train with a method that learns scores at this level and keep "
-                f"{SCORES_FILE} beside the weights, or prune by importance='magnitude'"
+                f"The learned scores of {site.name} have the shape {found}, and {shape} is needed. "
+                "They were learned at another level or for another model. Train with a method that "
+                "learns scores at this level, or prune by importance='magnitude'."
             )
     return _with_scores(sites, scores)
-
-
-def _by_chance(
-    model: nn.Module, sites: Sites, config: TargetedDropoutConfig, evidence: Evidence
-) -> Sites:
-    """Rank by the random scores of the training: what it always dropped is removed."""
-    return _with_scores(sites, {site.name: random_scores(site, config.seed) for site in sites})
 
 
 def _by_gradient(
@@ -214,10 +208,10 @@ def _with_scores(sites: Sites, scores: Mapping[str, Tensor]) -> Sites:
 
 # From an importance to what gives the sites their scores. Another importance is another row.
 _RANKED_BY: dict[str, Callable[[nn.Module, Sites, TargetedDropoutConfig, Evidence], Sites]] = {
-    "magnitude": _by_magnitude,
+    "magnitude": _by_sites,
     "activation": _by_activation,
     "learned": _by_learned,
-    "random": _by_chance,
+    "random": _by_sites,
     "taylor": _by_gradient,
     "movement": _by_gradient,
 }

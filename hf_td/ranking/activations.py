@@ -1,53 +1,40 @@
-"""How large the inputs of linear layers are, which importance by activation scales with.
+"""Mean squares of the inputs of linear layers, by which importance by activation scales scores.
 
-Of a router it is the weights that it gives to its experts.
+Of a router they are of the weights that it gives its experts.
 
-Not in the paper; the authors' code has an early form of it (`targeted_ard`), and Wanda (Sun et al.,
-arXiv 2306.11695) ranks single weights so.
+This is not in the paper. The authors' code has an early form of it (`targeted_ard`), and Wanda (Sun
+et al., arXiv 2306.11695) ranks single weights in this way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers.utils.hub import cached_file
 
 from hf_td.anatomy import evaluating
 from hf_td.config import trained_with
 from hf_td.modules.routing import routed_squares
+from hf_td.ranking.saved import Saved
 
-# Lies beside the weights of a model that was trained with importance by activation.
-FILE = "activations.safetensors"
+ACTIVATIONS = Saved("activations.safetensors", "_hf_td_activations", "activations")
+FILE = ACTIVATIONS.file
 
-_KEY = "_hf_td_activations"
-# Averages change slowly, and to sum up what goes into a layer takes a GPU about as long to be told
-# as the layer itself: one update of these is measured.
+# One update of so many is measured: averages change slowly, and launching a sum for each layer
+# takes a GPU about as long as launching the layer.
 INTERVAL = 8
-# Of the moving average over the updates that are measured: about ten of them count, since what an
-# update drops shows in its activations, and updates differ in that.
+# The decay of the moving averages. About ten measured updates count, since what an update drops
+# shows in its activations.
 _DECAY = 0.9
-# Neighbouring rows tell much the same: a few are enough, and cost next to nothing. A prime, which
-# few lengths are multiples of: else the same positions were taken of each sequence, the first among
-# them, whose activations are often far larger than all others.
+# Every so many rows are measured: neighbours are alike, and a few are enough. Few sequence lengths
+# are multiples of a prime. Otherwise the same positions would be taken of each sequence, among them
+# the first, whose activations are often far larger than all others.
 _ROW_STEP = 13
-
-
-@dataclass
-class Meter:
-    """Tells layers whether they measure; all of a model look at one.
-
-    Attributes:
-        on: whether the current update is one that is measured.
-    """
-
-    on: bool = True
 
 
 class Activations:
@@ -58,18 +45,14 @@ class Activations:
     Attributes:
         mean_squares: by dotted name of the layer, tensors of shape `(fan_in,)`, float32.
         measured: by the same names, boolean tensors of no dimension.
-        version: changes when they do.
     """
 
     def __init__(self, mean_squares: Mapping[str, Tensor] | None = None) -> None:
         self.mean_squares = dict(mean_squares or {})
         self.measured = {n: torch.ones_like(s[0]).bool() for n, s in self.mean_squares.items()}
-        self.version = 0
-        # With the mean squares that they are the roots of.
-        self._scales: dict[str, tuple[Tensor, Tensor]] = {}
 
     def scale(self, name: str, features: int) -> Tensor | None:
-        """Root mean square of each input feature of a layer; None where nothing is known.
+        """Return the root mean square of each input feature of a layer; None if it is not known.
 
         Args:
             name: of the layer.
@@ -86,24 +69,19 @@ class Activations:
             return None
         if found.numel() != features:
             raise ValueError(
-                f"the activations of {name} are of {found.numel()} features, and it has {features}:"
-                " they are of another model, or of this one before features were taken out; measure"
-                " them anew, by calibration=..."
+                f"The activations of {name} are of {found.numel()} features, and it has {features}."
+                " They were measured on another model, or on this one before features were taken "
+                "out. Measure them anew by calibration=..."
             )
-        squares, scale = self._scales.get(name, (None, None))
-        if scale is None or squares is not found:
-            scale = found.sqrt()
-            self._scales[name] = found, scale
-        return scale
+        return found.sqrt()
 
     def update(self, seen: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-        """Add what one update saw to the moving averages.
+        """Add the sums of one update to the moving averages.
 
         Args:
             seen: by the names of layers, the sum of the squared inputs, `(fan_in,)`, and the number
                 of rows that it is of, no dimension; nothing changes where that is 0.
         """
-        self.version += 1
         by_device: dict[torch.device, list[str]] = {}
         for name, (squares, _) in seen.items():
             by_device.setdefault(squares.device, []).append(name)
@@ -111,7 +89,7 @@ class Activations:
             self._update(device, names, *zip(*(seen[name] for name in names), strict=True))
 
     def _update(self, device: torch.device, names: Sequence[str], squares: Any, rows: Any) -> None:
-        """All layers of a device in one tensor: a few operations, however many layers."""
+        """Update all layers of a device in one tensor, with a few operations in all."""
         sizes = [len(one) for one in squares]
 
         def spread(numbers: Iterable[Tensor]) -> Tensor:
@@ -126,38 +104,32 @@ class Activations:
         average = torch.where(counts > 0, average, before)
         now_measured = torch.stack(measured) | (torch.stack(rows) > 0)
         self.measured.update(zip(names, now_measured.unbind(), strict=True))
-        found = average.split(sizes), average.sqrt().split(sizes)
-        for name, mean_squares, scale in zip(names, *found, strict=True):
-            self.mean_squares[name], self._scales[name] = mean_squares, (mean_squares, scale)
+        self.mean_squares.update(zip(names, average.split(sizes), strict=True))
 
     def take(self, other: Activations) -> None:
-        """Go on with what others are."""
-        self.version += 1
+        """Replace these activations by others."""
         self.mean_squares, self.measured = dict(other.mean_squares), dict(other.measured)
 
     def _before(self, name: str, squares: Tensor) -> Tensor:
         return self.mean_squares.get(name, torch.ones_like(squares)).to(squares.device)
 
     def names(self) -> set[str]:
-        """The layers of which something was measured."""
+        """Return the names of the layers of which something was measured."""
         return {name for name, measured in self.measured.items() if measured}
 
     def save(self, folder: str | Path) -> None:
         """Write what was measured to `FILE` in an existing folder; no file where nothing was."""
-        names = sorted(self.names())
-        if names:
-            tensors = {name: self.mean_squares[name].cpu().clone() for name in names}
-            save_file(tensors, Path(folder) / FILE)
+        ACTIVATIONS.save(folder, {name: self.mean_squares[name] for name in self.names()})
 
     @classmethod
     def load(cls, folder: str | Path) -> Activations | None:
-        """Read what `save` wrote; None where a folder has none."""
+        """Return what `save` wrote; None where a folder has none."""
         path = Path(folder) / FILE
         return cls(load_file(path)) if path.is_file() else None
 
 
 def sampled_squares(inputs: Tensor) -> tuple[Tensor, int]:
-    """Sum of squares of every thirteenth row, and the number of these rows.
+    """Return the sum of squares of every thirteenth row, and the number of these rows.
 
     Args:
         inputs: `(..., fan_in)`.
@@ -172,7 +144,7 @@ def sampled_squares(inputs: Tensor) -> tuple[Tensor, int]:
 
 
 def _squares(layer: Any, inputs: Tensor, output: Any) -> tuple[Tensor, int]:
-    """Of the weights that a router gives, or of what goes into any other layer."""
+    """Return the squares of a router's weights, or of the inputs of any other layer."""
     if isinstance(output, tuple):
         return routed_squares(output, len(layer.weight))
     return sampled_squares(inputs)
@@ -215,49 +187,33 @@ def measure_activations(
 
 
 def attach_activations(model: nn.Module, activations: Activations | None) -> None:
-    """Keep activations with a model; None says that those of an earlier training do not count."""
-    model.__dict__[_KEY] = activations
+    """Keep activations with a model; None says that those of an earlier training are stale."""
+    ACTIVATIONS.attach(model, activations)
 
 
-def find_activations(model: nn.Module, **download: Any) -> Activations | None:
-    """What was measured while the model was trained, or None.
+def find_activations(model: nn.Module) -> Activations | None:
+    """Return the activations of a model by the rule of `hf_td.ranking.saved`, or None."""
+    attached = ACTIVATIONS.attached(model)
+    if attached is not None:
+        return attached[0]
+    found = ACTIVATIONS.find(model)
+    return None if found is None else Activations(found)
 
-    It is with the model that was trained, or beside the weights that the model was loaded from.
 
-    Args:
-        model: that was trained.
-        download: `revision`, `token` and `cache_dir` that the model was loaded from the Hub with.
-            It does not remember them, so say them once, before anything else asks.
+def download_activations(model: nn.Module, **options: Any) -> Activations | None:
+    """Return the activations in a model's repository on the Hub; see `Saved.download`.
+
+    They are looked for only where the config of the model records that training measured some.
     """
-    for module in model.modules():
-        if _KEY in module.__dict__:
-            return module.__dict__[_KEY]
-    place = getattr(model, "name_or_path", "")
-    loaded = _load_from(place, model, download) if place else None
-    if loaded is not None:
-        attach_activations(model, loaded)
-    return loaded
+    training = trained_with(model)
+    if training is None or training.importance != "activation":
+        return None
+    found = ACTIVATIONS.download(model, **options)
+    return None if found is None else Activations(found)
 
 
 def save_activations(model: nn.Module, folder: str | Path) -> None:
-    """Write what is known of a model's activations beside its weights; nothing where none is."""
+    """Write a model's activations to an existing folder; nothing where it has none."""
     found = find_activations(model)
     if found is not None:
         found.save(folder)
-
-
-def _load_from(place: str, model: nn.Module, download: Mapping[str, Any]) -> Activations | None:
-    if Path(place).is_dir():
-        return Activations.load(place)
-    training = trained_with(model)
-    if training is None or training.importance != "activation":
-        return None  # not worth a question to the Hub
-    path = cached_file(
-        place,
-        FILE,
-        **download,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    return None if path is None else Activations(load_file(path))

@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from hf_td import functional
-from hf_td.anatomy import Block, Layout, Projection, features_on, find_layer, layout_of
-from hf_td.kernels.reductions import any_nonzero
+from hf_td.anatomy import Block, Layout, Projection, features_on, find_layer, linear_layout
+from hf_td.kernels.reductions import any_nonzero, row_norms
 
 # A linear layer, and those of its features that belong to the units of a block.
 Member = tuple[Any, Projection]
@@ -35,7 +35,7 @@ def unit_dim(layer: Any) -> int:
 
 
 def _layout(layer: Any) -> Layout:
-    layout = layout_of(layer)
+    layout = linear_layout(layer)
     assert layout is not None, f"{type(layer).__name__} is no linear layer"
     return layout
 
@@ -49,16 +49,6 @@ def read_units(layer: Any, consumer: Projection) -> Tensor:
     return read[..., features_on(consumer, read.device)].any(-1)
 
 
-def weight_scores(layer: Any, activation: Tensor | None = None) -> Tensor:
-    """Magnitudes, of the shape of the weight; ranked along `fan_in_dim`.
-
-    Args:
-        layer: a linear layer.
-        activation: root mean square of each of its inputs, `(fan_in,)`, to scale with.
-    """
-    return functional.weight_scores(_weight(layer), activation, fan_in_dim(layer))
-
-
 def unit_scores(members: Sequence[Member], activation: Tensor | None = None) -> Tensor:
     """`(..., units)`: L2 norm of the weights that produce each head or neuron.
 
@@ -69,7 +59,10 @@ def unit_scores(members: Sequence[Member], activation: Tensor | None = None) -> 
         activation: root mean square of what each unit hands on, `(units,)`, to scale with.
     """
     norms = functional.unit_norms(
-        [_row_norms(layer)[..., _index(p, layer)] for layer, p in members]
+        [
+            row_norms(_weight(layer), fan_in_dim(layer))[..., _index(p, layer)]
+            for layer, p in members
+        ]
     )
     return norms if activation is None else norms * activation
 
@@ -82,13 +75,9 @@ def expert_scores(weights: Sequence[Tensor], activation: Tensor | None = None) -
         activation: root mean square of the weight that the router gives each expert, `(experts,)`,
             to scale with.
     """
-    rows = [functional.row_norms(weight.detach().flatten(1), 1) for weight in weights]
+    rows = [row_norms(weight.detach().flatten(1), 1) for weight in weights]
     norms = functional.unit_norms([row[:, None] for row in rows])
     return norms if activation is None else norms * activation
-
-
-def _row_norms(layer: Any) -> Tensor:
-    return functional.row_norms(_weight(layer), fan_in_dim(layer))
 
 
 def _index(projection: Projection, layer: Any) -> Tensor:

@@ -95,9 +95,6 @@ class TargetedDropoutFields:
         default="unit",
         metadata={"help": "at the unit level, drop whole units or single weights of them"},
     )
-    rescale: bool = field(
-        default=False, metadata={"help": "scale surviving candidates by 1 / (1 - drop rate)"}
-    )
     pattern: str | None = _setting(
         "at the weight level, N:M: the N lowest of each M neighbours are the candidates, as in 2:4"
     )

@@ -37,15 +37,7 @@ class AnnealingCallback(TrainerCallback):
         """Add the update's activations to the averages; every process calls this before saving."""
         patch = find_patch(kwargs["model"])
         if patch is not None:
-            patch.settle_activations()
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Unfreeze everything that the last update froze."""
-        patch = find_patch(kwargs["model"])
-        if patch is not None:
-            patch.let_go()
+            patch.update_averages()
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -9,7 +9,7 @@ from hf_td.analysis import dependence_page
 from hf_td.analysis.dependence import BlockDependence, Dependence
 from hf_td.analysis.dependence_page import dependence_record, dependence_tables, plot_dependence
 from hf_td.analysis.expansion import Terms
-from hf_td.tasks.experiment import UsageError
+from hf_td.tasks.errors import UsageError
 from tests.programs import load_script
 
 FOUND = Dependence(

@@ -1,14 +1,12 @@
 import json
-import math
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from hf_td.analysis import record
-from hf_td.analysis.record import append_json_line, environment, read_json_lines, write_json
+from hf_td.analysis.record import environment
 
 
 def test_the_environment_names_versions_hardware_and_commit():
@@ -63,64 +61,3 @@ def test_no_repository_and_no_git_give_no_commit(tmp_path, monkeypatch):
     assert environment()["commit"] is None
     monkeypatch.setenv("PATH", "")
     assert environment()["commit"] is None
-
-
-def test_write_json_makes_folders_and_replaces_in_one_step(tmp_path):
-    path = tmp_path / "a" / "b" / "results.json"
-    write_json(path, {"x": 1})
-    write_json(path, {"x": (1.5, math.nan, math.inf)})
-    assert json.loads(path.read_text()) == {"x": [1.5, None, None]}
-    assert [p.name for p in path.parent.iterdir()] == ["results.json"]
-
-
-def test_a_value_that_is_no_json_leaves_the_old_file(tmp_path):
-    path = tmp_path / "results.json"
-    write_json(path, {"x": 1})
-    with pytest.raises(TypeError, match="not JSON serializable"):
-        write_json(path, {"x": object()})
-    assert json.loads(path.read_text()) == {"x": 1}
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
-    path = tmp_path / "results.json"
-    write_json(path, {"x": 1})
-
-    def fail(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(record, "_write_through", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_json(path, {"x": 2})
-    assert json.loads(path.read_text()) == {"x": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
-def test_a_written_file_has_the_usual_permissions(tmp_path):
-    write_json(tmp_path / "a.json", 1)
-    (tmp_path / "b.json").write_text("1")
-    assert (tmp_path / "a.json").stat().st_mode == (tmp_path / "b.json").stat().st_mode
-
-
-def test_lines_come_back_in_order(tmp_path):
-    path = tmp_path / "new" / "runs.jsonl"
-    for number in range(3):
-        append_json_line(path, {"run": number, "text": "a\nb"})
-    assert read_json_lines(path) == [{"run": n, "text": "a\nb"} for n in range(3)]
-
-
-@pytest.mark.parametrize("torn", ['{"run": 1, "val', "12", "\n"])
-def test_a_torn_last_line_is_ignored_and_spoils_no_later_one(tmp_path, torn):
-    path = tmp_path / "runs.jsonl"
-    append_json_line(path, {"run": 0})
-    with path.open("a") as file:
-        file.write(torn)
-    assert read_json_lines(path) == [{"run": 0}]
-    append_json_line(path, {"run": 2})
-    assert read_json_lines(path)[-1] == {"run": 2}
-    assert read_json_lines(path)[0] == {"run": 0}
-
-
-def test_an_absent_file_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"absent\.jsonl"):
-        read_json_lines(tmp_path / "absent.jsonl")

@@ -1,4 +1,4 @@
-"""Nothing is read before a test."""
+"""Every test starts without kept readings."""
 
 from __future__ import annotations
 

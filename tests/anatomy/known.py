@@ -1,4 +1,4 @@
-"""What is known of the layers of some families, written by hand, to compare a reading with."""
+"""The layers of some families, written by hand, to compare readings with."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ every_family = pytest.mark.parametrize("family", FAMILIES)
 
 
 class Row(NamedTuple):
-    """A projection: unit `u` has the features `start + u * step`, and `size` of them."""
+    """A projection: unit `u` has `size` features from `start + u * step` on."""
 
     module: str
     role: str
@@ -35,7 +35,7 @@ class Row(NamedTuple):
 
 
 def attention(*names: str) -> list[Row]:
-    """Four heads of eight channels, in four layers."""
+    """Return four heads of eight channels, in four layers."""
     return [Row(name, role, 4, 8) for name, role in zip(names, "qkvo", strict=True)]
 
 
@@ -45,19 +45,19 @@ def neurons(*names: str, width: int = 64) -> list[Row]:
 
 
 def per_head(fused: str, out: str) -> list[Row]:
-    """Fused head by head: query, key and value of the first, then of the second, ..."""
+    """Return projections fused head by head: query, key and value of the first head, then ..."""
     parts = [Row(fused, role, 4, 8, 8 * i, 24) for i, role in enumerate("qkv")]
     return [*parts, Row(out, "o", 4, 8)]
 
 
 def in_thirds(fused: str, out: str) -> list[Row]:
-    """Fused one after the other: all queries, all keys, all values."""
+    """Return projections fused one after the other: all queries, all keys, all values."""
     parts = [Row(fused, role, 4, 8, 32 * i) for i, role in enumerate("qkv")]
     return [*parts, Row(out, "o", 4, 8)]
 
 
 def grouped(q: str, k: str, v: str, o: str) -> list[Row]:
-    """Four query heads in two groups: a unit has two query heads and one of key and value."""
+    """Return two groups: each has two query heads and one key and value head."""
     return [Row(q, "q", 2, 16), Row(k, "k", 2, 8), Row(v, "v", 2, 8), Row(o, "o", 2, 16)]
 
 
@@ -156,7 +156,7 @@ FUSED: dict[str, tuple[Callable[[], PreTrainedModel], list[list[Row]]]] = {
 
 
 def assert_reads(anatomy: Anatomy, known: list[list[Row]], layers: int = 2) -> None:
-    """Just the known blocks, in each layer."""
+    """Assert that the blocks of a reading are the known ones, in each layer."""
     expected = {
         re.sub("#", str(i), rows[-1].module): [
             row._replace(module=re.sub("#", str(i), row.module)) for row in rows

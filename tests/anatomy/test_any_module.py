@@ -1,4 +1,4 @@
-"""Modules of any kind are read by what their layers do to each other."""
+"""Reading modules of any class, by the gradients between their layers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class FeedForward(nn.Module):
 
 
 class DirectlyRead(FeedForward):
-    """Has a layer whose weight is used without a call."""
+    """A feed-forward with a layer whose weight is used without a call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class DirectlyRead(FeedForward):
 
 
 class ReadTwice(FeedForward):
-    """A second layer reads the neurons."""
+    """A feed-forward whose neurons a second layer reads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class ReadTwice(FeedForward):
 
 
 class GivenOut(FeedForward):
-    """The neurons are an output too."""
+    """A feed-forward whose neurons are an output of the model too."""
 
     def forward(self, x: Tensor) -> Any:
         hidden = self.hidden(x)
@@ -90,7 +90,7 @@ def test_a_plain_module_is_read_by_its_example_inputs():
 
 
 def test_a_plain_module_without_example_inputs_is_refused():
-    message = r"cannot make an example input for Stack: .*; pass example_inputs=\{\.\.\.\}"
+    message = r"cannot make an example input for Stack: .*\. Pass example_inputs=\{\.\.\.\}"
     with pytest.raises(ValueError, match=message):
         read_anatomy(Stack(FeedForward))
 

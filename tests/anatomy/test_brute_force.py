@@ -1,4 +1,4 @@
-"""Brute force: what a unit's consumer does not read does not matter."""
+"""Units verified by brute force: producers reach the output only through the consumer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def outputs(model: PreTrainedModel) -> Tensor:
 
 
 def rows_of(model: nn.Module, projection: Projection, unit: int) -> list[Tensor]:
-    """The slices of the weight and of a producer's bias that belong to a unit, one for each."""
+    """Return a unit's slices of the weight, and of a producer's bias."""
     layer: Any = model.get_submodule(projection.module)
     weight = layer.weight.data.movedim(projection.feature_dim(model), 0)
     rows = [weight[i] for i in projection.features[unit].tolist()]

@@ -1,4 +1,4 @@
-"""The reading of experts, whose layers lie in 3-D parameters."""
+"""Reading modules of experts, whose layers are 3-D parameters."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import MixtralConfig, MixtralForCausalLM
 
-from hf_td import read_anatomy
-from hf_td.anatomy import Stack, eager_experts, find_layer, layout_of, parameter_names
+from hf_td import patch_model, read_anatomy
+from hf_td.anatomy import Stack, eager_experts, find_layer, linear_layout, parameter_names, reading
 from hf_td.anatomy.experts import prove_experts
 from tests.families import tiny_family
+from tests.tiny import TEXT
 
 EXPERTS = ["mixtral", "qwen3_moe", "gpt_oss"]
 GATED = {
@@ -21,11 +23,6 @@ GATED = {
     "qwen3_moe": (range(32), range(32, 64)),
     "gpt_oss": (range(0, 128, 2), range(1, 128, 2)),  # interleaved
 }
-
-
-@pytest.fixture(autouse=True)
-def nothing_read_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_td.anatomy.reading._READINGS", {})
 
 
 @pytest.mark.parametrize("family", EXPERTS)
@@ -76,7 +73,7 @@ def test_a_stack_is_a_linear_layer_of_every_expert():
     assert stack.weight is module.gate_up_proj
     assert stack.bias is module.gate_up_proj_bias
     assert parameter_names(model, name) == [name, f"{name}_bias"]
-    layout = layout_of(stack)
+    layout = linear_layout(stack)
     assert layout is not None
     assert (layout.unit_dim, layout.fan_in_dim) == (2, 1)
     query = "model.layers.0.self_attn.q_proj"
@@ -107,7 +104,7 @@ class Experts(nn.Module):
 
 
 class Borrowing(Experts):
-    """Every expert reads what the next one computes."""
+    """Experts that use the first layer of the next expert."""
 
     def expert(self, token: Tensor, number: int) -> Tensor:
         up = F.relu(F.linear(token, self.up_proj[1 - number]))
@@ -115,7 +112,7 @@ class Borrowing(Experts):
 
 
 class Mixing(Experts):
-    """Every neuron reads every row."""
+    """Experts whose every neuron reads every row."""
 
     def expert(self, token: Tensor, number: int) -> Tensor:
         up = F.linear(token, self.up_proj[number])
@@ -157,3 +154,25 @@ def test_experts_run_one_by_one_and_then_as_before():
     with eager_experts(nn.Sequential(module, module)):
         assert module.config._experts_implementation_internal == "eager"
     assert module.config._experts_implementation_internal == "grouped_mm"
+
+
+def test_every_layer_of_a_deep_mixture_is_read():
+    config = MixtralConfig(
+        **{**TEXT, "num_hidden_layers": 5}, num_key_value_heads=2, num_local_experts=4
+    )
+    anatomy = read_anatomy(MixtralForCausalLM(config))
+    assert [m.name for m in anatomy.mixtures] == [f"model.layers.{i}.mlp" for i in range(5)]
+    assert [m.obstacle for m in anatomy.mixtures] == [None] * 5
+    experts = [b.name for b in anatomy.blocks if b.name.endswith("experts")]
+    assert experts == [f"model.layers.{i}.mlp.experts" for i in range(5)]
+
+
+def test_a_patched_mixture_is_read_alike(monkeypatch):
+    model: Any = tiny_family("mixtral")
+    stock = read_anatomy(model).mixtures
+    monkeypatch.setattr(reading, "_READINGS", {})
+    patch_model(model, level="unit", experts_level="unit")
+    patched = read_anatomy(model).mixtures
+    for one, other in zip(stock, patched, strict=True):
+        assert (one.name, one.chosen, one.obstacle) == (other.name, other.chosen, other.obstacle)
+        assert [c.parameter for c in one.slices] == [c.parameter for c in other.slices]

@@ -1,4 +1,4 @@
-"""Families are read as they are known to be."""
+"""Readings of known families."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading leaves a model as it was, reads every state of it alike, and is kept."""
+"""Reading leaves a model unchanged, is independent of its state, and is kept."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_other_heads_of_a_decoder_are_read_anew():
 
 
 def test_what_other_inputs_showed_is_another_reading(monkeypatch):
-    """With some inputs a part of a model does not run, and would be missed ever after."""
+    """Some inputs leave a part of a model out; a reading of these must not be kept for others."""
     read: list[Any] = []
     monkeypatch.setattr(reading, "_read", lambda _, inputs: read.append(inputs))
     model, given = tiny_model("bert"), {"input_ids": torch.ones(1, 4, dtype=torch.long)}

@@ -1,4 +1,4 @@
-"""Models that the reader refuses, described by their user."""
+"""Descriptions of blocks that the reader does not find."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import transformers as hf
 
 from hf_td import AttentionBlocks, FeedForwardBlocks, patch_model, read_anatomy, register_family
 from hf_td.anatomy import Anatomy
+from tests.anatomy.known import everything_of
 from tests.tiny import tiny_model
 
 MIXED = "a norm mixes them"
@@ -46,7 +47,6 @@ def read(family: Any, model: Any, *blocks: Any) -> Anatomy:
 @pytest.fixture(autouse=True)
 def nothing_registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hf_td.anatomy.registry._FAMILIES", {})
-    monkeypatch.setattr("hf_td.anatomy.reading._READINGS", {})
 
 
 def test_a_model_that_is_refused_can_be_described():
@@ -87,19 +87,12 @@ def test_a_wrong_description_is_refused(wrong):
 
 
 def test_a_right_description_gives_what_the_reader_finds():
-    def everything(anatomy: Anatomy) -> list[Any]:
-        return [
-            [b.name, b.part, b.units, b.obstacle]
-            + [[p.module, p.role, p.features.tolist()] for p in b.projections]
-            for b in anatomy.blocks
-        ]
-
     model = llama()
-    expected = everything(read_anatomy(model))
-    assert everything(read(hf.LlamaModel, model, attention(), feed_forward())) == expected
-    # What is not described is found as before.
-    assert everything(read(hf.LlamaModel, model, feed_forward())) == expected
-    assert everything(read(hf.LlamaModel, model)) == expected
+    expected = everything_of(read_anatomy(model))
+    assert everything_of(read(hf.LlamaModel, model, attention(), feed_forward())) == expected
+    # Other blocks are found as before.
+    assert everything_of(read(hf.LlamaModel, model, feed_forward())) == expected
+    assert everything_of(read(hf.LlamaModel, model)) == expected
 
 
 @pytest.mark.parametrize(
@@ -129,7 +122,7 @@ def test_a_layer_that_is_never_called_is_refused():
     head = {"q": "out_proj", "k": "out_proj", "v": "out_proj", "o": "out_proj"}
     blocks = AttentionBlocks(path="head.attention", heads=4, **head)
     register_family(hf.SiglipVisionModel, blocks)
-    with pytest.raises(ValueError, match="never called"):
+    with pytest.raises(ValueError, match=r"head\.attention, is never called"):
         read_anatomy(hf.SiglipVisionModel(config))
 
 
@@ -143,5 +136,5 @@ def test_without_a_forward_only_weights_can_be_targeted(monkeypatch):
         read_anatomy(model)
     anatomy = read("llama", model, attention())
     assert {b.obstacle for b in anatomy.blocks} == {
-        "no forward of it could be run, so that its units are not proven"
+        "no forward of it could be run, so its units are not proven"
     }

@@ -9,7 +9,7 @@ import pytest
 
 import hf_td
 from hf_td.baselines import BASELINES, Baseline
-from hf_td.tasks.experiment import METHODS
+from hf_td.tasks.experiment.methods import METHODS
 
 PACKAGE = Path(hf_td.__file__).parent
 LABELS = {

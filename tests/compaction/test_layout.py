@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hf_td.compaction import CompactLayout, apply_layout, layout_of_model
-from hf_td.modules.compact_layout import COUNTS, QUANT_METHOD, VERSION
+from hf_td.modules.compact_shapes import COUNTS, QUANT_METHOD, VERSION
 from tests.compaction.models import parameters_of, small_model
 from tests.tiny import tiny_model
 

@@ -13,7 +13,7 @@ from hf_td import compact_model, prune_model, read_anatomy
 from hf_td.compaction import can_compact, layout_of_model, needed_units
 from hf_td.compaction.runs import runs_of
 from hf_td.compaction.trial import fixed_heads
-from hf_td.modules.compact_layout import OwnConfig
+from hf_td.modules.compact_shapes import OwnConfig
 from tests.compaction.models import parameters_of
 from tests.families import TABLE, family_outputs, tiny_family
 
@@ -26,7 +26,7 @@ def test_only_the_heads_of_some_families_are_fixed(name):
     blocks = anatomy.blocks
     fixed = fixed_heads(model, blocks, runs_of(model, anatomy))
     heads = {block for block in blocks if block.part == "attention"}
-    assert set(fixed) == (heads if TABLE[name].heads == "stay" else set())
+    assert set(fixed) == (heads if TABLE[name].heads == "masked" else set())
     assert all("does not run with fewer heads (" in reason for reason in fixed.values())
     assert all(parameter is before[key] for key, parameter in parameters_of(model).items())
     assert layout_of_model(model) is None

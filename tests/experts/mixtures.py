@@ -1,4 +1,4 @@
-"""Tiny mixtures whose whole experts are targeted, and what is asked of them."""
+"""Tiny mixtures whose whole experts are targeted, and helpers to inspect them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from hf_td import anneal
-from hf_td.modules.routing import gone_experts
+from hf_td.modules.routing import pruned_experts
+from hf_td.patching.layers import kept
 from hf_td.patching.patch import Patch, find_patch
 from tests.families import family_inputs, family_outputs, tiny_family
 
@@ -33,13 +34,13 @@ RATES: dict[str, Any] = {
 
 
 def mixture(family: str, seed: int = 0, experts: int = EXPERTS) -> Any:
-    """A tiny random model with so many experts in each layer, of different norms."""
+    """Return a tiny random model with `experts` experts of different norms in each layer."""
     like = tiny_family(family)
     return built(like, experts, seed)
 
 
 def built(like: Any, experts: int, seed: int = 0) -> Any:
-    """A model of the same class and sizes with another number of experts."""
+    """Return a model of the class and sizes of `like` with another number of experts."""
     config = copy.deepcopy(like.config)
     setattr(config, field_of(config), experts)
     torch.manual_seed(seed)
@@ -52,13 +53,13 @@ def built(like: Any, experts: int, seed: int = 0) -> Any:
 
 
 def field_of(config: Any) -> str:
-    """The field of a stock config that has the number of experts."""
+    """Return the field of a stock config with the number of experts."""
     names = config.to_dict()
     return "num_experts" if "num_experts" in names else "num_local_experts"
 
 
 def router_of(layer: Any) -> Any:
-    """The router of a layer of the model."""
+    """Return the router of a layer."""
     return getattr(layer.mlp, "gate", None) or layer.mlp.router
 
 
@@ -67,7 +68,7 @@ def routers_of(model: Any) -> list[Any]:
 
 
 def without(model: Any, kept: list[list[int]]) -> Any:
-    """A stock model that is built with only these experts of each layer."""
+    """Return a stock model built with only the `kept` experts of each layer."""
     small = built(model, len(kept[0]))
     state = {name: value.clone() for name, value in model.state_dict().items()}
     for number, chosen in enumerate(kept):
@@ -86,17 +87,17 @@ def patch_of(model: Any) -> Patch:
 
 
 def kept_now(model: Any) -> list[list[int]]:
-    """Which experts the current update keeps, by layer."""
-    return [site.layer.keep.nonzero()[:, 0].tolist() for site in patch_of(model).sites]
+    """Return the experts that the current update keeps, by layer."""
+    return [kept(site.layer).nonzero()[:, 0].tolist() for site in patch_of(model).sites]
 
 
 def left_in(model: Any) -> list[list[int]]:
-    """Which experts pruning left in, by layer."""
-    return [(~gone_experts(router)).nonzero()[:, 0].tolist() for router in routers_of(model)]
+    """Return the experts that are not pruned, by layer."""
+    return [(~pruned_experts(router)).nonzero()[:, 0].tolist() for router in routers_of(model)]
 
 
 def norms_of(model: Any) -> list[Tensor]:
-    """`(experts,)` for each layer, computed parameter by parameter."""
+    """Return the experts' norms, `(experts,)` per layer, computed parameter by parameter."""
     found = []
     for layer in model.model.layers:
         stacks = (layer.mlp.experts.gate_up_proj, layer.mlp.experts.down_proj)

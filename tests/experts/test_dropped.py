@@ -1,4 +1,4 @@
-"""Whole experts are dropped by their router while a mixture trains."""
+"""Dropout of whole experts, by their router, while a mixture trains."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from hf_td import (
     unpatch_model,
 )
 from hf_td.hub import export_model
+from hf_td.patching.layers import kept
 from hf_td.ranking.activations import save_activations
 from hf_td.ranking.sites import ExpertSite
 from tests.experts.mixtures import (
@@ -87,7 +88,7 @@ def test_the_share_that_is_dropped_is_the_expected_one(family):
     updates = 400
     for update in range(updates):
         anneal(model, progress=1.0, update=update)
-        dropped += torch.stack([~site.layer.keep for site in patch_of(model).sites]).float()
+        dropped += torch.stack([~kept(site.layer) for site in patch_of(model).sites]).float()
     for share, norms in zip(dropped / updates, norms_of(model), strict=True):
         low = norms.argsort()[: EXPERTS // 2]
         assert_close(share[low], torch.full((4,), 0.4), atol=0.08, rtol=0)
@@ -129,7 +130,7 @@ def test_eval_is_the_stock_model_and_it_comes_back(family):
     unpatch_model(model)
     assert [type(router) for router in routers_of(model)] == classes
     assert all(p is parameters[name] for name, p in model.named_parameters())
-    assert not any("keep" in name for name, _ in model.named_buffers())
+    assert not any("cutoff" in name for name, _ in model.named_buffers())
 
 
 @every_family
@@ -141,7 +142,7 @@ def test_a_resumed_run_is_an_uninterrupted_one(family, importance, tmp_path):
     train(model, 0, 2)
     resumed = patch_model(mixture(family, seed=1), **settings)
     resumed.load_state_dict(model.state_dict())
-    patch_of(model).settle_activations()
+    patch_of(model).update_averages()
     save_activations(model, tmp_path)
     patch_of(resumed).resume(tmp_path)
     train(model, 2, 4)
@@ -185,7 +186,7 @@ def test_training_measures_what_the_router_would_give_without_dropping():
     hook.remove()
     anneal(model, progress=1.0, update=0)
     logits(model.train())
-    patch_of(model).settle_activations()
+    patch_of(model).update_averages()
     spread = torch.zeros(14, EXPERTS).scatter(1, given[1], given[0])
     activations = patch_of(model).activations
     assert activations is not None
@@ -247,7 +248,7 @@ def test_masks_of_other_sites_do_not_depend_on_it():
         rates = {**RATES, "drop_rate": 0.5}
         model = patch_model(mixture("mixtral"), level="unit", **rates, **settings)
         anneal(model, progress=1.0, update=2)
-        return [s.layer.keep for s in patch_of(model).sites if not isinstance(s, ExpertSite)]
+        return [kept(s.layer) for s in patch_of(model).sites if not isinstance(s, ExpertSite)]
 
     assert all(map(torch.equal, masks(), masks(experts_level="unit")))
 

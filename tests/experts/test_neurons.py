@@ -1,4 +1,4 @@
-"""Targeted dropout of experts: neurons and weights of each expert by themselves."""
+"""Targeted dropout inside experts: neurons and weights of each expert are ranked separately."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from hf_td import anneal, compact_model, patch_model, prune_model, read_anatomy, unpatch_model
 from hf_td.anatomy import find_layer
 from hf_td.compaction.kept import live_units, needed_units
-from hf_td.patching.layers import is_targeted
+from hf_td.patching.layers import is_targeted, kept
 from hf_td.patching.patch import find_patch
 from tests.families import family_inputs, family_outputs, tiny_family
 
@@ -49,8 +49,9 @@ def test_training_computes_with_the_masked_weights(family, level, way):
     assert patch is not None
     with torch.no_grad():
         for site in patch.sites:
-            assert 0 < float((site.layer.keep == 0).float().mean()) < 0.5
-            find_layer(by_hand, site.name).weight.mul_(site.layer.keep)
+            mask = kept(site.layer).float()
+            assert 0.5 < float(mask.mean()) < 1
+            find_layer(by_hand, site.name).weight.mul_(mask)
     inputs = family_inputs(model)
     outputs = [m(**inputs)[0] for m in (model.train(), by_hand.train())]
     assert_close(*outputs)
@@ -58,7 +59,7 @@ def test_training_computes_with_the_masked_weights(family, level, way):
         output.square().sum().backward()
     for site in patch.sites:
         reference = find_layer(by_hand, site.name).weight.grad
-        assert_close(site.layer.weight.grad, reference * site.layer.keep)
+        assert_close(site.layer.weight.grad, reference * kept(site.layer))
     stacks = experts_of(model)
     assert not {"gate_up_proj", "down_proj"} & set(stacks.__dict__)
 
@@ -82,12 +83,14 @@ def test_neurons_are_ranked_inside_each_expert(family):
         ]
         norm = torch.cat([row.flatten() for row in rows]).norm()
         assert_close(scores[expert, 5], norm)
-    kept = site.layer.keep.squeeze().bool()
-    assert kept.shape == (4, block.units)
+    mask, outputs = kept(site.layer), site.layer.layout.unit_dim
+    assert torch.equal(mask.any(outputs), mask.all(outputs))
+    live = mask.any(outputs)
+    assert live.shape == (4, block.units)
     for expert in range(4):
-        assert int(kept[expert].sum()) == block.units // 2
-        assert scores[expert][kept[expert]].min() >= scores[expert][~kept[expert]].max()
-    assert len({tuple(row.tolist()) for row in kept}) == 4
+        assert int(live[expert].sum()) == block.units // 2
+        assert scores[expert][live[expert]].min() >= scores[expert][~live[expert]].max()
+    assert len({tuple(row.tolist()) for row in live}) == 4
 
 
 @every_family
@@ -184,8 +187,8 @@ def test_neurons_of_experts_have_a_cost(of):
 
 def test_one_stack_can_be_targeted_alone():
     model = patch_model(tiny_family("mixtral"), include=["*.experts.down_proj"], **RATES)
-    masks = [name for name, _ in model.named_buffers() if name.endswith("keep")]
-    assert masks == [f"model.layers.{layer}.mlp.experts.down_proj_keep" for layer in range(2)]
+    masks = [name for name, _ in model.named_buffers() if name.endswith("cutoff")]
+    assert masks == [f"model.layers.{layer}.mlp.experts.down_proj_cutoff" for layer in range(2)]
     assert is_targeted(experts_of(model))
     unpatch_model(model)
     assert not is_targeted(experts_of(model))

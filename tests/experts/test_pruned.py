@@ -1,4 +1,4 @@
-"""Whole experts are pruned, taken out, exported and reloaded."""
+"""Whole experts: pruned, taken out, exported and reloaded."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_what_is_pruned_computes_what_a_model_without_it_does(family, tmp_path):
 
 
 def exported(model: Any, folder: Path, expected: dict[str, Tensor]) -> PreTrainedModel:
-    """The model as plain `from_pretrained` gives it; what is only marked cannot be saved."""
+    """Return the exported model, loaded; assert that a model with marked routers is not saved."""
     if marked_routers(model):
         with pytest.raises(ValueError, match="the router would choose them again"):
             model.save_pretrained(folder / "saved")
@@ -166,7 +166,7 @@ def test_pruning_nothing_leaves_no_mark():
 
 
 @pytest.mark.parametrize("importance", ["magnitude", "random"])
-def test_what_is_gone_stays_gone_while_the_rest_trains(importance):
+def test_pruned_experts_stay_pruned_while_the_rest_trains(importance):
     model = mixture("mixtral")
     prune_model(model, 0.5, importance="magnitude", **ONLY)
     kept = left_in(model)
@@ -188,8 +188,8 @@ def test_a_global_budget_ranks_the_experts_of_all_layers(of):
     assert all(len(kept) >= CHOSEN for kept in left_in(model))
 
 
-def test_what_is_gone_counts_for_nothing_in_a_global_budget():
-    """However small the scores of the others are."""
+def test_pruned_experts_count_for_nothing_in_a_global_budget():
+    """A pruned expert ranks below all others, however small their scores are."""
     model = mixture("mixtral")
     with torch.no_grad():
         for layer in model.model.layers:

@@ -1,4 +1,4 @@
-"""What whole experts cannot be done with is refused, with the reason."""
+"""Refusals of whole experts, with the reason."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from tests.experts.mixtures import ONLY, RATES, mixture, routers_of
 from tests.families import family_inputs, tiny_family
 
 
-@pytest.mark.parametrize("settings", [{"draw": "element"}, {"rescale": True}])
-def test_experts_go_whole_and_without_scale(settings):
-    with pytest.raises(ValueError, match="goes with draw='unit' and rescale=False"):
-        TargetedDropoutConfig(experts_level="unit", **settings)
+def test_experts_go_whole():
+    with pytest.raises(ValueError, match="goes with draw='unit', got draw='element'"):
+        TargetedDropoutConfig(experts_level="unit", draw="element")
     with pytest.raises(ValueError, match=r"experts_level must be one of \['unit', 'none'\]"):
         TargetedDropoutConfig(experts_level="weight")  # pyright: ignore[reportArgumentType]
 

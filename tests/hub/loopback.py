@@ -28,7 +28,7 @@ Files = dict[str, bytes]
 
 @dataclass
 class Fault:
-    """What goes wrong with some requests.
+    """A failure of some requests.
 
     Attributes:
         method: of the requests.
@@ -55,7 +55,7 @@ class Fault:
     seen: int = 0
 
     def strikes(self, method: str, path: str) -> bool:
-        """Whether this request fails; counts it."""
+        """Count a request, and return True if it fails."""
         if method != self.method or not re.search(self.path, path):
             return False
         self.seen += 1
@@ -64,7 +64,7 @@ class Fault:
 
 @dataclass
 class Repository:
-    """Commits by their id, and the branches that point to them."""
+    """A repository: commits by their id, and the branches that point to them."""
 
     name: str
     commits: dict[str, Files] = field(default_factory=dict)
@@ -82,13 +82,13 @@ class Repository:
         return sha
 
     def sha(self, revision: str) -> str | None:
-        """The commit of a branch or of a commit's id."""
+        """Return the commit of a branch or of a commit's id."""
         sha = self.branches.get(revision, revision)
         return sha if sha in self.commits else None
 
 
 class Refusal(Exception):
-    """An answer that is no success."""
+    """An answer with an error status."""
 
     def __init__(self, status: int, code: str = "", headers: dict[str, str] | None = None) -> None:
         super().__init__(code)
@@ -97,12 +97,12 @@ class Refusal(Exception):
 
 
 class Broken(Exception):
-    """The connection breaks off."""
+    """A broken connection."""
 
 
 @dataclass
 class Answer:
-    """What is sent back; `length` is what HEAD tells, where it differs from the body's."""
+    """An answer; `length` is the one that HEAD gives, where it differs from the body's."""
 
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
@@ -110,12 +110,12 @@ class Answer:
 
 
 def is_large(path: str) -> bool:
-    """Whether a file is kept as a large one."""
+    """Return True for a file that is uploaded as a large one."""
     return path.endswith(".safetensors")
 
 
 def blob_sha1(content: bytes) -> str:
-    """The id that git gives to a file."""
+    """Return the id that git gives to a file."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
@@ -131,13 +131,13 @@ class LoopbackHub:
         self.lock = threading.RLock()
 
     def files(self, repo_id: str, revision: str = "main") -> Files:
-        """What a revision holds, without the file that the Hub itself puts there."""
+        """Return the files of a revision, without the one that the Hub itself adds."""
         repository = self.repositories[repo_id]
         found = repository.commits[repository.sha(revision) or ""]
         return {path: content for path, content in found.items() if path != ".gitattributes"}
 
     def count(self, method: str, path: str) -> int:
-        """How many requests there were."""
+        """Return the number of requests."""
         return sum(m == method and bool(re.search(path, p)) for m, p in self.requests)
 
     def find(self, repo_id: str) -> Repository:
@@ -261,12 +261,12 @@ class LoopbackHub:
 
 
 def etag_of(path: str, content: bytes) -> str:
-    """What the Hub identifies a file by."""
+    """Return the identifiers of a file on the Hub."""
     return hashlib.sha256(content).hexdigest() if is_large(path) else blob_sha1(content)
 
 
 def entry(path: str, content: bytes) -> dict[str, Any]:
-    """A file in a listing."""
+    """Return the entry of a file in a listing."""
     listed = {"type": "file", "path": path, "size": len(content), "oid": blob_sha1(content)}
     if is_large(path):
         oid = etag_of(path, content)
@@ -275,7 +275,7 @@ def entry(path: str, content: bytes) -> dict[str, Any]:
 
 
 def ranged(content: bytes, headers: dict[str, str], wanted: str | None) -> Answer:
-    """The whole content, or what is left from where a download goes on."""
+    """Return the whole content, or the rest of it for a download that continues."""
     if wanted is None:
         return Answer(content, headers)
     start = int(wanted.removeprefix("bytes=").split("-")[0])
@@ -284,13 +284,13 @@ def ranged(content: bytes, headers: dict[str, str], wanted: str | None) -> Answe
 
 
 def as_json(value: Any, status: int = 200) -> Answer:
-    """An answer in JSON."""
+    """Return an answer in JSON."""
     return Answer(json.dumps(value).encode(), {"Content-Type": "application/json"}, status)
 
 
 @dataclass
 class Request:
-    """What an answer may need of a request."""
+    """The parts of a request that an answer may need."""
 
     body: bytes
     query: dict[str, list[str]]
@@ -319,7 +319,7 @@ _ROUTES: list[tuple[str, str, Callable[..., Answer]]] = [
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Reads a request, lets the faults strike, and writes the answer."""
+    """A handler that reads a request, applies the faults and writes the answer."""
 
     protocol_version = "HTTP/1.1"
     hub: LoopbackHub
@@ -414,7 +414,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def loopback_hub(folder: Path) -> Iterator[LoopbackHub]:
-    """A server on a free port, for as long as the block runs."""
+    """Run a server on a free port until the block ends."""
     hub = LoopbackHub(folder)
     handler = type("Handler", (_Handler,), {"hub": hub})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)

@@ -1,4 +1,4 @@
-"""What others add to a model, and what an export makes of it."""
+"""Adapters, baselines and mixed precision on a model, and its export."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def test_an_archived_model_generates_as_it_did(tmp_path):
 
 
 def test_a_folder_without_an_archive_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no model\.hftd"):
+    with pytest.raises(FileNotFoundError, match=r"there is no model\.archive\.safetensors"):
         load_archived_model(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""The model card: what it says is so, and what is not known it does not say."""
+"""A model card states facts, and leaves out what is not known."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from transformers import PreTrainedTokenizerFast
 
 import hf_td
 from hf_td.analysis import CurvePoint, pruning_curve
+from hf_td.analysis.timing import Quartiles
 from hf_td.config import CONFIG_KEY, TargetedDropoutConfig
 from hf_td.hub import CardInfo, export_model, measure_latency
-from hf_td.hub.latency import Latency, Timing
+from hf_td.hub.card.latency import Latency
 from tests.tiny import tiny_inputs, tiny_model
 
 UNITS = TargetedDropoutConfig(level="unit", importance="magnitude", targeting=0.75, seed=3)
 LATENCY = Latency(
-    dense=Timing(median=12.5, low=12.0, high=13.25),
-    compact=Timing(median=5.0, low=4.75, high=6.0),
+    dense=Quartiles(median=12.5, low=12.0, high=13.25),
+    compact=Quartiles(median=5.0, low=4.75, high=6.0),
     shape=(8, 128),
     runs=40,
     threads=4,
@@ -228,13 +229,13 @@ def test_an_unknown_licence_is_called_so(tmp_path):
 
 
 def row(card: ModelCard, name: str) -> list[str]:
-    """The cells of a line of a table."""
+    """Return the cells of a line of a table."""
     (line,) = [line for line in card.text.splitlines() if line.startswith(f"| {name} |")]
     return [cell.strip() for cell in line.strip("|").split("|")[1:]]
 
 
 def zeros(model: nn.Module) -> tuple[int, int]:
-    """Zeros and weights of the projections of a tiny BERT, counted by their names."""
+    """Count the zeros and the weights of a tiny BERT's projections, found by their names."""
     weights = [
         parameter
         for name, parameter in model.named_parameters()
@@ -374,7 +375,7 @@ def test_facts_that_do_not_fit_each_other_are_refused(curve):
 
 def test_a_card_for_another_sparsity_than_the_models_is_refused(known, tmp_path):
     wrong = replace(known, sparsity=0.75)
-    with pytest.raises(ValueError, match=r"50\.0% of its prunable weights are gone, and 75\.0%"):
+    with pytest.raises(ValueError, match=r"where 75\.0% .* removed, but 50\.0% of this model's"):
         export(pruned(), tmp_path / "half", wrong, form="compact")
     assert not (tmp_path / "half").exists()
 
@@ -406,7 +407,7 @@ def test_latency_is_measured_in_turn_and_in_eval_mode():
 
 def test_a_measurement_that_makes_no_sense_is_refused():
     model = nn.Linear(4, 4)
-    with pytest.raises(ValueError, match="at least 2 runs, got 1"):
+    with pytest.raises(ValueError, match="at least 2 rounds, got 1"):
         measure_latency(model, model, {"input": torch.rand(1, 4)}, runs=1)
     with pytest.raises(ValueError, match="no tensor"):
         measure_latency(model, model, {"text": "hello"})

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,13 @@ from transformers import (
     ViTMAEForPreTraining,
 )
 
-from hf_td import compact_model, patch_model, prune_model
+from hf_td import compact_model, patch_model, prune_model, read_anatomy
+from hf_td.anatomy import given
 from hf_td.compaction import layout_of_model
 from hf_td.hub import export, verify
 from hf_td.hub.export import export_model
+from hf_td.hub.forms.compact import Compact
+from hf_td.hub.forms.stock import Stock
 from hf_td.patching.patch import find_patch
 from tests.compaction.models import (
     assert_identical,
@@ -44,7 +48,7 @@ STOCK_HEADS = {"llama", "t5", "t5_gated", "vit"}
 
 
 def neurons_pruned(family: str) -> Any:
-    """A model that has lost half of its neurons and no head."""
+    """Return a model with half of its neurons pruned, and no head."""
     model = tiny_model(family)
     prune_model(model, 0.5, feed_forward_level="unit", attention_level="none")
     return model
@@ -237,10 +241,28 @@ def test_metrics_that_are_no_json_are_refused(tmp_path):
 
 def test_a_folder_that_holds_something_is_refused_before_any_work(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("mine")
-    monkeypatch.setattr(export, "read_anatomy", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr(export, "anatomy_of", lambda *_: pytest.fail("work was done"))
     with pytest.raises(FileExistsError, match="holds something already"):
         export_model(masked_model("bert"), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_reading_that_is_given_is_not_made_again(tmp_path, monkeypatch):
+    model = uneven_model("bert")
+    anatomy = read_anatomy(model)
+    read = export_model(model, tmp_path / "read", check=False)
+    monkeypatch.setattr(given, "read_anatomy", lambda *_: pytest.fail("it was read again"))
+    done = export_model(model, tmp_path / "given", anatomy=anatomy, check=False)
+    assert replace(done, folder=read.folder, bytes=read.bytes) == read
+    weights = [(each.folder / "model.safetensors").read_bytes() for each in (read, done)]
+    assert weights[0] == weights[1]
+
+
+def test_a_reading_of_another_model_is_refused(tmp_path):
+    anatomy = read_anatomy(tiny_model("gpt2"))
+    with pytest.raises(ValueError, match="the anatomy does not fit Bert"):
+        export_model(masked_model("bert"), tmp_path / "x", anatomy=anatomy)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_old_export_is_replaced_when_asked(tmp_path):
@@ -255,13 +277,13 @@ def test_an_error_while_writing_leaves_the_old_export_or_none(old, tmp_path, mon
     model, folder = masked_model("bert"), tmp_path / "x"
     if old:
         export_model(model, folder, metrics={"old": 1}, check=False)
-    write = export._write
+    write = Compact.write
 
     def fail(*arguments: Any) -> None:
         write(*arguments)
         raise OSError("disk full")
 
-    monkeypatch.setattr(export, "_write", fail)
+    monkeypatch.setattr(Compact, "write", fail)
     with pytest.raises(OSError, match="disk full"):
         export_model(model, folder, overwrite=True, check=False)
     assert [path.name for path in tmp_path.iterdir()] == (["x"] if old else [])
@@ -277,13 +299,14 @@ def test_a_killed_export_leaves_the_old_one(tmp_path):
     code = """
         import os, signal, sys
         from transformers import AutoModelForSequenceClassification as A
-        from hf_td.hub import export
-        write = export._write
+        from hf_td.hub import export_model
+        from hf_td.hub.forms.compact import Compact
+        write = Compact.write
         def killed(*arguments):
             write(*arguments)
             os.kill(os.getpid(), signal.SIGKILL)
-        export._write = killed
-        export.export_model(A.from_pretrained(sys.argv[1]), sys.argv[2], overwrite=True)
+        Compact.write = killed
+        export_model(A.from_pretrained(sys.argv[1]), sys.argv[2], overwrite=True)
     """
     command = [sys.executable, "-c", textwrap.dedent(code), tmp_path / "masked", folder]
     done = subprocess.run(command, capture_output=True, check=False, timeout=120)
@@ -324,30 +347,30 @@ def test_every_type_is_verified(dtype, tmp_path):
 
 
 def test_an_export_that_computes_something_else_is_refused(tmp_path, monkeypatch):
-    def spoilt(shell: Any, plan: Any, folder: Path, *rest: Any) -> None:
+    def spoilt(self: Stock, shell: Any, folder: Path, *rest: Any) -> None:
         spoilt_shell = copy.deepcopy(shell)
         spoilt_shell.classifier.weight.data.mul_(2)
         spoilt_shell.save_pretrained(folder)
 
-    monkeypatch.setattr(export, "_write", spoilt)
-    with pytest.raises(RuntimeError, match=r"reloaded export \(stock\) differs in its output by"):
+    monkeypatch.setattr(Stock, "write", spoilt)
+    with pytest.raises(RuntimeError, match=r"reloaded export \(stock\) .* its output differs by"):
         export_model(neurons_pruned("bert"), tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_export_in_another_type_is_refused(tmp_path, monkeypatch):
-    def widened(shell: Any, plan: Any, folder: Path, *rest: Any) -> None:
+    def widened(self: Stock, shell: Any, folder: Path, *rest: Any) -> None:
         copy.deepcopy(shell).float().save_pretrained(folder)
 
-    monkeypatch.setattr(export, "_write", widened)
-    with pytest.raises(RuntimeError, match=r"in torch\.float32 where the model gives torch\.bfl"):
+    monkeypatch.setattr(Stock, "write", widened)
+    with pytest.raises(RuntimeError, match=r"the dtype torch\.float32, where torch\.bfl"):
         export_model(neurons_pruned("bert").bfloat16(), tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
 def test_an_export_that_does_not_load_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "_write", lambda *_: None)
+    monkeypatch.setattr(Stock, "write", lambda *_: None)
     with pytest.raises(RuntimeError, match=r"does not load in a fresh process \(stock, AutoModel"):
         export_model(neurons_pruned("bert"), tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
@@ -423,6 +446,6 @@ def test_in_half_precision_the_output_is_compared_and_no_token(tmp_path, monkeyp
     model = tiny_model("llama").bfloat16()
     prune_model(model, 0.5, level="unit")
     compared = []
-    monkeypatch.setattr(verify, "_compare", lambda name, *_: compared.append(name))
+    monkeypatch.setattr(verify, "compare_outputs", lambda name, *_: compared.append(name))
     export_model(model, tmp_path / "x")
-    assert set(compared) == {"output"}
+    assert set(compared) == {"its output"}

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 import torch
 
 from hf_td import compact_model
-from hf_td.hub import onnx_graph
-from hf_td.hub.export import export_model
-from hf_td.hub.onnx import export_onnx
-from hf_td.hub.weights import check_finished
+from hf_td.hub import export_model
+from hf_td.hub.forms import onnx
+from hf_td.hub.push.finished import check_finished
 from tests.compaction.models import parameters_of, uneven_model
 from tests.tiny import tiny_inputs, tiny_model
 
@@ -19,7 +19,7 @@ EXTRA = "the extra `onnx` is not installed"
 
 
 def run_onnx(folder: Any, **inputs: torch.Tensor) -> torch.Tensor:
-    """What ONNX Runtime computes."""
+    """Return the output of ONNX Runtime."""
     runtime = pytest.importorskip("onnxruntime", reason=EXTRA)
     session = runtime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     return torch.from_numpy(session.run(None, {n: v.numpy() for n, v in inputs.items()})[0])
@@ -27,7 +27,7 @@ def run_onnx(folder: Any, **inputs: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture
 def extra() -> None:
-    for name in onnx_graph.PACKAGES:
+    for name in onnx.PACKAGES:
         pytest.importorskip(name, reason=EXTRA)
 
 
@@ -36,7 +36,7 @@ def extra() -> None:
 @pytest.mark.parametrize("family", ["bert", "distilbert", "vit", "llama", "gpt2"])
 def test_compact_models_run_at_any_batch_and_length(family, tmp_path):
     model = compact_model(uneven_model(family))
-    done = export_onnx(model, tmp_path / "x")
+    done = export_model(model, tmp_path / "x", form="onnx")
     assert (done.form, done.ways) == ("onnx", ("onnxruntime",))
     assert done.parameters == model.num_parameters()
     for batch, length in ((4, 3), (1, 20)):
@@ -63,7 +63,7 @@ def test_the_form_onnx_takes_dead_units_out_first(tmp_path):
     assert "InferenceSession" in (done.folder / "README.md").read_text()
     check_finished(done.folder)
     assert all(p is before[name] for name, p in parameters_of(model).items())
-    dense = export_onnx(tiny_model("bert"), tmp_path / "dense", check=False)
+    dense = export_model(tiny_model("bert"), tmp_path / "dense", form="onnx", check=False)
     assert dense.ways == ()
     sizes = [(folder / "model.onnx").stat().st_size for folder in (done.folder, dense.folder)]
     assert sizes[0] < sizes[1]
@@ -73,15 +73,15 @@ def test_the_form_onnx_takes_dead_units_out_first(tmp_path):
 @pytest.mark.usefixtures("extra")
 def test_a_graph_that_computes_something_else_is_not_written(tmp_path, monkeypatch):
     model: Any = tiny_model("vit").train()
-    write = onnx_graph.write_graph
+    write = onnx.Onnx.write
 
-    def spoilt(model: Any, *arguments: Any) -> None:
-        write(model, *arguments)
+    def spoilt(self: onnx.Onnx, shell: Any, *arguments: Any) -> None:
+        write(self, shell, *arguments)
         model.classifier.bias.data += 1
 
-    monkeypatch.setattr("hf_td.hub.onnx.write_graph", spoilt)
-    with pytest.raises(RuntimeError, match=r"differs from PyTorch by .* at batch and length"):
-        export_onnx(model, tmp_path / "x")
+    monkeypatch.setattr(onnx.Onnx, "write", spoilt)
+    with pytest.raises(RuntimeError, match=r"differs from PyTorch at batch and length .* by "):
+        export_model(model, tmp_path / "x", form="onnx")
     assert list(tmp_path.iterdir()) == []
     assert model.training
 
@@ -89,16 +89,14 @@ def test_a_graph_that_computes_something_else_is_not_written(tmp_path, monkeypat
 @pytest.mark.usefixtures("extra")
 def test_a_folder_that_holds_something_is_refused(tmp_path):
     (tmp_path / "file").write_text("mine")
-    for export in (export_onnx, lambda m, f: export_model(m, f, form="onnx")):
-        with pytest.raises(FileExistsError, match="holds something already"):
-            export(uneven_model("vit"), tmp_path)
+    with pytest.raises(FileExistsError, match="holds something already"):
+        export_model(uneven_model("vit"), tmp_path, form="onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_missing_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_graph, "find_spec", lambda name: None)
-    needs = r"ONNX needs onnx, onnxruntime, onnxscript: pip install 'hf_td\[onnx\]'"
-    for export in (export_onnx, lambda m, f: export_model(m, f, form="onnx")):
-        with pytest.raises(ImportError, match=needs):
-            export(uneven_model("vit"), tmp_path / "x")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    needs = r"onnxruntime is not installed. .* pip install 'hf_td\[onnx\]'"
+    with pytest.raises(ImportError, match=needs):
+        export_model(uneven_model("vit"), tmp_path / "x", form="onnx")
     assert list(tmp_path.iterdir()) == []

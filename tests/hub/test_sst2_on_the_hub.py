@@ -15,8 +15,8 @@ from transformers import (
 
 from hf_td import TargetedDropoutArguments, TargetedDropoutTrainer, prune_model
 from hf_td.hub import export_model, push_to_hub
-from hf_td.tasks.experiment import builtin_model
-from hf_td.tasks.glue import load_task, tokenize
+from hf_td.tasks.models import builtin_model
+from hf_td.tasks.text_classification.loading import load_glue, tokenize
 
 pytestmark = [
     pytest.mark.slow,
@@ -33,10 +33,10 @@ def predictions_of(model, batches) -> torch.Tensor:
 
 @pytest.fixture
 def fine_tuned(glue_folder: Path, tmp_path: Path) -> Path:
-    """A MiniLM that was fine-tuned on SST-2 with the recipe of the unit level.
+    """Return the folder of a MiniLM, fine-tuned on SST-2 with the recipe of the unit level.
 
-    $HF_TD_SST2 names the folder of one that `scripts/run_glue.py` made; without it a few hundred
-    sentences have to do.
+    $HF_TD_SST2 names the folder of one that `scripts/run_glue.py` made; without it the model is
+    trained on a few hundred sentences.
     """
     given = os.environ.get("HF_TD_SST2")
     return Path(given) if given else fine_tune(glue_folder, tmp_path / "run")
@@ -44,7 +44,7 @@ def fine_tuned(glue_folder: Path, tmp_path: Path) -> Path:
 
 def fine_tune(glue_folder: Path, folder: Path) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(builtin_model())
-    splits = load_task("sst2", str(glue_folder), max_train_samples=512, drop_fragments=True)
+    splits = load_glue("sst2", str(glue_folder), max_train_samples=512, drop_fragments=True)
     arguments = TargetedDropoutArguments(
         str(folder),
         level="unit",
@@ -73,7 +73,7 @@ def test_a_published_compact_minilm_predicts_what_the_masked_one_does(
 ):
     model = AutoModelForSequenceClassification.from_pretrained(fine_tuned)
     tokenizer = AutoTokenizer.from_pretrained(fine_tuned)
-    validation = load_task("sst2", str(glue_folder))["validation"]
+    validation = load_glue("sst2", str(glue_folder))["validation"]
     encoded = tokenize(validation, "sst2", tokenizer, max_length=128).remove_columns("labels")
     collator = DataCollatorWithPadding(tokenizer)
     rows = [encoded[i] for i in range(len(encoded))]

@@ -1,4 +1,4 @@
-"""What the fields of a stock config can express."""
+"""A stock config expresses uniform widths in its fields."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import transformers as hf
 from hf_td import prune_model, read_anatomy
 from hf_td.anatomy import Holder, Part
 from hf_td.compaction import needed_units
-from hf_td.hub.stock import build_empty, express, unexpressed, units_of
+from hf_td.hub.stock_config import build_empty, express, unexpressed, units_of
 from tests.compaction.models import every_family, small_model
 from tests.families import tiny_family
 from tests.tiny import tiny_model
@@ -30,7 +30,7 @@ WIDTHS = {
 
 
 def expressed(model: Any, neurons: int | None = None, heads: int | None = None) -> Any:
-    """The config for these numbers of units in every layer, and the units by part of the model."""
+    """Return the config for numbers of units in every layer, and the units by part of the model."""
     blocks = read_anatomy(model).blocks
     units: dict[Part, int | None] = {"attention": heads, "feed_forward": neurons}
     wanted: dict[Holder, int] = {block: units[block.part] or block.units for block in blocks}

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from hf_td.functional import Cut
+
 triton = pytest.importorskip("triton")
 
 CAPABILITIES = [80, 90]  # of an A100 and an H100
@@ -68,38 +70,40 @@ def bytes_outside_registers(compiled: Any, folder: Any) -> int:
     return int(usage["STACK"]) + int(usage["LOCAL"])
 
 
-@pytest.mark.parametrize(
-    ("scaled", "drop_rate", "masked"), [(False, 1.0, None), (True, 0.5, HALF), (False, 0.5, None)]
-)
+@pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize(
     ("shape", "dim", "dtype"),
     [((768, 768), 1, FLOAT), ((768, 3072), 1, HALF), ((768, 768), 0, FLOAT), ((5, 7), 1, FLOAT)],
 )
-def test_masks(shape, dim, dtype, scaled, drop_rate, masked, device, monkeypatch, tmp_path):
-    module, kernel = compiling("triton_masks", "_masks", monkeypatch)
-    weight = torch.empty(shape, dtype=dtype)
+def test_cut_offs(shape, dim, dtype, scaled, device, monkeypatch, tmp_path):
+    module, kernel = compiling("triton_ranking", "_cutoffs", monkeypatch)
     several = torch.zeros(2, dtype=torch.int64)
-    module.write_masks(
+    module.write_cutoffs(
         several,
-        None if drop_rate == 1 else several,
         several if scaled else None,
-        torch.zeros(2, shape[1 - dim], dtype=torch.int32),
-        torch.empty(2, *shape, dtype=torch.bool),
-        None if masked is None else torch.empty(2, *shape, dtype=masked),
-        weight=weight,
+        several,
+        torch.empty(2, shape[1 - dim]),
+        weight=torch.empty(shape, dtype=dtype),
         dim=dim,
         count=3,
-        drop_rate=drop_rate,
         aligned=shape != (5, 7),
     )
     assert [bytes_outside_registers(one, tmp_path) for one in kernel.compiled] == [0]
 
 
-@pytest.mark.parametrize("same_layout", [True, False])
-def test_products(same_layout, device, monkeypatch, tmp_path):
-    module, kernel = compiling("triton_products", "_products", monkeypatch)
-    table = torch.zeros(3, module.COLUMNS, dtype=torch.int64)
-    module.write_products(table, largest=4096, source=FLOAT, out=HALF, same_layout=same_layout)
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize(("source", "out"), [(FLOAT, HALF), (HALF, FLOAT), (FLOAT, FLOAT)])
+@pytest.mark.parametrize("shape", [(768, 3072), (8, 64, 48)])
+def test_masked(shape, source, out, scaled, device, monkeypatch, tmp_path):
+    module, kernel = compiling("triton_masking", "_masked", monkeypatch)
+    limits, draw = torch.empty(*shape[:-1], 1), torch.zeros(3, dtype=torch.int64)
+    module.write_masked(
+        torch.empty(shape, dtype=source),
+        torch.empty(shape),
+        Cut(limits, draw, torch.empty(shape[-1]) if scaled else None),
+        (0, 1),
+        torch.empty(shape, dtype=out),
+    )
     assert [bytes_outside_registers(one, tmp_path) for one in kernel.compiled] == [0]
 
 

@@ -14,15 +14,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hf_td import functional, kernels
-from hf_td.kernels import Order, Ranked, Ranking, cpu
+from hf_td.functional import Cut, Rule
+from hf_td.kernels import Ranked, cpu
 
-SHAPES = [(1, 7), (5, 1), (64, 96), (3, 2500)]
-KEY = -(1 << 60) + 7
+SHAPES = [(1, 7), (5, 1), (64, 96), (3, 2500), (3, 40, 31)]
+KEY = functional.draw_key(7)
 
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """So that matrices of a test are many blocks, of rows that do not divide evenly."""
+    """Cut the matrices of a test into many blocks, of rows that do not divide evenly."""
     monkeypatch.setattr(cpu, "_BLOCK", 1000)
 
 
@@ -34,76 +35,46 @@ def threads(request):
     torch.set_num_threads(before)
 
 
-def ranked(shape: tuple[int, int], dim: int, dtype: Any = torch.float32, scaled: bool = True):
+def ranked(
+    shape: tuple[int, ...], dim: int, dtype: Any = torch.float32, scaled: bool = True
+) -> Ranked:
     draws = torch.Generator().manual_seed(0)
     weight = torch.randn(shape, generator=draws).to(dtype)
     scale = torch.rand(shape[dim], generator=draws) if scaled else None
-    return Ranked(weight, dim, scale)
+    return Ranked(weight, Rule(dim), scale)
 
 
-def expected(one: Ranked, fraction: float, drop_rate: float, key: int = KEY) -> Tensor:
-    scores = one.weight.abs()
-    if one.scale is not None:
-        scores = scores * (one.scale if one.dim == 1 else one.scale[:, None])
-    candidates = functional.candidate_mask(scores, fraction, one.dim)
-    generator = torch.Generator().manual_seed(key)
-    return functional.keep_mask(candidates, drop_rate, generator)
+def plain_cut(one: Ranked, fraction: float, drop_rate: float = 1.0, key: int = KEY) -> Cut:
+    """The cut-offs of the plain functions."""
+    scores = functional.weight_scores(one.weight, one.scale, one.rule)
+    limits = functional.cutoffs(scores, fraction, one.rule.fan_in_dim)
+    return cut_at(limits, drop_rate, key, one.scale)
+
+
+def cut_at(limits: Tensor, drop_rate: float, key: int = KEY, scale: Tensor | None = None) -> Cut:
+    numbers = functional.draw_of(key, functional.drop_threshold(drop_rate))
+    return Cut(limits, torch.tensor(numbers), scale)
 
 
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("threads", [1, 3], indirect=True)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("scaled", [True, False])
-@pytest.mark.parametrize("drop_rate", [1.0, 0.4, 1 - 1e-9, 1e-9])
-@pytest.mark.parametrize("fraction", [0.0, 0.5, 0.91])
-def test_masks_are_those_of_the_plain_functions(fraction, drop_rate, scaled, dtype, threads):
-    every = [ranked(shape, dim, dtype, scaled) for shape in SHAPES for dim in (0, 1)]
-    keys = range(KEY, KEY + len(every))
-    found = Ranking(every).draw(Order(fraction, drop_rate, keys))
-    for one, key, (keep, _) in zip(every, keys, found, strict=True):
-        assert keep.dtype == torch.bool
-        assert torch.equal(keep, expected(one, fraction, drop_rate, key))
-        assert torch.equal(keep, one.keep_mask(fraction, drop_rate, key))
+@pytest.mark.parametrize("fraction", [0.0, 0.5, 0.91, 1.0])
+def test_cut_offs_are_those_of_the_plain_function(fraction, scaled, dtype, threads):
+    every = [
+        ranked(shape, dim, dtype, scaled) for shape in SHAPES for dim in (len(shape) - 1, 0)[:2]
+    ]
+    every = [one for one in every if one.weight.dim() == 2 or one.rule.fan_in_dim > 0]
+    for one, limits in zip(every, kernels.cutoffs(every, fraction), strict=True):
+        expected = plain_cut(one, fraction).cutoff
+        assert limits.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        assert torch.equal(limits, expected.to(limits.dtype))
 
 
-def test_a_weight_that_is_a_view_is_ranked_where_it_lies():
-    whole = torch.randn(40, 60, generator=torch.Generator().manual_seed(1))
-    one = Ranked(whole[3:30, 10:50], 1, None)
-    ((keep, _),) = Ranking([one]).draw(Order(0.5))
-    assert torch.equal(keep, expected(one, 0.5, 1.0))
-    assert (~keep).sum(1).tolist() == [20] * 27
-
-
-def test_experts_are_ranked_too():
-    weight = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1))
-    ((keep, _),) = Ranking([Ranked(weight, 2, None)]).draw(Order(0.5))
-    assert (~keep).sum(2).tolist() == [[4] * 5] * 2
-
-
-@pytest.mark.parametrize("dim", [0, 1])
-def test_what_is_not_finite_is_ranked_as_by_the_plain_functions(dim):
-    one = ranked((16, 16), dim)
-    draws = torch.Generator().manual_seed(1)
-    for value in (torch.nan, -torch.nan, torch.inf, -torch.inf, -0.0):
-        one.weight[torch.rand(16, 16, generator=draws) < 0.1] = value
-        ((keep, _),) = Ranking([one]).draw(Order(0.5))
-        assert torch.equal(keep, one.keep_mask(0.5, 1.0))
-
-
-@given(seed=st.integers(0, 2**31), fraction=st.floats(0, 0.999), dim=st.sampled_from([0, 1]))
-def test_the_lowest_of_each_unit_are_dropped_whatever_the_fraction(seed, fraction, dim):
-    weight = torch.randn(9, 11, generator=torch.Generator().manual_seed(seed))
-    ((keep, _),) = Ranking([Ranked(weight, dim, None)]).draw(Order(fraction))
-    rows = zip(weight.abs().movedim(dim, 1), keep.movedim(dim, 1), strict=True)
-    for magnitudes, kept in rows:
-        count = functional.candidate_count(len(magnitudes), fraction)
-        lowest = sorted(range(len(magnitudes)), key=magnitudes.tolist().__getitem__)[:count]
-        assert sorted(torch.nonzero(~kept).flatten().tolist()) == sorted(lowest)
-
-
-def gradients(function: Any, weight: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+def gradients(function: Any, weight: Tensor, cut: Cut, rule: Rule) -> tuple[Tensor, Tensor]:
     weight = weight.clone().requires_grad_()
-    result = function(weight, keep)
+    result = function(weight, cut, rule)
     upstream = torch.randn(result.shape, generator=torch.Generator().manual_seed(2))
     result.backward(upstream.to(result.dtype))
     assert weight.grad is not None
@@ -113,38 +84,135 @@ def gradients(function: Any, weight: Tensor, keep: Tensor) -> tuple[Tensor, Tens
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("threads", [1, 3], indirect=True)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("keep_shape", [(90, 120), (1, 120), (90, 1)])
-@pytest.mark.parametrize("scale", [None, 2.0])
-def test_products_and_gradients_are_those_of_the_plain_function(keep_shape, dtype, scale, threads):
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("drop_rate", [1.0, 0.4, 1e-9, 0.0])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_masked_weights_and_gradients_are_those_of_the_plain_function(
+    shape, drop_rate, scaled, dtype, threads
+):
+    for dim in (1, len(shape) - 1, 0)[: 3 if len(shape) == 2 else 2]:
+        one = ranked(shape, dim, dtype, scaled)
+        cut = plain_cut(one, 0.7, drop_rate)
+        found, plain = (
+            gradients(function, one.weight, cut, one.rule)
+            for function in (kernels.masked, functional.masked)
+        )
+        assert torch.equal(found[0], plain[0])
+        assert torch.equal(found[1], plain[1])
+        assert found[1].dtype == dtype
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("drop_rate", [1.0, 0.4])
+@pytest.mark.parametrize(("shape", "dim"), [((90, 120), 1), ((90, 120), 0), ((3, 40, 30), 2)])
+def test_cut_offs_of_inputs_drop_whole_inputs(shape, dim, drop_rate):
     draws = torch.Generator().manual_seed(3)
-    weight = torch.randn(90, 120, generator=draws).to(dtype)
-    keep = torch.rand(keep_shape, generator=draws) < 0.5
-    mask = keep if scale is None else keep * scale
-    found, plain = (gradients(f, weight, mask) for f in (kernels.masked, functional.masked))
+    weight = torch.randn(shape, generator=draws)
+    sizes = [1 if n == len(shape) - 1 - (dim != 0) else size for n, size in enumerate(shape)]
+    sizes = [*sizes[: -2 or None], *([1, shape[-1]] if dim else [shape[0], 1])]
+    chosen = torch.rand(sizes, generator=draws) < 0.5
+    limits = torch.where(chosen, torch.inf, -torch.inf)
+    cut = cut_at(limits, drop_rate)
+    found, plain = (
+        gradients(function, weight, cut, Rule(dim))
+        for function in (kernels.masked, functional.masked)
+    )
     assert torch.equal(found[0], plain[0])
     assert torch.equal(found[1], plain[1])
-    assert found[1].dtype == dtype
+    assert not found[0][~chosen.expand(shape)].eq(0).any()
+    assert (found[0][chosen.expand(shape)] == 0).all() or drop_rate < 1
+
+
+@pytest.mark.parametrize("rule", [Rule(1, (2, 4)), Rule(1, random_key=KEY)])
+@pytest.mark.parametrize("drop_rate", [1.0, 0.4])
+def test_patterns_and_random_scores_are_masked_too(rule, drop_rate):
+    weight = torch.randn(9, 12, generator=torch.Generator().manual_seed(3))
+    scores = functional.weight_scores(weight, None, rule)
+    (limits,) = kernels.cutoffs([Ranked(weight, rule)], 0.5)
+    assert torch.equal(limits, functional.cutoffs(scores, 0.5, 1))
+    cut = cut_at(limits, drop_rate)
+    found, plain = (
+        gradients(function, weight, cut, rule) for function in (kernels.masked, functional.masked)
+    )
+    assert torch.equal(found[0], plain[0])
+    assert torch.equal(found[1], plain[1])
+
+
+def test_a_weight_that_is_a_view_is_ranked_and_masked_where_it_lies():
+    whole = torch.randn(40, 60, generator=torch.Generator().manual_seed(1))
+    for weight in (whole[3:30, 10:50], whole.t(), whole[::2, ::3]):
+        one = Ranked(weight, Rule(1))
+        (limits,) = kernels.cutoffs([one], 0.5)
+        assert torch.equal(limits, plain_cut(one, 0.5).cutoff)
+        masked = kernels.masked(weight, cut_at(limits, 1.0), Rule(1))
+        assert torch.equal(masked, functional.masked(weight, cut_at(limits, 1.0), Rule(1)))
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_what_is_not_finite_is_ranked_and_masked_as_by_the_plain_functions(dim):
+    one = ranked((16, 16), dim, scaled=False)
+    draws = torch.Generator().manual_seed(1)
+    for value in (torch.nan, -torch.nan, torch.inf, -torch.inf, -0.0):
+        one.weight[torch.rand(16, 16, generator=draws) < 0.1] = value
+        (limits,) = kernels.cutoffs([one], 0.5)
+        cut = cut_at(limits, 1.0)
+        dropped = functional.is_dropped(one.weight, cut, one.rule)
+        assert (dropped.sum(dim) <= 8).all()
+        masked = kernels.masked(one.weight, cut, one.rule)
+        assert torch.equal(masked.nan_to_num(7), one.weight.masked_fill(dropped, 0).nan_to_num(7))
+
+
+@given(seed=st.integers(0, 2**31), fraction=st.floats(0, 0.999), dim=st.sampled_from([0, 1]))
+def test_the_lowest_of_each_unit_are_dropped_whatever_the_fraction(seed, fraction, dim):
+    weight = torch.randn(9, 11, generator=torch.Generator().manual_seed(seed))
+    (limits,) = kernels.cutoffs([Ranked(weight, Rule(dim))], fraction)
+    masked = kernels.masked(weight, cut_at(limits, 1.0), Rule(dim))
+    for magnitudes, left in zip(weight.abs().movedim(dim, 1), masked.movedim(dim, 1), strict=True):
+        count = functional.candidate_count(len(magnitudes), fraction)
+        lowest = sorted(range(len(magnitudes)), key=magnitudes.tolist().__getitem__)[:count]
+        assert sorted(torch.nonzero(left == 0).flatten().tolist()) == sorted(lowest)
+
+
+@given(tied=st.lists(st.integers(0, 4), min_size=1, max_size=30), fraction=st.floats(0, 1))
+def test_candidates_for_pruning_are_those_of_the_plain_function(tied, fraction):
+    scores = torch.tensor([tied, tied[::-1]], dtype=torch.float32)
+    for break_ties in (False, True):
+        found = kernels.candidate_mask(scores, fraction, 1, break_ties=break_ties)
+        plain = functional.candidate_mask(scores, fraction, 1, break_ties=break_ties)
+        assert torch.equal(found, plain)
+
+
+def half(weight: Tensor) -> Cut:
+    return plain_cut(Ranked(weight.detach(), Rule(1)), 0.5)
 
 
 def test_a_gradient_that_others_read_is_left_alone():
     weight, other = (torch.randn(9, 12, requires_grad=True) for _ in range(2))
-    keep = torch.rand(9, 12) < 0.5
-    (kernels.masked(weight, keep) + other).backward(torch.ones(9, 12))
+    masked = kernels.masked(weight, half(weight), Rule(1))
+    (masked + other).backward(torch.ones(9, 12))
     assert weight.grad is not None
     assert other.grad is not None
-    assert torch.equal(weight.grad, keep.float())
+    assert torch.equal(weight.grad, (masked != 0).float())
     assert other.grad.all()
 
 
-@pytest.mark.usefixtures("small_blocks")
-def test_products_of_views_and_of_experts():
-    draws = torch.Generator().manual_seed(3)
-    whole = torch.randn(5, 40, 60, generator=draws)
-    for weight in (whole, whole[1:4, :, 10:50], whole[0].t(), whole[0, 3:7, ::2]):
-        keep = torch.rand(weight.shape, generator=draws) < 0.5
-        for dtype in (torch.float32, torch.bfloat16):
-            out = torch.empty_like(weight, dtype=dtype)
-            assert torch.equal(cpu.multiply(weight, keep, out), (weight * keep).to(dtype))
+def test_a_gradient_of_ones_own_is_masked_where_it_lies():
+    weight = torch.randn(9, 12, requires_grad=True)
+    masked = kernels.masked(weight, half(weight), Rule(1), own_gradient=True)
+    upstream = torch.ones(9, 12)
+    (gradient,) = torch.autograd.grad(masked, weight, upstream)
+    assert gradient.data_ptr() == upstream.data_ptr()
+    summed = kernels.masked(weight, half(weight), Rule(1), own_gradient=True).sum()
+    (gradient,) = torch.autograd.grad(summed, weight)  # comes in as one number that is expanded
+    assert torch.equal(gradient, upstream)
+
+
+def test_nothing_of_the_size_of_the_weight_is_kept_for_the_backward():
+    weight = torch.randn(50, 60, requires_grad=True)
+    masked: Any = kernels.masked(weight, half(weight), Rule(1))
+    saved = [tensor for tensor in masked.grad_fn.saved_tensors if tensor is not None]
+    assert saved[0] is weight
+    assert all(tensor.numel() <= 50 for tensor in saved[1:])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -169,36 +237,45 @@ def test_what_is_empty_or_a_bias_can_be_cleared_too(shape):
     assert torch.equal(tensor, torch.zeros(shape))
 
 
-def test_what_is_dropped_is_zero_even_where_a_weight_is_not_finite():
-    weight = torch.tensor([[float("nan"), float("inf"), -1.0, 2.0]])
-    keep = torch.tensor([[False, False, False, True]])
-    assert kernels.masked(weight, keep).tolist() == [[0, 0, 0, 2]]
+def test_what_is_dropped_is_zero_even_where_a_gradient_is_not_finite():
+    weight = torch.tensor([[1.0, 1.0, 2.0, 2.0]], requires_grad=True)
+    masked = kernels.masked(weight, cut_at(torch.tensor([[1.5]]), 1.0), Rule(1))
+    masked.backward(torch.tensor([[float("nan"), float("inf"), -1.0, 2.0]]))
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [[0, 0, -1, 2]]
 
 
-def test_under_autocast_the_product_is_in_its_type_and_the_gradient_in_the_weights():
-    draws = torch.Generator().manual_seed(3)
-    weight = torch.randn(9, 12, generator=draws)
-    keep = torch.rand(9, 12, generator=draws) < 0.5
+@pytest.mark.parametrize("drop_rate", [1.0, 0.0])
+def test_under_autocast_the_result_is_in_its_type_and_the_gradient_in_the_weights(drop_rate):
+    weight = torch.randn(9, 12, generator=torch.Generator().manual_seed(3))
+    cut = half(weight)._replace(draw=cut_at(weight, drop_rate).draw)
+    kept = ~functional.is_dropped(weight, cut, Rule(1))
     with torch.autocast("cpu", torch.bfloat16):
-        result, gradient = gradients(kernels.masked, weight, keep)
-    assert torch.equal(result, (weight * keep).bfloat16())
+        result, gradient = gradients(kernels.masked, weight, cut, Rule(1))
+    assert torch.equal(result, (weight * kept).bfloat16())
     assert gradient.dtype == torch.float32
-    assert not gradient[~keep].any()
-    assert gradient[keep].all()
+    assert not gradient[~kept].any()
+    assert gradient[kept].all()
 
 
-def test_products_have_a_second_derivative():
+def test_masked_weights_have_a_second_derivative():
     weight = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    keep = torch.rand(3, 4) < 0.5
-    assert torch.autograd.gradgradcheck(lambda w: kernels.masked(w, keep) ** 2, (weight,))
+    at = half(weight)
+    cut = at._replace(cutoff=at.cutoff * 0.99)  # no weight is so near that it would cross it
+    assert torch.autograd.gradgradcheck(lambda w: kernels.masked(w, cut, Rule(1)) ** 2, (weight,))
+
+
+def masked_pair(rows: int) -> tuple[Tensor, Tensor]:
+    weight = torch.randn(rows, 100)
+    cut = half(weight)
+    return kernels.masked(weight, cut, Rule(1)), functional.masked(weight, cut, Rule(1))
 
 
 @pytest.mark.usefixtures("small_blocks", "threads")
 @pytest.mark.parametrize("threads", [64], indirect=True)
 def test_work_of_any_size_is_done_by_the_same_few_threads():
     for rows in range(80, 800, 40):
-        weight, keep = torch.randn(rows, 100), torch.rand(rows, 100) < 0.5
-        assert torch.equal(cpu.multiply(weight, keep, torch.empty_like(weight)), weight * keep)
+        assert torch.equal(*masked_pair(rows))
     own = [one for one in threading.enumerate() if one.name.startswith("hf_td")]
     assert 0 < len(own) <= (os.cpu_count() or 1)
 
@@ -207,14 +284,13 @@ def test_work_of_any_size_is_done_by_the_same_few_threads():
 @pytest.mark.usefixtures("small_blocks", "threads")
 @pytest.mark.parametrize("threads", [3], indirect=True)
 def test_a_forked_process_has_threads_of_its_own():
-    weight, keep = torch.randn(200, 100), torch.rand(200, 100) < 0.5
-    expected = cpu.multiply(weight, keep, torch.empty_like(weight))
+    assert torch.equal(*masked_pair(200))
 
-    def multiply_again() -> None:
-        assert torch.equal(cpu.multiply(weight, keep, torch.empty_like(weight)), expected)
+    def mask_again() -> None:
+        assert torch.equal(*masked_pair(200))
 
     fork = multiprocessing.get_context("fork")
-    child = fork.Process(target=multiply_again, daemon=True)
+    child = fork.Process(target=mask_again, daemon=True)
     child.start()
     child.join(60)
     assert child.exitcode == 0

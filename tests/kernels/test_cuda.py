@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from hf_td import anneal, functional, kernels, patch_model
-from hf_td.kernels import Order, Ranked, Ranking
-from hf_td.patching.bundles import untie
+from hf_td.functional import Cut, Rule
+from hf_td.kernels import Ranked
 from tests.tiny import tiny_inputs, tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -43,34 +43,36 @@ def _path() -> str:
 def test_candidates_on_cuda_are_those_of_the_plain_function(dim, shape, dtype):
     draws = torch.Generator("cuda").manual_seed(0)
     weight = torch.randn(shape, device="cuda", generator=draws, dtype=dtype)
-    one = Ranked(weight, dim, torch.rand(shape[dim], device="cuda", generator=draws))
-    ((keep, _),) = Ranking([one]).draw(Order(0.91))
-    candidates = functional.candidate_mask(one.scores().cpu(), 0.91, dim)
-    assert torch.equal(keep.cpu(), ~candidates)
+    one = Ranked(weight, Rule(dim), torch.rand(shape[dim], device="cuda", generator=draws))
+    (limits,) = kernels.cutoffs([one], 0.91)
+    scores = functional.weight_scores(*one[:1], one.scale, one.rule).cpu()
+    assert torch.equal(scores < limits.cpu(), functional.candidate_mask(scores, 0.91, dim))
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("drop_rate", [1.0, 0.5])
+@pytest.mark.parametrize("drop_rate", [1.0, 0.5, 0.0])
 @pytest.mark.parametrize("dim", [0, 1])
 def test_masked_weights_and_gradients_on_cuda_are_those_of_the_plain_function(dim, drop_rate):
     draws = torch.Generator("cuda").manual_seed(0)
-    shapes = [(768, 768), (768, 768), (3072, 768), (65, 33)]
-    weights = [torch.randn(shape, device="cuda", generator=draws) for shape in shapes]
-    ranked = [Ranked(weight, dim, None, torch.bfloat16) for weight in weights]
-    drawn = Ranking(ranked).draw(Order(0.9, drop_rate, range(len(ranked))))
-    keeps = [keep for keep, _ in drawn]
-    for weight, (keep, ready) in zip(weights, drawn, strict=True):
-        assert ready is not None
-        assert torch.equal(ready, (weight * keep).bfloat16())
-        assert 0 < float((~keep).float().mean()) <= 0.9 * drop_rate + 0.02
-    learning = [weight.requires_grad_() for weight in weights]
-    nothing = [None] * len(weights)
-    masked = kernels.masked_together(learning, keeps, nothing, torch.bfloat16, lambda: None)
-    grads = [torch.randn_like(one) for one in masked]
-    found = torch.autograd.grad(masked, learning, [grad.clone() for grad in grads])
-    for weight, keep, own, grad, result in zip(weights, keeps, masked, grads, found, strict=True):
-        assert torch.equal(own, (weight * keep).bfloat16())
-        assert torch.equal(result, grad.float() * keep)
+    numbers = functional.draw_of(functional.draw_key(3), functional.drop_threshold(drop_rate))
+    draw = torch.tensor(numbers, device="cuda")
+    for shape in [(768, 768), (3072, 768), (65, 33), (4, 96, 64)]:
+        weight = torch.randn(shape, device="cuda", generator=draws).requires_grad_()
+        rule = Rule(dim + len(shape) - 2)
+        (limits,) = kernels.cutoffs([Ranked(weight, rule)], 0.9)
+        cut = Cut(limits, draw)
+        dropped = functional.is_dropped(weight, cut, rule)
+        assert torch.equal(dropped.cpu(), functional.is_dropped(weight.cpu(), on_cpu(cut), rule))
+        with torch.autocast("cuda", torch.bfloat16):
+            masked = kernels.masked(weight, cut, rule)
+        upstream = torch.randn_like(masked)
+        (gradient,) = torch.autograd.grad(masked, weight, upstream)
+        assert torch.equal(masked, weight.masked_fill(dropped, 0).bfloat16())
+        assert torch.equal(gradient, upstream.float().masked_fill(dropped, 0))
+
+
+def on_cpu(cut: Cut) -> Cut:
+    return Cut(cut.cutoff.cpu(), cut.draw.cpu())
 
 
 @pytest.mark.gpu
@@ -83,30 +85,24 @@ def test_sums_of_squares_on_cuda_are_those_of_the_plain_function(dim):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("level", ["weight", "unit"])
-def test_updates_on_cuda_are_those_of_each_layer_by_itself(level):
+@pytest.mark.parametrize("drop_rate", [1.0, 0.5])
+def test_updates_on_cuda_are_those_of_the_cpu(level, drop_rate):
     models: list[Any] = []
-    for _ in range(2):
+    for device in ("cpu", "cuda"):
         stock: Any = tiny_model("bert")
-        model = patch_model(stock.cuda(), level=level, targeting=0.5)
-        for module in model.modules():
+        settings: Any = {"level": level, "targeting": 0.5, "drop_rate": drop_rate}
+        models.append(patch_model(stock.to(device), **settings, importance="magnitude"))
+        for module in models[-1].modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
-        models.append(model)
-    for module in models[1].modules():
-        untie(module)
-    inputs = {name: tensor.cuda() for name, tensor in tiny_inputs(models[0]).items()}
-    for update in range(4):  # from the second on, masked weights fall off where masks are drawn
+    for update in range(3):
         for model in models:
             anneal(model.train(), 1.0, update)
-            with torch.autocast("cuda", torch.bfloat16):
-                loss = model(**inputs)[0].square().mean()
-            loss.backward()
-        pairs = zip(models[0].parameters(), models[1].parameters(), strict=True)
-        for one, other in pairs:
+            inputs = {n: t.to(model.device) for n, t in tiny_inputs(model).items()}
+            model(**inputs)[0].square().mean().backward()
+        for one, other in zip(*(model.parameters() for model in models), strict=True):
             assert (one.grad is None) == (other.grad is None)
             if one.grad is not None:
-                # Sums on a GPU have no fixed order, and what they are of is in bfloat16.
-                torch.testing.assert_close(one.grad, other.grad, rtol=2e-2, atol=1e-4)
+                torch.testing.assert_close(one.grad, other.grad.cpu(), rtol=1e-3, atol=1e-5)
         for model in models:
-            torch.optim.SGD(model.parameters(), lr=0.1).step()
             model.zero_grad()

@@ -1,4 +1,4 @@
-"""Classes that are made while a program runs."""
+"""Pickles and copies of generated classes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXPERTS: dict[str, Any] = {"experts_level": "unit", "importance": "magnitude"}
 
 
 def falcon() -> Any:
-    """A model whose projections are of a class of its own."""
+    """Return a model whose projections are of its own class, `FalconLinear`."""
     config = FalconConfig(
         vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4
     )
@@ -34,7 +34,7 @@ def mixtral() -> Any:
 
 
 def through_a_pickle(model: Any, monkeypatch: Any) -> Any:
-    """As another process loads it, which has made no class yet."""
+    """Return the model as another process loads it, one that has generated no class yet."""
     pickled = pickle.dumps(model)
     monkeypatch.setattr(classes, "_MADE", {})
     return pickle.loads(pickled)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers.pytorch_utils import Conv1D
 
-from hf_td.anatomy import layout_of
+from hf_td.anatomy import linear_layout
 from hf_td.patching.layers import (
     TARGETED,
     TargetedConv1D,
@@ -59,7 +59,7 @@ def targeted_layer(maker: Maker, keep: Tensor | None = None) -> Any:
 
 def from_input_to_unit(layer: Any, weight: Tensor) -> Tensor:
     """The weight as `(units, fan_in)`, whatever its layout."""
-    layout = layout_of(layer)
+    layout = linear_layout(layer)
     assert layout is not None
     return weight.movedim(layout.unit_dim, 0)
 
@@ -117,7 +117,7 @@ def test_forward_and_gradients_equal_a_slow_loop(maker):
 @every_layer
 def test_a_mask_of_inputs_is_the_same_as_leaving_these_inputs_out(maker):
     kept = torch.tensor([1, 0, 1, 1, 0, 1], dtype=torch.bool)
-    layout = layout_of(stock_layer(maker))
+    layout = linear_layout(stock_layer(maker))
     assert layout is not None
     layer = targeted_layer(maker, kept.unsqueeze(1 - layout.fan_in_dim)).train()
     assert_close(layer(some_input(3)), stock_layer(maker)(some_input(3) * kept))
@@ -177,7 +177,7 @@ def test_a_frozen_weight_still_passes_gradients_to_its_input(maker):
 
 
 def layout_dim(layer: nn.Module) -> int:
-    layout = layout_of(layer)
+    layout = linear_layout(layer)
     assert layout is not None
     return layout.unit_dim
 

@@ -185,9 +185,9 @@ def test_only_one_thing_may_say_what_to_rank_by():
 def test_given_scores_and_activations_have_to_be_of_all_sites():
     model = tiny_model("bert")
     scores = scores_for(model)
-    with pytest.raises(ValueError, match=r"shape \(64,\) for .*0\.output\.dense, found \(8,\)"):
+    with pytest.raises(ValueError, match=r"have the shape \(8,\), and \(64,\) is needed"):
         prune_model(model, 0.5, level="unit", scores={**scores, DOWN: torch.ones(8)})
-    with pytest.raises(ValueError, match=r"for .*0\.attention\.output\.dense, found none"):
+    with pytest.raises(ValueError, match=r"learned scores of .* are missing"):
         prune_model(model, 0.5, level="unit", scores={})
-    with pytest.raises(ValueError, match=r"needs the activations of .* and 2 more layers"):
+    with pytest.raises(ValueError, match=r"activations of .* and 2 more layers are missing"):
         prune_model(model, 0.5, level="unit", activations=Activations({DOWN: torch.ones(64)}))

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from hf_td import anneal, patch_model, prune_model, read_anatomy, unpatch_model
 from hf_td.config import TargetedDropoutConfig
+from hf_td.patching.layers import kept
 from hf_td.pruning import Budget, sites_to_prune
 from hf_td.pruning.first_order import movement_scores, taylor_scores
 from hf_td.ranking.sites import Site, WeightSite, plan_sites
@@ -131,7 +132,7 @@ def test_a_random_set_is_the_one_that_training_dropped(level):
     model = patch_model(tiny_model("bert"), importance="random", seed=3, **settings)
     anneal(model, progress=1.0, update=0)
     layer: Any = model.get_submodule(DOWN)
-    dropped = ~layer.keep.bool()
+    dropped = ~kept(layer)
     config = TargetedDropoutConfig(importance="random", seed=3, **settings)
     unpatch_model(model)
     prune_model(model, 0.5, config)

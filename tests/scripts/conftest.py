@@ -1,4 +1,4 @@
-"""A tiny random model for the built-in task, and arguments of a run of a second."""
+"""Fixtures: a tiny random model for the built-in task, and arguments of a run of a second."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from hf_td.tasks.glue import generate
+from hf_td.tasks.text_classification.acceptability import generate
 from tests.tiny import SIZES
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    """A folder with a tiny random BERT that knows the words of the built-in task."""
+    """Return the folder of a tiny random BERT with the words of the built-in task."""
     folder = tmp_path_factory.mktemp("tiny-bert")
     words = {w for row in generate(train_size=200)["train"]["sentence"] for w in _split(row)}
     vocabulary = {w: i for i, w in enumerate(["[PAD]", "[UNK]", *sorted(words)])}
@@ -38,7 +38,7 @@ def _split(sentence: str) -> list[str]:
 
 @pytest.fixture
 def options(model, tmp_path) -> dict[str, Any]:
-    """Arguments of a run of a second."""
+    """Return arguments of a run of a second."""
     return {
         "model_name_or_path": str(model),
         "task_name": "acceptability",

@@ -1,4 +1,4 @@
-"""How the tests call scripts/run_glue.py."""
+"""Helpers that call scripts/run_glue.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong is said in one message, and nothing is lost."""
+"""Wrong input is one message, and no results are lost."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import pytest
 from huggingface_hub import constants
 
 from hf_td import TargetedDropoutConfig
-from hf_td.tasks.experiment import checks, parse_arguments, run_program
-from hf_td.tasks.experiment import models as experiment_models
-from hf_td.tasks.experiment.arguments import DataArguments
+from hf_td.tasks import models as experiment_models
+from hf_td.tasks.errors import run_program
+from hf_td.tasks.experiment import checks
+from hf_td.tasks.experiment.parsing import parse_arguments
+from hf_td.tasks.text_classification.task import TextClassificationArguments
 from tests.programs import SCRIPTS, argv_of, results_of
 from tests.scripts.glue_runs import refused, run_glue, start
 
@@ -21,11 +23,11 @@ from tests.scripts.glue_runs import refused, run_glue, start
     [
         ({"task_name": "colla"}, "Unknown task 'colla'. Did you mean 'cola'?"),
         ({"model_name_or_path": "./nowhere"}, "the model folder './nowhere' does not exist"),
-        ({"model_name_or_path": str(SCRIPTS)}, "holds no model"),
-        ({"model_name_or_path": "new:brt"}, "no model type 'brt'; did you mean 'bert'?"),
+        ({"model_name_or_path": str(SCRIPTS)}, "has no model"),
+        ({"model_name_or_path": "new:brt"}, "no model type 'brt'. Did you mean 'bert'?"),
         ({"tokenizer_name": "./nowhere"}, "the model folder './nowhere' does not exist"),
         ({"dataset_name": "./nowhere", "task_name": "mrpc"}, "does not exist"),
-        ({"sparsities": [0, 1.5]}, "sparsities are fractions to remove, in [0, 1]; got [1.5]"),
+        ({"sparsities": [0, 1.5]}, "sparsities are fractions to remove, in [0, 1]. Got [1.5]"),
         ({"seeds": [1, 1]}, "each seed can be run once"),
         ({"seeds": [-1]}, "seeds are in 0.."),
         ({"targeting": 1.5}, "targeting is a fraction in [0, 1), got 1.5"),
@@ -33,11 +35,11 @@ from tests.scripts.glue_runs import refused, run_glue, start
         ({"sparsitys": 0.5}, "unknown arguments: --sparsitys 0.5. Did you mean --sparsities?"),
         ({"method": "nonsense"}, "argument --method: invalid choice: 'nonsense'"),
         ({"learning_rate": [1, 2]}, "unknown arguments: 2. The option before takes fewer values"),
-        ({"num_train_epochs": -1}, "--num_train_epochs is at least 0, got -1; to measure without"),
+        ({"num_train_epochs": -1}, "--num_train_epochs is at least 0, got -1. To measure without"),
         ({"max_train_samples": 0}, "max_train_samples must be at least 1"),
         ({"max_seq_length": 0}, "max_seq_length must be at least 1"),
         ({"export_sparsity": 0.6}, "--export_sparsity 0.6 is none of the sparsities"),
-        ({"export_sparsity": 0.5, "do_eval": True}, "only what is fine-tuned is exported"),
+        ({"export_sparsity": 0.5, "do_eval": True}, "only fine-tuned models are exported"),
         ({"resume_from_checkpoint": "./nowhere"}, "is no checkpoint of a Trainer"),
         ({"resume_from_checkpoint": "./nowhere", "seeds": [0, 1]}, "the checkpoint of one seed"),
         ({"learning_rate": 1e38, "max_grad_norm": 0}, "the loss is nan"),
@@ -93,7 +95,7 @@ def test_a_foreign_results_file_is_refused(options, capsys):
     folder = Path(options["output_dir"])
     folder.mkdir()
     (folder / "results.json").write_text("{}")
-    assert "holds no results of hf_td" in refused(options, capsys)
+    assert "has no results of hf_td" in refused(options, capsys)
 
 
 @pytest.mark.parametrize("offline", [True, False])
@@ -116,7 +118,7 @@ def test_a_missing_builtin_model_names_the_extra(options, monkeypatch, capsys):
 @pytest.mark.parametrize(("method", "warnings"), [("targeted_dropout", 1), ("none", 0)])
 def test_a_sparsity_above_the_targeting_is_a_warning(options, method, warnings, caplog):
     argv = argv_of({**options, "method": method, "targeting": 0.5})
-    checks.check_arguments(parse_arguments(argv, DataArguments))
+    checks.check_arguments(parse_arguments(argv, TextClassificationArguments))
     assert len(caplog.messages) == warnings
     assert all("above the targeting 0.5" in message for message in caplog.messages)
 

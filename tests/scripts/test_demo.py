@@ -1,4 +1,4 @@
-"""The demonstration, on a few sentences."""
+"""The demonstration on a few sentences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain fine-tuning before a method begins: when there is one, what it leaves, what it teaches."""
+"""The dense stage before a method: its conditions, its files, its use as a teacher."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ run_glue = load_script("run_glue")
 
 @pytest.fixture
 def pretrained(model, options, tmp_path) -> dict[str, Any]:
-    """Options with the same model without its head."""
+    """Return options with a model without head."""
     folder = tmp_path / "pretrained"
     AutoModelForSequenceClassification.from_pretrained(model).base_model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(model).save_pretrained(folder)
@@ -86,9 +86,9 @@ def test_the_model_that_it_starts_from_can_teach(options, pretrained, staged, mo
     taught_by: list[str | None] = []
     make = start.make_trainer
 
-    def noted(problem: Any, method: str, training: Any, *rest: Any) -> Any:
+    def noted(task: Any, method: str, training: Any, *rest: Any) -> Any:
         taught_by.append(training.teacher)
-        return make(problem, method, training, *rest)
+        return make(task, method, training, *rest)
 
     monkeypatch.setattr("hf_td.tasks.experiment.start.make_trainer", noted)
     monkeypatch.setattr("hf_td.tasks.experiment.run.make_trainer", noted)
@@ -106,7 +106,7 @@ def test_the_model_that_it_starts_from_can_teach(options, pretrained, staged, mo
         ({"dense_learning_rate": 0}, "--dense_learning_rate is positive"),
         (
             {"dense_epochs": 0, "teacher": "start"},
-            "is new, so it cannot teach; give",
+            "is new, so it cannot teach. Give",
         ),
     ],
 )

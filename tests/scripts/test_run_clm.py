@@ -1,4 +1,4 @@
-"""scripts/run_clm.py, on a tiny random Llama, and on a real one where it is there."""
+"""scripts/run_clm.py on a tiny random Llama, and on a real one if it is available."""
 
 from __future__ import annotations
 
@@ -21,14 +21,18 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from hf_td.tasks.experiment import TextArguments, language_modelling_problem, parse_arguments
-from hf_td.tasks.glue import generate
-from hf_td.tasks.problems.language_modelling import token_losses
-from hf_td.tasks.problems.self_text import write
+from hf_td.tasks.experiment.parsing import parse_arguments
+from hf_td.tasks.language_modelling.self_text import write
+from hf_td.tasks.language_modelling.task import (
+    LanguageModellingArguments,
+    language_modelling_task,
+    token_losses,
+)
+from hf_td.tasks.text_classification.acceptability import generate
 from tests.programs import (
     argv_of,
     load_script,
-    measured_alike_by_two_processes,
+    measured_the_same_by_two_processes,
     refusal,
     results_of,
     short_run,
@@ -40,7 +44,7 @@ run_clm = load_script("run_clm")
 
 @pytest.fixture(scope="module")
 def text() -> list[str]:
-    """A thousand words."""
+    """Return a thousand words."""
     return [f"{sentence}\n" for sentence in generate(train_size=200)["train"]["sentence"]]
 
 
@@ -57,7 +61,7 @@ def tokenizer(text) -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory, tokenizer) -> Path:
-    """A tiny random Llama with grouped queries."""
+    """Return the folder of a tiny random Llama with grouped queries."""
     folder = tmp_path_factory.mktemp("tiny-llama")
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
@@ -69,7 +73,7 @@ def model(tmp_path_factory, tokenizer) -> Path:
             max_position_embeddings=64,
             bos_token_id=1,
             eos_token_id=2,
-            initializer_range=0.5,  # so that it writes more than noise
+            initializer_range=0.5,  # so that the model's text is not uniform noise
         )
     ).save_pretrained(folder)
     return folder
@@ -77,7 +81,7 @@ def model(tmp_path_factory, tokenizer) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, text) -> Path:
-    """Text in two files."""
+    """Return the folder of a text in two files."""
     folder = tmp_path_factory.mktemp("text")
     (folder / "train.txt").write_text("".join(text[:150]))
     (folder / "validation.txt").write_text("".join(text[150:]))
@@ -86,7 +90,7 @@ def folder(tmp_path_factory, text) -> Path:
 
 @pytest.fixture
 def options(model, folder, tmp_path) -> dict[str, Any]:
-    """Arguments of a run of a second."""
+    """Return arguments of a run of a second."""
     return {
         "model_name_or_path": model,
         "dataset_name": folder,
@@ -96,8 +100,8 @@ def options(model, folder, tmp_path) -> dict[str, Any]:
     }
 
 
-def _problem(options: dict[str, Any]) -> Any:
-    return language_modelling_problem(parse_arguments(argv_of(options), TextArguments))
+def _task(options: dict[str, Any]) -> Any:
+    return language_modelling_task(parse_arguments(argv_of(options), LanguageModellingArguments))
 
 
 # ---- what a run leaves -------------------------------------------------------------------------
@@ -176,20 +180,20 @@ def test_runs_are_compared(options, tmp_path):
     load_script("compare").main([*results, "--title", "T", "--output", str(stem)])
     page = stem.with_suffix(".md").read_text()
     assert "perplexity (lower is better) on the validation split" in page
-    assert "| 50% |" in page
+    assert "| 50% |" in " ".join(page.split())
 
 
 # ---- data --------------------------------------------------------------------------------------
 
 
 def test_text_is_cut_into_blocks(options, text, tokenizer):
-    problem = _problem(options)
+    task = _task(options)
     tokens = tokenizer(" ".join(text[:150])).input_ids
-    blocks = problem.train_data
+    blocks = task.train_data
     assert len(blocks) == len(tokens) // 16
     assert blocks[1]["input_ids"].tolist() == tokens[16:32]
     assert blocks[1]["labels"].tolist() == tokens[16:32]
-    assert len(problem.eval_data) > 1
+    assert len(task.eval_data) > 1
 
 
 @pytest.mark.parametrize("kind", ["txt", "csv", "jsonl", "parquet"])
@@ -202,30 +206,30 @@ def test_one_file_is_divided(options, text, tmp_path, kind):
         {"csv": rows.to_csv, "jsonl": rows.to_json, "parquet": rows.to_parquet}[kind](file)
     column = "text" if kind == "txt" else "line"
     parts = {"train_split": "train[:75%]", "validation_split": "train[75%:]"}
-    divided = _problem({**options, "dataset_name": file, "text_column": column, **parts})
-    whole = _problem(options)
+    divided = _task({**options, "dataset_name": file, "text_column": column, **parts})
+    whole = _task(options)
     for name in ("train_data", "eval_data"):
         ours, theirs = getattr(divided, name), getattr(whole, name)
         assert torch.equal(ours[:]["input_ids"], theirs[:]["input_ids"])
 
 
 def test_line_breaks_of_text_are_kept(options, stories_folder, folder):
-    problem = _problem({**options, "model_name_or_path": stories_folder})
+    task = _task({**options, "model_name_or_path": stories_folder})
     line = AutoTokenizer.from_pretrained(stories_folder)("\n").input_ids[-1]
-    tokens = problem.train_data[:]["input_ids"]
+    tokens = task.train_data[:]["input_ids"]
     lines = (folder / "train.txt").read_text().count("\n")
-    assert 0 <= lines - int((tokens == line).sum()) <= 1  # the last is in no whole block
+    assert 0 <= lines - int((tokens == line).sum()) <= 1  # the last line is in an incomplete block
 
 
 def test_samples_are_blocks(options):
-    problem = _problem({**options, "max_train_samples": 3, "max_eval_samples": 2})
-    assert (len(problem.train_data), len(problem.eval_data)) == (3, 2)
+    task = _task({**options, "max_train_samples": 3, "max_eval_samples": 2})
+    assert (len(task.train_data), len(task.eval_data)) == (3, 2)
 
 
 def test_the_splits_of_text_that_the_model_writes_differ(options):
     options |= {"dataset_name": "self", "self_tokens": 4000}
-    first, again = _problem(options), _problem(options)
-    other = _problem({**options, "validation_split": "test"})
+    first, again = _task(options), _task(options)
+    other = _task({**options, "validation_split": "test"})
     sets = [_rows(d) for d in (first.train_data, first.eval_data, other.eval_data)]
     assert all(sets)
     assert not sets[0] & sets[1]
@@ -256,8 +260,8 @@ def test_a_real_model_keeps_writing_as_it_did(options, stories_folder):
     real = {"model_name_or_path": stories_folder, "dataset_name": "self", "self_tokens": 20_000}
     run_clm.main(argv_of({**options, **real, "block_size": 128, "do_eval": True}))
     dense, pruned = (p["metrics"]["perplexity"]["mean"] for p in results_of(options)["summary"])
-    assert dense < 5  # it is surprised by little of what it writes
-    assert pruned > 2 * dense  # half of the heads and neurons are gone, and none was trained
+    assert dense < 5  # low, because the model wrote the text
+    assert pruned > 2 * dense  # half of the heads and neurons are pruned, without training
 
 
 @pytest.mark.slow
@@ -277,9 +281,9 @@ def test_wikitext_is_learnt(options, stories_folder, wikitext_folder):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"text_column": "words"}, "the train split has no column words; it has text. Name the"),
-        ({"block_size": 65}, "block_size is from 2 to 64, which the model takes; got 65"),
-        ({"block_size": 1}, "block_size is from 2 to 64"),
+        ({"text_column": "words"}, "the train split has no column words. It has text. Name the"),
+        ({"block_size": 65}, "block_size is 65. The model takes 2 to 64 tokens"),
+        ({"block_size": 1}, "block_size is 1. The model takes 2 to 64"),
         ({"dataset_name": "./nowhere"}, "the folder ./nowhere does not exist"),
         ({"dataset_name": "nobody/nothing"}, "--dataset_name self"),
         ({"dataset_name": __file__}, "a file of the kinds .txt"),
@@ -287,8 +291,11 @@ def test_wikitext_is_learnt(options, stories_folder, wikitext_folder):
         ({"validation_split": "train[:0%]"}, "corresponds to no data"),
         ({"max_eval_samples": 0}, "max_eval_samples must be at least 1"),
         ({"dataset_name": "self", "self_tokens": 0}, "self_tokens must be at least 1"),
-        ({"dataset_name": "self", "validation_split": "dev"}, "has the splits ['train'"),
-        ({"model_name_or_path": "new:gpt2"}, "new:gpt2 has no tokenizer; name one with"),
+        (
+            {"dataset_name": "self", "validation_split": "dev"},
+            "has no split ['dev']. It has",
+        ),
+        ({"model_name_or_path": "new:gpt2"}, "new:gpt2 has no tokenizer. Name one with"),
         ({"config_overrides": "depth=3"}, "has no setting ['depth']"),
         ({"config_overrides": "depth"}, "--config_overrides is name=value"),
     ],
@@ -340,4 +347,4 @@ def test_a_model_that_sees_what_it_predicts_is_refused(options, tokenizer, tmp_p
 
 @pytest.mark.slow
 def test_two_processes_measure_what_one_does(options):
-    measured_alike_by_two_processes("run_clm", options)
+    measured_the_same_by_two_processes("run_clm", options)

@@ -1,4 +1,4 @@
-"""What runs of scripts/run_glue.py leave, on a tiny random model and the built-in task."""
+"""scripts/run_glue.py on a tiny random model and the built-in task."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from transformers import (
 )
 
 from hf_td import TargetedDropoutConfig
-from hf_td.hub import export, load_archived_model
-from hf_td.tasks.experiment import parse_arguments
-from hf_td.tasks.experiment.arguments import DataArguments
+from hf_td.hub import load_archived_model
+from hf_td.hub.forms.form import Form
+from hf_td.tasks.experiment.parsing import parse_arguments
 from hf_td.tasks.experiment.results import _command
+from hf_td.tasks.text_classification.task import TextClassificationArguments
 from hf_td.training import distillation
 from tests.hub.loopback import Fault
 from tests.programs import argv_of, results_of
 from tests.scripts.glue_runs import refused, run_glue
 
-# huggingface_hub uses its HTTP library in a way that will go.
+# huggingface_hub uses a deprecated part of its HTTP library.
 CLIENT_IS_DEPRECATED = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 
@@ -160,7 +161,7 @@ def test_a_push_that_failed_is_repeated_without_training(options, hub, capsys):
     wanted = {**options, "level": "unit", "sparsities": [0, 0.5], "seed": 0}
     hub.faults = [Fault("POST", "/commit/", status=401)]
     message = refused({**wanted, "push_to_hub": True, "hub_model_id": "someone/small"}, capsys)
-    assert "the same command pushes them again without training" in message
+    assert "The same command pushes them again without training" in message
     run_glue.main(argv_of({**wanted, "push_to_hub": True, "hub_model_id": "someone/small"}))
     out = capsys.readouterr().out
     assert "kept from an earlier call: seeds [0]" in out
@@ -169,8 +170,8 @@ def test_a_push_that_failed_is_repeated_without_training(options, hub, capsys):
 
 @pytest.fixture
 def unchecked(monkeypatch) -> None:
-    """Exports are not loaded again, which takes a process each."""
-    monkeypatch.setattr(export, "_verify", lambda *_: None)
+    """Skip loading each export in a new process."""
+    monkeypatch.setattr(Form, "verify", lambda *_: ())
 
 
 @CLIENT_IS_DEPRECATED
@@ -202,8 +203,8 @@ def test_an_export_is_kept_if_it_is_what_the_call_asks_for_and_else_made_anew(op
     assert "90.0% (this model)" in (folder / "README.md").read_text()
     assert told(export_sparsity=0.9, export_form="archive").endswith("of an earlier export")
     assert not (folder / "model.safetensors").exists()
-    assert (folder / "model.hftd").is_file()
-    (folder / ".asked.json").unlink()  # as after a call that was killed
+    assert (folder / "model.archive.safetensors").is_file()
+    (folder / ".asked.json").unlink()  # the state after a killed call
     assert told(export_sparsity=0.9, export_form="archive").startswith("exported as archive")
 
 
@@ -211,7 +212,7 @@ def test_an_export_has_the_form_that_was_asked_for(options):
     wanted = {"export_sparsity": 0.9, "export_form": "archive", "sparsities": [0.9]}
     run_glue.main(argv_of({**options, **wanted}))
     folder = Path(options["output_dir"]) / "seed-42" / "export"
-    assert (folder / "model.hftd").is_file()
+    assert (folder / "model.archive.safetensors").is_file()
     assert "weights: 0" not in (folder / "README.md").read_text()
     model = load_archived_model(folder)
     weight = model.get_parameter("bert.encoder.layer.0.attention.self.query.weight")
@@ -288,7 +289,7 @@ def _folder_with_mnli(folder: Path) -> Path:
 def test_mnli_is_measured_on_both_validation_sets(options, tmp_path, capsys):
     folder = _folder_with_mnli(tmp_path / "data")
     options |= {"task_name": "mnli", "dataset_name": str(folder)}
-    assert "--ignore_mismatched_sizes starts these anew" in refused(options, capsys)
+    assert "--ignore_mismatched_sizes to initialise them anew" in refused(options, capsys)
     run_glue.main(argv_of({**options, "ignore_mismatched_sizes": True}))
     results = results_of(options)
     assert results["metric"] == "matched_accuracy"
@@ -311,4 +312,6 @@ def test_the_recorded_command_has_no_token():
 
 def test_the_recorded_configuration_has_no_token(options):
     argv = argv_of({**options, "token": "hf_secret", "hub_token": "hf_secret"})
-    assert "hf_secret" not in json.dumps(parse_arguments(argv, DataArguments).configuration())
+    assert "hf_secret" not in json.dumps(
+        parse_arguments(argv, TextClassificationArguments).configuration()
+    )

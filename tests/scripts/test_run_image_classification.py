@@ -1,4 +1,4 @@
-"""scripts/run_image_classification.py, on the digits and on a folder of made-up images."""
+"""scripts/run_image_classification.py on the digits and on a folder of generated images."""
 
 from __future__ import annotations
 
@@ -19,11 +19,15 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from hf_td.tasks.experiment import ImageArguments, image_classification_problem, parse_arguments
+from hf_td.tasks.experiment.parsing import parse_arguments
+from hf_td.tasks.image_classification.task import (
+    ImageClassificationArguments,
+    image_classification_task,
+)
 from tests.programs import (
     argv_of,
     load_script,
-    measured_alike_by_two_processes,
+    measured_the_same_by_two_processes,
     refusal,
     results_of,
     short_run,
@@ -38,7 +42,7 @@ CLASSES = ["bright", "dark"]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    """A tiny random ViT with its image processor."""
+    """Return the folder of a tiny random ViT with its image processor."""
     folder = tmp_path_factory.mktemp("tiny-vit")
     torch.manual_seed(0)
     ViTForImageClassification(ViTConfig(**TINY)).save_pretrained(folder)  # pyright: ignore
@@ -48,7 +52,7 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def images() -> dict[str, list[Any]]:
-    """Grey images of another size than the model's, bright and dark in turn."""
+    """Return grey images of another size than the model's, alternately bright and dark."""
     shades = np.random.default_rng(0).integers(0, 100, (24, 10, 12))
     shades[::2] += 150
     shown = [Image.fromarray(image.astype(np.uint8)) for image in shades]
@@ -57,7 +61,7 @@ def images() -> dict[str, list[Any]]:
 
 @pytest.fixture
 def folder(images, tmp_path) -> Path:
-    """A folder of images, as `imagefolder` of datasets reads it."""
+    """Return a folder of images in the layout of `imagefolder`."""
     for i, (image, label) in enumerate(zip(images["image"], images["label"], strict=True)):
         place = tmp_path / "images" / ("train" if i < 16 else "validation") / label
         place.mkdir(parents=True, exist_ok=True)
@@ -67,7 +71,7 @@ def folder(images, tmp_path) -> Path:
 
 @pytest.fixture
 def options(model, tmp_path) -> dict[str, Any]:
-    """Arguments of a run of a second."""
+    """Return arguments of a run of a second."""
     return {
         "model_name_or_path": model,
         "dataset_name": "digits",
@@ -79,8 +83,10 @@ def options(model, tmp_path) -> dict[str, Any]:
     }
 
 
-def _problem(options: dict[str, Any]) -> Any:
-    return image_classification_problem(parse_arguments(argv_of(options), ImageArguments))
+def _task(options: dict[str, Any]) -> Any:
+    return image_classification_task(
+        parse_arguments(argv_of(options), ImageClassificationArguments)
+    )
 
 
 # ---- what a run leaves -------------------------------------------------------------------------
@@ -128,8 +134,8 @@ def test_a_folder_of_images_is_classified(options, folder):
 
 
 def test_images_are_prepared_as_the_processor_does(options, folder, model):
-    problem = _problem({**options, "dataset_name": folder})
-    first = problem.train_data[0]
+    task = _task({**options, "dataset_name": folder})
+    first = task.train_data[0]
     image = Image.open(min((folder / "train" / "bright").iterdir())).convert("RGB")
     expected = AutoImageProcessor.from_pretrained(model)(images=image, return_tensors="pt")
     torch.testing.assert_close(first["pixel_values"], expected["pixel_values"][0])
@@ -138,8 +144,8 @@ def test_images_are_prepared_as_the_processor_does(options, folder, model):
 
 def test_the_digits_are_divided_into_distinct_parts(options):
     everything = {"max_train_samples": 9999, "max_eval_samples": 9999}
-    first = _problem({**options, **everything})
-    other = _problem({**options, **everything, "validation_split": "test"})
+    first = _task({**options, **everything})
+    other = _task({**options, **everything, "validation_split": "test"})
     sizes = [len(d) for d in (first.train_data, first.eval_data, other.eval_data)]
     assert sizes == [1198, 299, 300]
     seen = [
@@ -155,9 +161,9 @@ def test_classes_can_be_words(options, images, tmp_path):
     for split in ("train", "validation"):
         rows.to_parquet(tmp_path / "words" / f"{split}.parquet")
     columns = {"image_column": "picture", "label_column": "kind"}
-    problem = _problem({**options, "dataset_name": tmp_path / "words", **columns})
-    assert [problem.train_data[i]["labels"] for i in range(4)] in ([0, 1, 0, 1], [1, 0, 1, 0])
-    assert problem.train_data.rows.features["kind"].names == CLASSES
+    task = _task({**options, "dataset_name": tmp_path / "words", **columns})
+    assert [task.train_data[i]["labels"] for i in range(4)] in ([0, 1, 0, 1], [1, 0, 1, 0])
+    assert task.train_data.rows.features["kind"].names == CLASSES
 
 
 # ---- bad input ---------------------------------------------------------------------------------
@@ -168,10 +174,10 @@ def test_classes_can_be_words(options, images, tmp_path):
     [
         ({"dataset_name": "./nowhere"}, "the folder ./nowhere does not exist"),
         ({"dataset_name": "nobody/nothing"}, "--dataset_name digits"),
-        ({"validation_split": "dev"}, "the digits have the splits ['train'"),
+        ({"validation_split": "dev"}, "the digits have no split ['dev']. They have ['train'"),
         ({"max_train_samples": 0}, "max_train_samples must be at least 1"),
         ({"config_overrides": "image_size=16"}, "makes images of height 8, and the model takes 16"),
-        ({"ignore_mismatched_sizes": False}, "--ignore_mismatched_sizes starts these anew"),
+        ({"ignore_mismatched_sizes": False}, "--ignore_mismatched_sizes to initialise them anew"),
         (
             {"model_name_or_path": "new:bert"},
             "there is no AutoModelForImageClassification of the type bert",
@@ -193,7 +199,7 @@ def test_a_folder_without_validation_images_is_refused(options, folder, capsys):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"image_column": "picture"}, "has no column picture; it has image, label. Name the"),
+        ({"image_column": "picture"}, "has no column picture. It has image, label. Name the"),
         ({"label_column": "kind"}, "Name the column with --label_column"),
         ({"image_column": "label"}, "the column label must hold images"),
     ],
@@ -213,4 +219,4 @@ def test_a_model_without_an_image_processor_is_refused(options, tmp_path, capsys
 
 @pytest.mark.slow
 def test_two_processes_measure_what_one_does(options):
-    measured_alike_by_two_processes("run_image_classification", options)
+    measured_the_same_by_two_processes("run_image_classification", options)

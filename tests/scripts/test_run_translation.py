@@ -1,4 +1,4 @@
-"""scripts/run_translation.py, on sentences that are easy to translate, and on real ones."""
+"""scripts/run_translation.py on sentences that are easy to translate, and on real ones."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ import sacrebleu
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, EvalPrediction, Seq2SeqTrainer
 
-from hf_td.tasks.experiment import (
-    METHODS,
+from hf_td.tasks.errors import UsageError
+from hf_td.tasks.experiment.methods import METHODS
+from hf_td.tasks.experiment.parsing import parse_arguments
+from hf_td.tasks.text_classification.acceptability import generate
+from hf_td.tasks.translation.task import (
     TRANSLATION,
     TranslationArguments,
-    UsageError,
-    parse_arguments,
-    translation_problem,
+    TranslationTrainer,
+    translation_metrics,
+    translation_task,
 )
-from hf_td.tasks.glue import generate
-from hf_td.tasks.problems.translation import TranslationTrainer, translation_metrics
-from hf_td.tasks.problems.vocabulary import train_tokenizer
+from hf_td.tasks.translation.vocabulary import train_tokenizer
 from hf_td.training import TargetedDropoutSeq2SeqArguments, TargetedDropoutTrainer
 from tests.programs import (
     argv_of,
     load_script,
-    measured_alike_by_two_processes,
+    measured_the_same_by_two_processes,
     refusal,
     results_of,
     short_run,
@@ -43,7 +44,7 @@ _OVERRIDES = (
 
 @pytest.fixture(scope="module")
 def pairs() -> list[dict[str, str]]:
-    """English, and a language that says everything in capitals."""
+    """Return English sentences and their translations: the same words in capitals."""
     sentences = generate(train_size=200)["train"]["sentence"]
     return [{"en": text, "de": text.upper()} for text in sentences]
 
@@ -58,7 +59,7 @@ def folder(tmp_path_factory, pairs) -> Path:
 
 @pytest.fixture
 def options(folder, tmp_path) -> dict[str, Any]:
-    """Arguments of a run of a second."""
+    """Return arguments of a run of a second."""
     return {
         "model_name_or_path": "new:marian",
         "config_overrides": _OVERRIDES,
@@ -70,9 +71,9 @@ def options(folder, tmp_path) -> dict[str, Any]:
     }
 
 
-def _problem(options: dict[str, Any]) -> Any:
+def _task(options: dict[str, Any]) -> Any:
     kind: Any = TargetedDropoutSeq2SeqArguments
-    return translation_problem(
+    return translation_task(
         parse_arguments(argv_of(options), TranslationArguments, training=kind, defaults=TRANSLATION)
     )
 
@@ -87,7 +88,10 @@ def test_a_run_writes_bleu_and_token_accuracy_at_every_sparsity(options, method)
     assert (results["task"], results["metric"]) == ("translation from en to de", "bleu")
     (run,) = results["runs"]
     removed = [point["removed_prunable"] for point in run["curve"]]
-    if method in ("movement", "random_subnetwork"):  # which have masked more when they are done
+    if method in (
+        "movement",
+        "random_subnetwork",
+    ):  # their masks exceed the sparsities
         assert removed[0] == removed[1] > 0.5
     else:
         assert removed == [0, pytest.approx(0.5)]
@@ -167,38 +171,38 @@ def test_metrics_are_those_of_hand_counts(pairs):
 
 
 def test_evaluation_agrees_with_a_slow_loop(options):
-    """One sentence at a time, each token after the true ones before it."""
-    problem = _problem({**options, "max_eval_samples": 5})
+    """Compute both metrics in a slow loop over sentences and tokens."""
+    task = _task({**options, "max_eval_samples": 5})
     torch.manual_seed(0)
-    model: Any = problem.make_model().eval()
+    model: Any = task.make_model().eval()
     right = total = 0
     texts = []
-    for row in problem.eval_data:
+    for row in task.eval_data:
         source, labels = torch.tensor([row["input_ids"]]), row["labels"]
         for i, label in enumerate(labels):
             before = torch.tensor([[model.config.decoder_start_token_id, *labels[:i]]])
             token = model(source, decoder_input_ids=before).logits[0, -1].argmax()
             right, total = right + int(token == label), total + 1
         ids = model.generate(source, max_length=16, num_beams=1)[0]
-        texts.append(problem.processor.decode(ids, skip_special_tokens=True).strip())
+        texts.append(task.processor.decode(ids, skip_special_tokens=True).strip())
     references = [row["de"] for row in _rows(options)][:5]
-    trainer = _trainer(problem, model, options)
+    trainer = _trainer(task, model, options)
     found = trainer.evaluate()
     assert found["eval_token_accuracy"] == pytest.approx(right / total)
     assert found["eval_bleu"] == pytest.approx(sacrebleu.corpus_bleu(texts, [references]).score)
 
 
 def test_sentences_are_translated_in_the_order_of_their_references(options):
-    problem = _problem({**options, "max_eval_samples": 8})
-    settings = {"train_sampling_strategy": "group_by_length"}  # the recipe's, which would shuffle
-    trainer = _trainer(problem, problem.make_model(), options, **settings)
-    labels = trainer.predict(problem.eval_data).label_ids
-    for row, given in zip(problem.eval_data, labels, strict=True):
+    task = _task({**options, "max_eval_samples": 8})
+    settings = {"train_sampling_strategy": "group_by_length"}  # the stock Trainer shuffles with it
+    trainer = _trainer(task, task.make_model(), options, **settings)
+    labels = trainer.predict(task.eval_data).label_ids
+    for row, given in zip(task.eval_data, labels, strict=True):
         assert given[given != -100].tolist() == row["labels"]
 
 
-def _trainer(problem: Any, model: Any, options: dict[str, Any], **settings: Any) -> Any:
-    return METHODS["none"].trainer_of(problem.trainer_family)(
+def _trainer(task: Any, model: Any, options: dict[str, Any], **settings: Any) -> Any:
+    return METHODS["none"].trainer_of(task.trainer_family)(
         model=model,
         args=TargetedDropoutSeq2SeqArguments(
             options["output_dir"],
@@ -210,10 +214,10 @@ def _trainer(problem: Any, model: Any, options: dict[str, Any], **settings: Any)
             dataloader_pin_memory=False,
             **settings,
         ),
-        eval_dataset=problem.eval_data,
-        processing_class=problem.processor,
-        data_collator=problem.collator,
-        compute_metrics=problem.compute_metrics,
+        eval_dataset=task.eval_data,
+        processing_class=task.processor,
+        data_collator=task.collator,
+        compute_metrics=task.compute_metrics,
     )
 
 
@@ -226,12 +230,12 @@ def _rows(options: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def test_sentences_become_tokens_and_shifted_targets(options, pairs):
-    problem = _problem(options)
-    tokenizer = problem.processor
-    row = problem.train_data[3]
+    task = _task(options)
+    tokenizer = task.processor
+    row = task.train_data[3]
     assert tokenizer.decode(row["input_ids"]) == f" {pairs[3]['en']}</s>"
     assert tokenizer.decode(row["labels"]) == f" {pairs[3]['de']}</s>"
-    batch = problem.collator([problem.train_data[i] for i in range(4)])
+    batch = task.collator([task.train_data[i] for i in range(4)])
     start = torch.full((4, 1), tokenizer.pad_token_id)
     shifted = torch.cat([start, batch["labels"][:, :-1]], 1)
     shifted = shifted.masked_fill(shifted == -100, tokenizer.pad_token_id)
@@ -243,13 +247,13 @@ def test_pairs_in_one_column_are_the_same(options, folder, tmp_path):
         rows = map(json.loads, (folder / f"{name}.jsonl").read_text().splitlines())
         lines = (json.dumps({"translation": row}) + "\n" for row in rows)
         (tmp_path / f"{name}.jsonl").write_text("".join(lines))
-    nested, flat = _problem({**options, "dataset_name": tmp_path}), _problem(options)
+    nested, flat = _task({**options, "dataset_name": tmp_path}), _task(options)
     assert nested.train_data.to_list() == flat.train_data.to_list()
 
 
 def test_languages_can_be_exchanged(options, pairs):
-    problem = _problem({**options, "source_language": "de", "target_language": "en"})
-    assert problem.processor.decode(problem.train_data[0]["labels"]) == f" {pairs[0]['en']}</s>"
+    task = _task({**options, "source_language": "de", "target_language": "en"})
+    assert task.processor.decode(task.train_data[0]["labels"]) == f" {pairs[0]['en']}</s>"
 
 
 def test_a_vocabulary_knows_every_text():
@@ -280,11 +284,11 @@ def test_a_few_pairs_are_learnt_by_heart(options):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"target_language": "fr"}, "split has no fr; it has en, de. Name them with --source_l"),
-        ({"vocabulary_size": 100}, "a vocabulary has at least 258 tokens, got 100"),
-        ({"max_length": 1025}, "max_length is from 2 to 1024, which the model takes; got 1025"),
-        ({"max_length": 1}, "max_length is from 2 to 1024"),
-        ({"predict_with_generate": False}, "leave --predict_with_generate on"),
+        ({"target_language": "fr"}, "split has no column fr. It has en, de. Name the columns"),
+        ({"vocabulary_size": 100}, "a vocabulary of 100 tokens is too small. Give at least 258"),
+        ({"max_length": 1025}, "max_length is 1025. The model takes 2 to 1024 tokens"),
+        ({"max_length": 1}, "max_length is 1. The model takes 2 to 1024"),
+        ({"predict_with_generate": False}, "--predict_with_generate is off"),
         ({"model_name_or_path": "new:bert", "config_overrides": ""}, "cannot do this task"),
         ({"dataset_name": "./nowhere"}, "the folder ./nowhere does not exist"),
         ({"max_eval_samples": 0}, "max_eval_samples must be at least 1"),
@@ -307,7 +311,7 @@ def test_settings_of_one_method_are_compared_by_labels_in_both_metrics(options, 
     compare = load_script("compare")
     compare.main([*results, *argv_of({**page, "labels": [".5", ".9"]})])
     text = (tmp_path / "page.md").read_text()
-    assert text.count("| sparsity | of all parameters | .5 | .9 |") == 2
+    assert " ".join(text.split()).count("| sparsity | of all parameters | .5 | .9 |") == 2
     for output, label in zip(outputs, (".5", ".9"), strict=True):
         point = results_of({"output_dir": output})["summary"][1]["metrics"]["token_accuracy"]
         assert f"{point['mean']:.4f}" in text
@@ -321,4 +325,4 @@ def test_settings_of_one_method_are_compared_by_labels_in_both_metrics(options, 
 
 @pytest.mark.slow
 def test_two_processes_measure_what_one_does(options):
-    measured_alike_by_two_processes("run_translation", options)
+    measured_the_same_by_two_processes("run_translation", options)

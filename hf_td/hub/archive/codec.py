@@ -1,11 +1,10 @@
-"""Words that are often zero as byte streams that compress well, and back; numpy and zstd alone.
+"""Turns words that are often zero into byte streams that compress well, and back.
 
-A word is the bit pattern of one element, an unsigned integer of 1, 2, 4 or 8 bytes. What is not
-zero is written byte plane by byte plane, after turning every word left by one bit: the sign goes
-to the end, where it sits with the mantissa, and the exponent of a bfloat16 or float32, the only
-part of a trained weight that is predictable, fills the first plane alone. Measured on Gaussian
-bfloat16 with half of the weights pruned: .061 of the dense bytes for the exponents, where planes
-without the turn need .073.
+A word is the bit pattern of one element, an unsigned integer of 1, 2, 4 or 8 bytes. Words that are
+not zero are written byte plane by byte plane, rotated left by one bit. The rotation puts the sign
+next to the mantissa, and the exponent of a bfloat16 or float32 into a plane of its own; it is the
+only part of a trained weight that is predictable. Measured on Gaussian bfloat16 with half of the
+weights pruned: .061 of the dense bytes for the exponents, .073 without the rotation.
 
 Positions are a bitmask or gaps, whichever comes out smaller. A gap is the number of zeros before
 a value, one byte each; the byte 255 stands for 255 zeros with no value after them.
@@ -18,10 +17,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import zstandard
 from numpy.typing import NDArray
 
+from hf_td.extras import extra
 from hf_td.hub.archive.errors import expect
+
+with extra("hub"):
+    import zstandard
 
 Words = NDArray[Any]
 Bytes = NDArray[np.uint8]
@@ -37,18 +39,18 @@ _LEVEL = 1
 _LONG_GAP = 255
 # With more than a quarter of the words kept, gaps never beat one bit for each word.
 _GAPS_BELOW = 0.25
-# Everything between a tensor and its streams is done in blocks that stay in the cache: a multiple
-# of 8, for the bitmask. Within them positions are several times faster than boolean masks.
+# Number of words that are coded at a time, so that they stay in the cache; a multiple of 8, for the
+# bitmask. Within such a block, positions are several times faster than boolean masks.
 _BLOCK = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Coded:
-    """A tensor's words in compressed form.
+    """The words of a tensor in compressed form.
 
     Attributes:
         encoding: one of `ENCODINGS`.
-        values: how many words are written out; with `DENSE` all of them.
+        values: number of words that are written out; with `DENSE` all of them.
         streams: the positions, unless `DENSE`, then the byte planes from the highest to the lowest.
     """
 
@@ -58,13 +60,8 @@ class Coded:
 
 
 def word_type(itemsize: int) -> np.dtype[Any]:
-    """The unsigned integer of `itemsize` bytes: 1, 2, 4 or 8."""
+    """Return the unsigned integer type of `itemsize` bytes: 1, 2, 4 or 8."""
     return np.dtype(f"u{itemsize}")
-
-
-def stream_count(encoding: str, itemsize: int) -> int:
-    """How many streams words of `itemsize` bytes are written in."""
-    return itemsize + (encoding != DENSE)
 
 
 def encode(words: Words) -> Coded:
@@ -79,7 +76,7 @@ def encode(words: Words) -> Coded:
 
 
 def decode(coded: Coded, size: int, itemsize: int) -> Words:
-    """The words of `encode`, shape `(size,)`.
+    """Return the words that `encode` was given, shape `(size,)`.
 
     Raises:
         ValueError: a stream is corrupt, or is not exactly as long as `size` and `values` demand.
@@ -109,7 +106,7 @@ def _blocks(size: int) -> Iterator[slice]:
 
 
 def _kept(words: Words, count: int) -> Words:
-    """The words that are not zero, shape `(count,)`."""
+    """Return the words that are not zero, shape `(count,)`."""
     values = np.empty(count, words.dtype)
     done = 0
     for block in _blocks(words.size):
@@ -120,7 +117,7 @@ def _kept(words: Words, count: int) -> Words:
 
 
 def _scatter(values: Words, positions: Iterator[Positions], size: int) -> Words:
-    """Words of shape `(size,)` that are `values` at the positions, given block by block."""
+    """Return words of shape `(size,)`: `values` at the positions, which come block by block."""
     words = np.zeros(size, values.dtype)
     done = 0
     for block in positions:
@@ -141,9 +138,9 @@ def _positions_of_bitmask(packed: Bytes) -> Iterator[Positions]:
 
 
 def _gaps(words: Words) -> Bytes:
-    """The gap bytes; zeros after the last value are not written."""
+    """Return the gap bytes; zeros after the last value are not written."""
     coded = []
-    last = -1  # position of the last value so far, seen from the start of the block
+    last = -1  # position of the last value so far, relative to the start of the block
     for block in _blocks(words.size):
         positions = np.flatnonzero(words[block])
         coded.append(_gap_bytes(np.diff(positions, prepend=last) - 1))
@@ -152,7 +149,7 @@ def _gaps(words: Words) -> Bytes:
 
 
 def _gap_bytes(zeros: Positions) -> Bytes:
-    """Gap bytes of the numbers of zeros before each value."""
+    """Return the gap bytes of the numbers of zeros before each value."""
     long = zeros // _LONG_GAP
     last = np.cumsum(long + 1) - 1
     coded = np.full(last[-1] + 1 if len(last) else 0, _LONG_GAP, np.uint8)
@@ -174,25 +171,25 @@ def _compressed_planes(words: Words) -> list[bytes]:
 
 
 def _planes(words: Words) -> Bytes:
-    """Byte planes of words of shape `(n,)`, the highest first: shape `(itemsize, n)`."""
+    """Return the byte planes of words of shape `(n,)`, the highest first: `(itemsize, n)`."""
     bits = 8 * words.itemsize
     planes = np.empty((words.itemsize, words.size), np.uint8)
     for block in _blocks(words.size):
-        turned = (words[block] << 1) | (words[block] >> (bits - 1))
+        rotated = (words[block] << 1) | (words[block] >> (bits - 1))
         for index, plane in enumerate(planes):
-            plane[block] = turned >> (bits - 8 - 8 * index)
+            plane[block] = rotated >> (bits - 8 - 8 * index)
     return planes
 
 
 def _join(streams: Sequence[bytes | memoryview], count: int, itemsize: int) -> Words:
-    """The words, shape `(count,)`, of their compressed planes."""
+    """Return the words, shape `(count,)`, of their compressed planes."""
     planes = [_decompress(s, count, count, f"byte plane {i}") for i, s in enumerate(streams)]
     words = np.empty(count, word_type(itemsize))
     for block in _blocks(count):
-        turned = np.zeros(block.stop - block.start, words.dtype)
+        rotated = np.zeros(block.stop - block.start, words.dtype)
         for index, plane in enumerate(planes):
-            turned |= plane[block].astype(words.dtype) << (8 * (itemsize - 1 - index))
-        words[block] = (turned >> 1) | (turned << (8 * itemsize - 1))
+            rotated |= plane[block].astype(words.dtype) << (8 * (itemsize - 1 - index))
+        words[block] = (rotated >> 1) | (rotated << (8 * itemsize - 1))
     return words
 
 
@@ -201,7 +198,7 @@ def _compress(data: Bytes) -> bytes:
 
 
 def _decompress(stream: bytes | memoryview, least: int, most: int, field: str) -> Bytes:
-    """Decompress a stream whose length is known; the length is checked before allocating."""
+    """Decompress a stream of `least` to `most` bytes; its length is checked before allocating."""
     try:
         length = zstandard.frame_content_size(stream)
         expected = f"{least} bytes" if least == most else f"{least} to {most} bytes"

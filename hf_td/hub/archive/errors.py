@@ -1,4 +1,4 @@
-"""How an archive is refused: a ValueError that names the file, the tensor and the field."""
+"""Refusals of an archive: ValueErrors that name the file, the tensor and the field."""
 
 from __future__ import annotations
 

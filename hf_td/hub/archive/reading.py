@@ -1,31 +1,32 @@
-"""Load an archive: data that anybody may have written, so it is checked before it is believed."""
+"""Loads an archive: anybody may have written it, so it is checked before it is believed."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hf_td.hub.archive.codec import Coded, decode
+from hf_td.hub.archive.description import DTYPES, ArchiveDescription, ArchiveEntry, digest_of
 from hf_td.hub.archive.errors import expect, naming
-from hf_td.hub.archive.header import DTYPES, ArchiveEntry, ArchiveHeader, digest_of, read_header
 
 LIMIT = 64 << 30  # bytes
 
 
-def read_archive_header(path: str | PathLike[str]) -> ArchiveHeader:
-    """What an archive holds, without reading its tensors.
+def read_description(path: str | PathLike[str]) -> ArchiveDescription:
+    """Read what an archive holds, without its tensors.
 
     Raises:
-        ValueError: the file is no archive, or its header is malformed.
+        ValueError: the file is no archive, or is malformed.
     """
-    path = Path(path)
-    with path.open("rb") as file, naming(str(path)):
-        return read_header(file, _size_of(file))
+    with _opened(path) as (_, description):
+        return description
 
 
 def load_archive(
@@ -37,46 +38,52 @@ def load_archive(
 
     Args:
         path: the archive.
-        device: where the tensors go, one by one.
+        device: of the tensors, which are moved one by one.
         limit: refuse an archive whose tensors take more bytes than this. Zeros compress to next
             to nothing, so a small file may hold more than the memory does.
 
     Raises:
         ValueError: the file is no archive, is malformed or corrupt, or exceeds `limit`.
     """
-    path = Path(path)
     tensors: dict[str, Tensor] = {}
-    with path.open("rb") as file, naming(str(path)):
-        header = read_header(file, _size_of(file))
-        size = header.dense_bytes
+    with _opened(path) as (file, description):
+        size = description.dense_bytes
         expect(size <= limit, "the size of all tensors", f"at most limit={limit} bytes", size)
-        for entry in header.entries:
+        for entry in description.entries:
             with naming(f"tensor {entry.names[0]!r}"):
                 tensor = _read_tensor(file, entry).to(device)
             tensors.update(dict.fromkeys(entry.names, tensor))
     return tensors
 
 
-def _size_of(file: BinaryIO) -> int:
-    return os.fstat(file.fileno()).st_size
+@contextmanager
+def _opened(path: str | PathLike[str]) -> Iterator[tuple[Any, ArchiveDescription]]:
+    """Open an archive whose description and streams fit each other; name it in every ValueError.
+
+    Safetensors checks the rest of the header: every byte of the file belongs to one stream.
+    """
+    with naming(str(path)):
+        try:
+            file = safe_open(Path(path), framework="np")
+        except SafetensorError as error:
+            raise ValueError(f"the file should be whole safetensors: {error}") from error
+        with file:
+            description = ArchiveDescription.from_metadata(file.metadata())
+            expected = sorted(name for entry in description.entries for name in entry.streams)
+            found = sorted(file.keys())
+            expect(found == expected, "the names of the streams", f"{expected}", found)
+            for name in found:
+                stream = file.get_slice(name)
+                is_bytes = stream.get_dtype() == "U8" and len(stream.get_shape()) == 1
+                kind = f"{stream.get_dtype()} of shape {stream.get_shape()}"
+                expect(is_bytes, f"stream {name!r}", "U8 of one dimension", kind)
+            yield file, description
 
 
-def _read_tensor(file: BinaryIO, entry: ArchiveEntry) -> Tensor:
-    stored = file.read(entry.stored_bytes)
-    found = digest_of(stored).hexdigest()
-    expect(found == entry.digest, "the checksum", entry.digest, found)
-    coded = Coded(
-        encoding=entry.encoding, values=entry.values, streams=_split(stored, entry.streams)
-    )
+def _read_tensor(file: Any, entry: ArchiveEntry) -> Tensor:
+    streams = [memoryview(file.get_tensor(name)) for name in entry.streams]
+    found = digest_of(streams)
+    expect(found == entry.digest, "the digest", entry.digest, found)
+    coded = Coded(encoding=entry.encoding, values=entry.values, streams=streams)
     words = decode(coded, entry.size, entry.itemsize)
     return torch.from_numpy(words.view("u1")).view(DTYPES[entry.dtype]).reshape(entry.shape)
-
-
-def _split(stored: bytes, sizes: tuple[int, ...]) -> list[memoryview]:
-    """The streams, of the given sizes, that lie one after the other in `stored`."""
-    rest = memoryview(stored)
-    streams = []
-    for size in sizes:
-        streams.append(rest[:size])
-        rest = rest[size:]
-    return streams

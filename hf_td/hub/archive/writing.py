@@ -1,40 +1,41 @@
-"""Save an archive, tensor by tensor, whole or not at all."""
+"""Saves an archive, tensor by tensor, whole or not at all."""
 
 from __future__ import annotations
 
-import os
-import secrets
-from collections.abc import Hashable, Iterator, Mapping
-from contextlib import contextmanager
+import mmap
+import tempfile
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+from safetensors.numpy import save_file
 from torch import Tensor, strided, uint8
 
+from hf_td.files import replacing
 from hf_td.hub.archive.codec import Words, encode, word_type
-from hf_td.hub.archive.errors import expect, naming
-from hf_td.hub.archive.header import (
+from hf_td.hub.archive.description import (
     DTYPES,
-    PREAMBLE,
+    ArchiveDescription,
     ArchiveEntry,
-    ArchiveHeader,
     check_metadata,
     check_name,
     digest_of,
-    write_header,
 )
+from hf_td.hub.archive.errors import expect, naming
 
-SUFFIX = ".hftd"
+# No loader takes a file of this name for weights that it could load itself.
+SUFFIX = ".archive.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArchiveReport:
-    """What an archive saved.
+    """A saved archive.
 
     Attributes:
-        path: where it is.
+        path: of the file.
         tensors: number of names.
         dense_bytes: bytes of the tensors, tied ones counted once.
         archive_bytes: bytes of the file.
@@ -60,48 +61,77 @@ def save_archive(
     """Write tensors to a compressed file from which `load_archive` restores every bit.
 
     Best where pruned weights are zero; only the bit pattern +0.0 counts as pruned. Tensors that
-    are the same view of the same storage are written once. The file appears under its name only
-    when it is complete: until then, and whatever fails, a file of that name stays as it was.
+    are the same view of the same storage are written once. The file is written as a whole or not
+    at all.
 
     Args:
         tensors: name to tensor, of any shape and of a dtype that safetensors has. Names may hold
             no slashes.
-        path: ends in ".hftd".
-        metadata: whatever should be kept beside the tensors.
+        path: ends in ".archive.safetensors".
+        metadata: strings to keep with the tensors.
 
     Raises:
         ValueError: the path, a name, a tensor or the metadata is not as above.
     """
     path, metadata = Path(path), {} if metadata is None else metadata
-    expect(path.suffix == SUFFIX, "the path of an archive", f"*{SUFFIX}", str(path))
+    fine = path.name.endswith(SUFFIX) and path.name != SUFFIX
+    expect(fine, "the path of an archive", f"*{SUFFIX}", str(path))
     check_metadata(metadata)
     for name in tensors:
         check_name(name)
-    with _replacing(path) as file:
-        file.write(bytes(PREAMBLE.size))
-        header = ArchiveHeader(metadata=metadata, entries=_write_tensors(file, tensors))
-        write_header(file, header)
+    # The compressed streams wait in a file: memory would not hold those of a large model.
+    with replacing(path) as draft, tempfile.TemporaryFile(dir=draft.parent) as spool:
+        sizes: dict[str, int] = {}
+        description = ArchiveDescription(
+            metadata=metadata, entries=_compress(tensors, spool, sizes)
+        )
+        metadata_of_file = description.to_metadata()
+        ArchiveDescription.from_metadata(metadata_of_file)  # never write what cannot be read
+        save_file(_streams(spool, sizes), draft, metadata_of_file)
     return ArchiveReport(
         path=path,
         tensors=len(tensors),
-        dense_bytes=header.dense_bytes,
+        dense_bytes=description.dense_bytes,
         archive_bytes=path.stat().st_size,
     )
 
 
-def _write_tensors(file: BinaryIO, tensors: Mapping[str, Tensor]) -> tuple[ArchiveEntry, ...]:
+def _compress(
+    tensors: Mapping[str, Tensor], spool: BinaryIO, sizes: dict[str, int]
+) -> tuple[ArchiveEntry, ...]:
+    """Append the streams of all tensors to a file; add the size of each to `sizes`, in order."""
     entries: dict[Hashable, ArchiveEntry] = {}
-    alive = []  # a tensor that is gone may leave its address to the next one, which is not tied
+    alive = []  # a deleted tensor may leave its address to the next one, which is not tied to it
     for name, tensor in tensors.items():
         with naming(f"tensor {name!r}"):
             _check_tensor(tensor)
         key = _identity(tensor) if tensor.numel() else name
         if key in entries:
             entries[key] = replace(entries[key], names=(*entries[key].names, name))
-        else:
-            alive.append(tensor)
-            entries[key] = _write_tensor(file, name, tensor)
+            continue
+        alive.append(tensor)
+        coded = encode(_words_of(tensor))
+        entries[key] = ArchiveEntry(
+            names=(name,),
+            dtype=str(tensor.dtype).removeprefix("torch."),
+            shape=tuple(tensor.shape),
+            encoding=coded.encoding,
+            values=coded.values,
+            digest=digest_of(coded.streams),
+        )
+        for stream_name, stream in zip(entries[key].streams, coded.streams, strict=True):
+            sizes[stream_name] = spool.write(stream)
     return tuple(entries.values())
+
+
+def _streams(spool: BinaryIO, sizes: Mapping[str, int]) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the streams that lie in a file one after the other, as arrays on its pages."""
+    if not sizes:
+        return {}
+    spool.flush()
+    content = np.frombuffer(mmap.mmap(spool.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    ends = np.cumsum(list(sizes.values()))
+    return dict(zip(sizes, np.split(content, ends[:-1]), strict=True))
 
 
 def _check_tensor(tensor: Any) -> None:
@@ -113,54 +143,12 @@ def _check_tensor(tensor: Any) -> None:
 
 
 def _identity(tensor: Tensor) -> Hashable:
-    """Equal for tensors that are the same view of the same memory."""
+    """Return a key that is equal for tensors that are the same view of the same memory."""
     place = (tensor.device, tensor.data_ptr(), tensor.dtype)
     return (*place, tensor.shape, tensor.stride(), tensor.is_conj(), tensor.is_neg())
 
 
-def _write_tensor(file: BinaryIO, name: str, tensor: Tensor) -> ArchiveEntry:
-    coded = encode(_words_of(tensor))
-    digest = digest_of(b"")
-    for stream in coded.streams:
-        digest.update(stream)
-        file.write(stream)
-    return ArchiveEntry(
-        names=(name,),
-        dtype=str(tensor.dtype).removeprefix("torch."),
-        shape=tuple(tensor.shape),
-        encoding=coded.encoding,
-        values=coded.values,
-        streams=tuple(len(stream) for stream in coded.streams),
-        digest=digest.hexdigest(),
-    )
-
-
 def _words_of(tensor: Tensor) -> Words:
-    """The bit patterns of the elements, shape `(numel,)`; a view where the tensor allows it."""
+    """Return the bit patterns of the elements, shape `(numel,)`; a view where that is possible."""
     plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
     return plain.reshape(-1).view(uint8).numpy().view(word_type(tensor.itemsize))
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` once it is complete and on disk."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with draft.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut; only POSIX can open a folder for that."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

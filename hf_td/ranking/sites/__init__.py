@@ -9,7 +9,7 @@ from hf_td.ranking.sites.experts import ExpertSite
 from hf_td.ranking.sites.plan import plan_sites
 from hf_td.ranking.sites.site import Cost, Kind, Site, tied_groups
 from hf_td.ranking.sites.slices import Slice, by_feature
-from hf_td.ranking.sites.units import UnitSite, unit_slices
+from hf_td.ranking.sites.units import UnitSite
 from hf_td.ranking.sites.weights import WeightSite
 
 __all__ = [
@@ -25,5 +25,4 @@ __all__ = [
     "by_feature",
     "plan_sites",
     "tied_groups",
-    "unit_slices",
 ]

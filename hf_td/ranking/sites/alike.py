@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from functools import cached_property
-from operator import is_
 from typing import Any, NamedTuple
 
 import torch
@@ -47,23 +45,12 @@ class Alike:
 
     def __init__(self, sites: Sequence[UnitSite]) -> None:
         self.sites = tuple(sites)
-        layers = [site.members[i][0] for i in range(len(sites[0].members)) for site in sites]
-        self._stored = [(layer, layer.weight, layer.weight.data_ptr()) for layer in layers]
-        self._scales: list[Tensor | None] = []
-        self._scale: Tensor | None = None
-
-    def is_current(self) -> bool:
-        """Whether the weights are those that they were, and where they were."""
-        return all(
-            layer.weight is weight and weight.data_ptr() == place
-            for layer, weight, place in self._stored
-        )
 
     @torch.no_grad()
     def scores(self) -> Tensor:
         """The scores of all, `(sites, units)`; see `UnitSite.scores`."""
         squares: list[Tensor] = []
-        for weights, dim, roles in self._readings:
+        for weights, dim, roles in self._readings():
             rows = kernels.sums_of_squares(weights, dim)
             rows = rows.view(-1, len(self.sites), rows.shape[1])
             for place, projection in roles:
@@ -72,7 +59,6 @@ class Alike:
         scale = self._activations()
         return norms if scale is None else norms * scale
 
-    @cached_property
     def _readings(self) -> list[_Reading]:
         readings: dict[Any, _Reading] = {}
         places: dict[int, int] = {}  # a fused producer is read once, for all its roles
@@ -81,7 +67,6 @@ class Alike:
             reading = readings.setdefault((*_stored(layer.weight), dim), _Reading([], dim, []))
             if id(layer) not in places:
                 places[id(layer)] = len(reading.weights) // len(self.sites)
-                # The parameters themselves, so that nothing stays of what they were before a cast.
                 reading.weights.extend(site.members[number][0].weight for site in self.sites)
             reading.roles.append((places[id(layer)], projection))
         return list(readings.values())
@@ -97,27 +82,29 @@ class Alike:
             None if site.activations is None else site.activations.scale(site.name, features)
             for site in self.sites
         ]
-        if not (self._scales and all(map(is_, scales, self._scales))):
-            self._scales = scales
-            self._scale = self._of_units(scales, torch.ones(features, device=device))
-        return self._scale
-
-    def _of_units(self, scales: Sequence[Tensor | None], ones: Tensor) -> Tensor | None:
         if all(scale is None for scale in scales):
             return None
+        ones = torch.ones(features, device=device)
         every = [ones if scale is None else scale.to(ones.device) for scale in scales]
         of_units = features_on(self.sites[0].block.consumer, ones.device)
         return torch.stack(every)[:, of_units].square().mean(-1).sqrt()
 
 
-def batches(sites: Iterable[UnitSite]) -> list[Alike]:
+def batches(sites: Iterable[Any]) -> list[Alike]:
     """The sites whose units can be scored together, those together that are alike.
 
     Left out are tied blocks, experts, and what has scores from elsewhere.
     """
     found: dict[Any, list[UnitSite]] = defaultdict(list)
     for site in sites:
-        if len(site.consumers) == 1 and site.given is None and site.layer.weight.dim() == 2:
+        if not isinstance(site, UnitSite):
+            continue
+        if (
+            len(site.consumers) == 1
+            and site.given is None
+            and site.random_key is None
+            and site.layer.weight.dim() == 2
+        ):
             found[_kind(site)].append(site)
     return [Alike(alike) for alike in found.values()]
 

@@ -9,8 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from hf_td import functional
 from hf_td.anatomy import Mixture
-from hf_td.modules.routing import gone_experts, mark_gone
+from hf_td.functional import Rule
+from hf_td.modules.routing import mark_pruned, pruned_experts
 from hf_td.ranking import importance
 from hf_td.ranking.activations import Activations
 from hf_td.ranking.sites.site import Cost, Kind
@@ -29,6 +31,7 @@ class ExpertSite:
         places: modules, and names of parameters in them, that have an entry for each expert.
         activations: to scale the scores with, or None.
         given: scores from elsewhere, in place of those that are read off the weights.
+        random_key: of fixed random scores; None for scores that are read off the weights.
     """
 
     kind: ClassVar[Kind] = "expert"
@@ -40,6 +43,7 @@ class ExpertSite:
     places: tuple[tuple[nn.Module, str], ...]
     activations: Activations | None = None
     given: Tensor | None = None
+    random_key: int | None = None
 
     @property
     def dim(self) -> int:
@@ -65,9 +69,15 @@ class ExpertSite:
         """The 3-D parameters of the experts."""
         return tuple(parameter for parameter in self.parameters() if parameter.dim() == 3)
 
-    def everything(self) -> Tensor:
-        """The mask that drops nothing."""
-        return torch.ones_like(self.layer.weight[:, 0], dtype=torch.bool)
+    @property
+    def rule(self) -> Rule:
+        """What the scores are along: the experts."""
+        return Rule(0)
+
+    @property
+    def ranked_shape(self) -> tuple[int, ...]:
+        """The shape of the scores: `(experts,)`."""
+        return (self.mixture.units,)
 
     def scores(self) -> Tensor:
         """`(experts,)`: L2 norm of the weights of each expert; minus infinity if it is gone.
@@ -75,27 +85,32 @@ class ExpertSite:
         With activations it is scaled with the root mean square of the weight that the router gives
         the expert.
         """
-        own = importance.expert_scores(self.weights, self._activation())
-        scores = own if self.given is None else self.given
-        return scores.masked_fill(gone_experts(self.layer.module), -torch.inf)
+        if self.given is not None:
+            scores = self.given
+        elif self.random_key is not None:
+            device = self.layer.weight.device
+            scores = functional.random_scores(self.ranked_shape, self.random_key, device)
+        else:
+            scores = importance.expert_scores(self.weights, self.scale())
+        return scores.masked_fill(pruned_experts(self.layer.module), -torch.inf)
 
-    def _activation(self) -> Tensor | None:
-        """`(experts,)`: root mean square of the weights."""
+    def scale(self) -> Tensor | None:
+        """Return the root mean square of the weight that each expert gets, `(experts,)`."""
         if self.activations is None:
             return None
         scale = self.activations.scale(self.name, self.mixture.units)
         return None if scale is None else scale.to(self.layer.weight.device)
 
     def spread(self, mask: Tensor) -> Tensor:
-        """From what was ranked to what the router keeps: here the same."""
+        """Return a mask over experts as the one of the router: here the mask itself."""
         return mask
 
     def parameters(self) -> Iterator[Tensor]:
-        """What `remove` writes to."""
+        """Yield what `remove` writes to."""
         yield from (module.get_parameter(name).data for module, name in self.places)
 
     def slices(self, chosen: Tensor) -> Iterator[Slice]:
-        """What belongs to the chosen experts: their entries of the parameters."""
+        """Yield what belongs to the chosen experts: their entries of the parameters."""
         for module, name in self.places:
             parameter = module.get_parameter(name)
             yield parameter, chosen.view(-1, *[1] * (parameter.dim() - 1)).to(parameter.device)
@@ -107,7 +122,7 @@ class ExpertSite:
 
     def mark_removed(self) -> None:
         """Let the router leave out exactly the experts whose rows are zero now."""
-        mark_gone(self.layer.module)
+        mark_pruned(self.layer.module)
 
     @property
     def producers(self) -> tuple[Any, ...]:

@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import nn
 
+from hf_td import functional
 from hf_td.anatomy import Anatomy, Block, Holder, Mixture, find_layer
 from hf_td.config import Neighbours, TargetedDropoutConfig, matches
 from hf_td.modules.compact_layout import layout_of_model
-from hf_td.modules.routing import Router, empty_rows, gone_experts
+from hf_td.modules.routing import Router, empty_rows, pruned_experts
 from hf_td.ranking import importance
 from hf_td.ranking.activations import Activations
 from hf_td.ranking.importance import members_of
@@ -73,6 +74,11 @@ class _Plan:
         names = dict.fromkeys(_names(self.anatomy))
         return {name: number for number, name in enumerate(names)}
 
+    def random_key(self, index: int) -> int | None:
+        """Return the key of a site's fixed random scores: the same in training and in pruning."""
+        random = self.config.importance == "random"
+        return functional.draw_key(self.config.seed, -1, index) if random else None
+
 
 def _weight_sites(plan: _Plan, block: Block) -> Iterator[WeightSite]:
     for name in block.modules:
@@ -80,7 +86,14 @@ def _weight_sites(plan: _Plan, block: Block) -> Iterator[WeightSite]:
             layer, pattern = find_layer(plan.model, name), plan.config.neighbours
             if pattern is not None:
                 _check_divides(name, layer, pattern)
-            yield WeightSite(name, layer, plan.index[name], plan.activations, pattern=pattern)
+            yield WeightSite(
+                name,
+                layer,
+                plan.index[name],
+                plan.activations,
+                pattern=pattern,
+                random_key=plan.random_key(plan.index[name]),
+            )
 
 
 def _check_divides(name: str, layer: Any, pattern: Neighbours) -> None:
@@ -108,7 +121,10 @@ def _unit_sites(plan: _Plan, block: Block) -> Iterator[UnitSite]:
     consumers = tuple(_consumer(plan.model, other) for other in tied)
     index = plan.index[tied[0].consumer.module]
     layer = find_layer(plan.model, name)
-    yield UnitSite(name, layer, index, block, members, consumers, plan.activations)
+    random_key = plan.random_key(index)
+    yield UnitSite(
+        name, layer, index, block, members, consumers, plan.activations, random_key=random_key
+    )
 
 
 def _expert_sites(plan: _Plan, mixture: Mixture) -> Iterator[ExpertSite]:
@@ -124,7 +140,9 @@ def _expert_sites(plan: _Plan, mixture: Mixture) -> Iterator[ExpertSite]:
     _check_router(name, router)
     names = (piece.parameter.rpartition(".") for piece in mixture.slices)
     places = tuple((plan.model.get_submodule(path), leaf) for path, _, leaf in names)
-    yield ExpertSite(name, router, plan.index[name], mixture, places, plan.activations)
+    index = plan.index[name]
+    random_key = plan.random_key(index)
+    yield ExpertSite(name, router, index, mixture, places, plan.activations, random_key=random_key)
 
 
 def _check_router(name: str, router: Router) -> None:
@@ -134,7 +152,7 @@ def _check_router(name: str, router: Router) -> None:
             f"cannot target {name}: its forward was replaced on the instance, as device_map hooks "
             "and kernel patches do, so that no expert can be left out; load the model without them"
         )
-    empty = empty_rows(router.weight) & ~gone_experts(router.module)
+    empty = empty_rows(router.weight) & ~pruned_experts(router.module)
     if empty.any():
         raise ValueError(
             f"{int(empty.sum())} of the {len(empty)} rows of {name} are all zeros, which is how "

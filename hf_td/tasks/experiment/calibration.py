@@ -1,4 +1,4 @@
-"""How a model that was fine-tuned is pruned, and the training data that this looks at."""
+"""Chooses how to prune a fine-tuned model, and makes calibration batches."""
 
 from __future__ import annotations
 
@@ -12,39 +12,30 @@ from hf_td.ranking.activations import find_activations
 from hf_td.ranking.learned import find_learned
 from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.methods import METHODS
-from hf_td.tasks.experiment.problem import Problem
+from hf_td.tasks.task import Task
 
 _ROWS = 256
 
 
-def how_to_prune(model: nn.Module, problem: Problem, arguments: Arguments) -> dict[str, Any]:
-    """The arguments of `prune_model` and `pruning_curve`, beside the sparsities.
+def how_to_prune(model: nn.Module, task: Task, arguments: Arguments) -> dict[str, Any]:
+    """Return the arguments of `prune_model` and `pruning_curve`, except the sparsities.
 
-    Every method is pruned in the same way; one that learned scores by these, and the others by the
-    importance that was asked for.
+    A model with learned scores is ranked by them, any other by the importance of the arguments.
     """
     config = arguments.training.targeted_dropout()
     if METHODS[arguments.curve.method].baseline is not None and find_learned(model):
         return {"config": replace(config, importance="learned")}
     measured = config.importance == "activation" and find_activations(model) is not None
     needs = config.importance in ("activation", "taylor", "movement") and not measured
-    calibration = calibration_batches(model, problem, arguments) if needs else None
-    return {"config": config, "calibration": calibration}
+    if not needs:
+        return {"config": config, "calibration": None}
+    size, device = arguments.training.per_device_eval_batch_size, next(model.parameters()).device
+    return {"config": config, "calibration": first_batches(task, _ROWS, size, device)}
 
 
-def calibration_batches(
-    model: nn.Module, problem: Problem, arguments: Arguments
-) -> list[dict[str, Any]]:
-    """The first training rows, in batches on the device of the model."""
-    size = arguments.training.per_device_eval_batch_size
-    return first_batches(problem, _ROWS, size, next(model.parameters()).device)
-
-
-def first_batches(
-    problem: Problem, rows: int, size: int, device: torch.device
-) -> list[dict[str, Any]]:
-    """The first training rows, in batches of `size`."""
-    chosen = range(min(rows, len(problem.train_data)))
+def first_batches(task: Task, rows: int, size: int, device: torch.device) -> list[dict[str, Any]]:
+    """Return the first training rows, in batches of `size` on a device."""
+    chosen = range(min(rows, len(task.train_data)))
     chunks = [chosen[start : start + size] for start in range(0, len(chosen), size)]
-    batches = [problem.collator([problem.train_data[i] for i in chunk]) for chunk in chunks]
+    batches = [task.collator([task.train_data[i] for i in chunk]) for chunk in chunks]
     return [{name: value.to(device) for name, value in batch.items()} for batch in batches]

@@ -1,4 +1,4 @@
-"""Refuses what cannot work before anything is loaded, downloaded or trained."""
+"""Checks arguments before anything is loaded, downloaded or trained."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import logging
 from pathlib import Path
 
 from hf_td.config import IN_TRAINING
-from hf_td.hub.onnx_graph import check_extra
+from hf_td.hub.forms import check_form
+from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.experiment.arguments import START, Arguments
-from hf_td.tasks.experiment.errors import UsageError, blaming_input
 from hf_td.tasks.experiment.methods import METHODS
-from hf_td.tasks.experiment.models import locate
+from hf_td.tasks.models import locate
 
 logger = logging.getLogger(__name__)
 
-_LARGEST_SEED = 2**32 - 1  # of numpy, which `set_seed` seeds too
+_LARGEST_SEED = 2**32 - 1  # limit of numpy, which `set_seed` seeds too
 
 
 def check_arguments(arguments: Arguments) -> None:
-    """Raise UsageError for what cannot work here; warn of what is doubtful."""
+    """Raise UsageError for arguments that cannot work on this machine; warn of doubtful ones."""
     check_values(arguments)
     if arguments.training.teacher not in (None, START):
         locate(arguments.training.teacher)
@@ -27,9 +27,11 @@ def check_arguments(arguments: Arguments) -> None:
 
 
 def check_values(arguments: Arguments) -> None:
-    """Raise UsageError for a wrong method, sparsity or seed, wherever the experiment will run."""
+    """Raise UsageError for values that cannot work on any machine."""
     if arguments.curve.method not in METHODS:
-        raise UsageError(f"unknown method {arguments.curve.method!r}; known are {sorted(METHODS)}")
+        raise UsageError(
+            f"unknown method {arguments.curve.method!r}. Give one of {', '.join(sorted(METHODS))}."
+        )
     with blaming_input():
         METHODS[arguments.curve.method].settings(
             arguments.training.level, arguments.method_settings
@@ -44,27 +46,27 @@ def check_values(arguments: Arguments) -> None:
 
 def _check_length(arguments: Arguments) -> None:
     epochs = arguments.training.num_train_epochs
-    if epochs < 0:  # the Trainer would make no update, and say nothing
+    if epochs < 0:  # the Trainer would silently make no update
         raise UsageError(
-            f"--num_train_epochs is at least 0, got {epochs:g}; to measure without training, give "
-            "--do_eval"
+            f"--num_train_epochs is at least 0, got {epochs:g}. To measure without training, give "
+            "--do_eval."
         )
 
 
 def _check_dense_stage(arguments: Arguments) -> None:
     epochs, rate = arguments.curve.dense_epochs, arguments.curve.dense_learning_rate
     if epochs is not None and epochs < 0:
-        raise UsageError(f"--dense_epochs is at least 0, got {epochs}")
+        raise UsageError(f"--dense_epochs is at least 0, got {epochs}.")
     if rate <= 0:
-        raise UsageError(f"--dense_learning_rate is positive, got {rate}")
+        raise UsageError(f"--dense_learning_rate is positive, got {rate}.")
 
 
 def _check_importance(arguments: Arguments) -> None:
     importance = arguments.training.targeted_dropout().importance
     if METHODS[arguments.curve.method].targets and importance not in IN_TRAINING:
         raise UsageError(
-            f"--importance {importance} ranks for pruning alone; method {arguments.curve.method} "
-            f"ranks while it trains, by one of {list(IN_TRAINING)}"
+            f"--importance {importance} ranks for pruning alone. Method {arguments.curve.method} "
+            f"ranks while it trains. Give one of {list(IN_TRAINING)}."
         )
 
 
@@ -73,12 +75,12 @@ def _check_sparsities(arguments: Arguments) -> None:
     targeting = arguments.training.targeted_dropout().targeting
     wrong = [sparsity for sparsity in sparsities if not 0 <= sparsity <= 1]
     if wrong or not sparsities:
-        raise UsageError(f"sparsities are fractions to remove, in [0, 1]; got {wrong or 'none'}")
+        raise UsageError(f"sparsities are fractions to remove, in [0, 1]. Got {wrong or 'none'}.")
     pattern = arguments.training.pattern
     if pattern is not None and max(sparsities) > targeting:
         raise UsageError(
-            f"--pattern {pattern} removes {targeting:g} of the weights at most; give --sparsities "
-            f"that are no higher, such as 0 {targeting:g}"
+            f"--pattern {pattern} removes {targeting:g} of the weights at most. Give --sparsities "
+            f"that are no higher, such as 0 {targeting:g}."
         )
 
 
@@ -99,21 +101,21 @@ def _check_export(arguments: Arguments) -> None:
     if wanted is not None and arguments.measures and wanted not in arguments.curve.sparsities:
         raise UsageError(
             f"--export_sparsity {wanted} is none of the sparsities {arguments.curve.sparsities}, "
-            "so its metrics would not be known"
+            "so its metrics would not be known. Add it to --sparsities."
         )
     if arguments.exports and not arguments.trains:
-        raise UsageError("only what is fine-tuned is exported; add --do_train")
-    if arguments.exports and arguments.curve.export_form == "onnx":
+        raise UsageError("only fine-tuned models are exported. Add --do_train.")
+    if arguments.exports:
         with blaming_input():
-            check_extra()
+            check_form(arguments.curve.export_form)
 
 
 def _check_seeds(seeds: list[int]) -> None:
     wrong = [seed for seed in seeds if not 0 <= seed <= _LARGEST_SEED]
     if wrong or not seeds:
-        raise UsageError(f"seeds are in 0..{_LARGEST_SEED}; got {wrong or 'none'}")
+        raise UsageError(f"seeds are in 0..{_LARGEST_SEED}. Got {wrong or 'none'}.")
     if len(set(seeds)) < len(seeds):
-        raise UsageError(f"each seed can be run once; got {seeds}")
+        raise UsageError(f"each seed can be run once. Got {seeds}.")
 
 
 def _check_checkpoint(arguments: Arguments) -> None:
@@ -123,15 +125,15 @@ def _check_checkpoint(arguments: Arguments) -> None:
     if len(arguments.seeds) > 1:
         raise UsageError(
             f"--resume_from_checkpoint {checkpoint} is the checkpoint of one seed, but there are "
-            f"the seeds {arguments.seeds}; give `last` to continue each from its own last one"
+            f"the seeds {arguments.seeds}. Give `last` to continue each from its last checkpoint."
         )
     if not (Path(checkpoint) / "trainer_state.json").is_file():
         raise UsageError(
             f"--resume_from_checkpoint {checkpoint} is no checkpoint of a Trainer (it has no "
-            "trainer_state.json); give such a folder, or `last`"
+            "trainer_state.json). Give such a folder, or `last`."
         )
 
 
 def names_a_folder(checkpoint: str | bool | None) -> bool:
-    """Whether `--resume_from_checkpoint` names a folder, and not just the last checkpoint."""
+    """Return True if `--resume_from_checkpoint` is a folder, not `last` or a truth value."""
     return str(checkpoint).lower() not in ("none", "", "false", "true", "last")

@@ -1,4 +1,4 @@
-"""How to fine-tune. Another method is another row."""
+"""The methods of fine-tuning by name. A new method is a new row."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from hf_td.training import ReliableTrainer, TargetedDropoutTrainer
 
 @dataclass(frozen=True)
 class Method:
-    """A way to fine-tune a model that will be pruned.
+    """A method of fine-tuning a model that will be pruned.
 
     Attributes:
-        label: what plots and tables call it.
-        trainer: the class of its Trainer.
-        targets: whether it is targeted dropout.
-        baseline: the class of its settings, where it is another method with settings.
+        label: name in plots and tables.
+        trainer: class of its Trainer.
+        targets: True for targeted dropout.
+        baseline: class of the baseline, with its settings, if it is one.
     """
 
     label: str
@@ -29,7 +29,7 @@ class Method:
     baseline: type[Baseline] | None = None
 
     def make_baseline(self, level: str, settings: Mapping[str, Any]) -> Baseline | None:
-        """The baseline with the defaults of a level and some settings; None without settings.
+        """Make the baseline with the defaults of a level and these settings; None if it is none.
 
         Raises:
             ValueError: a setting is unknown or out of range.
@@ -41,23 +41,29 @@ class Method:
         return None
 
     def settings(self, level: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-        """All settings of the method, for the record; None where it has none."""
+        """Return all settings of the method, for the record; None if it has none."""
         baseline = self.make_baseline(level, settings)
         return None if baseline is None else asdict(baseline)
 
     def make_trainer(
         self, family: type[Trainer], level: str, settings: Mapping[str, Any], **kwargs: Any
     ) -> Trainer:
-        """Its Trainer, of a family such as `Seq2SeqTrainer`, which takes the same arguments."""
+        """Make the Trainer, combined with a family such as `Seq2SeqTrainer`.
+
+        Args:
+            family: Trainer class that can evaluate the task.
+            level: `weight` or `unit`.
+            settings: settings of the method.
+            **kwargs: arguments of `Trainer`.
+        """
         baseline = self.make_baseline(level, settings)
         own: dict[str, Any] = {} if baseline is None else {"baseline": baseline}
         return self.trainer_of(family)(**kwargs, **own)
 
     def trainer_of(self, family: type[Trainer]) -> type[Trainer]:
-        """The class of its Trainer, in a family such as `Seq2SeqTrainer`.
+        """Return the class of the Trainer, combined with a family such as `Seq2SeqTrainer`.
 
-        What the method overrides comes before what the family does, and both before the stock
-        Trainer.
+        In the resolution order the method precedes the family, and both precede the stock Trainer.
         """
         if issubclass(self.trainer, family):
             return self.trainer
@@ -66,7 +72,7 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "targeted_dropout": Method("targeted dropout", TargetedDropoutTrainer, targets=True),
-    # Targeted dropout that always drops all of its candidates; its schedule is in `recipe`.
+    # Targeted dropout with drop rate 1; `recipe` has its schedule.
     "gradual_magnitude": Method("gradual magnitude", TargetedDropoutTrainer, targets=True),
     "none": Method("plain fine-tuning", ReliableTrainer),
     **{

@@ -1,4 +1,4 @@
-"""Settings on one line: name=value,name=value."""
+"""Parses settings of the form name=value,name=value."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from typing import Any
 
 import yaml
 
-from hf_td.tasks.experiment.errors import UsageError
+from hf_td.tasks.errors import UsageError
 
 
 def parse_pairs(text: str | None, option: str) -> dict[str, Any]:
-    """Names and values, which are numbers, true, false, null or text.
+    """Parse names and values; a value is a number, true, false, null or text.
 
     Args:
-        text: such as `hidden_size=32,eps=1e-5`; empty where it is None.
-        option: which was given so, for the message.
+        text: such as `hidden_size=32,eps=1e-5`; None is empty.
+        option: option with this text, for the message.
 
     Raises:
-        UsageError: it is written otherwise.
+        UsageError: the text has another form.
     """
     pairs = [item.partition("=") for item in (text or "").split(",") if item]
     if not all(name and equals for name, equals, _ in pairs):
-        raise UsageError(f"{option} is name=value,name=value; got {text!r}")
+        raise UsageError(f"{option} is name=value,name=value. Got {text!r}.")
     return {name.strip(): _value(value) for name, _, value in pairs}
 
 
 def _value(text: str) -> Any:
     value = yaml.safe_load(text)
-    if isinstance(value, str):  # YAML knows 1.0e-5, but not 1e-5
+    if isinstance(value, str):  # YAML reads 1.0e-5 as a number, but not 1e-5
         try:
             return float(value)
         except ValueError:

@@ -1,4 +1,4 @@
-"""Reads the arguments of a script from its command line or from one JSON or YAML file."""
+"""Reads the arguments of a script from the command line, or from one JSON or YAML file."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 import yaml
 from transformers import HfArgumentParser
 
+from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.experiment.arguments import Arguments, CurveArguments, ModelArguments, recipe
-from hf_td.tasks.experiment.errors import UsageError, blaming_input
 from hf_td.training import TargetedDropoutArguments
 
 _READERS = {".json": json.loads, ".yaml": yaml.safe_load, ".yml": yaml.safe_load}
@@ -30,18 +30,19 @@ def parse_arguments(
     training: type[TargetedDropoutArguments] = TargetedDropoutArguments,
     defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> Arguments:
-    """Parse `argv` (the command line where it is None) into the arguments of an experiment.
+    """Parse the arguments of an experiment.
 
     Args:
-        argv: options, or the path of a .json, .yaml or .yml file that holds them all.
-        data: the dataclass of the data arguments.
-        description: what the script does, for `--help`.
-        training: the dataclass of the training arguments.
-        defaults: of the training arguments, where the task has others than `recipe`.
+        argv: options, or the path of one .json, .yaml or .yml file with all of them; None reads
+            `sys.argv`.
+        data: dataclass of the data arguments.
+        description: text for `--help`.
+        training: dataclass of the training arguments.
+        defaults: training arguments that differ from `recipe`.
 
     Raises:
         UsageError: the file cannot be read, or an argument is unknown, missing or wrong.
-        SystemExit: help is asked for.
+        SystemExit: `--help` was given.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     kinds = _kinds(data, training)
@@ -62,23 +63,22 @@ def parse_arguments(
 
 
 class _Parser(HfArgumentParser):
-    """Says what is wrong as everything here does; argparse would end the program."""
+    """Parser that raises UsageError; argparse ends the program."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
 
 
 def _parser(kinds: tuple[type, ...], description: str) -> HfArgumentParser:
-    parser = _Parser(
+    return _Parser(
         kinds,  # pyright: ignore[reportArgumentType]
         description=description,
         usage="%(prog)s [a .json or .yaml file | options]; --help lists the options",
         allow_abbrev=False,  # a misspelt option is an error, not another option
     )
-    return parser
 
 
-# The arguments that decide which recipe the defaults are.
+# The arguments that select the recipe.
 _DECIDING = ("method", "level")
 
 
@@ -95,7 +95,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     except (ValueError, yaml.YAMLError) as error:
         raise UsageError(f"{path} is not valid {path.suffix[1:]}: {error}") from error
     if not isinstance(values, dict):
-        raise UsageError(f"{path} must hold names and values of arguments, got {values!r}")
+        raise UsageError(f"{path} must hold names and values of arguments. It holds {values!r}.")
     return values
 
 
@@ -106,13 +106,13 @@ def check_names(
     *,
     training: type[TargetedDropoutArguments] = TargetedDropoutArguments,
 ) -> None:
-    """Raise UsageError unless all values are of arguments, and none that must be given is missing.
+    """Raise UsageError for an unknown or a missing argument.
 
     Args:
-        values: by the names of arguments.
-        what: holds the values, for the message.
-        data: the dataclass of the data arguments.
-        training: the dataclass of the training arguments.
+        values: values by the names of arguments.
+        what: source of the values, for the message.
+        data: dataclass of the data arguments.
+        training: dataclass of the training arguments.
     """
     known = {f.name: f for kind in _kinds(data, training) for f in fields(kind) if f.init}
     required = [f.name for f in known.values() if f.default is f.default_factory is MISSING]
@@ -140,5 +140,5 @@ def _refuse(unknown: list[str], parser: HfArgumentParser) -> None:
     known = [option for action in parser._actions for option in action.option_strings]
     hint = _suggestion(unknown[0].split("=")[0], known)
     if not unknown[0].startswith("-"):
-        hint = " The option before takes fewer values"
+        hint = " The option before takes fewer values."
     raise UsageError(f"unknown arguments: {' '.join(unknown)}.{hint}")

@@ -1,4 +1,4 @@
-"""Exports what was fine-tuned, with a card that tells of the run, and publishes it on the Hub."""
+"""Exports the fine-tuned models with model cards, and publishes them on the Hub."""
 
 from __future__ import annotations
 
@@ -10,38 +10,37 @@ from typing import Any
 import torch
 from transformers.utils.generic import find_labels
 
-from hf_td.analysis.record import write_json
 from hf_td.compaction import can_compact, compact_model
+from hf_td.files import write_json
 from hf_td.hub import CardInfo, Export, Latency, export_model, measure_latency, push_to_hub
 from hf_td.pruning import prune_model
+from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.calibration import how_to_prune
-from hf_td.tasks.experiment.errors import UsageError, blaming_input
 from hf_td.tasks.experiment.methods import METHODS
-from hf_td.tasks.experiment.models import base_model_facts
 from hf_td.tasks.experiment.output import EXPORT, seed_folder
-from hf_td.tasks.experiment.problem import Problem
 from hf_td.tasks.experiment.results import Results
+from hf_td.tasks.models import base_model_facts
+from hf_td.tasks.task import Task
 
-# In an export, what was asked for when it was made. Hidden, so that it is not published; in the
-# export, so that it goes with it.
+# File in an export with the arguments that it was made for. Hidden files are not published.
 _ASKED = ".asked.json"
 _LATENCY_BATCH = 8
 
 
-def publish(arguments: Arguments, problem: Problem, results: Results) -> None:
-    """Export the model of each seed, pruned, and push it where that was asked for.
+def publish(arguments: Arguments, task: Task, results: Results) -> None:
+    """Prune and export the model of each seed, and push it to the Hub if asked to.
 
-    Exports that are there already are kept if they are what this call asks for, so a call that
-    failed on its way to the Hub can be repeated; others are replaced.
+    An earlier export is kept if it was made for the same arguments, else replaced. A call whose
+    push failed can therefore be repeated.
 
     Args:
-        arguments: of the experiment; `export_sparsity` says how much to prune.
-        problem: the task.
-        results: of the experiment; the card tells them.
+        arguments: arguments of the experiment.
+        task: the task.
+        results: results of the experiment, for the model card.
 
     Raises:
-        UsageError: the model cannot be exported as was asked for, or the Hub refused it.
+        UsageError: the model cannot be exported in this form, or the Hub refused it.
     """
     if not arguments.exports or not arguments.training.should_save:
         return
@@ -52,7 +51,7 @@ def publish(arguments: Arguments, problem: Problem, results: Results) -> None:
             print(f"kept from an earlier call: the export in {folder}", flush=True)
         else:
             replaced = ", in place of an earlier export" if folder.exists() else ""
-            export = _export(arguments, problem, results, run, folder)
+            export = _export(arguments, task, results, run, folder)
             write_json(folder / _ASKED, asked)
             print(f"exported as {export.form} ({export.reason}) to {folder}{replaced}", flush=True)
         if arguments.training.push_to_hub:
@@ -60,7 +59,7 @@ def publish(arguments: Arguments, problem: Problem, results: Results) -> None:
 
 
 def _asked(arguments: Arguments, seed: int) -> dict[str, Any]:
-    """What a call asks of the export of a seed, as JSON values; all of it shows in the export."""
+    """Return the arguments that determine the export of a seed, as JSON values."""
     return {
         "sparsity": arguments.sparsity_to_export,
         "form": arguments.curve.export_form,
@@ -76,19 +75,19 @@ def _holds(folder: Path, asked: dict[str, Any]) -> bool:
 
 
 def _export(
-    arguments: Arguments, problem: Problem, results: Results, run: dict[str, Any], folder: Path
+    arguments: Arguments, task: Task, results: Results, run: dict[str, Any], folder: Path
 ) -> Export:
     with blaming_input():
-        model = problem.load_model(folder.parent)
-        how = how_to_prune(model, problem, arguments)
+        model = task.load_model(folder.parent)
+        how = how_to_prune(model, task, arguments)
         prune_model(model, arguments.sparsity_to_export, **how)
-        card = _card(arguments, problem, results, run, _latency(model, problem))
+        card = _card(arguments, task, results, run, _latency(model, task))
         point = card.exported_point
         return export_model(
             model,
             folder,
             form=arguments.curve.export_form,
-            processing_class=problem.processor,
+            processing_class=task.processor,
             metrics=dict(point.metrics) if point else None,
             card=card,
             overwrite=True,
@@ -97,7 +96,7 @@ def _export(
 
 def _card(
     arguments: Arguments,
-    problem: Problem,
+    task: Task,
     results: Results,
     run: dict[str, Any],
     latency: Latency | None,
@@ -107,12 +106,12 @@ def _card(
     return CardInfo(
         name=Path(arguments.repo_id(run["seed"])).name,
         repo_id=arguments.repo_id(run["seed"]) if training.push_to_hub else None,
-        task=problem.task,
-        dataset=problem.dataset,
-        dataset_config=problem.dataset_config,
-        dataset_split=problem.split,
-        metric=problem.metric if run["curve"] else None,
-        lower_is_better=problem.lower_is_better,
+        task=task.name,
+        dataset=task.dataset,
+        dataset_config=task.dataset_config,
+        dataset_split=task.split,
+        metric=task.metric if run["curve"] else None,
+        lower_is_better=task.lower_is_better,
         curve=run["curve"],
         sparsity=arguments.sparsity_to_export if run["curve"] else None,
         targeted_dropout=training.targeted_dropout() if targeted else None,
@@ -128,7 +127,7 @@ def _card(
 
 
 def _method(arguments: Arguments) -> str:
-    """The method with its settings, and whether the model was distilled."""
+    """Return the method, its settings, and the mention of distillation."""
     method = METHODS[arguments.curve.method]
     settings = method.settings(arguments.training.level, arguments.method_settings) or {}
     listed = ", ".join(f"{name} {value}" for name, value in settings.items())
@@ -136,14 +135,14 @@ def _method(arguments: Arguments) -> str:
     return f"{method.label}{f' ({listed})' if listed else ''}{taught}"
 
 
-def _latency(model: Any, problem: Problem) -> Latency | None:
-    """Of the compact model against the dense one; None where nothing can be taken out."""
+def _latency(model: Any, task: Task) -> Latency | None:
+    """Compare the latency of the compact and the dense model; None if they are the same."""
     if not can_compact(model):
         return None
     compact = compact_model(copy.deepcopy(model))
-    data = problem.eval_data
+    data = task.eval_data
     data = next(iter(data.values())) if isinstance(data, dict) else data
-    batch = problem.collator([data[i] for i in range(min(_LATENCY_BATCH, len(data)))])
+    batch = task.collator([data[i] for i in range(min(_LATENCY_BATCH, len(data)))])
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     labels = find_labels(type(model))
     inputs = {name: value.to(device) for name, value in batch.items() if name not in labels}
@@ -158,7 +157,7 @@ def _push(arguments: Arguments, folder: Path, repo_id: str) -> None:
         )
     except (ValueError, PermissionError, ConnectionError, RuntimeError) as error:
         raise UsageError(
-            f"{error}\nThe results and the export are safe in {folder.parent}; the same command "
-            "pushes them again without training"
+            f"{error}\nThe results and the export are safe in {folder.parent}. The same command "
+            "pushes them again without training."
         ) from error
     print(f"published: {commit.commit_url}", flush=True)

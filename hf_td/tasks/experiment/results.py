@@ -1,4 +1,4 @@
-"""The results of an experiment: one JSON document, its plot and its table."""
+"""Writes the results of an experiment: one JSON document, its plot and its table."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from rich.table import Table
 
 from hf_td.analysis.metrics import decimals_of, metric_label, metric_value
 from hf_td.analysis.plots import Curve, plot_curves
-from hf_td.analysis.record import environment, write_json
+from hf_td.analysis.record import environment
+from hf_td.files import write_json
 from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.methods import METHODS
 from hf_td.tasks.experiment.output import RESULTS
-from hf_td.tasks.experiment.problem import Problem
+from hf_td.tasks.task import Task
 
 Run = dict[str, Any]
 Results = dict[str, Any]
@@ -27,16 +28,16 @@ Results = dict[str, Any]
 _SECRETS = ("--token", "--hub_token", "--hub-token")
 
 
-def assemble(arguments: Arguments, problem: Problem, runs: Sequence[Run]) -> Results:
-    """The document that becomes results.json."""
+def assemble(arguments: Arguments, task: Task, runs: Sequence[Run]) -> Results:
+    """Return the content of results.json."""
     ordered = sorted(runs, key=lambda run: run["seed"])
     return {
-        "task": problem.task,
+        "task": task.name,
         "model": arguments.model.model_name_or_path,
         "method": arguments.curve.method,
-        "split": problem.split,
-        "metric": problem.metric,
-        "lower_is_better": problem.lower_is_better,
+        "split": task.split,
+        "metric": task.metric,
+        "lower_is_better": task.lower_is_better,
         "summary": summarise(ordered),
         "runs": ordered,
         "seconds": sum(run["train_seconds"] + run["measure_seconds"] for run in ordered),
@@ -47,7 +48,7 @@ def assemble(arguments: Arguments, problem: Problem, runs: Sequence[Run]) -> Res
 
 
 def write_results(folder: Path, results: Results) -> None:
-    """Write results.json, and the plot as soon as there is a point."""
+    """Write results.json, and the plot if there is a finite point."""
     write_json(folder / RESULTS, results)
     curves = curves_of(results)
     if curves:
@@ -57,7 +58,7 @@ def write_results(folder: Path, results: Results) -> None:
 
 
 def original_name(model: str) -> str:
-    """The name of a model; of one that an experiment made, that of the model it began with."""
+    """Return the name of the pretrained model, also for a model that experiments fine-tuned."""
     record = Path(model).parent / RESULTS
     if not record.is_file():
         return Path(model).name
@@ -68,19 +69,19 @@ def original_name(model: str) -> str:
 def plot_results(
     curves: Mapping[str, Sequence[Curve]], stem: Path, results: Results, title: str
 ) -> tuple[Path, Path]:
-    """Plot curves of the metric of some results; returns the paths of the PNG and the SVG."""
-    lower = results.get("lower_is_better", False)  # which older results do not say
+    """Plot curves of the metric of the results; return the paths of the PNG and the SVG."""
+    lower = results.get("lower_is_better", False)  # older results lack it
     return plot_curves(curves, stem, metric=results["metric"], title=title, lower_is_better=lower)
 
 
 def label_of(results: Results, metric: str) -> str:
-    """How tables call a metric of some results."""
+    """Return the heading of a metric in tables."""
     lower = results.get("lower_is_better", False) and metric == results["metric"]
     return metric_label(metric, lower_is_better=lower)
 
 
 def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """For each sparsity the share of all parameters, and each metric over the seeds."""
+    """Return for each sparsity the shares removed, and each metric over the seeds."""
     points = [point for run in runs for point in run["curve"]]
     sparsities = list(dict.fromkeys(point["sparsity"] for point in points))
     return [_summarise([p for p in points if p["sparsity"] == s]) for s in sparsities]
@@ -97,12 +98,12 @@ def _summarise(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def is_finite(value: float | None) -> TypeGuard[float]:
-    """Whether it is a finite number; files hold None for another."""
+    """Return True for a finite number; files have None for others."""
     return value is not None and math.isfinite(value)
 
 
 def spread_of(values: Sequence[float | None]) -> dict[str, float] | None:
-    """Mean, standard deviation, lowest and highest; None where a value is not finite."""
+    """Return mean, standard deviation, minimum and maximum; None if a value is not finite."""
     known = [value for value in values if is_finite(value)]
     if len(known) < len(values):
         return None
@@ -111,7 +112,7 @@ def spread_of(values: Sequence[float | None]) -> dict[str, float] | None:
 
 
 def curves_of(results: Results) -> list[dict[float, float]]:
-    """For each seed, sparsity to the metric of the experiment, where that is finite."""
+    """Return for each seed the finite values of the experiment's metric by sparsity."""
     name = results["metric"]
     values = [{p["sparsity"]: p["metrics"][name] for p in run["curve"]} for run in results["runs"]]
     curves = [{s: v for s, v in curve.items() if is_finite(v)} for curve in values]
@@ -119,7 +120,7 @@ def curves_of(results: Results) -> list[dict[float, float]]:
 
 
 def results_table(results: Results) -> Table:
-    """For `rich.print`: a line for each sparsity."""
+    """Return a table for `rich.print`: a row for each sparsity."""
     seeds = len(results["runs"])
     title = f"{results['task']}: {METHODS[results['method']].label}, {seeds} seed(s)"
     table = Table(title=title)
@@ -134,7 +135,7 @@ def results_table(results: Results) -> Table:
 
 
 def cell(spread: dict[str, float] | None, seeds: int) -> str:
-    """A metric as a table shows it: the mean, and the standard deviation of several seeds."""
+    """Format the mean of a metric, with the standard deviation if there are several seeds."""
     if spread is None:
         return metric_value(None)
     mean = metric_value(spread["mean"])
@@ -143,7 +144,7 @@ def cell(spread: dict[str, float] | None, seeds: int) -> str:
 
 
 def _command(argv: Sequence[str]) -> str:
-    """The command line, without tokens."""
+    """Return the command line without tokens."""
     shown = ["python"]
     for before, word in zip(("", *argv), argv, strict=False):
         name, equals, _ = word.partition("=")

@@ -1,4 +1,4 @@
-"""One run: fine-tune with one seed, save, and measure at every sparsity."""
+"""Runs one seed: fine-tunes, saves, and measures at every sparsity."""
 
 from __future__ import annotations
 
@@ -15,40 +15,38 @@ from hf_td.analysis import pruning_curve
 from hf_td.analysis.metrics import metric_value
 from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.calibration import how_to_prune
-from hf_td.tasks.experiment.output import checkpoint_of, seed_folder, tell
-from hf_td.tasks.experiment.problem import Problem
+from hf_td.tasks.experiment.output import checkpoint_of, print_once, seed_folder
 from hf_td.tasks.experiment.start import starting_model
 from hf_td.tasks.experiment.trainers import make_trainer, model_of, save_fine_tuned, train
+from hf_td.tasks.task import Task
 from hf_td.training import TargetedDropoutArguments
 
-# What evaluation returns beside metrics.
+# Endings of entries of an evaluation that are no metrics.
 _NOT_METRICS = ("runtime", "per_second", "epoch", "preparation_time")
 
 
-def fine_tune_and_measure(problem: Problem, arguments: Arguments, seed: int) -> dict[str, Any]:
-    """Fine-tune a model (or continue from its checkpoint), save it, and prune and measure.
+def fine_tune_and_measure(task: Task, arguments: Arguments, seed: int) -> dict[str, Any]:
+    """Fine-tune a model (or continue from its checkpoint), save it, prune it and measure it.
 
     Returns:
-        The seed; `model`, the folder of the saved model (None without training); `dense` and
-        `training`, what the Trainer says of the dense stage, if there is one, and of the method;
-        `curve`, a point for each sparsity; the seconds of training and of measuring.
+        A dictionary: `seed`; `model`, the folder of the saved model (None without training);
+        `dense` (None without dense stage) and `training`, the summaries of `trainers.train`;
+        `curve`, a point for each sparsity; `train_seconds` and `measure_seconds`.
 
     Raises:
-        UsageError: the model cannot be loaded, or has nothing that can be pruned as it is wanted.
+        UsageError: the model cannot be loaded, or cannot be pruned at this level.
         FloatingPointError: the loss is not finite.
     """
     folder = seed_folder(arguments, seed)
-    training = _training_arguments(problem, arguments, seed, folder)
+    training = _training_arguments(task, arguments, seed, folder)
     started = time.perf_counter()
-    model, dense = starting_model(problem, arguments, training)
-    trainer = make_trainer(
-        problem, arguments.curve.method, training, model, arguments.method_settings
-    )
+    model, dense = starting_model(task, arguments, training)
+    trainer = make_trainer(task, arguments.curve.method, training, model, arguments.method_settings)
     summary = train(trainer, checkpoint_of(arguments, seed)) if arguments.trains else {}
     trained = time.perf_counter()
     if arguments.trains:
         save_fine_tuned(trainer, folder)
-    curve = _measure(trainer, problem, arguments) if arguments.measures else []
+    curve = _measure(trainer, task, arguments) if arguments.measures else []
     return {
         "seed": seed,
         "model": folder.name if arguments.trains else None,
@@ -61,32 +59,32 @@ def fine_tune_and_measure(problem: Problem, arguments: Arguments, seed: int) -> 
 
 
 def _training_arguments(
-    problem: Problem, arguments: Arguments, seed: int, folder: Path
+    task: Task, arguments: Arguments, seed: int, folder: Path
 ) -> TargetedDropoutArguments:
     training = copy.copy(arguments.training)
-    training.push_to_hub = False  # what is published is the export, not a checkpoint
+    training.push_to_hub = False  # the export is published, not a checkpoint
     training.teacher = training.teacher if arguments.trains else None
     training.seed, training.output_dir = seed, str(folder)
-    if (training.metric_for_best_model or "").removeprefix("eval_") == problem.metric:
-        training.greater_is_better = not problem.lower_is_better
+    if (training.metric_for_best_model or "").removeprefix("eval_") == task.metric:
+        training.greater_is_better = not task.lower_is_better
     training.dataloader_pin_memory &= torch.accelerator.is_available()  # or torch warns
     return training
 
 
-def _measure(trainer: Trainer, problem: Problem, arguments: Arguments) -> list[dict[str, Any]]:
+def _measure(trainer: Trainer, task: Task, arguments: Arguments) -> list[dict[str, Any]]:
     sparsities = iter(arguments.curve.sparsities)
 
     def evaluate(_: Any) -> dict[str, float]:
         metrics = _metrics(trainer.evaluate())
-        value = metric_value(metrics[problem.metric])
-        tell(trainer.args, f"  {next(sparsities):.1%} removed: {problem.metric} {value}")
+        value = metric_value(metrics[task.metric])
+        print_once(trainer.args, f"  {next(sparsities):.1%} removed: {task.metric} {value}")
         return metrics
 
     points = pruning_curve(
         model_of(trainer),
         arguments.curve.sparsities,
         evaluate,
-        **how_to_prune(model_of(trainer), problem, arguments),
+        **how_to_prune(model_of(trainer), task, arguments),
     )
     return [asdict(point) for point in points]
 

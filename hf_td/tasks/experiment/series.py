@@ -1,4 +1,4 @@
-"""A whole experiment: every seed, with results on disk after each."""
+"""Runs an experiment: every seed, with results on disk after each."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from pathlib import Path
 
 import rich
 
+from hf_td.tasks.errors import blaming_input
 from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.checks import check_arguments
-from hf_td.tasks.experiment.errors import blaming_input
 from hf_td.tasks.experiment.methods import METHODS
-from hf_td.tasks.experiment.output import finished_runs, tell
-from hf_td.tasks.experiment.problem import Problem
+from hf_td.tasks.experiment.output import finished_runs, print_once
 from hf_td.tasks.experiment.publishing import publish
 from hf_td.tasks.experiment.results import (
     Results,
@@ -22,46 +21,47 @@ from hf_td.tasks.experiment.results import (
     write_results,
 )
 from hf_td.tasks.experiment.run import fine_tune_and_measure
+from hf_td.tasks.task import Task
 from hf_td.training import forget_teacher
 
 
-def run_experiment(arguments: Arguments, make_problem: Callable[[Arguments], Problem]) -> Results:
+def run_experiment(arguments: Arguments, make_task: Callable[[Arguments], Task]) -> Results:
     """Fine-tune and measure with every seed, and write results.json and the plot of the curve.
 
-    Called again with the same arguments, it keeps the seeds that are finished and goes on from
-    the last checkpoint of one that is not.
+    A second call with equal arguments keeps finished seeds, and continues an unfinished one from
+    its last checkpoint.
 
     Args:
-        arguments: of the experiment.
-        make_problem: loads the task; called after the arguments are checked.
+        arguments: arguments of the experiment.
+        make_task: loads the task; called after the arguments are checked.
 
     Returns:
-        What results.json holds.
+        The content of results.json.
 
     Raises:
-        UsageError: something that the user gave cannot work.
+        UsageError: an argument is wrong, or what it names does not exist.
         FloatingPointError: a loss is not finite.
     """
     check_arguments(arguments)
     with arguments.training.main_process_first(local=False):
         runs = finished_runs(arguments)
-    problem = make_problem(arguments)
-    _record(arguments, problem, runs)
+    task = make_task(arguments)
+    _record(arguments, task, runs)
     try:
         for seed in _missing(arguments, runs):
             method = METHODS[arguments.curve.method].label
-            tell(arguments.training, f"seed {seed}: {method} on {problem.task}")
-            runs = [*runs, fine_tune_and_measure(problem, arguments, seed)]
-            _record(arguments, problem, runs)
+            print_once(arguments.training, f"seed {seed}: {method} on {task.name}")
+            runs = [*runs, fine_tune_and_measure(task, arguments, seed)]
+            _record(arguments, task, runs)
     finally:
         forget_teacher()
-    results = assemble(arguments, problem, runs)
-    publish(arguments, problem, results)
+    results = assemble(arguments, task, runs)
+    publish(arguments, task, results)
     return results
 
 
 def report(results: Results, folder: str | Path) -> None:
-    """Print the table of an experiment, and where its files are."""
+    """Print the table of an experiment, and the folder of its files."""
     rich.print(results_table(results))
     print(f"results, curve and models are in {folder}")
 
@@ -70,12 +70,12 @@ def _missing(arguments: Arguments, runs: Sequence[Run]) -> list[int]:
     finished = {run["seed"] for run in runs}
     kept = [seed for seed in arguments.seeds if seed in finished]
     if kept:
-        tell(arguments.training, f"kept from an earlier call: seeds {kept}")
+        print_once(arguments.training, f"kept from an earlier call: seeds {kept}")
     return [seed for seed in arguments.seeds if seed not in finished]
 
 
-def _record(arguments: Arguments, problem: Problem, runs: Sequence[Run]) -> None:
+def _record(arguments: Arguments, task: Task, runs: Sequence[Run]) -> None:
     if not arguments.training.should_save:
         return
     with blaming_input():
-        write_results(Path(str(arguments.training.output_dir)), assemble(arguments, problem, runs))
+        write_results(Path(str(arguments.training.output_dir)), assemble(arguments, task, runs))

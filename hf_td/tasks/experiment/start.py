@@ -1,7 +1,7 @@
-"""What a method starts from: a model that knows its task, by a dense stage where it does not yet.
+"""Loads the model that a method starts from, after a dense stage if its head is new.
 
-Weights can be taken from what a network has learned; while nothing is learned they cannot. So a
-model whose head is new is fine-tuned plainly first.
+Pruning needs a network that has learnt its task. A model with a new head has not, so it is
+fine-tuned plainly first: this is the dense stage.
 """
 
 from __future__ import annotations
@@ -12,36 +12,36 @@ from typing import Any
 
 from transformers import PreTrainedModel, set_seed
 
-from hf_td.hub.folders import whole_folder
+from hf_td.files import whole_folder
 from hf_td.pruning import sites_to_prune
+from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.experiment.arguments import START, Arguments
-from hf_td.tasks.experiment.errors import UsageError, blaming_input
-from hf_td.tasks.experiment.models import locate
-from hf_td.tasks.experiment.output import last_checkpoint, tell
-from hf_td.tasks.experiment.problem import Problem
+from hf_td.tasks.experiment.output import last_checkpoint, print_once
 from hf_td.tasks.experiment.trainers import make_trainer, save_fine_tuned, train
+from hf_td.tasks.models import locate
+from hf_td.tasks.task import Task
 from hf_td.training import TargetedDropoutArguments
 
 
 def starting_model(
-    problem: Problem, arguments: Arguments, training: TargetedDropoutArguments
+    task: Task, arguments: Arguments, training: TargetedDropoutArguments
 ) -> tuple[PreTrainedModel, dict[str, Any] | None]:
-    """The model that the method is to begin with, and what the Trainer says of the dense stage.
+    """Return the model that the method starts from, and the summary of the dense stage (or None).
 
     Args:
-        problem: the task.
-        arguments: of the experiment.
-        training: of one seed; the teacher that is called `start` is replaced by its folder.
+        task: the task.
+        arguments: arguments of the experiment.
+        training: training arguments of one seed; the teacher `start` is replaced by its folder.
 
     Raises:
-        UsageError: the model cannot be loaded, has nothing that can be pruned as it is wanted, or
-            is to teach a task that it does not know.
+        UsageError: the model cannot be loaded or cannot be pruned at this level, or it is the
+            teacher and its head is new.
         FloatingPointError: the loss of the dense stage is not finite.
     """
     set_seed(training.seed)
-    model = problem.make_model()
+    model = task.make_model()
     with blaming_input():
-        # Refuses what the model has not; activations are measured later.
+        # Raises if the model has nothing to prune; activations are measured later.
         sites_to_prune(model, training.targeted_dropout(), importance="magnitude")
     stage = _dense_stage(arguments, training, model)
     if stage is None:
@@ -49,17 +49,17 @@ def starting_model(
             training.teacher = _already_fine_tuned(arguments, model)
         return model, None
     folder = Path(str(training.output_dir)) / "dense"
-    summary = _fine_tune(problem, stage, model, folder)
+    summary = _fine_tune(task, stage, model, folder)
     if training.teacher == START:
         training.teacher = str(folder)
-    set_seed(training.seed)  # the method draws the same numbers with a dense stage and without
-    return problem.load_model(folder), summary
+    set_seed(training.seed)  # the method's draws do not depend on the dense stage
+    return task.load_model(folder), summary
 
 
 def _dense_stage(
     arguments: Arguments, training: TargetedDropoutArguments, model: PreTrainedModel
 ) -> TargetedDropoutArguments | None:
-    """The training arguments of the dense stage; None where there is none."""
+    """Return the training arguments of the dense stage; None if there is none."""
     epochs = arguments.curve.dense_epochs
     if not arguments.trains or epochs == 0 or (epochs is None and not _has_new_head(model)):
         return None
@@ -73,13 +73,13 @@ def _dense_stage(
 
 
 def _fine_tune(
-    problem: Problem, stage: TargetedDropoutArguments, model: PreTrainedModel, folder: Path
+    task: Task, stage: TargetedDropoutArguments, model: PreTrainedModel, folder: Path
 ) -> dict[str, Any]:
-    """Fine-tune plainly, unless an earlier call has done it; the model is then in the folder."""
+    """Fine-tune plainly and save the model in `folder`; a no-op if the folder exists."""
     if folder.is_dir():
         return {"model": folder.name}
-    tell(stage, f"seed {stage.seed}: plain fine-tuning first, for the head is new")
-    trainer = make_trainer(problem, "none", stage, model)
+    print_once(stage, f"seed {stage.seed}: plain fine-tuning first, for the head is new")
+    trainer = make_trainer(task, "none", stage, model)
     summary = train(trainer, last_checkpoint(Path(str(stage.output_dir))))
     if stage.should_save:
         with whole_folder(folder) as temporary:
@@ -89,15 +89,16 @@ def _fine_tune(
 
 
 def _already_fine_tuned(arguments: Arguments, model: PreTrainedModel) -> str:
+    """Return the folder or Hub id of the model; raise UsageError if its head is new."""
     if _has_new_head(model):
         raise UsageError(
             f"--teacher {START} is the model that the method starts from, but the head of "
-            f"{arguments.model.model_name_or_path} is new, so it cannot teach; give --dense_epochs"
+            f"{arguments.model.model_name_or_path} is new, so it cannot teach. Give --dense_epochs."
         )
     return locate(arguments.model.model_name_or_path)
 
 
 def _has_new_head(model: PreTrainedModel) -> bool:
-    """Whether the weights are those of another class, one without the head of the task."""
-    saved_as = model.config.architectures  # None of a model that is new as a whole
+    """Return True if the weights were saved by a class without the head of the task."""
+    saved_as = model.config.architectures  # None for an untrained model
     return bool(saved_as) and type(model).__name__ not in saved_as

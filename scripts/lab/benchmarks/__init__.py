@@ -1,1 +1,1 @@
-"""How fast training, pruning and compact models are: cases, what is measured of them, and pages."""
+"""Benchmarks of training, pruning and compact models: cases, measurements, and pages."""

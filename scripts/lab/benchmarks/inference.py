@@ -1,10 +1,11 @@
-"""How fast models of one size are when heads and neurons are gone: cases, records, a table."""
+"""Time forwards of compact models, and of others, in turn with those of the dense model."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,25 +17,27 @@ from transformers import (
     PreTrainedModel,
 )
 
-from hf_td.analysis.timing import Quartiles
+from hf_td.analysis.timing import Quartiles, time_in_turn
 from hf_td.compaction import compact_model
-from hf_td.hub.folders import folder_bytes
-from hf_td.hub.latency import Latency, measure_latency
+from hf_td.files import folder_bytes
 from hf_td.pruning import prune_model
+from lab.benchmarks.ratios import ratios
 
 SPARSITIES = (0.25, 0.5, 0.75, 0.9)
 # Batch and length.
 SIZES = ((8, 128), (1, 32))
+# Forwards that are timed as one.
+_FORWARDS = 2
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model whose speed is compared with that of the dense one.
+    """A model whose speed is compared with that of the dense model.
 
     Attributes:
-        name: what it is.
-        sparsity: the fraction of heads and neurons that are gone.
-        build: makes it.
+        name: `dense`, `DistilBERT` or `compact`.
+        sparsity: the fraction of heads and neurons that were taken out.
+        build: makes the model.
     """
 
     name: str
@@ -43,15 +46,29 @@ class Case:
 
 
 def bert_cases(config: BertConfig | None = None, *, multiple_of: int = 8) -> list[Case]:
-    """Random models of the size of BERT-base (or of `config`), whole, distilled and compact.
+    """Return random models of the size of BERT-base: dense, distilled and compact.
 
-    Times do not depend on what the weights are. The first case is the dense model itself: how far
-    its ratio is from 1 shows how far the others can be trusted.
+    The values of the weights do not change the times. The first case is the dense model itself:
+    the distance of its ratio from 1 shows the error of the others.
+
+    Args:
+        config: in place of BERT-base's.
+        multiple_of: widths of compact models are multiples of it.
     """
     config = config or BertConfig()
 
     def dense() -> PreTrainedModel:
         return BertForSequenceClassification(config).eval()
+
+    def distilled() -> PreTrainedModel:
+        half = DistilBertConfig(
+            vocab_size=config.vocab_size,
+            dim=config.hidden_size,
+            n_layers=config.num_hidden_layers // 2,
+            n_heads=config.num_attention_heads,
+            hidden_dim=config.intermediate_size,
+        )
+        return DistilBertForSequenceClassification(half).eval()
 
     def compact(sparsity: float) -> PreTrainedModel:
         model = dense()
@@ -60,34 +77,21 @@ def bert_cases(config: BertConfig | None = None, *, multiple_of: int = 8) -> lis
 
     return [
         Case("dense", 0, dense),
-        Case("DistilBERT", 0, lambda: _distilled(config)),
-        *(Case("compact", s, lambda s=s: compact(s)) for s in SPARSITIES),
+        Case("DistilBERT", 0, distilled),
+        *(Case("compact", sparsity, partial(compact, sparsity)) for sparsity in SPARSITIES),
     ]
-
-
-def _distilled(config: BertConfig) -> PreTrainedModel:
-    """Half of the layers, as DistilBERT has."""
-    return DistilBertForSequenceClassification(
-        DistilBertConfig(
-            vocab_size=config.vocab_size,
-            dim=config.hidden_size,
-            n_layers=config.num_hidden_layers // 2,
-            n_heads=config.num_attention_heads,
-            hidden_dim=config.intermediate_size,
-        )
-    ).eval()
 
 
 def measure_cases(
     cases: Sequence[Case], sizes: Iterable[tuple[int, int]] = SIZES, *, rounds: int = 9
 ) -> Iterator[dict[str, Any]]:
-    """Time every case in turn with the first one, and give a JSON object for each size.
+    """Time every case in turn with the first one, and yield a JSON object for each size.
 
     Args:
         cases: the first is the model that all are compared with.
         sizes: batch and length of the inputs.
-        rounds: how often each pair is compared; in a round each model runs twice. A load of the
-            machine that comes and goes spoils some rounds, and so not the medians.
+        rounds: in each, both models run twice, and a ratio is taken. A passing load of the machine
+            spoils some rounds, and so not the medians.
     """
     dense = cases[0].build()
     for case in cases:
@@ -99,51 +103,53 @@ def measure_cases(
             "bytes": bytes_on_disk(model),
         }
         for size in sizes:
-            inputs = {"input_ids": _tokens(model, size)}
-            measure_latency(dense, model, inputs, runs=2)  # warms up
-            found = [measure_latency(dense, model, inputs, runs=2, warmup=0) for _ in range(rounds)]
-            yield {**facts, **_latency_record(found)}
+            yield {**facts, **_measure(dense, model, size, rounds)}
 
 
 def bytes_on_disk(model: PreTrainedModel) -> int:
-    """Size of what `save_pretrained` writes."""
+    """Return the size of the folder that `save_pretrained` writes."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         return folder_bytes(folder)
 
 
-def _tokens(model: PreTrainedModel, size: tuple[int, int]) -> torch.Tensor:
+@torch.no_grad()
+def _measure(dense: Any, model: Any, size: tuple[int, int], rounds: int) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(1, model.config.vocab_size, size, generator=generator)
-
-
-def _latency_record(rounds: Sequence[Latency]) -> dict[str, Any]:
-    batch, length = rounds[0].shape
+    ids = torch.randint(1, model.config.vocab_size, size, generator=generator)
+    baseline, own = time_in_turn([partial(_run, m, ids) for m in (dense, model)], rounds=rounds)
     return {
-        "batch": batch,
-        "length": length,
-        "speedup": asdict(Quartiles.of([r.speedup for r in rounds])),
-        "milliseconds": asdict(Quartiles.of([r.compact.median for r in rounds])),
-        "dense_milliseconds": asdict(Quartiles.of([r.dense.median for r in rounds])),
-        "rounds": len(rounds),
-        "threads": rounds[0].threads,
+        "batch": size[0],
+        "length": size[1],
+        "speedup": asdict(ratios(baseline, own)),
+        "milliseconds": asdict(_milliseconds(own)),
+        "dense_milliseconds": asdict(_milliseconds(baseline)),
+        "rounds": rounds,
+        "threads": torch.get_num_threads(),
     }
 
 
+def _run(model: Any, ids: torch.Tensor) -> None:
+    for _ in range(_FORWARDS):
+        model(input_ids=ids)
+
+
+def _milliseconds(seconds: Sequence[float]) -> Quartiles:
+    return Quartiles.of([1000 * one / _FORWARDS for one in seconds])
+
+
 def latency_table(records: Sequence[Mapping[str, Any]]) -> str:
-    """A table in Markdown, a line for each record; of repeated measurements the last."""
+    """Return a Markdown table with a row for each record; of repeated ones only the last."""
     latest = {(r["case"], r["sparsity"], r["batch"], r["length"], r["threads"]): r for r in records}
-    head = "batch x length | threads | model | heads and neurons gone | parameters | MB on disk"
-    head += " | ms | ms of the dense model beside it | times as fast"
+    head = "batch x length | threads | model | heads and neurons pruned | parameters | MB on disk"
+    head += " | ms | ms of the dense model in turn | times as fast"
     rule = " | ".join(["---"] * (head.count("|") + 1))
-    rows = sorted(map(_row, latest.values()), key=lambda row: row[0])
-    return "\n".join(f"| {line} |" for line in (head, rule, *(" | ".join(r[1]) for r in rows)))
+    order = sorted(latest.values(), key=lambda r: (r["threads"], -r["batch"], -r["parameters"]))
+    return "\n".join(f"| {line} |" for line in (head, rule, *(" | ".join(_row(r)) for r in order)))
 
 
-def _row(record: Mapping[str, Any]) -> tuple[tuple[Any, ...], list[str]]:
-    """What orders the row, and its cells."""
-    order = (record["threads"], -record["batch"], -record["parameters"])
-    return order, [
+def _row(record: Mapping[str, Any]) -> list[str]:
+    return [
         f"{record['batch']} x {record['length']}",
         f"{record['threads']}",
         f"{record['case']}",

@@ -1,4 +1,4 @@
-"""The page of all that was measured about speed: tables, plots, and what missed its aim."""
+"""Write the page of all measurements of speed and memory: tables, plots, and missed aims."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 
 from hf_td.analysis.plots import plot_lines
 from hf_td.analysis.timing import Quartiles
+from hf_td.files import write_text
 from lab.benchmarks.pruning import on_cores, pruning_section
-from lab.benchmarks.training.cases import METHOD_VARIANTS
+from lab.benchmarks.training.variants import PORTS, RIVALS
 
 Record = Mapping[str, Any]
-# The name of a column, and its cell.
+# The heading of a column, and the text of its cell for a record.
 Column = tuple[str, Callable[[Record], str]]
 
 # The largest ratio to the dense step that is aimed at, by batch, length and device.
@@ -22,93 +23,95 @@ AIMS = {
     (32, 128, "cuda"): 1.02,
     (8, 1024, "cuda"): 1.01,
 }
-# What is measured to be compared with; no aim is for it.
-_OTHER_WAYS = ("naive port", "parametrize")
 
 _INTRODUCTION = """# How fast it is
 
-Made by `python scripts/performance.py` from training_speed.jsonl and pruning_speed.jsonl, where
-every line says by what command, on what hardware, with what versions and at what commit it was
-measured. Shown are medians, and quartiles in brackets, of repetitions in which the compared things
-took turns in one process. Models have random weights, on which times do not depend. In lines with
-`keeps_freed_memory` malloc was told to: by default the same step takes longer or not, by luck.
+Made by `python scripts/performance.py` from training_speed.jsonl and pruning_speed.jsonl. Every
+line of these files has its command, hardware, versions and commit. Figures are medians, with
+quartiles in brackets, of repetitions in which the compared things took turns in one process. Models
+have random weights, on which times do not depend. In lines with `keeps_freed_memory` malloc kept
+freed memory: with its defaults the same step is slower or faster by chance.
 
 """
 _STEPS = """## Training steps
 
-Whole optimiser steps: masks, forwards, backwards, AdamW (fused, as the Trainer has it). The ratio
-is to the dense model's step beside it. *Weight* and *unit* are the levels with their recipes at the
-final targeting; candidates are ranked exactly and anew at every update. The naive port sorts every
-matrix in every forward, as the authors' code does. *Of all steps* is the sum of a variant's steps
-over that of the dense ones; it counts what only some updates do.
+Whole optimiser steps: masks, forwards, backwards, and AdamW (fused, as in the Trainer). The ratio
+is to the step of the dense model in the same round. *Weight* and *unit* are targeted dropout at the
+two levels, with their recipes at the final targeting: every update ranks all candidates exactly.
+The naive port sorts every matrix in every forward, as the authors' code does. `parametrize` is
+`torch.nn.utils.parametrize` with a mask that is ranked once per update. *Of all steps* is the sum
+of a variant's steps over the sum of the dense ones, which includes what only some updates do.
 """
-_METHODS = """## Other methods
+_RIVALS = """## Other methods
 
-What a step of the methods that targeted dropout is compared with takes, at both levels, with their
-default settings; measured in turn with the same dense model as each other.
+Steps of the methods that targeted dropout is compared with, at both levels and with their default
+settings. All were measured in turn with one dense model.
 """
 _PARTS = """## Parts, and their floors
 
-The weights of six layers, cold. The floor is what the part must read and write over the bandwidth
-of a copy that was measured beside it. On CUDA the time to hand out the work is in it.
+The parts of targeted dropout on the weights of six layers, none of which are in the cache. The
+floor is the number of bytes that a part must read and write, over the bandwidth of a copy on the
+same machine. On CUDA the times include launch overhead. These lines are kept as a record: the code
+that measured them has been deleted.
 """
-_DRIFT = """## Why candidates are ranked at every update
+_DRIFT = """## Why every update ranks all candidates
 
-Fine-tuning of the built-in MiniLM on the built-in task with the weight level's recipe, while the
-targeting is final. If each cut-off were kept for some updates, this share of the targeted weights
-would be candidates wrongly, or wrongly none: on the mean of all updates, and at the worst of those
-that keep them. What it could save at most is the time of *masks* above.
+Fine-tuning of the built-in MiniLM on the built-in task, with the recipe of the weight level, while
+the targeting is final. Suppose that each cut-off were kept for some updates. Then this share of the
+targeted weights would be candidates wrongly, or wrongly none: the mean over all updates, and the
+largest share in one of them. The saving would be at most the time of *masks* above. These lines are
+kept as a record: the code that measured them has been deleted.
 """
 _MEMORY = """## Memory
 
-Peak of a few steps at 32 x 128, each in a process of its own; on the CPU with all that Python and
-its libraries take. There two processes that do the same differ too, as the dense ones show. The
-mask is one byte; in float32 the masked weights, 4 bytes, are kept until the backward.
+Peak of a few steps at 32 x 128, each case in a process of its own. On the CPU it includes Python
+and its libraries, and two processes that do the same differ too, as the dense ones show. In these
+lines the mask took one byte a weight. In float32 the masked weights took 4 bytes more, which were
+kept until the backward.
 """
-_PRUNING = """## What else a user waits for
+_PRUNING = """## Waiting outside of training
 
 Measured by `scripts/bench_pruning.py`. The first patch of a model reads its structure: it runs
-three of its layers and follows gradients through them, which is most of the time; a second model of
-the same class and shape is known. What an export is compared with, `save_pretrained`, takes as
-long as the disk: the slower it is the lower the ratio, since pruning and compacting read and write
-the weights in memory. Where it took 5.8 seconds the ratios were 1.29 and .98.
+three of its layers and follows gradients through them, which is most of the time. A second model of
+the same class and shape needs no reading. The baseline of an export is `save_pretrained`, which
+takes as long as the disk. A slower disk gives a lower ratio, since pruning and compacting work in
+memory: where `save_pretrained` took 5.8 seconds, the ratios were 1.29 and .98. On an H100,
+forwards through the sparse 2:4 kernels took 4.7 to 6.8 times as long as dense ones, so hf_td does
+not use these kernels.
 """
 _REASONS = """
-Ranking takes as long for few tokens as for many, and so do the product of mask and weight in the
-forward and that of mask and gradient in the backward: they weigh the more the fewer tokens a step
-has. With bf16 the matrix products shrink and these do not. An interval between rankings could save
-no more than the line *masks* below, and there is none. Where the quartiles of a line reach below 1
-the machine was noisy, and its median is no better than they are wide.
+Three parts take as long for few tokens as for many: ranking, the product of mask and weight in the
+forward, and that of mask and gradient in the backward. So their share grows as the tokens of a step
+become fewer. With bf16 the matrix products become faster and these parts do not. To rank less often
+could save no more than the line *masks* below, and is no option. Where the quartiles of a line
+reach below 1 the machine was noisy, and the error of the median is as large as their distance.
 """
 _NO_GPU = """
-Of steps on a GPU there is no line. On an H100 they were measured once, and the measurement found
-that masked weights of past updates stayed in memory until Python's garbage collector came; that is
-mended, and has a test, and was not measured again. Nor was the kernel that ranks, since it looks
-for a cut-off where it was at the update before, in fewer rounds, and draws once for eight weights:
-the parts below are of before.
+There are no lines of steps on a GPU. They were measured once, on an H100. That measurement found
+that masked weights of past updates stayed in memory until Python's garbage collector ran. The fault
+is mended and has a test, but the steps were not measured again. The kernel that ranks was not
+measured again either, since it begins to search at the cut-off of the update before, needs fewer
+rounds, and draws once for eight weights: the parts below are older.
 """
 
 
 def write_page(folder: Path, training: Sequence[Record], pruning: Sequence[Record]) -> Path:
-    """Write performance.md and its plots.
+    """Write performance.md and its plots, and return the path of the page.
 
     Args:
-        folder: where to.
+        folder: of the page.
         training: the lines of training_speed.jsonl; of repeated measurements the last counts.
         pruning: the lines of pruning_speed.jsonl.
-
-    Returns:
-        The path of the page.
     """
     by_kind: dict[str, list[Record]] = {}
     for record in training:
         by_kind.setdefault(record["case"], []).append(record)
     measured = _latest(by_kind.get("step", []), _STEP_IDENTITY)
-    methods = [record for record in measured if record["variant"] in METHOD_VARIANTS]
-    steps = [record for record in measured if record["variant"] not in METHOD_VARIANTS]
+    rivals = [record for record in measured if record["variant"] in RIVALS]
+    steps = [record for record in measured if record["variant"] not in RIVALS]
     sections = [
-        (_STEPS, _table(steps, _STEP_COLUMNS) + _said(steps) + _plots(steps, folder)),
-        (_METHODS, _table(methods, _STEP_COLUMNS)),
+        (_STEPS, _table(steps, _STEP_COLUMNS) + _comment(steps) + _plots(steps, folder)),
+        (_RIVALS, _table(rivals, _STEP_COLUMNS)),
         (_PARTS, _table(_latest(by_kind.get("kernel", []), _PART_IDENTITY), _PART_COLUMNS)),
         (_DRIFT, _table(_latest(by_kind.get("drift", []), ("interval",)), _DRIFT_COLUMNS)),
         (_MEMORY, _table(_latest(by_kind.get("memory", []), _STEP_IDENTITY), _MEMORY_COLUMNS)),
@@ -117,22 +120,18 @@ def write_page(folder: Path, training: Sequence[Record], pruning: Sequence[Recor
     ]
     page = folder / "performance.md"
     text = _INTRODUCTION + "\n".join(f"{head}\n{body}" for head, body in sections if body)
-    page.write_text(text, encoding="utf-8")
+    write_text(page, text)
     return page
 
 
 def _latest(records: Iterable[Record], identity: Sequence[str]) -> list[Record]:
-    """The last record of each kind on each processor, since processors differ in what is quick."""
+    """Return the last record of each kind on each processor."""
     found = {(_processor(r), *(repr(r.get(n)) for n in identity)): r for r in records}
     return list(found.values())
 
 
 def _processor(record: Record) -> str:
     return record["hardware"]["cpu"]
-
-
-def _hardware(record: Record) -> str:
-    return ", ".join([_processor(record), *record["hardware"]["gpus"]])
 
 
 def _table(records: Sequence[Record], columns: Sequence[Column]) -> str:
@@ -212,48 +211,43 @@ _MEMORY_COLUMNS: tuple[Column, ...] = (
 
 def _aim(record: Record) -> float | None:
     plain = record["precision"] == ("float32" if record["device"] == "cpu" else "bf16")
-    aimed = plain and record["variant"] not in _OTHER_WAYS and record["micro_batches"] == 1
+    aimed = plain and record["variant"] not in PORTS and record["micro_batches"] == 1
     return AIMS.get((record["batch"], record["length"], record["device"])) if aimed else None
 
 
-def _said(records: Sequence[Record]) -> str:
-    """What the table does not say."""
-    on_gpu = any(record["device"] == "cuda" for record in records)
-    return _missed(records) + ("" if on_gpu or not records else _NO_GPU)
-
-
-def _missed(records: Sequence[Record]) -> str:
-    """A sentence on each case that is above its aim."""
+def _comment(records: Sequence[Record]) -> str:
+    """Return a list of the cases that are above their aims, and say where GPUs are missing."""
     lines = [
         f"- {_shape(r)}, {_size(r)}, {r['variant']}, {r['mode']}: {r['ratio']['median']:.3f}, "
         f"where at most {aim} was the aim ({_where(r)}).\n"
         for r in records
         if (aim := _aim(r)) is not None and r["ratio"]["median"] > aim
     ]
-    return "\nAbove their aims:\n\n" + "".join(lines) + _REASONS if lines else ""
+    missed = "\nAbove their aims:\n\n" + "".join(lines) + _REASONS if lines else ""
+    on_gpu = any(record["device"] == "cuda" for record in records)
+    return missed + ("" if on_gpu or not records else _NO_GPU)
 
 
 def _plots(records: Sequence[Record], folder: Path) -> str:
-    """Overhead against the tokens of a step, and against the width; images for the page.
-
-    Each of the machine of which there are most lines: what others add is in the table.
-    """
-    way = ("float32", "eager", 1)  # an update in several parts has as many tokens as one in one
+    """Plot overhead against the tokens of a step and against the width, and return the images."""
+    way = ("float32", "eager", 1)  # several micro-batches would share their number of tokens
     plain = [r for r in records if (r["precision"], r["mode"], r["micro_batches"]) == way]
-    axes: dict[str, tuple[Callable[[Record], int], Callable[[Record], bool], str]] = {
-        "training-tokens": (_tokens, lambda r: r["shape"]["name"] == "MiniLM", "tokens per step"),
-        "training-width": (_hidden, lambda r: r["shape"]["name"] == "BERT, wide", "hidden size"),
+    axes: dict[str, tuple[str, str, Callable[[Record], int]]] = {
+        "training-tokens": ("MiniLM", "tokens per step", lambda r: r["batch"] * r["length"]),
+        "training-width": ("BERT, wide", "hidden size", lambda r: r["shape"]["hidden"]),
     }
     images = ""
-    for name, (place, chosen, label) in axes.items():
+    for name, (shape, label, place) in axes.items():
         by_machine: dict[str, list[Record]] = {}
-        for record in filter(chosen, plain):
-            by_machine.setdefault(_where(record), []).append(record)
+        for record in plain:
+            if record["shape"]["name"] == shape:
+                by_machine.setdefault(_where(record), []).append(record)
         if not by_machine:
             continue
-        machine = max(by_machine, key=lambda name: len(by_machine[name]))
+        # The machine with the most lines: those of others are in the table.
+        machine, shown = max(by_machine.items(), key=lambda item: len(item[1]))
         lines: dict[str, dict[float, float]] = {}
-        for record in by_machine[machine]:
+        for record in shown:
             overhead = 100 * (record["ratio"]["median"] - 1)
             lines.setdefault(record["variant"], {})[place(record)] = overhead
         x, y = f"{label} ({machine})", "longer than the dense step (%)"
@@ -262,24 +256,14 @@ def _plots(records: Sequence[Record], folder: Path) -> str:
     return images
 
 
-def _tokens(record: Record) -> int:
-    return record["batch"] * record["length"]
-
-
-def _hidden(record: Record) -> int:
-    return record["shape"]["hidden"]
-
-
-def _command(said: str | Sequence[str]) -> str:
-    return said if isinstance(said, str) else f"python scripts/bench_training.py {' '.join(said)}"
-
-
 def _commands(records: Iterable[Record]) -> str:
-    """Every command that gave a line, with where and when in the project's history."""
-    found = {
-        f"- `{_command(r['command'])}`: "
-        f"{_hardware(r)}, torch {r['versions']['torch']}, commit {r['commit']}\n": None
-        for r in records
-        if "command" in r
-    }
+    """Return a list of the commands that gave the lines, with hardware, torch and commit."""
+    found: dict[str, None] = {}
+    for record in records:
+        command = record["command"]
+        if not isinstance(command, str):  # only the arguments of bench_training.py
+            command = f"python scripts/bench_training.py {' '.join(command)}"
+        hardware = ", ".join([_processor(record), *record["hardware"]["gpus"]])
+        torch = record["versions"]["torch"]
+        found[f"- `{command}`: {hardware}, torch {torch}, commit {record['commit']}\n"] = None
     return "".join(found)

@@ -1,4 +1,4 @@
-"""Writes what a survey found into a page of the documentation."""
+"""Write the results of a survey into a page of the documentation."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from hf_td.files import write_text
 
 Record = Mapping[str, Any]
 
@@ -18,26 +20,29 @@ MOST_NAMED = 8
 
 
 def write_section(page: Path, text: str) -> None:
-    """Put text between the markers of a page, which is made, or gets markers, where it has none.
+    """Replace the text between the markers of a page. A page and markers that are missing are made.
 
     Raises:
-        ValueError: the page has one of the markers only.
+        ValueError: the page has only one of the markers.
     """
     before = page.read_text(encoding="utf-8") if page.exists() else TITLE
     if (START in before) != (END in before):
-        raise ValueError(f"{page} has one of the markers {START} and {END}, and not the other")
+        raise ValueError(
+            f"{page} has one of the markers {START} and {END} without the other. Expected are both "
+            "or none. Add the missing one."
+        )
     if START not in before:
         before = f"{before.rstrip()}\n\n{START}\n{END}\n"
     head, _, rest = before.partition(START)
     _, _, tail = rest.partition(END)
-    page.write_text(f"{head}{START}\n{text.strip()}\n{END}{tail}", encoding="utf-8")
+    write_text(page, f"{head}{START}\n{text.strip()}\n{END}{tail}")
 
 
 def coverage_section(records: Sequence[Record], facts: Record) -> str:
-    """Totals, reasons and one line for each type, as Markdown.
+    """Return totals, reasons and a row for each type, as Markdown.
 
     Args:
-        records: what `survey_type` gives, one for each type.
+        records: from `survey_type`, one for each type.
         facts: `environment()`, and the `command` and `seed` of the survey.
     """
     records = sorted(records, key=lambda r: r["type"])
@@ -50,7 +55,7 @@ def coverage_section(records: Sequence[Record], facts: Record) -> str:
             "### Refusals by reason",
             _REASONS,
             _table(("types", "what", "reason", "such as"), _reasons(records)),
-            "### One line for each type",
+            "### All types",
             _LEGEND,
             _table(
                 ("type", "attention", "feed-forward", "read", "level", "compact", "the whole way"),
@@ -61,21 +66,22 @@ def coverage_section(records: Sequence[Record], facts: Record) -> str:
 
 
 _HOW = """Each model type that transformers registers for `AutoModel` is built from its default
-config on the meta device. Those with projections (a linear layer in a numbered layer, or a module
-called attention) are shrunk by general rules (scripts/lab/coverage/twins.py) to a tiny random twin,
-which goes the whole way: it is read, patched at the weight level and at the unit level, makes one
-update at each (anneal, forward, backward, step), is unpatched, pruned of half its units, made
-compact, and compared with the masked model. Blocks whose units cannot be dropped are left out at
-the unit level. A mismatch is a wrong reading; a refusal, with its reason, is not."""
+config on the meta device. A type with projections (a linear layer in a numbered layer, or a module
+called attention) is shrunk by general rules (scripts/lab/coverage/twins.py) to a tiny random twin.
+The twin goes the whole way. It is read. It is patched at the weight level and at the unit level,
+makes one update at each (anneal, forward, backward, step), and is unpatched. Then half of its units
+are pruned, and the compact model is compared with the masked one. Blocks whose units cannot be
+dropped are excluded at the unit level. A mismatch is a wrong reading. A refusal is none, and has a
+reason."""
 _REASONS = """*Not built*: the default config of the type does not build here. *Refused*: no block
 is targeted. *Weights only*: no unit can be dropped. *Not compact*: masks work at both levels, and
-`compact_model` refuses and leaves the model as it was. The share of each type that is in no block
-is in the table below."""
-_LEGEND = """Of the twins, whose widths are those of the type divided by the number after `/`; the
-numbers of heads are the type's own, or smaller where that is marked `h`. *Read*: linear layers in
-blocks, of those in numbered layers. *Level*: what can be targeted; `unit 3/4` where one block in
-four has an obstacle. *Compact*: what half of the units exports as: `stock` where a stock config can
-say it, else `padded` (and `compact`)."""
+`compact_model` refuses and does not change the model. The table of all types has the share of
+linear layers that are in no block."""
+_LEGEND = """All figures are those of the twins. The widths of the type are divided by the number
+after `/`. The numbers of heads are those of the type, or smaller where there is an `h`. *Read*:
+linear layers in blocks, of those in numbered layers. *Level*: the level that can be targeted;
+`unit 3/4` where one block in four has an obstacle. *Compact*: the form in which half of the units
+is exported: `stock` if a stock config can express it, else `padded` (and `compact`)."""
 
 
 def _totals(records: Sequence[Record]) -> str:
@@ -137,9 +143,9 @@ def _reason(record: Record) -> str:
 
 
 def _general(reason: str) -> str:
-    """A reason without the names and numbers of one model."""
+    """Return a reason without the names and numbers of one model."""
     reason = re.sub(r"^\w+(Error|Exception): ", "", reason)
-    reason = re.sub(r" from '/[^']*'?", "", reason)  # where something is installed
+    reason = re.sub(r" from '/[^']*'?", "", reason)  # paths of installed packages
     reason = re.sub(r"\b[A-Z]\w*(Model|Encoder|Decoder|Backbone|Config)\b", "the model", reason)
     reason = re.sub(r"first at [\w.#*]+", "first at one layer", reason)
     reason = re.sub(r"found no attention or feed-forward block; .*", "found no block", reason)
@@ -180,6 +186,6 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def summary(records: Sequence[Record]) -> str:
-    """One line: how many types had which outcome."""
+    """Return a line with the number of types for each outcome."""
     counts = Counter(r["outcome"] for r in records)
     return ", ".join(f"{number} {outcome}" for outcome, number in counts.most_common())

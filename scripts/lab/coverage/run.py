@@ -1,4 +1,4 @@
-"""Surveys every registered model type, in processes of their own, one line of JSON for each."""
+"""Survey model types in processes of their own, and write a line of JSON for each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import torch
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 from transformers.utils import logging
 
-from hf_td.analysis.record import append_json_line, environment, read_json_lines
+from hf_td.analysis.record import environment
+from hf_td.files import append_json_line, read_json_lines
 from lab.coverage.survey import survey_type
 
 CHUNK = 40
@@ -25,21 +26,23 @@ _CODE = "import sys; from lab.coverage.run import survey_chunk; survey_chunk(sys
 
 
 class _TooLong(BaseException):
-    """The time of one type is up; no handler of errors may catch this."""
+    """The end of the time of one type: no `except Exception` catches it."""
 
 
 def registered_types() -> list[str]:
-    """The model types for which `AutoModel` has a class."""
+    """Return the model types for which `AutoModel` has a class."""
     return list(MODEL_MAPPING_NAMES)
 
 
 def survey_all(results: Path, types: Sequence[str], processes: int = 2) -> None:
-    """Survey the types that have no line in `results` yet; a type that kills its process has one.
+    """Survey the types that have no line in `results` yet.
+
+    A type that kills its process gets a line too.
 
     Args:
-        results: file of JSON lines, appended to.
+        results: file of JSON lines, to which new ones are appended.
         types: model types.
-        processes: how many run at a time.
+        processes: the number of processes that run at a time.
     """
     left = [t for t in types if t not in finished(results)]
     chunks = [left[i : i + CHUNK] for i in range(0, len(left), CHUNK)]
@@ -47,30 +50,32 @@ def survey_all(results: Path, types: Sequence[str], processes: int = 2) -> None:
     while chunks or running:
         while chunks and len(running) < processes:
             chunk = chunks.pop(0)
-            running.append((_start(results, chunk), chunk))
+            command = [sys.executable, "-c", _CODE, str(results), *chunk]
+            running.append((subprocess.Popen(command), chunk))
         time.sleep(0.2)
         for process, chunk in [r for r in running if r[0].poll() is not None]:
             running.remove((process, chunk))
             rest = [t for t in chunk if t not in finished(results)]
-            if rest:  # the first of them took the process down
-                append_json_line(results, _died(rest[0], process.returncode))
+            if rest:  # the first of them killed the process
+                reason = f"its process ended with status {process.returncode}"
+                append_json_line(results, _refused(rest[0], reason))
                 chunks.insert(0, rest[1:])
 
 
 def finished(results: Path) -> dict[str, Any]:
-    """The recorded lines by model type."""
+    """Return the recorded lines by model type."""
     return {r["type"]: r for r in read_json_lines(results)} if results.exists() else {}
 
 
-def _start(results: Path, chunk: Sequence[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", _CODE, str(results), *chunk])
-
-
 def survey_chunk(arguments: Sequence[str]) -> None:
-    """Survey some types in this process: the file of results, then the types."""
+    """Survey types in this process.
+
+    Args:
+        arguments: the file of results, then the types.
+    """
     results, *types = arguments
     torch.set_num_threads(1)
-    logging.set_verbosity(50)  # critical: what configs say of themselves is no news
+    logging.set_verbosity(50)  # critical: default configs cause many warnings
     warnings.simplefilter("ignore")
     commit = environment()["commit"]
     for record in _surveyed(types):
@@ -99,7 +104,3 @@ def _give_up(*_: Any) -> None:
 
 def _refused(model_type: str, reason: str) -> dict[str, Any]:
     return {"type": model_type, "outcome": "refused", "projections": True, "reason": reason}
-
-
-def _died(model_type: str, code: int) -> dict[str, Any]:
-    return _refused(model_type, f"its process ended with status {code}")

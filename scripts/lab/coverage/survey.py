@@ -1,7 +1,7 @@
-"""Takes one model type the whole way: a tiny twin is read, patched, trained, pruned, made compact.
+"""Take a tiny twin of a model type the whole way: read, patch, train, prune, compact, compare.
 
-A reading that is wrong shows as a mismatch: the compact twin computes something else than the
-masked one. A refusal, with its reason, is no mismatch.
+A wrong reading shows as a mismatch: the outputs of the compact twin differ from those of the masked
+one. A refusal, with its reason, is no mismatch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from hf_td.anatomy import (
     tensors_in,
 )
 from hf_td.compaction import compact_model
-from hf_td.hub.stock import REFUSALS, express
+from hf_td.hub.stock_config import REFUSALS, express
 from hf_td.modules.routing import Router
 from hf_td.patching.patch import anneal, find_patch, patch_model, unpatch_model
 from hf_td.pruning import prune_model
@@ -42,14 +42,15 @@ MOST_PARAMETERS = 300_000_000
 SAME_FAILURES = 6
 SPARSITY = 0.5
 SEED = 0
-_PACKAGE = Path(hf_td.__file__).parent  # its layers, sites and masks
+# The rooms whose errors are their own; other rooms also pass on errors of stock models.
+_ROOMS = [Path(hf_td.__file__).parent / n for n in ("kernels", "modules", "ranking", "patching")]
 
 Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Twin:
-    """A tiny model of a type, and how its config was shrunk."""
+    """A tiny model of a type, its reading, and the recipe that shrank its config."""
 
     model: Any
     anatomy: Anatomy
@@ -57,10 +58,10 @@ class Twin:
 
 
 def survey_type(model_type: str) -> Record:
-    """What can be done with one registered model type, as JSON values.
+    """Return the results of one registered model type, as JSON values.
 
-    `outcome` is `not built`, `no projections`, `refused`, `patched`, or, for a type that went the
-    whole way, `passed` or `mismatch`; `reason` says why for all that did not pass.
+    `outcome` is `not built`, `no projections`, `refused` or `patched`, or, for a type that went the
+    whole way, `passed` or `mismatch`. `reason` is that of all outcomes but `passed`.
     """
     record: Record = {"type": model_type, "outcome": "not built"}
     try:
@@ -68,7 +69,7 @@ def survey_type(model_type: str) -> Record:
         with torch.device("meta"):
             stock = AutoModel.from_config(config)
     except Exception as error:
-        return {**record, "reason": _said(error)}
+        return {**record, "reason": _first_line(error)}
     record |= {"class": type(stock).__name__, "projections": has_projections(stock)}
     if not record["projections"]:
         return {**record, "outcome": "no projections"}
@@ -82,16 +83,16 @@ def survey_type(model_type: str) -> Record:
 
 
 def has_projections(model: nn.Module) -> bool:
-    """Whether a model has attention, or a linear layer in one of a row of layers."""
+    """Return True for a model with attention, or with a linear layer in a numbered layer."""
     in_layers = any(re.search(r"\.\d+(\.|$)", name) for name in linear_layers(model))
     return in_layers or any("Attention" in type(m).__name__ for m in model.modules())
 
 
 def make_twin(config: Any) -> Twin:
-    """The first tiny model, of those that the recipes make, that can be read.
+    """Return the first readable twin of those that the recipes make.
 
     Raises:
-        ValueError: none can; says why not the first one that could be built.
+        ValueError: no twin is readable; the message is the most common failure.
     """
     failures: list[str] = []
     for recipe in RECIPES:
@@ -99,7 +100,7 @@ def make_twin(config: Any) -> Twin:
             model = _tiny(shrunk(copy.deepcopy(config), recipe))
             return Twin(model, read_anatomy(model), recipe)
         except Exception as error:
-            failures.append(_said(error))
+            failures.append(_first_line(error))
         if failures.count(failures[-1]) >= SAME_FAILURES:
             break
     raise ValueError(Counter(failures).most_common(1)[0][0])
@@ -109,27 +110,27 @@ def _tiny(config: Any) -> Any:
     with torch.device("meta"):
         size = sum(p.numel() for p in AutoModel.from_config(config).parameters())
     if size > MOST_PARAMETERS:
-        raise ValueError("too big to be tried on a CPU")
+        raise ValueError("too big for a CPU")
     torch.manual_seed(SEED)
     model = AutoModel.from_config(config).eval()
     if getattr(model.config, "_experts_implementation", None):
-        model.set_experts_implementation("eager")  # the others do not compute in float64
-    with torch.no_grad():  # what starts at zero or one would hide a mistake
+        model.set_experts_implementation("eager")  # other implementations lack float64
+    with torch.no_grad():  # zeros and ones would hide a mistake
         for parameter in model.parameters():
             if parameter.is_floating_point():
                 parameter.add_(torch.randn_like(parameter), alpha=0.05)
     return model
 
 
-def _said(error: Exception) -> str:
-    """The first line of an error, or what a failed forward said at its end."""
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error, or of the error of a failed forward in it."""
     text = str(error).strip()
     text = text.rpartition("a forward failed: ")[2] or text
     lines = [line for line in text.splitlines() if line.strip()]
     return f"{type(error).__name__}: {(lines or [''])[0]}"[:200]
 
 
-# --- what was found ---
+# --- the reading ---
 
 
 def _describe(twin: Twin) -> Record:
@@ -178,7 +179,7 @@ def _pattern(name: str) -> str:
 
 
 def _go_the_whole_way(twin: Twin) -> Record:
-    """Patch, update, unpatch, prune, compact, compare; stops at the first refusal."""
+    """Patch, update, unpatch, prune, compact and compare a twin; stop at the first refusal."""
     record: Record = {"weight": False, "unit": False, "form": None, "outcome": "refused"}
     exclude = [b.consumer.module for b in twin.anatomy.blocks if b.obstacle]
     record |= _patched(twin.model, "weight", [])
@@ -191,30 +192,30 @@ def _go_the_whole_way(twin: Twin) -> Record:
 
 
 def _patched(model: Any, level: Any, exclude: list[str]) -> Record:
-    """Patch, make one update, and unpatch again."""
+    """Patch a model, make one update, and unpatch it."""
     before = {name: id(p) for name, p in model.named_parameters()}
     classes = {name: type(m) for name, m in model.named_modules()}
     try:
         patch_model(model, level=level, exclude=exclude, targeting=0.9, drop_rate=0.5)
     except (ValueError, TypeError) as error:
-        return {level: False, "reason": _said(error)}
+        return {level: False, "reason": _first_line(error)}
     try:
         update(model)
     except Exception as error:
-        return {level: False, "reason": f"training: {_said(error)}"} | _blame(error)
+        return {level: False, "reason": f"training: {_first_line(error)}"} | _blame(error)
     finally:
         unpatch_model(model)
         model.eval()
     after = {name: id(p) for name, p in model.named_parameters()}
     if before != after or classes != {name: type(m) for name, m in model.named_modules()}:
-        return {level: False, "outcome": "mismatch", "reason": "unpatched is not as before"}
+        return {level: False, "outcome": "mismatch", "reason": "unpatching did not restore it"}
     return {level: True}
 
 
 def update(model: Any) -> None:
-    """One update of a patched model on example inputs: anneal, forward, backward, step.
+    """Make one update of a patched model on example inputs: anneal, forward, backward, step.
 
-    Only the targeted layers are in training mode: some models take labels or longer inputs there.
+    Only the targeted layers are in training mode: in it, some models need labels or longer inputs.
     """
     patch = find_patch(model)
     assert patch is not None
@@ -238,25 +239,25 @@ def _compacted(twin: Twin, exclude: list[str]) -> Record:
         prune_model(model, SPARSITY, level="unit", exclude=exclude)
         compact_model(model, multiple_of=1)
     except Exception as error:
-        text = _said(error)
+        text = _first_line(error)
         wrong = "differs from the masked" in str(error)
         return {"outcome": "mismatch" if wrong else "patched", "reason": text} | _blame(error)
     return {"outcome": "passed"}
 
 
 def _blame(error: Exception) -> Record:
-    """A failure inside of the library that is no refusal is a wrong reading."""
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = any(Path(frame.filename).parent == _PACKAGE for frame in frames[1:])
+    """Return a mismatch for an error that the library did not raise as a refusal."""
+    files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    ours = any(room in file.parents for room in _ROOMS for file in files)
     return {"outcome": "mismatch"} if ours and not isinstance(error, ValueError) else {}
 
 
 def _form(twin: Twin) -> str:
-    """How a uniform half of the units can be exported."""
+    """Return the form in which a uniform half of the units can be exported."""
     blocks = [b for b in twin.anatomy.blocks if b.obstacle is None]
     wanted: dict[Holder, int] = {b: max(1, b.units - int(b.units * SPARSITY)) for b in blocks}
     try:
         _, units = express(twin.model, twin.anatomy.blocks, wanted)
     except REFUSALS as error:
-        return f"compact ({_said(error)})"
+        return f"compact ({_first_line(error)})"
     return "stock" if all(units[b] == wanted[b] for b in blocks) else "padded"

@@ -1,7 +1,7 @@
-"""Shrinks the config of any model type, by general rules and with no list of families.
+"""Shrink the config of any model type by general rules, with no list of families.
 
-A twin has as many heads as the original, in the same groups, and as many kinds of layers; every
-width is divided by the same number, so that whatever the type derives from its widths still fits.
+A twin has the number of heads of the original, in the same groups, and all of its kinds of layers.
+Every width is divided by one number, so sizes that a type derives from its widths still fit.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# What a config calls its numbers of layers; a list of them has one number for each stage.
+# Names of numbers of layers in configs; a list has one number for each stage.
 _DEPTH = re.compile(
     r"(^|_)(n_?layers?|layers|num_layers|depths?|num_blocks|n_blocks|blocks_per_stage)$"
     r"|num_[a-z_]*layers$|^layers$|resampler_depth$|num_block_repeats$"
@@ -20,7 +20,7 @@ _WIDTH = re.compile(
     r"size|dim|width|channel|d_model|d_ff|d_kv|d_head|d_inner|n_embd|n_inner|rank|filters|units|"
     r"planes|hidden|embed|mlp|section|feats|axes|groups$"
 )
-# What looks like a width and is none: places, pixels, words, counts and ids.
+# Names that match `_WIDTH` and are no widths: positions, pixels, words, counts and ids.
 _NO_WIDTH = re.compile(
     r"vocab|image|img|patch|kernel|position(?!.*dim)|window|codebook_size|chunk|max|^num_(?!.*groups$)|token|batch|"
     r"grid|crop|bucket|rate|stride|_id$|_ids$|ratio|layers|frame|context|block_size|mel|input_size|"
@@ -28,10 +28,10 @@ _NO_WIDTH = re.compile(
     r"layer_id|step|epsilon|theta|base$|feat_size"
 )
 _ID = re.compile(r"_ids?$|_token_index$")
-# Which layers a backbone returns; a config without them says it itself.
+# Layers that a backbone returns; a config without them fills them in.
 _OUTPUTS = ("out_features", "out_indices", "_out_features", "_out_indices", "stage_names")
 _PIXELS = re.compile(r"^(image|img|input|pretrain_image|crop|spec|max_image)_size$")
-_PLACES = re.compile(r"^max_(source|target)_positions$|^chunk_length$|^num_frames$")
+_POSITIONS = re.compile(r"^max_(source|target)_positions$|^chunk_length$|^num_frames$")
 _HEADS = re.compile(r"(^|_)heads?$")
 _HEAD_SIZE = re.compile(r"head_dim|head_size|d_kv|d_head|section|kv_channels|rotary_dim")
 _EXPERTS = re.compile(r"num_(local_|routed_)?experts$|n_routed_experts$|moe_num_experts$")
@@ -43,15 +43,16 @@ LEAST_LAYERS, MOST_LAYERS = 2, 6
 
 @dataclass(frozen=True)
 class Recipe:
-    """How far a config is shrunk.
+    """Rules for shrinking a config.
 
     Attributes:
         divisor: of every width.
-        patches: images and spectrograms are so many patches high and wide; None leaves them.
-        experts: the most experts of a mixture; None leaves them.
-        words: the most words of a vocabulary; None leaves them. Ids of special tokens follow.
-        depth: whether layers go.
-        heads: whether heads go, and their size stays.
+        patches: height and width of images and spectrograms, in patches; None keeps them.
+        experts: largest number of experts of a mixture; None keeps all.
+        words: largest size of a vocabulary, inside which ids of special tokens are moved; None
+            keeps all words.
+        depth: reduce the number of layers.
+        heads: reduce the number of heads, and keep their size.
     """
 
     divisor: int
@@ -62,7 +63,7 @@ class Recipe:
     heads: bool = False
 
 
-# From the smallest twin to the ones that change least: the first that runs is taken.
+# From the smallest twins to the least changed; the first that runs is used.
 RECIPES = (
     Recipe(16, patches=2, experts=4),
     Recipe(16, patches=2, experts=4, heads=True),
@@ -78,10 +79,10 @@ RECIPES = (
 
 
 def shrunk(config: Any, recipe: Recipe) -> Any:
-    """A smaller config of the same class, validated anew.
+    """Return a smaller config of the same class, which is validated again.
 
     Raises:
-        Exception: whatever the class raises for sizes that do not go together.
+        Exception: the class refuses the sizes, in its own way.
     """
     values = config.to_dict()
     if recipe.words is not None:
@@ -90,7 +91,7 @@ def shrunk(config: Any, recipe: Recipe) -> Any:
 
 
 def _fewer_words(value: Any, words: int, moved: dict[int, int], name: str = "") -> Any:
-    """Cap every vocabulary, and move the ids behind its end to places of their own before it."""
+    """Cap every vocabulary, and move ids beyond its end to distinct ids inside."""
     if isinstance(value, Mapping):
         return {k: _fewer_words(v, words, moved, str(k)) for k, v in value.items()}
     if isinstance(value, (list, tuple)) and _ID.search(name):
@@ -107,14 +108,14 @@ def _shrink(values: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     small: dict[str, Any] = {}
     for name, value in values.items():
         if not isinstance(name, str):
-            small[name] = value  # a table of numbers, which has no names
+            small[name] = value  # a table whose keys are numbers
             continue
         if before and name in _OUTPUTS:
             continue
         if isinstance(value, Mapping):
-            # Settings of single layers go with their layers.
-            gone = [k for k in value if str(k).isdigit() and before and int(k) >= after]
-            small[name] = _shrink({k: v for k, v in value.items() if k not in gone}, recipe)
+            # Settings of removed layers are removed too.
+            removed = [k for k in value if str(k).isdigit() and before and int(k) >= after]
+            small[name] = _shrink({k: v for k, v in value.items() if k not in removed}, recipe)
         elif isinstance(value, (list, tuple)):
             small[name] = _shrink_list(name, value, recipe, before, after, values)
         elif type(value) is int:
@@ -132,7 +133,7 @@ def _shrink_number(
     if recipe.patches is not None:
         if _PIXELS.search(name):
             return min(value, recipe.patches * _patch(values))
-        if _PLACES.search(name):
+        if _POSITIONS.search(name):
             return min(value, 32)
     if recipe.experts is not None:
         if _EXPERTS.search(name):
@@ -182,7 +183,7 @@ def _shrink_list(
 
 
 def _divided_together(values: list[int] | tuple[int, ...], divisor: int) -> list[int]:
-    """Parts of one width: their sum is divided, whatever that leaves for each."""
+    """Divide the parts of one width such that their sum is divided exactly."""
     ends = [sum(values[: i + 1]) // divisor for i in range(len(values))]
     return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
@@ -196,7 +197,10 @@ def _patch(values: Mapping[str, Any]) -> int:
 
 
 def _depth(values: Mapping[str, Any]) -> tuple[int, int]:
-    """The number of layers, and how many show every kind that there is; 0 where none is named."""
+    """Return the number of layers and that of the twin, which shows every kind of layer.
+
+    Both are 0 for a config that names no number of layers.
+    """
     names = [
         n
         for n, v in values.items()
@@ -209,7 +213,7 @@ def _depth(values: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _is_depth(name: str, value: int, values: Mapping[str, Any]) -> bool:
-    """Whether this counts layers that can go, and not the stages that lists describe."""
+    """Return True for a number of layers, False for one of stages, which lists describe."""
     if not _DEPTH.search(name):
         return False
     if name in ("num_hidden_layers", "n_layer", "n_layers") and value > MOST_LAYERS:
@@ -219,11 +223,13 @@ def _is_depth(name: str, value: int, values: Mapping[str, Any]) -> bool:
 
 
 def _main_depths(names: list[str]) -> Iterator[str]:
+    """Yield the names that most likely count the layers of the main part, then all names."""
     main = [n for n in names if n in ("num_hidden_layers", "n_layer", "n_layers", "num_layers")]
     yield from (*main, *names)
 
 
 def _prefix_of_all_kinds(values: list[Any] | tuple[Any, ...]) -> int:
+    """Return the length of the shortest beginning that has all kinds of values."""
     kinds = {repr(v) for v in values}
     if len(kinds) > len(values) // 2:
         return LEAST_LAYERS  # a number for each layer, not a kind

@@ -1,8 +1,8 @@
-"""Runs a grid of experiments: methods x levels x tasks x seeds, from one YAML file.
+"""Sweeps: grids of experiments, methods x levels x tasks x seeds, from one YAML file.
 
-The way of a sweep: `grid` reads the file, `cells` turns each place of the grid into one experiment,
-`ledger` keeps what is finished, `workers` run a cell here or on a Ray cluster, `run` keeps them
-busy, `report` and `page` make tables and plots of the lines.
+`grid` reads the file. `cells` turns each place of the grid into an experiment, and `naming` names
+it. `ledger` records finished cells. `workers` run a cell here or on a Ray cluster, and `run` keeps
+them busy. `report` and `page` make tables and plots of the lines in the ledger.
 """
 
 from lab.sweeps.cells import Cell, plan_cells

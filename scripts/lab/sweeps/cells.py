@@ -1,34 +1,25 @@
-"""A cell is one experiment of one seed; its name is a hash of its full configuration."""
+"""Turn the places of a grid into cells: experiments of one seed each."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from functools import cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hf_td.config import TargetedDropoutConfig
-from hf_td.tasks.experiment import Arguments, DataArguments, UsageError, parse_arguments
-from hf_td.tasks.experiment.checks import check_values
-from hf_td.tasks.experiment.data import shown_name
-from hf_td.tasks.experiment.methods import METHODS
+from hf_td.tasks.errors import UsageError
 from hf_td.tasks.experiment.output import RESULTS
 from hf_td.tasks.experiment.parsing import check_names
+from hf_td.tasks.text_classification.task import TextClassificationArguments
 from lab.sweeps.grid import Place, Sweep
+from lab.sweeps.naming import name_cell, parse_words, split_retired
 
 # An argument that stands for the model of another cell, such as {method=none level=weight}.
 _REFERENCE = re.compile(r"\{(.*)\}")
 _KEYS = ("task", "level", "method", "seed")
-
-# How an experiment is computed, which machines differ in; each line records what it was.
-_HOW = frozenset({"bf16", "fp16", "tf32", "use_cpu"})
-# Settings that only a method that anneals looks at.
-_OF_ANNEALING = frozenset({"targeting_schedule", "drop_rate", "drop_rate_schedule", "resting"})
 
 
 @dataclass(frozen=True)
@@ -36,11 +27,11 @@ class Cell:
     """One experiment of one seed, which may stand at several places of the grid.
 
     Attributes:
-        name: hash of the configuration and the seed; no other experiment has it.
+        name: hash of the configuration and the seed, unique to the experiment.
         seed: of the run.
         arguments: of `scripts/run_glue.py`, without the seed and the output folder.
-        models: by the name of an argument, the cell whose fine-tuned model it is.
-        places: where it stands.
+        models: the cells whose fine-tuned models are arguments, by the name of the argument.
+        places: in the grid.
     """
 
     name: str
@@ -50,25 +41,25 @@ class Cell:
     places: tuple[Place, ...]
 
     def argv(self, root: Path) -> list[str]:
-        """Its command line, with the folder of the sweep."""
+        """Return the command line of the cell in a sweep whose folder is `root`."""
         paths = {name: cell.model(root) for name, cell in self.models.items()}
         own = {"seed": self.seed, "output_dir": self.folder(root)}
         return _words({**self.arguments, **paths, **own})
 
     def command(self, root: Path) -> str:
-        """The command that runs it alone."""
+        """Return the command that runs the cell alone."""
         return shlex.join(["python", "scripts/run_glue.py", *self.argv(root)])
 
     def folder(self, root: Path) -> Path:
-        """Where it works."""
+        """Return the working folder of the cell."""
         return root / "cells" / self.name
 
     def model(self, root: Path) -> Path:
-        """Where its fine-tuned model is, if that is kept."""
+        """Return the path of the fine-tuned model, which is there only if it was kept."""
         return self.folder(root) / f"seed-{self.seed}"
 
     def has_model(self, root: Path) -> bool:
-        """Whether its fine-tuned model is there; not while it is being trained again."""
+        """Return True if a finished fine-tuned model is there: while it is retrained, it is not."""
         record = self.folder(root) / RESULTS
         return (
             self.model(root).is_dir()
@@ -78,13 +69,13 @@ class Cell:
 
 
 def plan_cells(sweep: Sweep) -> dict[str, Cell]:
-    """The cells of a sweep by name, in the order of its places; equal experiments are one cell.
+    """Return the cells of a sweep by name, in the order of their places.
 
-    Every cell's arguments are parsed and checked here, so that a mistake in the file is found
-    before anything runs.
+    Places with equal experiments share a cell. The arguments of all cells are parsed and checked,
+    so a mistake in the file is found before anything runs.
 
     Raises:
-        UsageError: an argument is unknown or wrong, or a reference leads nowhere.
+        UsageError: an argument is unknown or wrong, or a reference names no place of the grid.
     """
     planner = _Planner(sweep)
     cells: dict[str, Cell] = {}
@@ -96,43 +87,52 @@ def plan_cells(sweep: Sweep) -> dict[str, Cell]:
 
 
 class _Planner:
-    """Follows the references between the places of a sweep."""
+    """The places of a sweep, and the references between them."""
 
     def __init__(self, sweep: Sweep) -> None:
         self._places = {(_key(place), str(place.knobs)): place for place in sweep.places}
 
     def cell(self, place: Place, referring: tuple[Place, ...] = ()) -> Cell:
+        """Return the cell of a place, after following its references.
+
+        Args:
+            place: of the sweep.
+            referring: the places whose references led here.
+        """
         if place in referring:
-            raise UsageError(f"{place} refers to itself")
+            raise UsageError(f"{place} refers to itself. Name another place of the grid.")
         models = {
             name: self._target(place, found.group(1), referring)
             for name, value in place.arguments.items()
             if isinstance(value, str) and (found := _REFERENCE.fullmatch(value))
         }
+        arguments, retired = split_retired(place.arguments)
+        check_names(arguments, str(place), TextClassificationArguments)
         names = {name: f"cell-{cell.name}" for name, cell in models.items()}
-        words = tuple(_words({**place.arguments, **names}))
-        check_names(place.arguments, str(place), DataArguments)
         try:
-            identity = [_identity(words), place.seed]
+            name = name_cell(tuple(_words({**arguments, **names})), place.seed, retired)
         except UsageError as error:
             raise UsageError(f"{place}: {error}") from error
-        name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
         return Cell(name, place.seed, place.arguments, models, ())
 
     def _target(self, place: Place, reference: str, referring: tuple[Place, ...]) -> Cell:
+        """Return the cell that a reference at a place names."""
         words = [word.partition("=") for word in reference.split()]
         pairs = {key: value for key, _, value in words}
         wanted = {key: str(getattr(place, key)) for key in _KEYS} | pairs
-        # Its own method has the same variant; of another method it means what is in the grid.
+        # The same variant of its own method; of another method, the one in the grid.
         knobs = place.knobs if wanted["method"] == place.method else {}
         target = self._places.get((tuple(wanted[key] for key in _KEYS), str(knobs)))
         if target is None or set(pairs) - set(_KEYS):
             raise UsageError(
-                f"{place} refers to {{{reference}}}, which is no place of the grid; name "
-                f"{', '.join(_KEYS)} of one, as in {{method=none level=weight}}"
+                f"{place} refers to {{{reference}}}, which is no place of the grid. A reference "
+                f"gives {', '.join(_KEYS)} of a place. Write it as in {{method=none level=weight}}."
             )
-        if not _parsed(tuple(_words(target.arguments))).trains:
-            raise UsageError(f"{place} refers to {target}, which only measures and has no model")
+        if not parse_words(tuple(_words(split_retired(target.arguments)[0]))).trains:
+            raise UsageError(
+                f"{place} refers to {target}, which only measures and has no model. Refer to a "
+                "place that trains."
+            )
         return self.cell(target, (*referring, place))
 
 
@@ -140,59 +140,8 @@ def _key(place: Place) -> tuple[str, ...]:
     return tuple(str(getattr(place, key)) for key in _KEYS)
 
 
-@cache
-def _parsed(words: tuple[str, ...]) -> Arguments:
-    arguments = parse_arguments([*words, "--output_dir", "unused"], DataArguments)
-    check_values(arguments)
-    return arguments
-
-
-@cache
-def _identity(words: tuple[str, ...]) -> dict[str, Any]:
-    """The configuration without what says nothing: defaults, where the data lie, the machine."""
-    parsed = _parsed(words)
-    found = json.loads(json.dumps(parsed.configuration()))
-    arguments, settings = found["arguments"], found["targeted_dropout"]
-    idle = _idle_settings(parsed)
-    if _has_default_settings(parsed):
-        arguments.pop("method_settings", None)
-    if "dataset_name" in arguments:
-        arguments["dataset_name"] = shown_name(arguments["dataset_name"])
-    # A setting that a later version adds, with a default, does not make other experiments of all.
-    defaults = json.loads(json.dumps({f.name: f.default for f in fields(TargetedDropoutConfig)}))
-    return {
-        "arguments": {
-            n: v for n, v in arguments.items() if n not in _HOW and not _is_a_setting(n, defaults)
-        },
-        "targeted_dropout": {
-            n: v for n, v in settings.items() if n not in idle and v != defaults.get(n)
-        },
-    }
-
-
-def _has_default_settings(arguments: Arguments) -> bool:
-    """Whether the method's own settings are those that it has when none are given."""
-    method, level = METHODS[arguments.curve.method], arguments.training.level
-    return method.settings(level, arguments.method_settings) == method.settings(level, {})
-
-
-def _idle_settings(arguments: Arguments) -> frozenset[str]:
-    """The settings of targeted dropout that the method does not look at."""
-    method = METHODS[arguments.curve.method]
-    if method.targets:
-        return frozenset()
-    own = method.settings(arguments.training.level, arguments.method_settings) or {}
-    # The targeting is the default of their sparsity, where methods have one.
-    return _OF_ANNEALING if "sparsity" in own else _OF_ANNEALING | {"targeting"}
-
-
-def _is_a_setting(argument: str, settings: Mapping[str, Any]) -> bool:
-    """Whether an argument is one of the settings, which say all of it, or a part of a schedule."""
-    return argument in settings or argument.startswith(("targeting_", "drop_rate_"))
-
-
 def _words(arguments: Mapping[str, Any]) -> list[str]:
-    """A command line: a list becomes several words, a mapping several name=value."""
+    """Return a command line: a list becomes several words, a mapping several name=value."""
     words: list[str] = []
     for name, value in arguments.items():
         words += [f"--{name}", *_values(value)]

@@ -1,4 +1,4 @@
-"""Reads a sweep from its YAML file: which methods, on what, with which seeds and which knobs."""
+"""Read a sweep from its YAML file: methods, tasks, levels, seeds and knobs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 from sklearn.model_selection import ParameterGrid
 
-from hf_td.tasks.experiment import UsageError
+from hf_td.tasks.errors import UsageError
 
 Values = Mapping[str, Any]
 Part = Literal["grid", "knobs"]
@@ -20,24 +20,24 @@ Part = Literal["grid", "knobs"]
 _NOTHING: Values = MappingProxyType({})
 _SECTIONS = ("title", "common", "tasks", "levels", "methods", "seeds", "knobs")
 _KNOB_SECTIONS = ("tasks", "levels", "seeds", "methods")
-# What a method has beside arguments: its name in tables, its seeds, and arguments for some places.
-_OF_A_METHOD = ("label", "seeds", "tasks", "levels")
-# Arguments that a sweep gives itself.
-_OWN = ("seed", "seeds", "output_dir")
+# Entries of a method that are no arguments: its name in tables, its seeds, its exceptions.
+_NO_ARGUMENTS = ("label", "seeds", "tasks", "levels")
+# Arguments that a sweep sets itself.
+_RESERVED = ("seed", "seeds", "output_dir")
 
 
 @dataclass(frozen=True)
 class Place:
-    """One place of the grid, with the arguments of `scripts/run_glue.py` that stand there.
+    """One place of the grid, with its arguments of `scripts/run_glue.py`.
 
     Attributes:
-        part: `grid`, or `knobs` for the variants that show how easy a method is to tune.
+        part: `grid`, or `knobs` for variants that show how easy a method is to tune.
         task: name of the task in the file.
-        level: name of the level.
-        method: name of the method.
+        level: name of the level in the file.
+        method: name of the method in the file.
         seed: of the run.
-        knobs: the arguments that make the variant; empty in the grid.
-        label: what tables call the method, where the file says it.
+        knobs: arguments that make the variant; empty in the grid.
+        label: the name of the method in tables, if the file gives one.
         arguments: all arguments but the seed and the output folder.
     """
 
@@ -51,21 +51,18 @@ class Place:
     arguments: Values
 
     def __str__(self) -> str:
-        """As progress and messages show it."""
-        knobs = " ".join(f"{name}={value}" for name, value in self.knobs.items())
-        return (
-            f"{self.task} {self.level} {self.method}{f' [{knobs}]' * bool(knobs)} seed {self.seed}"
-        )
+        """Return the place as progress and messages show it."""
+        return f"{self.task} {self.level} {title_of(self.method, self.knobs, self.seed)}"
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a file describes.
+    """The contents of a file.
 
     Attributes:
         title: of the report.
-        places: in the order in which they are to be run: every method with its first seed, then
-            the knobs, then the second seeds, and so on.
+        places: in the order in which to run them: every method with its first seed, then the
+            knobs, then the second seeds, and so on.
     """
 
     title: str
@@ -76,15 +73,16 @@ def read_sweep(path: str | Path, changes: Values = _NOTHING) -> Sweep:
     """Read a sweep.
 
     The arguments of a place are those of `common`, of its task, its level and its method, of the
-    method at the task, of the method at the level, and its knobs; the later ones count. None takes
-    an argument away. `--method` is the name of the method where no argument says another.
+    method at the task, of the method at the level, and its knobs. Later ones replace earlier ones,
+    and null removes an argument. `--method` is the name of the method, unless an argument gives
+    another.
 
     Args:
         path: of the YAML file.
-        changes: to `common`, such as where the data are.
+        changes: to `common`, such as the place of the data.
 
     Raises:
-        UsageError: the file cannot be read, or is not what a sweep looks like.
+        UsageError: the file cannot be read, or does not describe a sweep.
     """
     found = _read(Path(path))
     _check_names("a sweep", found, _SECTIONS)
@@ -100,13 +98,19 @@ def read_sweep(path: str | Path, changes: Values = _NOTHING) -> Sweep:
 
 
 def selects(filters: Mapping[str, Sequence[str]], place: Place) -> bool:
-    """Whether a place has one of the wanted values of each filter.
+    """Return True if a place has one of the chosen values of each filter.
 
     Args:
-        filters: for part, task, level, method or seed the wanted values.
+        filters: the chosen values of part, task, level, method or seed.
         place: of the grid.
     """
-    return all(str(getattr(place, name)) in wanted for name, wanted in filters.items())
+    return all(str(getattr(place, name)) in chosen for name, chosen in filters.items())
+
+
+def title_of(method: str, knobs: Values, seed: int) -> str:
+    """Return a method, its knobs and its seed as messages show them."""
+    shown = " ".join(f"{name}={value}" for name, value in knobs.items())
+    return f"{method}{f' [{shown}]' * bool(shown)} seed {seed}"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -119,7 +123,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _grid(sweep: Values) -> Iterator[tuple[int, Place]]:
-    """Each place with the rank of its seed among those of its method."""
+    """Yield each place, after the rank of its seed among those of its method."""
     common = _seeds("the sweep", sweep, [0])
     for task, level, method in product(sweep["tasks"], sweep["levels"], sweep["methods"]):
         seeds = _seeds(method, sweep["methods"][method] or {}, common)
@@ -153,8 +157,8 @@ def _variants(method: str, grid: Any) -> Iterator[Values]:
         yield from ParameterGrid(grid)
     except (TypeError, ValueError) as error:
         raise UsageError(
-            f"the knobs of {method} are lists of values by argument, or several such mappings, as "
-            f"scikit-learn's ParameterGrid takes them; got {grid!r}: {error}"
+            f"the knobs of {method} must be lists of values by argument, or several such "
+            f"mappings, as scikit-learn's ParameterGrid takes them; got {grid!r}: {error}"
         ) from error
 
 
@@ -168,7 +172,7 @@ def _places(
     knobs: Values,
 ) -> Iterator[tuple[int, Place]]:
     row = sweep["methods"][method] or {}
-    own = {name: value for name, value in row.items() if name not in _OF_A_METHOD}
+    own = {name: value for name, value in row.items() if name not in _NO_ARGUMENTS}
     at_task = _extra(sweep, row, "tasks", task, method)
     at_level = _extra(sweep, row, "levels", level, method)
     if at_task is None or at_level is None:
@@ -184,7 +188,7 @@ def _places(
 
 
 def _extra(sweep: Values, row: Values, section: str, name: str, method: str) -> Values | None:
-    """What a method adds at a task or level; None where it is `false`: it is not run there."""
+    """Return the exceptions of a method at a task or level, or None if it is not run there."""
     extras = row.get(section) or {}
     what = f"the {section} of {method}"
     _check_arguments(what, extras)
@@ -202,17 +206,17 @@ def _check_mapping(what: str, value: Any) -> None:
 
 
 def _check_arguments(what: str, value: Any) -> None:
-    """As `_check_mapping`, but none are fine too."""
+    """Raise UsageError unless `value` is empty or holds names with their arguments."""
     if value not in (None, {}):
         _check_mapping(what, value)
 
 
 def _check_own(place: Place) -> None:
-    given = [name for name in _OWN if name in place.arguments]
+    given = [name for name in _RESERVED if name in place.arguments]
     if given:
         raise UsageError(
-            f"{place}: {given[0]} is no argument of a sweep, which has --output and, beside "
-            "methods or in one of them, a list such as seeds: [0, 1, 2]"
+            f"{place}: {given[0]} is no argument of a sweep. A sweep sets it for every cell. Give "
+            "--output, and a list such as seeds: [0, 1, 2] next to methods or in one of them."
         )
 
 

@@ -1,4 +1,4 @@
-"""What a sweep has done: a file of JSON lines, and locks that no killed process leaves behind."""
+"""Record what a sweep has done: a file of JSON lines, and locks that end with their process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from hf_td.analysis.record import append_json_line, read_json_lines
+from hf_td.files import append_json_line, read_json_lines
 from lab.sweeps.cells import Cell
 
 LINES = "cells.jsonl"
@@ -18,8 +18,8 @@ class Ledger:
     """The folder of a sweep, which several processes may share.
 
     Args:
-        root: the folder, with `cells.jsonl` (a line for each cell that ended, and one for each
-            plan), `cells/` (the folders of cells that run, or whose models are kept) and `locks/`.
+        root: the folder. `cells.jsonl` has a line for each cell that ended and for each plan,
+            `cells/` has the folders of running cells and of kept models, `locks/` has the locks.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -29,26 +29,40 @@ class Ledger:
         self._locks.mkdir(parents=True, exist_ok=True)
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Append a line in one piece, whoever else appends."""
+        """Append a line in one piece, even while other processes append theirs."""
         with FileLock(self._locks / "lines.lock"):
             append_json_line(self.lines, line)
 
     def ended(self) -> dict[str, dict[str, Any]]:
-        """The last line of each cell that ended, by name; those that failed have an `error`."""
+        """Return the last line of each cell that ended, by name; failed cells have an `error`."""
         return {line["cell"]: line for line in self._read() if "cell" in line}
 
     def record_plan(self, title: str, cells: Mapping[str, Cell]) -> None:
-        """Write which cell stands where, unless that is what the last plan says."""
-        plan = {"title": title, "plan": _plan(cells)}
+        """Append the plan, which gives the cell of each place, unless the last plan equals it."""
+        places = [
+            {
+                "part": place.part,
+                "task": place.task,
+                "level": place.level,
+                "method": place.method,
+                "label": place.label,
+                "seed": place.seed,
+                "knobs": dict(place.knobs),
+                "cell": name,
+            }
+            for name, cell in cells.items()
+            for place in cell.places
+        ]
+        plan = {"title": title, "plan": places}
         known = [line for line in self._read() if "plan" in line]
         if not known or known[-1] != plan:
             self.append(plan)
 
     def claim(self, name: str) -> FileLock | None:
-        """A lock on a cell, to be released by its owner; None where another process runs it.
+        """Lock a cell, and return the lock; None if another process runs the cell.
 
-        The operating system holds the lock for the process and takes it back when that ends, in
-        whatever way.
+        The caller releases the lock. If its process ends, even by a kill, the operating system
+        does.
         """
         lock = FileLock(self._locks / f"{name}.lock")
         try:
@@ -59,20 +73,3 @@ class Ledger:
 
     def _read(self) -> list[dict[str, Any]]:
         return read_json_lines(self.lines) if self.lines.is_file() else []
-
-
-def _plan(cells: Mapping[str, Cell]) -> list[dict[str, Any]]:
-    return [
-        {
-            "part": place.part,
-            "task": place.task,
-            "level": place.level,
-            "method": place.method,
-            "label": place.label,
-            "seed": place.seed,
-            "knobs": dict(place.knobs),
-            "cell": name,
-        }
-        for name, cell in cells.items()
-        for place in cell.places
-    ]

@@ -1,4 +1,4 @@
-"""The page of a sweep: tables, plots, and where every figure comes from."""
+"""Write the page of a sweep: tables, plots, and the sources of every figure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from hf_td.analysis.metrics import decimals_of, metric_label, metric_value
 from hf_td.analysis.plots import Panel, plot_curves, plot_panels, plot_strips
-from hf_td.analysis.record import append_json_line
+from hf_td.files import append_json_line, write_text
 from hf_td.tasks.experiment.results import cell, spread_of
 from lab.sweeps.report import Report, Row, Spread, Table
 
@@ -17,15 +17,12 @@ _BEHIND = "↓"
 
 
 def write_page(report: Report, stem: Path, tuned_at: Sequence[float] = (0.75, 0.9)) -> Path:
-    """Write STEM.md, its plots as PNG and SVG, and STEM.jsonl with the lines that it is made of.
+    """Write STEM.md, its plots as PNG and SVG, and its lines to STEM.jsonl; return the first.
 
     Args:
-        report: what to show.
-        stem: path without an ending; missing folders are made.
+        report: of the sweep.
+        stem: path without a suffix; missing folders are made.
         tuned_at: the sparsities at which the knobs are compared.
-
-    Returns:
-        The path of the page.
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
     _copy_lines(report, stem.with_name(f"{stem.name}.jsonl"))
@@ -37,28 +34,28 @@ def write_page(report: Report, stem: Path, tuned_at: Sequence[float] = (0.75, 0.
         parts += _tuning(report, table, stem, tuned_at)
     parts += _sources(report, stem.name)
     page = stem.with_name(f"{stem.name}.md")
-    page.write_text("\n".join(parts), encoding="utf-8")
+    write_text(page, "\n".join(parts))
     return page
 
 
 _INTRODUCTION = f"""\
-The metric after one-shot pruning, as mean ± standard deviation where there are several seeds; a
-figure without ± is of one seed. The best of a column is bold. {_BEHIND} stands where targeted
-dropout is behind the best by more than the larger of the two standard deviations (that of one seed
-counts as zero). The area is that under the curve over the measured sparsities, divided by their
-range: the mean metric.
+The metric after one-shot pruning. Figures of several seeds are mean ± standard deviation; those
+without ± are of one seed. The best of a column is bold. {_BEHIND} marks targeted dropout where it
+is behind the best by more than the larger of their two standard deviations, which is zero for one
+seed. The area is the area under the curve divided by the range of the measured sparsities: the mean
+metric.
 """
 
 
 def _copy_lines(report: Report, path: Path) -> None:
-    """What the page is made of, so that it can be made again."""
+    """Write the lines from which the page can be made again."""
     path.unlink(missing_ok=True)
     for line in (report.plan, *report.lines):
         append_json_line(path, {n: value for n, value in line.items() if n != "traceback"})
 
 
 def _overview(report: Report, stem: Path) -> Iterator[str]:
-    """One figure of all tasks and levels, with the methods that have several seeds."""
+    """Plot the methods with several seeds at all tasks and levels, in one figure."""
     compared = dict.fromkeys(r.label for t in report.tables for r in t.rows if len(r.lines) > 1)
     by_level: dict[str, list[Panel]] = {}
     for table in report.tables:
@@ -79,7 +76,7 @@ def _overview(report: Report, stem: Path) -> Iterator[str]:
 
 
 def _areas(tables: Sequence[Table]) -> Iterator[str]:
-    """One table for all: the area of each method at each task and level."""
+    """Yield a table with the area of each method at each task and level."""
     labels = list(dict.fromkeys(row.label for table in tables for row in table.rows))
     rows = {label: [label] for label in labels}
     for table in tables:
@@ -96,7 +93,13 @@ def _section(report: Report, table: Table, stem: Path) -> Iterator[str]:
     title = f"{table.task}, {table.level} level"
     yield f"## {title}\n"
     label = metric_label(metric, lower_is_better=table.lower_is_better)
-    yield f"{label} on the {table.first['split']} split. {_shares(table)}\n"
+    shares = ", ".join(
+        f"{p['removed_of_all']:.0%} at {p['sparsity']:.0%}" for p in table.first["curve"]
+    )
+    yield (
+        f"{label} on the {table.first['split']} split. Shares of all parameters that are removed: "
+        f"{shares}.\n"
+    )
     yield _curve_table(table)
     curves = {row.label: row.curves for row in table.rows if row.curves}
     if curves:
@@ -106,14 +109,6 @@ def _section(report: Report, table: Table, stem: Path) -> Iterator[str]:
         yield f"![{title}]({name.name}.png)\n"
     yield from _where_behind(table)
     yield from _missing(table)
-
-
-def _shares(table: Table) -> str:
-    """What the sparsities mean for the whole model."""
-    shares = ", ".join(
-        f"{p['removed_of_all']:.0%} at {p['sparsity']:.0%}" for p in table.first["curve"]
-    )
-    return f"Of all parameters are removed: {shares}."
 
 
 def _curve_table(table: Table) -> str:
@@ -144,7 +139,7 @@ def _shown(table: Table, row: Row, spread: Spread, best: Spread) -> str:
 
 
 def _where_behind(table: Table) -> Iterator[str]:
-    """In words where each row of targeted dropout loses."""
+    """Yield a sentence for each row of targeted dropout that is behind somewhere."""
     for row in table.rows:
         if not row.is_targeted_dropout:
             continue
@@ -165,7 +160,7 @@ def _missing(table: Table) -> Iterator[str]:
 
 
 def _tuning(report: Report, table: Table, stem: Path, wanted: Sequence[float]) -> Iterator[str]:
-    """How a metric scatters over the variants of each method."""
+    """Yield the spread of the metric over the variants of each method."""
     metric = table.first["metric"]
     sparsities = [s for s in wanted if s in table.sparsities]
     title = f"Ease of tuning: {table.task}, {table.level} level"
@@ -173,8 +168,8 @@ def _tuning(report: Report, table: Table, stem: Path, wanted: Sequence[float]) -
     marked = {f"{s:.0%} removed": _defaults(table, s) for s in sparsities}
     yield f"## {title}\n"
     yield (
-        f"{metric_label(metric)} over a fixed grid of each method's own knobs. The default "
-        "is the variant that stands in the tables above, filled in the plot.\n"
+        f"{metric_label(metric)} over a fixed grid of each method's own knobs. The default is the "
+        "variant in the tables above; the plot fills its marks.\n"
     )
     for heading, strips in panels.items():
         rows = [
@@ -204,7 +199,7 @@ def _statistics(values: Sequence[float], default: float | None) -> list[str]:
 
 
 def _strips(table: Table, sparsity: float) -> dict[str, list[float]]:
-    """For each method the means of its variants, where they are finite."""
+    """Return for each method the means of its variants that are finite."""
     strips: dict[str, list[float]] = {}
     for row in table.rows:
         spread = row.points.get(sparsity)
@@ -218,7 +213,7 @@ def _defaults(table: Table, sparsity: float) -> dict[str, float]:
 
 
 def _variants(table: Table, sparsities: Sequence[float]) -> str:
-    """Every variant, for who wants to look closer."""
+    """Return a folded table of all variants."""
     heads = ["", "knobs", *(f"{s:.0%}" for s in sparsities)]
     rows = [
         [
@@ -232,23 +227,23 @@ def _variants(table: Table, sparsities: Sequence[float]) -> str:
 
 
 def _sources(report: Report, name: str) -> Iterator[str]:
-    yield "## Where it comes from\n"
+    yield "## Sources\n"
     yield (
-        f"Every figure is of a line of [{name}.jsonl]({name}.jsonl), which has the command, the "
-        "configuration, the seed, versions, hardware and commit of its cell.\n"
+        f"Every figure comes from a line of [{name}.jsonl]({name}.jsonl). The line has the "
+        "command, configuration, seed, versions, hardware and commit of its cell.\n"
     )
     for facts, lines in _by_environment(report.finished).items():
         minutes = sum(line["seconds"] for line in lines) / 60
         yield f"- {len(lines)} cells, {minutes:,.0f} minutes: {facts}"
     yield ""
     for table in report.tables:
-        commands = [f"# seeds {_seeds(row)}\n{row.lines[0]['command']}" for row in table.rows]
+        commands = [
+            f"# seeds {', '.join(str(line['seed']) for line in row.lines)}\n"
+            f"{row.lines[0]['command']}"
+            for row in table.rows
+        ]
         text = "```text\n" + "\n".join(commands) + "\n```\n"
         yield _folded(f"Commands: {table.task}, {table.level} level", text)
-
-
-def _seeds(row: Row) -> str:
-    return ", ".join(str(line["seed"]) for line in row.lines)
 
 
 def _by_environment(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:

@@ -1,4 +1,4 @@
-"""What the lines of a sweep say: for each task and level a row of curves for each method."""
+"""Read the lines of a sweep into tables: for each task and level a row for each method."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 
 from sklearn.metrics import auc
 
-from hf_td.analysis.record import read_json_lines
-from hf_td.tasks.experiment import METHODS, UsageError
+from hf_td.files import read_json_lines
+from hf_td.tasks.errors import UsageError
+from hf_td.tasks.experiment.methods import METHODS
 from hf_td.tasks.experiment.results import is_finite, spread_of, summarise
+from lab.sweeps.grid import title_of
 from lab.sweeps.workers import Line
 
 Spread = dict[str, float] | None
@@ -19,13 +21,13 @@ Spread = dict[str, float] | None
 
 @dataclass(frozen=True)
 class Row:
-    """A method at a task and a level.
+    """A method, or a variant of it, at a task and a level.
 
     Attributes:
-        label: what tables call it.
+        label: the name of the method in tables.
         lines: of its seeds.
         knobs: the arguments of a variant.
-        is_default: whether a variant is what stands in the grid too.
+        is_default: True for a variant that is also in the grid.
     """
 
     label: str
@@ -35,24 +37,24 @@ class Row:
 
     @property
     def is_targeted_dropout(self) -> bool:
-        """Whether it is targeted dropout."""
+        """Return True for targeted dropout."""
         return self.lines[0]["method"] == "targeted_dropout"
 
     @property
     def points(self) -> dict[float, Spread]:
-        """The metric over the seeds at each sparsity; None where a value is not finite."""
+        """Return the metric over the seeds at each sparsity; None where one is not finite."""
         metric = self.lines[0]["metric"]
         return {p["sparsity"]: p["metrics"][metric] for p in summarise(self.lines)}
 
     @property
     def curves(self) -> list[dict[float, float]]:
-        """For each seed, sparsity to the metric where that is finite."""
+        """Return for each seed the metric at each sparsity, where it is finite."""
         curves = [{s: v for s, v in curve.items() if is_finite(v)} for curve in self._curves()]
         return [curve for curve in curves if curve]
 
     @property
     def area(self) -> Spread:
-        """The area under the curve over the seeds, see `area_under`."""
+        """Return the area under the curve over the seeds, from `area_under`."""
         return spread_of([area_under(curve) for curve in self._curves()])
 
     def _curves(self) -> list[dict[float, float | None]]:
@@ -70,7 +72,7 @@ class Table:
         task: name of the task in the sweep.
         level: name of the level.
         rows: of methods that have a line.
-        missing: places whose cell has not ended, or has failed.
+        missing: titles of places whose cell failed or did not run yet.
     """
 
     task: str
@@ -80,32 +82,32 @@ class Table:
 
     @property
     def name(self) -> str:
-        """For files."""
+        """Return the name of the table in file names."""
         return f"{self.task}-{self.level}"
 
     @property
     def first(self) -> Line:
-        """A line, for what all lines of a table share."""
+        """Return a line, for the facts that all lines of a table share."""
         return self.rows[0].lines[0]
 
     @property
     def lower_is_better(self) -> bool:
-        """Whether a good model has a low metric."""
+        """Return True if a good model has a low metric."""
         return self.first["lower_is_better"]
 
     @property
     def sparsities(self) -> list[float]:
-        """Those that were measured."""
+        """Return the sparsities that were measured."""
         return sorted({s for row in self.rows for s in row.points})
 
     def best(self, spreads: Sequence[Spread]) -> Spread:
-        """The best of the means."""
+        """Return the spread with the best mean."""
         known = [spread for spread in spreads if spread is not None]
         choose = min if self.lower_is_better else max
         return choose(known, key=lambda spread: spread["mean"], default=None)
 
     def is_behind(self, spread: Spread, best: Spread) -> bool:
-        """Whether a mean is worse than the best by more than the larger standard deviation."""
+        """Return True if a mean is worse than the best by more than the larger deviation."""
         if spread is None or best is None:
             return spread is not best
         behind = spread["mean"] - best["mean"]
@@ -114,13 +116,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Report:
-    """All of a sweep that has been run.
+    """The results of a sweep.
 
     Attributes:
         title: of the sweep.
         tables: of the grid.
-        knobs: of the variants.
-        plan: the line that says which cell stands where.
+        knobs: tables of the variants.
+        plan: the line with the cell of each place.
         lines: the last line of each cell of the plan.
     """
 
@@ -132,14 +134,14 @@ class Report:
 
     @property
     def finished(self) -> list[Line]:
-        """The lines of cells that did not fail."""
+        """Return the lines of cells that did not fail."""
         return [line for line in self.lines if _is_fine(line)]
 
 
 def area_under(curve: Mapping[float, float | None]) -> float | None:
-    """The area under a curve over the range of its sparsities: the mean metric.
+    """Return the area under a curve over the range of its sparsities: the mean metric.
 
-    Straight lines are drawn between the points; None where a point is not finite.
+    The curve is straight between its points. The area is None where a point is not finite.
 
     >>> area_under({0.0: 1.0, 0.5: 1.0, 1.0: 0.0})
     0.75
@@ -152,21 +154,26 @@ def area_under(curve: Mapping[float, float | None]) -> float | None:
 
 
 def read_report(paths: Sequence[Path]) -> Report:
-    """Read files of lines; the last plan, and of each cell the last line, count.
+    """Read files of lines: the last plan, and the last line of each of its cells.
 
     Raises:
-        UsageError: a file is not there, or none holds a plan and a finished cell of it.
+        UsageError: a file is missing, or none holds a plan and a finished cell of it.
     """
     try:
         lines = [line for path in paths for line in read_json_lines(path)]
     except OSError as error:
-        raise UsageError(f"there are no lines of a sweep: {error}") from error
+        raise UsageError(
+            f"There are no lines of a sweep: {error}. Give the cells.jsonl of a sweep."
+        ) from error
     plans = [line for line in lines if "plan" in line]
     ended = {line["cell"]: line for line in lines if "cell" in line}
     places = plans[-1]["plan"] if plans else []
     planned = {place["cell"] for place in places}
     if not any(_is_fine(ended.get(name)) for name in planned):
-        raise UsageError(f"{[str(path) for path in paths]} hold no finished cell of a plan")
+        raise UsageError(
+            f"{[str(path) for path in paths]} hold no finished cell of a plan. A page needs at "
+            "least one. Run scripts/sweep.py until a cell is finished."
+        )
     tables = {
         part: list(_tables([p for p in places if p["part"] == part], places, ended))
         for part in ("grid", "knobs")
@@ -194,7 +201,7 @@ def _tables(
 
 
 def _rows(places: Sequence[Line], ended: Mapping[str, Line], in_grid: set[str]) -> Iterator[Row]:
-    """A row for each method, or variant of it, that has a finished cell."""
+    """Yield a row for each method or variant that has a finished cell."""
     groups: dict[str, list[Line]] = {}
     for place in places:
         if _is_fine(ended.get(place["cell"])):
@@ -206,7 +213,7 @@ def _rows(places: Sequence[Line], ended: Mapping[str, Line], in_grid: set[str]) 
 
 
 def _label(place: Line, line: Line) -> str:
-    """What the file says, or what the method is called, or the name of the row."""
+    """Return the label in the file, or that of the method, or the name of the row."""
     if place["label"]:
         return place["label"]
     own = place["method"] == line["method"]
@@ -215,6 +222,5 @@ def _label(place: Line, line: Line) -> str:
 
 def _state(place: Line, ended: Mapping[str, Line]) -> str:
     line: Any = ended.get(place["cell"])
-    knobs = " ".join(f"{name}={value}" for name, value in place["knobs"].items())
-    what = f"{place['method']}{f' [{knobs}]' * bool(knobs)} seed {place['seed']}"
-    return f"{what}: {'not run yet' if line is None else line['error'].splitlines()[0]}"
+    title = title_of(place["method"], place["knobs"], place["seed"])
+    return f"{title}: {'not run yet' if line is None else line['error'].splitlines()[0]}"

@@ -1,11 +1,10 @@
-"""Keeps workers busy with the cells of a sweep that nobody has run yet."""
+"""Keep workers busy with the open cells of a sweep."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
 
 from filelock import FileLock
 
@@ -14,7 +13,7 @@ from lab.sweeps.cells import Cell
 from lab.sweeps.ledger import Ledger
 from lab.sweeps.workers import Line, Workers
 
-# How often to look whether another process has finished what a cell here needs, in seconds.
+# Seconds between looks at the ledger, while another process runs a cell that is needed here.
 _PATIENCE = 5.0
 
 
@@ -30,23 +29,23 @@ def run_sweep(
 ) -> list[Cell]:
     """Run the cells that are not finished, and write a line for each as soon as it ends.
 
-    Other processes may run the same sweep at the same time: each cell is run by one of them. A
-    cell whose model another one needs comes first, and its model stays; it is run again only where
-    its model is gone.
+    Several processes may run a sweep at the same time: each cell is run by one of them. A cell
+    whose model other cells need comes before these, and its model is kept. A finished cell is run
+    again only if a cell needs its model and the model was deleted.
 
     Args:
         cells: of the whole sweep by name, in the order in which to run them.
-        ledger: where lines are read and written.
-        workers: run them.
-        wanted: which of the cells to run; those that they need are run too.
-        stop: asked before each start, with the number of cells started by this call; after True
-            only what is under way is waited for.
-        retry: whether to run those again that failed in an earlier call.
-        keep_models: whether to keep the models of all cells.
+        ledger: of the sweep.
+        workers: that run the cells.
+        wanted: returns True for cells to run; cells that these need are run too.
+        stop: called before each start with the number of cells that this call has started; True
+            starts no more cells.
+        retry: also run cells that failed in an earlier call.
+        keep_models: keep the models of all cells.
 
     Returns:
-        The wanted cells that cannot be finished: they failed, or one failed whose model they need,
-        in this call or, where it is not tried again, in an earlier one, here or elsewhere.
+        The wanted cells that cannot be finished, since they failed or need the model of a cell that
+        failed. Failures of earlier calls and of other processes count, unless they are retried.
     """
     run = _Run(cells, ledger, workers, wanted, retry, keep_models)
     try:
@@ -80,7 +79,7 @@ class _Run:
         self._started = 0
 
     def loop(self, stop: Callable[[int], bool]) -> None:
-        """Run until nothing is left for this process."""
+        """Run cells until this process can run no more."""
         while True:
             waiting = False
             while len(self._claims) < self._workers.capacity and not stop(self._started):
@@ -96,21 +95,23 @@ class _Run:
                 return
 
     def release_all(self) -> None:
-        """Give back what this process still holds."""
+        """Release the locks that this process still has."""
         for claim in self._claims.values():
             claim.release()
 
     def progress(self) -> str:
-        """How much is done, and how much work is left."""
+        """Return a line with the numbers of finished, failed and open cells, and the work left."""
         ended = self._ledger.ended()
         lines = [ended[cell.name] for cell in self._chosen if cell.name in ended]
         failed = sum("error" in line for line in lines)
         left = len(self._chosen) - len(lines)
         shown = f"{len(lines) - failed} of {len(self._chosen)} cells finished, {failed} failed"
-        return f"{shown}, {left} left{_duration(self._work_left(ended))}"
+        work = self._work_left(ended)
+        about = "" if work is None else f", about {timedelta(seconds=round(work))} of work"
+        return f"{shown}, {left} left{about}"
 
     def broken(self) -> list[Cell]:
-        """The chosen cells that failed, or that need one that did."""
+        """Return the chosen cells that failed, or that need one that did."""
         ended = self._ledger.ended()
         return [cell for cell in self._chosen if self._is_broken(cell, ended)]
 
@@ -120,15 +121,15 @@ class _Run:
         return any(self._is_broken(other, ended) for other in self._needs(cell))
 
     def _work_left(self, ended: Mapping[str, Line]) -> float | None:
-        """Seconds, from what cells of the same task and method took, or of the same task."""
-        fine = {name: line for name, line in ended.items() if "error" not in line}
+        """Estimate the seconds of the open cells, or return None if there is nothing to go by."""
+        fine = [line for line in ended.values() if "error" not in line]
         left = [cell for cell in self._chosen if cell.name not in ended]
         if not fine or not left:
             return None
         return sum(_expected_seconds(cell, fine) for cell in left)
 
     def _claim_next(self) -> tuple[Cell | None, bool]:
-        """The next cell to start, or None and whether one waits for another process."""
+        """Return the next cell to start, or None, and True if a cell waits for its model."""
         ended = self._ledger.ended()
         waiting = False
         for cell in self._open(ended).values():
@@ -147,7 +148,7 @@ class _Run:
         return None, waiting
 
     def _open(self, ended: Mapping[str, Line]) -> dict[str, Cell]:
-        """What can be run now or later, in order; cells that others need come before these."""
+        """Return the cells that are to run, in order, with those that they need before them."""
         found: dict[str, Cell] = {}
         for cell in self._chosen:
             if not _is_finished(cell, ended):
@@ -155,7 +156,7 @@ class _Run:
         return found
 
     def _visit(self, cell: Cell, ended: Mapping[str, Line], found: dict[str, Cell]) -> bool:
-        """Add a cell and what it needs; False where something of that has failed."""
+        """Add a cell and the cells that it needs; return False if one of them failed."""
         failed = "error" in ended.get(cell.name, ())
         if cell.name in self._ended_here or (failed and not self._retry):
             return False
@@ -166,7 +167,7 @@ class _Run:
         return True
 
     def _needs(self, cell: Cell) -> list[Cell]:
-        """The cells whose models it needs."""
+        """Return the cells whose models a cell needs."""
         return [self._cells[other.name] for other in cell.models.values()]
 
     def _has_model(self, cell: Cell, ended: Mapping[str, Line]) -> bool:
@@ -199,24 +200,16 @@ def _outcome(line: Line) -> str:
     return f"{line['metric']} {', '.join(points)}; {line['seconds']:.0f} s"
 
 
-def _expected_seconds(cell: Cell, fine: Mapping[str, Line]) -> float:
-    arguments = cell.arguments
-    same_task = [line for line in fine.values() if line["task"] == arguments.get("task_name")]
-    same_method = [line for line in same_task if line["method"] == arguments.get("method")]
-    lines = same_method or same_task or list(fine.values())
+def _expected_seconds(cell: Cell, fine: Sequence[Line]) -> float:
+    """Return the mean of finished cells of this task and method, of this task, or of all."""
+    same_task = [line for line in fine if line["task"] == cell.arguments.get("task_name")]
+    same_method = [line for line in same_task if line["method"] == cell.arguments.get("method")]
+    lines = same_method or same_task or fine
     return sum(line["seconds"] for line in lines) / len(lines)
 
 
-def _duration(seconds: float | None) -> str:
-    return "" if seconds is None else f", about {timedelta(seconds=round(seconds))} of work"
-
-
 def states(cells: Mapping[str, Cell], ledger: Ledger) -> dict[str, str]:
-    """For each cell `finished`, `failed` or `open`."""
+    """Return `finished`, `failed` or `open` for each cell."""
     ended = ledger.ended()
-
-    def state(name: str) -> str:
-        line: Any = ended.get(name)
-        return "open" if line is None else "failed" if "error" in line else "finished"
-
-    return {name: state(name) for name in cells}
+    done = {name: "failed" if "error" in line else "finished" for name, line in ended.items()}
+    return {name: done.get(name, "open") for name in cells}

@@ -13,43 +13,44 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hf_td.analysis.record import environment
-from hf_td.tasks.experiment import (
-    DataArguments,
-    UsageError,
-    glue_problem,
-    parse_arguments,
-    run_experiment,
-)
+from hf_td.extras import extra
+from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.experiment.output import RESULTS
+from hf_td.tasks.experiment.parsing import parse_arguments
+from hf_td.tasks.experiment.series import run_experiment
+from hf_td.tasks.text_classification.task import (
+    TextClassificationArguments,
+    text_classification_task,
+)
 from lab.sweeps.cells import Cell
 
 Line = dict[str, Any]
 
-# What a line takes over from the results of an experiment.
+# Entries of a line that are copied from the results of an experiment, and from those of its run.
 _FROM_RESULTS = ("task", "model", "method", "split", "metric", "lower_is_better", "configuration")
 _FROM_RUN = ("training", "curve", "train_seconds", "measure_seconds")
 
 
 class Workers(Protocol):
-    """What runs cells.
+    """Something that runs cells.
 
     Attributes:
-        capacity: how many cells may be under way.
+        capacity: the number of cells that may run at a time.
     """
 
     capacity: int
 
     def start(self, cell: Cell, root: Path, *, keep: bool) -> None:
-        """Run a cell in the folder of its sweep; `keep` leaves its model there."""
+        """Start a cell in the folder of its sweep; `keep` leaves its model there."""
         ...
 
     def next(self) -> Line:
-        """The line of a cell that ended, waiting for one."""
+        """Wait until a cell ends, and return its line."""
         ...
 
 
 class InProcess:
-    """Runs one cell at a time, here."""
+    """Workers that run one cell at a time, in this process."""
 
     capacity = 1
 
@@ -58,20 +59,20 @@ class InProcess:
         self._line = run_cell(cell, root, keep=keep)
 
     def next(self) -> Line:
-        """The line of the last cell."""
+        """Return the line of the last cell."""
         return self._line
 
 
 class OnRay:
-    """Runs cells as tasks of a Ray cluster, each with processors of its own.
+    """Workers that run cells as tasks of a Ray cluster, each with processors of its own.
 
-    All machines of the cluster must see the working folder, and with it that of the sweep and the
-    data, under one path.
+    The working folder must have the same path on all machines of the cluster. So must the folders
+    of the sweep and of the data.
 
     Args:
         address: of the cluster; None starts one on this machine.
-        cpus: processors of a cell.
-        gpus: accelerators of a cell, also a part of one.
+        cpus: processors for a cell.
+        gpus: accelerators for a cell; may be a fraction.
         **options: of `ray.init`.
 
     Raises:
@@ -89,11 +90,11 @@ class OnRay:
         self.capacity = _capacity(self._ray.cluster_resources(), {"CPU": cpus, "GPU": gpus})
 
     def start(self, cell: Cell, root: Path, *, keep: bool) -> None:
-        """Hand a cell to the cluster."""
+        """Submit a cell to the cluster."""
         self._running[self._task.remote(Path.cwd(), cell, root, keep)] = cell
 
     def next(self) -> Line:
-        """The line of the first cell that ends; a machine that was lost is an error of its cell."""
+        """Wait until a cell ends, and return its line; if its machine was lost, with an error."""
         (done, *_), _ = self._ray.wait(list(self._running), num_returns=1)
         cell = self._running.pop(done)
         try:
@@ -103,44 +104,41 @@ class OnRay:
 
 
 def _import_ray() -> Any:
-    try:
+    with blaming_input(), extra("ray"):
         import ray
-    except ImportError as error:
-        raise UsageError(
-            "Ray is not installed; install the extra `ray`: pip install 'hf_td[ray]'"
-        ) from error
     return ray
 
 
 def _capacity(there: Mapping[str, float], wanted: Mapping[str, float]) -> int:
-    """How many cells fit into a cluster."""
+    """Return the number of cells that fit into a cluster."""
     fitting = [int(there.get(kind, 0) / number) for kind, number in wanted.items() if number]
-    if not min(fitting, default=1):
-        raise UsageError(f"a cell needs {dict(wanted)}, the Ray cluster has {dict(there)}")
-    return min(fitting, default=1)
+    capacity = min(fitting, default=1)
+    if not capacity:
+        raise UsageError(
+            f"No cell fits into the Ray cluster. A cell needs {dict(wanted)}, and the cluster has "
+            f"{dict(there)}. Lower --cpus_per_cell or --gpus_per_cell."
+        )
+    return capacity
 
 
 def _run_in(folder: Path, cell: Cell, root: Path, keep: bool) -> Line:
-    os.chdir(folder)  # paths are relative to where the sweep was started
+    os.chdir(folder)  # paths are relative to the folder in which the sweep was started
     return run_cell(cell, root, keep=keep)
 
 
 def run_cell(cell: Cell, root: Path, *, keep: bool) -> Line:
-    """Run a cell and clear up after it.
+    """Run a cell, clear up after it, and return its line, which may record an error.
 
     Args:
         cell: to run.
-        root: folder of the sweep. What a killed run of the cell left there is continued.
-        keep: whether to leave the fine-tuned model in the folder of the cell.
-
-    Returns:
-        What is to be known of it; an error is part of that.
+        root: folder of the sweep. A killed run of the cell is continued from its files there.
+        keep: leave the fine-tuned model in the folder of the cell.
     """
     started = time.perf_counter()
     facts: Line = {"cell": cell.name, "seed": cell.seed, "command": cell.command(root)}
     try:
         facts |= _measure(cell, root)
-    except Exception as error:  # whatever it is, the other cells go on
+    except Exception as error:  # other cells go on after any error
         facts |= _error(error)
     else:
         if not keep:
@@ -159,7 +157,7 @@ def _error(error: Exception) -> Line:
 
 
 def _clear_useless(folder: Path, model: Path) -> None:
-    """Remove what cannot be continued: without its record, or finished without its model."""
+    """Remove a folder that cannot be continued: without record, or finished without model."""
     record = folder / RESULTS
     continues = record.is_file() and (
         model.is_dir() or not json.loads(record.read_text(encoding="utf-8"))["runs"]
@@ -170,7 +168,7 @@ def _clear_useless(folder: Path, model: Path) -> None:
 
 def _measure(cell: Cell, root: Path) -> Line:
     _clear_useless(cell.folder(root), cell.model(root))
-    arguments = parse_arguments(cell.argv(root), DataArguments)
-    results = run_experiment(arguments, glue_problem)
+    arguments = parse_arguments(cell.argv(root), TextClassificationArguments)
+    results = run_experiment(arguments, text_classification_task)
     (run,) = results["runs"]
     return {**{n: results[n] for n in _FROM_RESULTS}, **{n: run[n] for n in _FROM_RUN}}

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from hf_td.hub.archive import read_archive_header, save_archive
+from hf_td.hub.archive import read_description, save_archive
 from hf_td.hub.archive.codec import BITMASK, DENSE, GAPS
 from tests.hub.archive.tensors import pruned
 
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    """An archive with every encoding: the first tensor by gaps."""
-    path = tmp_path / "model.hftd"
+    """Write an archive with every encoding: the first tensor by gaps."""
+    path = tmp_path / "model.archive.safetensors"
     state = {"gaps": pruned(16, 64, 0.95), "mask": pruned(4, 16, 0.5), "dense": torch.randn(5)}
     save_archive(state, path)
-    encodings = [entry.encoding for entry in read_archive_header(path).entries]
+    encodings = [entry.encoding for entry in read_description(path).entries]
     assert encodings == [GAPS, BITMASK, DENSE]
     return path

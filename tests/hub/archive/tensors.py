@@ -1,4 +1,4 @@
-"""Pruned tensors, and how they are compared."""
+"""Pruned tensors, and their comparison."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cannot be saved is refused, and a write that fails leaves the old file."""
+"""Tensors that no archive can hold are refused, and a failed write leaves the old file."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from typing import Any
 import pytest
 import torch
 
-from hf_td.hub.archive import read_archive_header, save_archive
+from hf_td.hub.archive import read_description, save_archive
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", "a\nb", "a\0b", "\ud800"])
 def test_names_that_could_be_paths_are_refused(tmp_path: Path, name: str):
     with pytest.raises(ValueError, match="a tensor's name should be printable"):
-        save_archive({name: torch.ones(2)}, tmp_path / "m.hftd")
+        save_archive({name: torch.ones(2)}, tmp_path / "m.archive.safetensors")
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["m.safetensors", "pytorch_model.bin", "m", ".hftd"])
+@pytest.mark.parametrize(
+    "name", ["m.safetensors", "pytorch_model.bin", "m", ".archive.safetensors"]
+)
 def test_only_the_suffix_of_archives_is_written(tmp_path: Path, name: str):
-    with pytest.raises(ValueError, match=r"path of an archive should be \*\.hftd"):
+    with pytest.raises(ValueError, match=r"path of an archive should be \*\.archive\.safetensors"):
         save_archive({}, tmp_path / name)
 
 
@@ -38,7 +40,7 @@ def test_only_the_suffix_of_archives_is_written(tmp_path: Path, name: str):
     ],
 )
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, tensor: Any, match: str):
-    path = tmp_path / "m.hftd"
+    path = tmp_path / "m.archive.safetensors"
     save_archive({"w": torch.ones(3)}, path)
     before = path.read_bytes()
     with pytest.raises(ValueError, match=match):
@@ -50,18 +52,23 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, tensor: Any, match: 
 @pytest.mark.parametrize("metadata", [{"a": 1}, {1: "a"}, ["a"]])
 def test_metadata_is_strings(tmp_path: Path, metadata: Any):
     with pytest.raises(ValueError, match="metadata should be a mapping of strings to strings"):
-        save_archive({}, tmp_path / "m.hftd", metadata=metadata)
+        save_archive({}, tmp_path / "m.archive.safetensors", metadata=metadata)
 
 
 def test_metadata_comes_back(tmp_path: Path):
-    save_archive({}, tmp_path / "m.hftd", metadata={"sparsity": "0.9", "Ü": "\ud800"})
-    assert read_archive_header(tmp_path / "m.hftd").metadata == {"sparsity": "0.9", "Ü": "\ud800"}
+    save_archive(
+        {}, tmp_path / "m.archive.safetensors", metadata={"sparsity": "0.9", "Ü": "\ud800"}
+    )
+    assert read_description(tmp_path / "m.archive.safetensors").metadata == {
+        "sparsity": "0.9",
+        "Ü": "\ud800",
+    }
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 @pytest.mark.parametrize("existed", [False, True])
 def test_a_killed_write_leaves_the_old_file_or_none(tmp_path: Path, existed: bool):
-    path = tmp_path / "m.hftd"
+    path = tmp_path / "m.archive.safetensors"
     if existed:
         save_archive({"w": torch.ones(3)}, path)
     before = path.read_bytes() if existed else None
@@ -76,5 +83,5 @@ save_archive(Deadly(w=torch.ones(1)), sys.argv[1])
 """
     ended = subprocess.run([sys.executable, "-c", program, str(path)], check=False)
     assert ended.returncode == -signal.SIGKILL
-    assert [file.suffix for file in tmp_path.iterdir() if file != path] == [".tmp"]
+    assert all(file == path for file in tmp_path.iterdir())
     assert (path.read_bytes() if path.exists() else None) == before

@@ -15,7 +15,7 @@ from tests.tiny import tiny_model
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long was waited, without waiting."""
+    """Record the waits in place of waiting."""
     waited: list[float] = []
     monkeypatch.setattr(time, "sleep", waited.append)
     return waited
@@ -23,7 +23,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    """Pruned at the unit level."""
+    """Return a model that is pruned at the unit level."""
     pruned = tiny_model("bert")
     hf_td.prune_model(pruned, 0.5, level="unit")
     return pruned
@@ -31,6 +31,6 @@ def model() -> Any:
 
 @pytest.fixture(scope="module")
 def folder(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its compact export."""
+    """Write the compact export of the model."""
     target = tmp_path_factory.mktemp("exports") / "compact"
     return export_model(model, target, form="compact", check=False).folder

@@ -1,4 +1,4 @@
-"""What the tests of publishing share: marks, a name, what a folder holds, what a model says."""
+"""Helpers of the tests of publishing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong while publishing: afterwards the repository has all of the commit, or none."""
+"""After any failure of publishing, the repository has all of the commit or none of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import constants
 
 from hf_td.hub import export_model, push_to_hub
-from hf_td.hub.push import ATTEMPTS, LONGEST_WAIT
+from hf_td.hub.push.commit import ATTEMPTS, LONGEST_WAIT
 from tests.hub.loopback import Fault
 from tests.hub.push.published import ON_A_LOOPBACK_HUB, REPO, content_of, fresh
 
@@ -111,7 +111,7 @@ LASTING: dict[str, tuple[Fault, type[Exception], str]] = {
     "commit by a proxy": (
         Fault("POST", COMMIT, status=200, body=b"<html>", times=99),
         RuntimeError,
-        r"does not speak the language of the Hub.*not known.*pushing again is safe",
+        r"the answer is not the Hub's.*not known.*pushing again is safe",
     ),
     "upload cut": (
         Fault("PUT", "/lfs/", "cut", times=99),

@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification
 
 import hf_td
 from hf_td.hub import push_to_hub
-from hf_td.hub.integrity import check_downloads
+from hf_td.hub.downloads import check_downloads
 from tests.hub.loopback import Fault, LoopbackHub
 from tests.hub.push.published import ON_A_LOOPBACK_HUB, REPO, fresh, outputs_of
 from tests.tiny import tiny_inputs

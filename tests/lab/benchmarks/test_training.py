@@ -1,4 +1,4 @@
-"""The measurements of speed, on models so small that only their form can be checked."""
+"""The benchmark of training steps, on tiny models, and its page."""
 
 from __future__ import annotations
 
@@ -9,39 +9,38 @@ import pytest
 import torch
 from lab.benchmarks import page
 from lab.benchmarks.page import write_page
-from lab.benchmarks.training.cases import METHOD_VARIANTS, SUITES, VARIANTS, Case, Shape
-from lab.benchmarks.training.drift import DriftMeter
+from lab.benchmarks.training.cases import SUITES, Case, Shape
+from lab.benchmarks.training.ports import TARGETING, NaiveLinear, projections
 from lab.benchmarks.training.steps import Stepper, measure
+from lab.benchmarks.training.variants import PORTS, VARIANTS
 from torch import nn
 
-from hf_td import functional, patch_model
+from hf_td import patch_model
+from hf_td.analysis import timing
 from hf_td.analysis.timing import Quartiles
-from hf_td.analysis.record import append_json_line, read_json_lines
+from hf_td.files import append_json_line, read_json_lines
 from hf_td.patching.patch import anneal, find_patch
-from tests.ports import TARGETING, NaiveLinear, naive_port, parametrized, projections
 from tests.tiny import tiny_inputs, tiny_model
 
 TINY = Shape("MiniLM", hidden=32, layers=1, heads=2)
-PORTS = {"naive port": naive_port, "parametrize": parametrized}
 
 
 class Clock:
-    """Every step takes as many seconds as its variant is long."""
+    """A clock on which every step takes as many seconds as the name of its variant has letters."""
 
-    def __init__(self) -> None:
-        self.made: list[str] = []
-
-    def step(self, stepper: Stepper) -> float:
-        self.made.append(stepper.case.variant)
-        return float(len(stepper.case.variant))
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.steps: list[str] = []
+        monkeypatch.setattr(
+            Stepper, "step", lambda stepper: self.steps.append(stepper.case.variant)
+        )
+        monkeypatch.setattr(timing.time, "perf_counter", lambda: float(len("".join(self.steps))))
 
 
 def test_steps_alternate_and_ratios_are_to_the_dense_step_beside_them(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(Stepper, "step", lambda self: clock.step(self))
+    clock = Clock(monkeypatch)
     cases = [Case(v, TINY, 2, 4) for v in ("weight", "unit")]
     found = list(measure(cases, rounds=3, warmup=1))
-    assert clock.made == ["dense", "weight", "unit"] * 4
+    assert clock.steps == ["dense", "weight", "unit"] * 4
     assert [r["ratio"]["median"] for r in found] == [6 / 5, 4 / 5]
     assert [r["milliseconds"]["median"] for r in found] == [6000, 4000]
     assert {r["dense_milliseconds"]["median"] for r in found} == {5000}
@@ -49,14 +48,13 @@ def test_steps_alternate_and_ratios_are_to_the_dense_step_beside_them(monkeypatc
     assert [r["patched_weights"] for r in found] == [weights, 32 * 32 + 32 * 128]
 
 
-@pytest.mark.parametrize("variant", ["dense", *VARIANTS, *METHOD_VARIANTS, *PORTS])
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_a_step_trains_with_every_variant(variant, precision):
-    case = Case(variant, TINY, 2, 4, micro_batches=2, precision=precision)
-    stepper = Stepper(case, "cpu", {**VARIANTS, **METHOD_VARIANTS, **PORTS})
+    stepper = Stepper(Case(variant, TINY, 2, 4, micro_batches=2, precision=precision))
     (group,) = stepper.optimizer.param_groups
     before = [p.detach().clone() for p in group["params"]]
-    assert stepper.step() > 0
+    stepper.step()
     stepper.step()
     assert stepper.updates == 2
     assert any(not torch.equal(p, q) for p, q in zip(group["params"], before, strict=True))
@@ -64,7 +62,9 @@ def test_a_step_trains_with_every_variant(variant, precision):
 
 def test_a_llama_is_measured_too():
     shape = Shape("Llama", hidden=32, layers=1, heads=4)
-    assert Stepper(Case("weight", shape, 2, 4), "cpu", VARIANTS).step() > 0
+    stepper = Stepper(Case("weight", shape, 2, 4))
+    stepper.step()
+    assert stepper.patched_weights > 0
 
 
 def test_cases_that_are_compared_follow_each_other():
@@ -85,7 +85,8 @@ def test_the_spread_is_that_of_the_quartiles():
 @pytest.mark.parametrize("port", PORTS.values(), ids=PORTS)
 def test_ports_compute_what_a_patched_model_computes(port):
     model, ours = (without_dropout(tiny_model("bert")).train() for _ in range(2))
-    patch_model(ours, importance="magnitude", targeting_schedule="constant")
+    constant: dict[str, Any] = {"targeting_schedule": "constant", "drop_rate_schedule": "constant"}
+    patch_model(ours, importance="magnitude", targeting=TARGETING, drop_rate=1.0, **constant)
     patch: Any = find_patch(ours)
     assert len(projections(model)) == len(patch.sites)
     port(model).advance(0)
@@ -109,46 +110,6 @@ def test_the_naive_port_drops_the_lowest_of_each_unit():
     expected = nn.functional.linear(torch.ones(1, 100), rows * kept, layer.bias)
     torch.testing.assert_close(layer.train()(torch.ones(1, 100)), expected)
     torch.testing.assert_close(layer.eval()(torch.ones(1, 100)), rows.sum(1)[None] + layer.bias)
-
-
-# --- drift ---
-
-
-class Now:
-    def __init__(self, update: int) -> None:
-        self.global_step = update
-
-
-def test_the_drift_is_the_share_that_kept_cut_offs_get_wrong():
-    model = patch_model(
-        tiny_model("bert"),
-        importance="magnitude",
-        targeting=0.5,
-        targeting_schedule="constant",
-    )
-    patch: Any = find_patch(model)
-    meter = DriftMeter([1, 2, 3])
-    sites = patch.sites
-    total = sum(site.layer.weight.numel() for site in sites)
-    for update in range(3):
-        anneal(model, 0.5, update)
-        meter.on_step_begin(None, Now(update), None, model=model)
-        if update == 0:
-            first = [s.scores().kthvalue(s.scores().shape[1] // 2 + 1, 1, True)[0] for s in sites]
-        if update < 2:
-            for site in sites:
-                draws = torch.Generator().manual_seed(update)
-                noise = torch.randn(site.layer.weight.shape, generator=draws)
-                site.layer.weight.data += 0.01 * noise
-    exact = [functional.candidate_mask(s.scores(), 0.5) for s in sites]
-    wrong = [(s.scores() < limit) != e for s, limit, e in zip(sites, first, exact, strict=True)]
-    assert 1 not in meter.shares
-    assert len(meter.shares[2]) == 1  # update 1 keeps, 2 ranks
-    assert meter.shares[3][1] == sum(int(w.sum()) for w in wrong) / total
-    assert meter.shares[3][1] > 0
-    records = {record["interval"]: record for record in meter.records()}
-    assert records[3]["mean_share"] == pytest.approx(sum(meter.shares[3]) / 2 * 2 / 3)
-    assert records[3]["largest_share"] == max(meter.shares[3])
 
 
 # --- the page ---

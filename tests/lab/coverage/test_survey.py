@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from lab.coverage import survey
 from lab.coverage.page import END, START, coverage_section, write_section
 from lab.coverage.run import finished, registered_types, survey_all
 from lab.coverage.survey import make_twin, survey_type
@@ -72,6 +73,22 @@ def test_a_wrong_cut_is_a_mismatch(monkeypatch):
 
     monkeypatch.setattr("lab.coverage.survey.compact_model", wrong)
     assert survey_type("bert")["outcome"] == "mismatch"
+
+
+@pytest.mark.parametrize(
+    ("file", "error", "outcome"),
+    [
+        ("patching/layers.py", TypeError("x"), {"outcome": "mismatch"}),
+        ("patching/layers.py", ValueError("x"), {}),
+        ("anatomy/trace.py", TypeError("x"), {}),
+    ],
+)
+def test_an_error_of_the_library_that_is_no_refusal_is_a_mismatch(file, error, outcome):
+    names = {"error": error}
+    exec(compile("def fail(): raise error", survey.hf_td.__path__[0] + "/" + file, "exec"), names)
+    with pytest.raises(type(error)) as raised:
+        names["fail"]()
+    assert survey._blame(raised.value) == outcome
 
 
 # --- twins ---

@@ -34,29 +34,29 @@ GRID: dict[str, Any] = {
 
 
 def write_grid(folder: Path, **changes: Any) -> Path:
-    """A file with `GRID`, some sections replaced."""
+    """Write a file with `GRID`, some sections replaced, and return its path."""
     path = folder / "sweep.yaml"
     path.write_text(yaml.safe_dump({**GRID, **changes}, sort_keys=False))
     return path
 
 
 def cells_of(folder: Path, **changes: Any) -> dict[str, Cell]:
-    """The cells of such a file."""
+    """Return the cells of a file from `write_grid`."""
     return plan_cells(read_sweep(write_grid(folder, **changes)))
 
 
 def write_record(cell: Cell, root: Path, runs: list[dict[str, Any]]) -> None:
-    """What an experiment leaves in its folder: before it has trained, no runs."""
+    """Write the record of an experiment, which has no runs before it has trained."""
     (cell.folder(root) / RESULTS).write_text(json.dumps({"runs": runs}))
 
 
 def titles(cells: Any) -> list[str]:
-    """What cells are called."""
+    """Return the titles of the first places of cells."""
     return [str(cell.places[0]) for cell in cells]
 
 
 class FakeWorkers:
-    """Ends each cell at once, with a line but without training; keeps what is asked for."""
+    """Workers that end each cell at once, without training, and keep the models to keep."""
 
     capacity = 1
 
@@ -65,7 +65,7 @@ class FakeWorkers:
         self._broken = broken
 
     def start(self, cell: Cell, root: Path, *, keep: bool) -> None:
-        """Note it."""
+        """Record the cell, and make the folder of its model if it is kept."""
         for other in cell.models.values():
             assert other.has_model(root)
         self.ran.append(cell)
@@ -74,7 +74,7 @@ class FakeWorkers:
             write_record(cell, root, runs=[{"seed": cell.seed}])
 
     def next(self) -> Line:
-        """Of the last cell."""
+        """Return the line of the last cell."""
         cell = self.ran[-1]
         line: Line = {"cell": cell.name, "seed": cell.seed, "seconds": 60.0}
         if any(word in str(cell.places[0]) for word in self._broken):

@@ -2,7 +2,7 @@ import pytest
 from lab.sweeps import plan_cells, read_sweep
 
 from hf_td.config import RECIPES
-from hf_td.tasks.experiment import UsageError
+from hf_td.tasks.errors import UsageError
 from tests.lab.sweeps.grids import GRID, cells_of, titles, write_grid
 
 TARGETING = RECIPES["weight"]["targeting"]

@@ -2,7 +2,7 @@ import pytest
 from lab.sweeps import read_sweep
 from lab.sweeps.grid import selects
 
-from hf_td.tasks.experiment import UsageError
+from hf_td.tasks.errors import UsageError
 from tests.lab.sweeps.grids import GRID, write_grid
 
 
@@ -90,7 +90,7 @@ def test_filters_select(tmp_path):
         ({"methods": None}, "methods must hold names with their arguments, got None"),
         ({"methods": {"none": {"tasks": {"sst": {}}}}}, r"the tasks of none has unknown names"),
         ({"knobs": {"methods": {"l0": {}}}}, r"the methods of knobs has unknown names \['l0'\]"),
-        ({"knobs": {"methods": {"none": {"learning_rate": 3}}}}, "the knobs of none are lists"),
+        ({"knobs": {"methods": {"none": {"learning_rate": 3}}}}, "the knobs of none must be lists"),
         ({"seeds": 3}, r"the seeds of the sweep must be a list such as \[0, 1, 2\], got 3"),
         ({"methods": {"none": {"seeds": "0"}}}, "the seeds of none must be a list .* got '0'"),
         ({"knobs": {"seeds": [0.5]}}, r"the seeds of knobs must be a list .* got \[0\.5\]"),

@@ -1,4 +1,4 @@
-"""The page of a sweep, of lines that are written here."""
+"""The page of a sweep, from lines that are made up here."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from lab.sweeps import read_report, write_page
 from lab.sweeps.report import area_under
 
-from hf_td.analysis.record import append_json_line, read_json_lines
-from hf_td.tasks.experiment import UsageError
+from hf_td.files import append_json_line, read_json_lines
+from hf_td.tasks.errors import UsageError
 from tests.programs import load_script
 
 ENVIRONMENT = {
@@ -176,7 +176,7 @@ def test_where_lower_is_better_the_lowest_is_the_best(tmp_path):
 
 
 def test_no_lines_are_an_error(tmp_path):
-    with pytest.raises(UsageError, match="there are no lines of a sweep"):
+    with pytest.raises(UsageError, match="There are no lines of a sweep"):
         read_report([tmp_path / "absent.jsonl"])
     path = tmp_path / "cells.jsonl"
     append_json_line(path, LINES[0])

@@ -1,4 +1,4 @@
-"""The programs of a sweep, on a tiny random model and the built-in task."""
+"""The scripts of a sweep, on a tiny random model and the built-in task."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from hf_td.analysis.record import read_json_lines
-from hf_td.tasks.experiment import UsageError
+from hf_td.files import read_json_lines
+from hf_td.tasks.errors import UsageError
 from tests.programs import SCRIPTS, load_script
 
 sweep = load_script("sweep")
@@ -55,7 +55,7 @@ GRID: dict[str, Any] = {
 
 @pytest.fixture
 def grid(tmp_path) -> list[str]:
-    """Arguments of the program for a sweep of seconds."""
+    """Return arguments of the script for a sweep that takes seconds."""
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(GRID, sort_keys=False))
     return [str(path), "--output", str(tmp_path / "out")]

@@ -1,4 +1,4 @@
-"""A tiny random model that knows the words of the questions, their folders, and a short run."""
+"""Fixtures: a tiny random model, folders of questions, and arguments of a short run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    """A folder with a tiny random BERT that knows the words."""
+    """Return the folder of a tiny random BERT with the words of the questions."""
     folder = tmp_path_factory.mktemp("tiny-bert")
     splitter: Any = pre_tokenizers.Whitespace()
     texts = [text for i in range(25) for text in (question(i)["question"], question(i)["context"])]
@@ -39,7 +39,7 @@ def model(tmp_path_factory) -> Path:
     ).save_pretrained(folder)
     torch.manual_seed(0)
     config = BertConfig(vocab_size=len(vocabulary), **SIZES, max_position_embeddings=64)
-    config.num_labels = 3  # of the task that it was trained for before
+    config.num_labels = 3  # of an earlier task
     BertModel(config).save_pretrained(folder)
     return folder
 
@@ -52,14 +52,14 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def negative(tmp_path_factory) -> Path:
-    """The same kind of questions, of which every second one has no answer."""
+    """Return a folder of questions; every second one has no answer."""
     rows = [question(i, filling=i % 3, answered=i % 2 == 0) for i in range(40)]
     return write(tmp_path_factory.mktemp("negative"), train=rows[:24], validation=rows[24:])
 
 
 @pytest.fixture
 def options(model, folder, tmp_path) -> dict[str, Any]:
-    """Arguments of a run of a second."""
+    """Return arguments of a run of a second."""
     return {
         "model_name_or_path": model,
         "dataset_name": folder,

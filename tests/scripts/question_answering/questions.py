@@ -1,4 +1,4 @@
-"""Questions of who lives where, and what the program makes of them."""
+"""Generated questions, and helpers for their tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from transformers import EvalPrediction
 
-from hf_td.tasks.experiment import QuestionArguments, parse_arguments, question_answering_problem
+from hf_td.tasks.experiment.parsing import parse_arguments
+from hf_td.tasks.question_answering.questions import QuestionAnsweringArguments
+from hf_td.tasks.question_answering.task import question_answering_task
 from tests.programs import argv_of, load_script
 
 run_question_answering = load_script("run_question_answering")
@@ -20,7 +22,7 @@ FILLING = "They met early that morning and then it rained all day ".split()
 
 
 def question(number: int, *, filling: int = 0, answered: bool = True) -> dict[str, Any]:
-    """Who lives where, behind and before some filling; or only where someone was."""
+    """Return a row with filling around the answer, or without an answer."""
     name, place = _NAMES[number % 5], _PLACES[number // 5 % 5]
     before = "".join(f"{word} " for word in (FILLING * filling)[number % 7 :])
     context = f"{before}{name} {'lives in' if answered else 'has left'} {place} ." + before
@@ -43,27 +45,27 @@ def write(folder: Path, **splits: list[dict[str, Any]]) -> Path:
 
 
 def rows_of(options: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of the validation split."""
+    """Return the rows of the validation split."""
     lines = (Path(options["dataset_name"]) / "validation.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 
 
-def problem_of(options: dict[str, Any]) -> Any:
-    return question_answering_problem(parse_arguments(argv_of(options), QuestionArguments))
+def task_of(options: dict[str, Any]) -> Any:
+    return question_answering_task(parse_arguments(argv_of(options), QuestionAnsweringArguments))
 
 
-def places_of(problem: Any) -> Any:
-    """Where the windows of the validation split lie."""
-    return problem.compute_metrics.keywords["windows"]
+def places_of(task: Any) -> Any:
+    """Return the positions of the windows of the validation split."""
+    return task.compute_metrics.keywords["windows"]
 
 
-def true_logits(problem: Any) -> np.ndarray:
-    """Logits that are sure of the positions to be learnt."""
-    logits = np.zeros((len(problem.eval_data), 64, 2), dtype=np.float32)
-    for window, row in zip(logits, problem.eval_data, strict=True):
+def true_logits(task: Any) -> np.ndarray:
+    """Return logits with maxima at the positions to learn."""
+    logits = np.zeros((len(task.eval_data), 64, 2), dtype=np.float32)
+    for window, row in zip(logits, task.eval_data, strict=True):
         window[row["start_positions"], 0] = window[row["end_positions"], 1] = 9
     return logits
 
 
-def metrics_of(problem: Any, logits: np.ndarray) -> dict[str, float]:
-    return problem.compute_metrics(EvalPrediction(logits, np.zeros(0)))
+def metrics_of(task: Any, logits: np.ndarray) -> dict[str, float]:
+    return task.compute_metrics(EvalPrediction(logits, np.zeros(0)))

@@ -28,10 +28,10 @@ from tests.scripts.question_answering.questions import (
         ({"n_best_size": 0}, "n_best_size must be at least 1, got 0"),
         ({"max_answer_length": 0}, "max_answer_length must be at least 1, got 0"),
         ({"max_eval_samples": 0}, "max_eval_samples must be at least 1"),
-        ({"question_column": "q"}, "has no column q; it has id, question, context, answers. Name"),
+        ({"question_column": "q"}, "has no column q. It has id, question, context, answers. Name"),
         ({"context_column": "text"}, "Name the column with --context_column"),
-        ({"context_column": "answers"}, "must hold text; it holds"),
-        ({"answers_column": "id"}, "must hold {text: [...], answer_start: [...]}; it holds Value"),
+        ({"context_column": "answers"}, "must hold text. It holds"),
+        ({"answers_column": "id"}, "must hold {text: [...], answer_start: [...]}. It holds Value"),
         ({"model_name_or_path": "new:vit"}, "new:vit has no tokenizer"),
     ],
     ids=str,
@@ -45,7 +45,7 @@ def test_bad_input_is_one_message_and_no_traceback(options, wrong, message, caps
     [
         (
             {"answers": {"text": [], "answer_start": []}},
-            "1 of 2 questions of the train split have no answer; give --version_2_with_negative",
+            "1 of 2 questions of the train split have no answer. Give --version_2_with_negative",
         ),
         (
             {"answers": {"text": ["Anna"], "answer_start": []}},
@@ -79,7 +79,7 @@ def test_a_tokenizer_that_is_not_fast_is_refused(options, tmp_path, capsys):
     ByT5Tokenizer().save_pretrained(tmp_path / "slow")
     options["tokenizer_name"] = tmp_path / "slow"
     message = refusal(run_question_answering, options, capsys)
-    assert "ByT5Tokenizer, is not a fast one: it cannot tell where in the text" in message
+    assert "ByT5Tokenizer, is not a fast one. It cannot give the position" in message
 
 
 def test_a_model_for_other_data_is_refused(options, model, capsys):

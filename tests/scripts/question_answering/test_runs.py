@@ -1,4 +1,4 @@
-"""scripts/run_question_answering.py, on sentences of who lives where."""
+"""scripts/run_question_answering.py on generated questions."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from transformers import (
     AutoTokenizer,
 )
 
-from hf_td.tasks.experiment import (
-    METHODS,
-)
-from tests.programs import argv_of, measured_alike_by_two_processes, results_of
+from hf_td.tasks.experiment.methods import METHODS
+from tests.programs import argv_of, measured_the_same_by_two_processes, results_of
 from tests.scripts.question_answering.questions import (
     run_question_answering,
 )
@@ -36,7 +34,7 @@ def test_a_saved_model_is_measured_again_and_seeds_are_kept(options, tmp_path):
     options |= {"seeds": [0, 1]}
     run_question_answering.main(argv_of(options))
     first = results_of(options)
-    run_question_answering.main(argv_of(options))  # nothing is left to do
+    run_question_answering.main(argv_of(options))  # all seeds are finished
     assert results_of(options)["runs"] == first["runs"]
     again = {
         **options,
@@ -71,7 +69,7 @@ def test_an_export_is_loaded_and_its_card_tells_f1(options):
 
 
 def test_the_model_before_is_a_teacher_too(options):
-    """With a dense stage and nothing but the teacher's word, the two ends are learnt from it."""
+    """Check that starts and ends are learnt from the teacher alone."""
     taught = {"dense_epochs": 1, "teacher": "start", "distill_weight": 1.0}
     run_question_answering.main(argv_of({**options, **taught}))
     (run,) = results_of(options)["runs"]
@@ -99,4 +97,4 @@ def test_a_run_with_such_questions(options, negative, method):
 
 @pytest.mark.slow
 def test_two_processes_measure_what_one_does(options):
-    measured_alike_by_two_processes("run_question_answering", options)
+    measured_the_same_by_two_processes("run_question_answering", options)

@@ -1,4 +1,4 @@
-"""How contexts become windows with answers to be learnt."""
+"""Windows of contexts, and their answers."""
 
 from __future__ import annotations
 
@@ -8,26 +8,24 @@ from typing import Any
 
 import pytest
 
-from hf_td.tasks.experiment import (
-    builtin_model,
-)
-from hf_td.tasks.problems.vocabulary import train_tokenizer
+from hf_td.tasks.models import builtin_model
+from hf_td.tasks.translation.vocabulary import train_tokenizer
 from tests.scripts.question_answering.questions import (
     metrics_of,
     places_of,
-    problem_of,
     question,
     rows_of,
+    task_of,
     true_logits,
     write,
 )
 
 
 def test_windows_hold_the_whole_context_and_overlap(options):
-    problem = problem_of(options)
-    tokenizer, rows = problem.processor, rows_of(options)
+    task = task_of(options)
+    tokenizer, rows = task.processor, rows_of(options)
     spans: dict[int, list[Any]] = {}
-    for window, place in zip(problem.eval_data, places_of(problem), strict=True):
+    for window, place in zip(task.eval_data, places_of(task), strict=True):
         row = rows[place["row"]]
         words = tokenizer.convert_ids_to_tokens(window["input_ids"])
         held = list(zip(words, place["token_starts"], place["token_ends"], strict=True))
@@ -46,9 +44,9 @@ def test_windows_hold_the_whole_context_and_overlap(options):
 
 
 def test_windows_learn_the_answer_that_they_hold(options):
-    problem = problem_of(options)
+    task = task_of(options)
     rows, seen = rows_of(options), set()
-    for window, place in zip(problem.eval_data, places_of(problem), strict=True):
+    for window, place in zip(task.eval_data, places_of(task), strict=True):
         row = rows[place["row"]]
         first, last = window["start_positions"], window["end_positions"]
         start, text = row["answers"]["answer_start"][0], row["answers"]["text"][0]
@@ -59,22 +57,22 @@ def test_windows_learn_the_answer_that_they_hold(options):
         else:
             assert first == last == place["null"] == 0
     assert len(seen) == len(rows)
-    assert len(problem.eval_data) > len(rows)
+    assert len(task.eval_data) > len(rows)
 
 
 def test_an_answer_inside_of_a_word_is_that_word(options, tmp_path):
     row = question(0)
     row["answers"] = {"text": ["onn"], "answer_start": [row["context"].index("onn")]}
     data = write(tmp_path / "inside", train=[row], validation=[row])
-    problem = problem_of({**options, "dataset_name": data})
-    (window,) = problem.train_data
+    task = task_of({**options, "dataset_name": data})
+    (window,) = task.train_data
     first, last = window["start_positions"], window["end_positions"]
-    assert problem.processor.decode(window["input_ids"][first : last + 1]) == "Bonn"
+    assert task.processor.decode(window["input_ids"][first : last + 1]) == "Bonn"
 
 
 @pytest.mark.parametrize("kind", ["byte pairs", "word pieces"])
 def test_answers_are_found_in_any_letters(options, kind, tmp_path):
-    """Letters of several bytes, and a tokenizer without a token for the whole window."""
+    """Check letters of several bytes, with a tokenizer without classification token."""
     context = "Grüße aus Zürich, sagte sie; nicht aus der Neuen Welt (世界), wie er es meint."
     rows = [
         {
@@ -89,17 +87,17 @@ def test_answers_are_found_in_any_letters(options, kind, tmp_path):
     if kind == "byte pairs":
         train_tokenizer([context], 300).save_pretrained(tmp_path / "bytes")
         options |= {"tokenizer_name": tmp_path / "bytes", "max_seq_length": 60}
-    problem = problem_of(options)
-    assert len(problem.eval_data) > len(rows)
-    assert set(places_of(problem)["null"]) == {0}
-    assert metrics_of(problem, true_logits(problem)) == {"exact_match": 100, "f1": 100}
+    task = task_of(options)
+    assert len(task.eval_data) > len(rows)
+    assert set(places_of(task)["null"]) == {0}
+    assert metrics_of(task, true_logits(task)) == {"exact_match": 100, "f1": 100}
 
 
 def test_samples_are_questions_and_not_windows(options):
-    problem = problem_of({**options, "max_train_samples": 3, "max_eval_samples": 5})
-    assert sorted(set(places_of(problem)["row"])) == list(range(5))
-    assert len(problem.eval_data) > 5
-    assert set(problem.train_data.column_names) == set(problem.eval_data.column_names)
+    task = task_of({**options, "max_train_samples": 3, "max_eval_samples": 5})
+    assert sorted(set(places_of(task)["row"])) == list(range(5))
+    assert len(task.eval_data) > 5
+    assert set(task.train_data.column_names) == set(task.eval_data.column_names)
 
 
 def test_columns_can_have_other_names(options, folder, tmp_path):
@@ -109,14 +107,14 @@ def test_columns_can_have_other_names(options, folder, tmp_path):
         renamed: list[Any] = [{names.get(name, name): v for name, v in row.items()} for row in rows]
         write(tmp_path / "other", **{split: renamed})
     named = {"question_column": "q", "context_column": "text", "answers_column": "spans"}
-    other = problem_of({**options, "dataset_name": tmp_path / "other", **named})
-    assert other.train_data.to_list() == problem_of(options).train_data.to_list()
+    other = task_of({**options, "dataset_name": tmp_path / "other", **named})
+    assert other.train_data.to_list() == task_of(options).train_data.to_list()
 
 
 def test_an_answer_that_is_not_in_its_place_is_warned_of(options, tmp_path, caplog):
     wrong = question(1)
     wrong["answers"]["answer_start"][0] += 1
     data = write(tmp_path / "wrong", train=[question(0), wrong], validation=[question(2)])
-    problem_of({**options, "dataset_name": data})
-    assert "the contexts of 1 of 2 training rows do not have the answer where" in caplog.text
+    task_of({**options, "dataset_name": data})
+    assert "in 1 of 2 training rows the answer is not at answer_start" in caplog.text
     assert "Where does Ben live ?" in caplog.text

@@ -1,9 +1,9 @@
-"""Keeps the allocator out of comparisons.
+"""Keep the memory allocator out of comparisons.
 
-glibc's malloc maps large tensors anew, and gives freed memory back to the system where it happens
-to lie at the end of the heap; each page of it has to be fetched again. Whether that happens depends
-on what was allocated in between: a step of the same model then takes longer, and of two models in
-one process it can be the same one each time.
+glibc's malloc maps large tensors anew, and returns freed memory to the system where it happens to
+lie at the end of the heap. Each page of it has to be fetched again. When that happens depends on
+earlier allocations: a step of the same model then takes longer, and of two models in one process it
+can be the same one each time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _LARGEST_INT = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Let malloc keep in this process what is freed; False where it cannot be told (no glibc)."""
+    """Let malloc keep freed memory in this process, and return False where there is no glibc."""
     if sys.platform != "linux":
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

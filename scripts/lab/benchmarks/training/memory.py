@@ -1,4 +1,4 @@
-"""How much memory a step takes at its peak."""
+"""Measure the peak memory of training steps."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from lab.benchmarks.training.cases import VARIANTS, Case
-from lab.benchmarks.training.steps import DENSE, Stepper
+from lab.benchmarks.training.cases import Case
+from lab.benchmarks.training.steps import Stepper
+from lab.benchmarks.training.variants import DENSE
 
 _STEPS = 4
 
@@ -22,12 +23,12 @@ _STEPS = 4
 def measure_memory(
     cases: Sequence[Case], *, device: str = "cpu", threads: int = 1
 ) -> Iterator[dict[str, Any]]:
-    """The peak memory of each case and of the dense model, as JSON objects.
+    """Yield the peak memory of each case and of the dense model, as JSON objects.
 
-    On the CPU it is the largest resident size of a process that makes a few steps, with all that
-    Python and its libraries take; on CUDA what torch has allocated.
+    On the CPU it is the largest resident size of a process that makes a few steps, Python and its
+    libraries included. On CUDA it is the memory that torch allocated.
     """
-    measured = _in_own_process if device == "cpu" else _peak
+    measured = _peak_of_own_process if device == "cpu" else _peak
     for case in cases:
         dense, _ = measured(replace(case, variant=DENSE), device, threads)
         peak, weights = measured(case, device, threads)
@@ -42,17 +43,18 @@ def measure_memory(
         }
 
 
-def _in_own_process(case: Case, device: str, threads: int) -> tuple[int, int]:
+def _peak_of_own_process(case: Case, device: str, threads: int) -> tuple[int, int]:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(_peak, case, device, threads).result()
 
 
 def _peak(case: Case, device: str, threads: int) -> tuple[int, int]:
+    """Return the peak memory of a few steps in bytes, and the number of targeted weights."""
     torch.set_num_threads(threads)
     if device == "cuda":
         gc.collect()
         torch.cuda.reset_peak_memory_stats()
-    stepper = Stepper(case, device, VARIANTS)
+    stepper = Stepper(case, device)
     for _ in range(_STEPS):
         stepper.step()
     if device == "cuda":

@@ -1,0 +1,25 @@
+"""Writes Markdown tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from hf_td.extras import extra
+
+with extra("tasks"):
+    from tabulate import tabulate
+
+
+def markdown_table(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], *, left_columns: int = 1
+) -> str:
+    """Return a Markdown table, without a line break at the end.
+
+    Args:
+        heads: heading of each column.
+        rows: cells of each row, as they are printed.
+        left_columns: number of columns, from the first, that are aligned to the left; the others
+            are aligned to the right.
+    """
+    align = ["left" if i < left_columns else "right" for i in range(len(heads))]
+    return tabulate(list(rows), heads, tablefmt="pipe", colalign=align, disable_numparse=True)

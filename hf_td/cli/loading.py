@@ -1,0 +1,72 @@
+"""Loads a trained model of any task, and its tokenizer or processor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import transformers
+from transformers import AutoProcessor
+
+from hf_td.ranking.activations import attach_activations, download_activations, find_activations
+from hf_td.ranking.learned import attach_learned, download_learned, find_learned
+from hf_td.tasks.errors import UsageError, blaming_input
+from hf_td.tasks.experiment.arguments import ModelArguments
+from hf_td.tasks.models import ModelSource, find_model, reading_weights
+
+
+def load_model(name: str, *, trust_remote_code: bool) -> tuple[Any, ModelSource]:
+    """Load a model with the class and dtype that it was saved with.
+
+    Args:
+        name: a folder, or an id on the Hub.
+        trust_remote_code: run the code in the model's repository.
+
+    Returns:
+        The model, and the source that its processor can be loaded from.
+
+    Raises:
+        UsageError: there is no such trained model, or its class is not known.
+    """
+    source = find_model(
+        ModelArguments(model_name_or_path=name, trust_remote_code=trust_remote_code)
+    )
+    model_class = _find_class(name, source.load_config())
+    if source.is_new:
+        raise UsageError(f"{name} is an untrained model. Give a model that has weights.")
+    with reading_weights(source.model), blaming_input():
+        model = model_class.from_pretrained(source.model, dtype="auto", **source.options)
+    _attach_saved_values(model, source)
+    return model, source
+
+
+def _attach_saved_values(model: Any, source: ModelSource) -> None:
+    """Attach the activations and learned scores saved next to the weights, also on the Hub."""
+    options = {name: v for name, v in source.options.items() if name != "trust_remote_code"}
+    attach_activations(model, find_activations(model) or download_activations(model, **options))
+    attach_learned(model, find_learned(model) or download_learned(model, **options))
+
+
+def _find_class(name: str, config: Any) -> Any:
+    """Return the class that the config names. AutoModel would drop the head without a warning."""
+    saved_as = config.architectures or []
+    for known in saved_as:
+        if hasattr(transformers, known):
+            return getattr(transformers, known)
+    for auto_class, path in (getattr(config, "auto_map", None) or {}).items():
+        if path.rpartition(".")[2] in saved_as:
+            return getattr(transformers, auto_class)
+    raise UsageError(
+        f"The config of {name} names no known class of the model (architectures: "
+        f"{config.architectures}). A class with a head is expected, such as "
+        '["BertForSequenceClassification"]. Add it to config.json.'
+    )
+
+
+def load_processor(source: ModelSource) -> Any:
+    """Load the processor, tokenizer or image processor; print why and return None without one."""
+    try:
+        return AutoProcessor.from_pretrained(source.tokenizer, **source.options)
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().partition(". ")[0]
+        print(f"the export has no tokenizer or processor: {reason}")
+        return None

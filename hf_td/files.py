@@ -1,0 +1,207 @@
+"""Writes files and folders as a whole or not at all, also when the machine goes down meanwhile.
+
+Every write goes to a draft beside its target, is flushed to the disk and renamed. A reader finds
+the old content or the new, never a part. A killed process leaves the old content, and a hidden
+draft.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+# The errors of a rename onto something that exists; which one depends on the system.
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
+# Folders that an export may hold: tokenizers write their chat templates into one.
+_INNER_FOLDERS = ("additional_chat_templates",)
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield the path of a draft, which replaces `path` when the block ends without an error.
+
+    Missing folders are made. A link stays, and what it points to is replaced.
+    """
+    path = Path(path).resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield draft
+        _flush(draft)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    _flush(path.parent)
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file in one step."""
+    with replacing(path) as draft:
+        draft.write_bytes(content)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file in UTF-8 in one step, with line ends as they are."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a JSON file in one step; numbers that are not finite become null."""
+    write_text(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
+
+
+def append_json_line(path: str | Path, value: Any) -> None:
+    """Append a line of JSON, and return when it is on the disk. Missing folders are made.
+
+    A torn line that a crash left at the end is closed first: it spoils no other line.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(_finite(value), allow_nan=False) + "\n"
+    with path.open("a", encoding="utf-8") as file:
+        file.write(("\n" if _is_torn(path) else "") + line)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_json_lines(path: str | Path) -> list[Any]:
+    """Read the values that `append_json_line` wrote, without lines that a crash tore.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    values = []
+    for line in Path(path).read_text(encoding="utf-8").split("\n")[:-1]:
+        with suppress(json.JSONDecodeError):
+            values.append(json.loads(line))
+    return values
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _is_torn(path: Path) -> bool:
+    with path.open("rb") as file:
+        if not file.seek(0, os.SEEK_END):
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
+@contextmanager
+def whole_folder(target: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder, which becomes `target` when the block ends without an error.
+
+    Args:
+        target: the folder to write. Where it is a link, what the link points to is replaced.
+        overwrite: replace what is there, within the limits of `check_free`.
+
+    Raises:
+        FileExistsError: `target` holds something and `overwrite` is False, or another process
+            wrote it before the block ended.
+    """
+    target = Path(target).resolve()
+    if _old(target).exists() and not target.exists():
+        _old(target).rename(target)  # an earlier process was killed between the two renames
+    check_free(target, overwrite=overwrite)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)  # mkdtemp makes it private
+        _flush_tree(temporary)
+        _replace_folder(target, temporary, overwrite)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def check_free(target: Path, *, overwrite: bool) -> None:
+    """Raise FileExistsError unless the folder is empty, absent, or may be overwritten.
+
+    Overwriting deletes the old content. A folder with folders in it was not written by
+    `whole_folder`, and is refused in any case. So is the working folder.
+    """
+    if target.is_file():
+        raise FileExistsError(f"{target} is a file, not a folder; choose another name")
+    if not target.exists():
+        return
+    inside = list(target.iterdir())
+    if inside and not overwrite:
+        raise FileExistsError(
+            f"{target} holds something already; choose another folder, or overwrite it "
+            "(overwrite=True, on the command line --overwrite)"
+        )
+    folders = [path.name for path in inside if path.is_dir() and path.name not in _INNER_FOLDERS]
+    if folders:
+        raise FileExistsError(
+            f"{target} holds folders, such as {folders[0]}, so it is no export that could be "
+            "overwritten; choose another folder"
+        )
+    if Path.cwd().is_relative_to(target.resolve()):
+        raise FileExistsError(
+            f"{target} is the folder that this program runs in, which cannot be replaced; choose "
+            "another folder"
+        )
+
+
+def folder_bytes(folder: str | Path) -> int:
+    """Return the size of all files of a folder, and of the folders in it."""
+    return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+
+
+def _old(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
+
+
+def _replace_folder(target: Path, new: Path, overwrite: bool) -> None:
+    old = _old(target)
+    shutil.rmtree(old, ignore_errors=True)
+    try:
+        with suppress(FileNotFoundError):
+            if overwrite:
+                target.rename(old)
+            else:
+                target.rmdir()
+        new.rename(target)
+    except BaseException as error:
+        if getattr(error, "errno", None) in _TAKEN:
+            raise FileExistsError(
+                f"{target} was written by another process meanwhile; that one is kept, and this "
+                "one is not written"
+            ) from error
+        if old.exists():
+            old.rename(target)
+        raise
+    _flush(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _flush_tree(folder: Path) -> None:
+    for path in (*folder.rglob("*"), folder):
+        _flush(path)
+
+
+def _flush(path: Path) -> None:
+    """Flush the content of a file, or the names in a folder, to the disk."""
+    posix = os.name == "posix"
+    if posix or path.is_file():  # only POSIX can open a folder
+        handle = os.open(path, os.O_RDONLY if posix else os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,1 @@
+"""Model cards: what is known of an export, and nothing else."""

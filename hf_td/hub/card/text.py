@@ -1,0 +1,59 @@
+"""The sentences of a model card, and its formats of numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+
+import hf_td
+from hf_td.analysis.metrics import metric_value
+from hf_td.hub.card.info import CardInfo
+from hf_td.hub.card.removal import Removal
+from hf_td.hub.forms.form import Form
+
+# The formats that the template writes numbers in.
+FORMATS: dict[str, Any] = {
+    "number": lambda count: f"{count:,}",
+    "percent": lambda fraction: f"{fraction:.1%}",
+    "megabytes": lambda count: f"{count / 1e6:,.2f} MB",
+    "value": metric_value,
+}
+
+
+def versions() -> str:
+    """Return the versions of the packages that this process exports with."""
+    modules = {"hf_td": hf_td, "transformers": transformers, "torch": torch}
+    return ", ".join(f"{name} {module.__version__}" for name, module in modules.items())
+
+
+def limitations(
+    info: CardInfo, form: Form, removal: Removal, parameters: int, license: str | None
+) -> list[str]:
+    """Return the limitations that follow from the facts, and those that the caller adds.
+
+    Args:
+        info: what the caller knows.
+        form: of the export.
+        removal: what was removed.
+        parameters: number of parameters of the export.
+        license: identifier, if it is known.
+    """
+    all_stored = removal.removed > 0 and parameters == removal.parameters
+    sentences = [
+        _on_quality(info),
+        "Its speed was not measured." if info.latency is None else None,
+        form.limitation(all_stored=all_stored),
+        "It has the limits and the biases of its base model." if info.base_model else None,
+        "Its licence is unknown." if license is None else None,
+    ]
+    return [*filter(None, sentences), *info.limitations]
+
+
+def _on_quality(info: CardInfo) -> str:
+    if info.exported_point is not None:
+        return "Its quality was measured as shown above, and on no other data."
+    if info.points:
+        return "Which row of the table this model is was not recorded."
+    return "No metric was recorded with it."

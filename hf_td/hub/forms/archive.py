@@ -1,0 +1,115 @@
+"""The form `archive`: nothing is taken out, and the weights are compressed without loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel
+from transformers.utils import GENERATION_CONFIG_NAME
+
+from hf_td.hub.archive import LIMIT, load_archive, read_description, save_archive
+from hf_td.hub.forms.form import Form, Place, Plan, Source, python_block
+from hf_td.hub.way import Way
+
+# No loader takes a file of this name for weights: `from_pretrained` says that it finds none.
+ARCHIVE_NAME = "model.archive.safetensors"
+
+
+class Archive(Form):
+    """A config and a compressed file of weights."""
+
+    files = (ARCHIVE_NAME,)
+
+    def plan(self, source: Source) -> Plan:
+        """Keep everything."""
+        return Plan()
+
+    def write(self, model: Any, folder: Path, example_inputs: Mapping[str, Any] | None) -> None:
+        """Write the configs and the archive."""
+        model.config.dtype = model.dtype
+        model.config.architectures = [type(model).__name__]
+        model.config.save_pretrained(folder)
+        if model.can_generate() and model.generation_config is not None:
+            model.generation_config.save_pretrained(folder)
+        save_archive(model.state_dict(), folder / ARCHIVE_NAME)
+
+    def weights(self, folder: Path) -> list[Path]:
+        """Return the archive."""
+        return [path for path in (folder / ARCHIVE_NAME,) if path.is_file()]
+
+    def check_weights(self, file: Path) -> None:
+        """Raise ValueError unless the archive is whole and well described."""
+        read_description(file)
+
+    def ways(self, model: Any) -> tuple[Way, ...]:
+        """Return `load_archived_model`, with a limit where the model needs a higher one."""
+        size = sum(tensor.nbytes for tensor in model.state_dict().values())
+        limit = f", limit={size}" if size > LIMIT else ""
+        loader = load_archived_model.__name__
+        call = f"{loader}(model_id{limit})"
+        return (Way(name="archive", package="hf_td.hub", loader=loader, call=call),)
+
+    def how_to_load(self, exported: Any, place: Place) -> str:
+        """Return the call of `load_archived_model`."""
+        (way,) = self.ways(exported)
+        code = python_block(
+            way.imports(),
+            "",
+            f'model_id = "{place.name}"  # a folder that holds it',
+            f"model = {way.call}",
+        )
+        return (
+            f"{code}\n\nIts weights are compressed without loss. `from_pretrained` finds none "
+            "here, and raises an error."
+        )
+
+    def limitation(self, *, all_stored: bool) -> str | None:
+        """Return the card's sentence about zeros: they take no place in the file."""
+        if not all_stored:
+            return None
+        return (
+            "In memory, what was removed is stored as zeros, and a forward takes as long as that "
+            "of the dense model."
+        )
+
+
+def load_archived_model(folder: str | Path, *, limit: int = LIMIT) -> Any:
+    """Load the model of an export in the form `archive`, bit for bit, each tensor in its own dtype.
+
+    Args:
+        folder: a local folder, with a config.json and a model.archive.safetensors.
+        limit: refuse a model whose weights take more bytes than this, as `load_archive` does.
+
+    Raises:
+        FileNotFoundError: the folder has no archive.
+        ValueError: the archive is damaged, or the config names no model class of transformers.
+    """
+    path = Path(folder) / ARCHIVE_NAME
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no {ARCHIVE_NAME} in {folder}; expected an archive export"
+        )
+    config = AutoConfig.from_pretrained(folder)
+    tensors = load_archive(path, limit=limit)
+    model: Any = _model_class(config).from_pretrained(
+        None, config=config, state_dict=dict(tensors), dtype=config.dtype
+    )
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        tensor.data = tensors[name].to(tensor.device)  # from_pretrained casts all to one dtype
+    if (Path(folder) / GENERATION_CONFIG_NAME).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model.eval()
+
+
+def _model_class(config: Any) -> type[PreTrainedModel]:
+    names = config.architectures or [None]
+    found = getattr(transformers, str(names[0]), None)
+    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
+        raise ValueError(f"config.json names {names[0]!r}, which is no model class of transformers")
+    return found
+
+
+FORM = Archive()

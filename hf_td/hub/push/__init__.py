@@ -1,0 +1,1 @@
+"""Publishing an export on the Hugging Face Hub."""

@@ -1,0 +1,37 @@
+"""Checks that a folder is a finished export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from hf_td.hub.forms import FORMS, load_form
+
+
+def check_finished(folder: Path) -> None:
+    """Raise ValueError unless a folder holds a config and whole weights, and is not temporary."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; export_model writes one")
+    if folder.name.startswith("."):
+        raise ValueError(f"{folder} is a temporary folder of an export that did not finish")
+    _check_config(folder / "config.json")
+    forms = [load_form(name) for name in FORMS]
+    form = next((form for form in forms if form.weights(folder)), None)
+    if form is None:
+        names = list(dict.fromkeys(form.files[0] for form in forms))
+        raise ValueError(f"{folder} is no finished export: it has none of {names}")
+    for file in form.weights(folder):
+        if not file.is_file():
+            raise ValueError(f"{file} is missing")
+        form.check_weights(file)
+
+
+def _check_config(path: Path) -> None:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path.parent} is no finished export: config.json cannot be read ({error})"
+        ) from error
+    if "model_type" not in config:
+        raise ValueError(f"{path} is no config of a model: it has no model_type")

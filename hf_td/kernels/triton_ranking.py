@@ -1,0 +1,179 @@
+"""The Triton kernel of `hf_td.kernels.cuda.cutoffs`; importing this file imports Triton."""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from hf_td.kernels.triton_types import TYPES
+
+# Units of a program where neighbours in memory belong to different units (`Conv1D`): together they
+# make up a whole read of 32 bytes.
+_UNITS_SIDE_BY_SIDE = 8
+# Entries that a warp holds in its registers, of one unit or of several.
+_ENTRIES_PER_WARP = {1: 2048, _UNITS_SIDE_BY_SIDE: 1024}
+# The distance of neighbouring magnitudes of a type, in the bits of a float32.
+_STEPS = {torch.float32: 1, torch.float16: 1 << 13, torch.bfloat16: 1 << 16}
+
+
+def write_cutoffs(
+    pointers: Tensor,
+    scales: Tensor | None,
+    before: Tensor,
+    cutoffs: Tensor,
+    *,
+    weight: Tensor,
+    dim: int,
+    count: int,
+    aligned: bool = False,
+) -> None:
+    """Write the cut-offs of weights of one shape in one launch.
+
+    Args:
+        pointers: addresses of the weights, `(weights,)`, int64.
+        scales: addresses of what magnitudes are multiplied with, `(weights,)`, int64, each of
+            `(fan_in,)`, float32; or None.
+        before: addresses of the cut-offs of the update before, `(weights,)`, int64, each of
+            `(units,)`, float32. Cut-offs near these are found sooner; the candidates do not depend
+            on them.
+        cutoffs: output, `(weights, units)`, float32, contiguous.
+        weight: one of the weights, for shape, strides and type.
+        dim: the dimension of a weight that runs over the inputs.
+        count: how many entries of an output unit are candidates, more than 0.
+        aligned: True where each row of each weight begins at a multiple of 16 bytes.
+    """
+    units, fan_in = weight.shape[1 - dim], weight.shape[dim]
+    together = 1 if dim == 1 else _UNITS_SIDE_BY_SIDE
+    width = triton.next_power_of_2(fan_in)
+    kernel: Any = _cutoffs
+    kernel[(triton.cdiv(units, together), len(pointers))](
+        pointers,
+        pointers if scales is None else scales,
+        before,
+        cutoffs.view(torch.int32),
+        count,
+        _usual_cutoff(count / fan_in),
+        units,
+        fan_in,
+        weight.stride(1 - dim),
+        weight.stride(dim),
+        TYPE=TYPES[weight.dtype],
+        SCALED=scales is not None,
+        STEP=_STEPS[weight.dtype] if scales is None else 1,
+        ALIGNED=aligned,
+        UNITS=together,
+        WIDTH=width,
+        num_warps=min(16, max(1, together * width // _ENTRIES_PER_WARP[together])),
+    )
+
+
+def _usual_cutoff(fraction: float) -> float:
+    """Return the cut-off of normally distributed weights, in mean magnitudes."""
+    return NormalDist().inv_cdf((1 + fraction) / 2) * math.sqrt(math.pi / 2)
+
+
+# What changes from update to update must not compile the kernel anew.
+@triton.jit(do_not_specialize=["count", "usual"])
+def _cutoffs(
+    pointers,
+    scales,
+    before,
+    cutoffs,
+    count,
+    usual,
+    units,
+    fan_in,
+    stride_unit,
+    stride_in,
+    TYPE: tl.constexpr,
+    SCALED: tl.constexpr,
+    STEP: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    UNITS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """Rank the rows of some output units of one weight, and write their cut-offs."""
+    layer = tl.program_id(1).to(tl.int64)
+    unit = (tl.program_id(0) * UNITS + tl.arange(0, UNITS))[:, None].to(tl.int64)
+    feature = tl.arange(0, WIDTH)[None, :]
+    inside = (unit < units) & (feature < fan_in)
+
+    weight = tl.load(pointers + layer).to(tl.pointer_type(TYPE))  # pyright: ignore[reportArgumentType]  # a constexpr is its value here
+    entry = weight + (unit * stride_unit + feature * stride_in)
+    if ALIGNED:
+        entry = tl.multiple_of(entry, [1, 16])
+    score = tl.abs(tl.load(entry, mask=inside, other=0.0).to(tl.float32))
+    if SCALED:
+        scale = tl.load(scales + layer).to(tl.pointer_type(tl.float32))
+        score *= tl.load(scale + feature, mask=feature < fan_in, other=0.0)
+
+    # Magnitudes are in the order of their bits; padding is above every number.
+    bits = tl.where(inside, score.to(tl.int32, bitcast=True), 0x7FFFFFFF)
+    mean = tl.sum(score, axis=1, keep_dims=True) / fan_in
+    highest = tl.max(tl.where(inside, bits, 0), axis=1, keep_dims=True)
+    known = tl.load(before + layer).to(tl.pointer_type(tl.float32)) + unit
+    last = tl.load(known, mask=unit < units, other=0.0)
+    was_ranked = (last > 0) & (last < float("inf"))
+    guess = tl.where(was_ranked, last, usual * mean)
+    margin = tl.where(was_ranked, 0.005, 0.08)
+    cutoff = _cutoff(bits, guess, margin, highest, fan_in, count, STEP)
+    # What is no number is above the cut-off, as infinity is.
+    tl.store(cutoffs + layer * units + unit, tl.minimum(cutoff, 0x7F800000), mask=unit < units)
+
+
+@triton.jit
+def _cutoff(bits, guess, margin, highest, fan_in, count, STEP: tl.constexpr):
+    """Of each row a number that `count` entries are below; with ties fewer, never more.
+
+    Two limits close in on it, `low` which at most `count` are below, and `high` which more are
+    below. Two trials a round lie where the cut-off is expected between them, somewhat below and
+    somewhat above, so that both limits move. Should that fail (weights that are anything but
+    smooth) the rest is cut in three, round by round, until nothing lies between the limits.
+    Rows of 2048 normally distributed weights take 4 rounds and a good guess 3, of bfloat16 3 and 2.
+    """
+    low = tl.zeros_like(highest)
+    high = tl.minimum(highest, 0x7FFFFFFF - STEP) + STEP  # of what is no number there may be more
+    under_low = low
+    under_high = low + fan_in
+    # The first two, and what the next ones are from what is expected, in roots of the entries left.
+    first = (guess * (1 - margin)).to(tl.int32, bitcast=True)
+    second = (guess * (1 + margin)).to(tl.int32, bitcast=True)
+    off = 0.25
+
+    rounds = 0
+    while tl.max(((under_low < count) & (high - low > STEP)).to(tl.int32)) > 0:
+        first = tl.minimum(tl.maximum(first & -STEP, low + STEP), high - STEP)
+        second = tl.minimum(tl.maximum(second & -STEP, first), high - STEP)
+        # Both counts in one sum, 16 bits each.
+        counted = (bits < first).to(tl.int32) + ((bits < second).to(tl.int32) << 16)
+        both = tl.sum(counted, axis=1, keep_dims=True)
+        under_first, under_second = both & 0xFFFF, (both >> 16) & 0xFFFF
+        fits_first, fits_second = under_first <= count, under_second <= count
+        high, under_high = (
+            tl.where(fits_first, tl.where(fits_second, high, second), first),
+            tl.where(fits_first, tl.where(fits_second, under_high, under_second), under_first),
+        )
+        low, under_low = (
+            tl.where(fits_second, second, tl.where(fits_first, first, low)),
+            tl.where(fits_second, under_second, tl.where(fits_first, under_first, under_low)),
+        )
+
+        left = (under_high - under_low).to(tl.float32)
+        share = (count - under_low + 0.5) / left
+        spread = off / tl.sqrt(left)
+        floor = low.to(tl.float32, bitcast=True)
+        room = (high - STEP).to(tl.float32, bitcast=True) - floor
+        first = floor + room * tl.maximum(share - spread, 0.0)
+        second = floor + room * tl.minimum(share + spread, 1.0)
+        first, second = first.to(tl.int32, bitcast=True), second.to(tl.int32, bitcast=True)
+        rounds += 1
+        if rounds > 8:
+            third = tl.maximum((high - low) // 3, STEP)
+            first, second = low + third, high - third
+    return low

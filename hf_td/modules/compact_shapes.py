@@ -1,0 +1,263 @@
+"""The layout of a compact model: the shapes and counts in which it differs from the stock model.
+
+A layout is kept in config.json, and anybody may have written that. It is checked against the stock
+model before anything is allocated, it can only make tensors smaller, and it names nothing but
+parameters, routers and a fixed set of counts.
+
+This file imports nothing of hf_td: an export takes a copy of it along, as the modeling file that
+loads a compact model where hf_td is not installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+VERSION = 1
+
+# Transformers builds the model of a checkpoint in the shapes of its quantization method, so a
+# compact model presents itself as one. `hf_td.hub.loading` registers the method of this name.
+QUANT_METHOD = "hf_td"
+
+# Counts that modules keep and their forwards read. Another spelling is another row.
+QUERY_HEADS = frozenset(
+    {"num_heads", "num_attention_heads", "n_heads", "n_head", "num_query_heads", "nhead"}
+)
+KEY_VALUE_HEADS = frozenset(
+    {"num_key_value_heads", "num_kv_heads", "n_kv_heads", "kv_heads", "num_key_value_head"}
+)
+WIDTHS = frozenset({"all_head_size", "embed_dim", "inner_dim", "split_size"})
+EXPERTS = frozenset({"num_experts", "num_local_experts", "n_routed_experts"})
+COUNTS = QUERY_HEADS | KEY_VALUE_HEADS | WIDTHS | EXPERTS
+
+# The sizes that classes of layers keep beside their weight: attribute to dimension of `weight`.
+_SIZES: dict[str, dict[str, int]] = {
+    "Linear": {"out_features": 0, "in_features": 1},
+    "Conv1D": {"nx": 0, "nf": 1},
+    "Embedding": {"num_embeddings": 0, "embedding_dim": 1},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompactLayout:
+    """The differences of a compact model from the stock model of its config.
+
+    Attributes:
+        shapes: parameter name to its shape.
+        attributes: module name to the counts that its forward reads.
+        routers: names of the routers that never choose what has rows of zeros: experts that were
+            pruned and not taken out. Only archives keep such models.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    attributes: Mapping[str, Mapping[str, int]]
+    routers: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form, as `quantization_config` of a model's config."""
+        routers = {"routers": list(self.routers)} if self.routers else {}
+        return {
+            "quant_method": QUANT_METHOD,
+            "version": VERSION,
+            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+            "attributes": {name: dict(counts) for name, counts in self.attributes.items()},
+            **routers,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Any) -> CompactLayout:
+        """Return the layout of a JSON form.
+
+        Raises:
+            ValueError: a field is not as `to_dict` writes it; the message names the field.
+        """
+        _expect(isinstance(values, Mapping), "layout", "a mapping", values)
+        known = {"quant_method", "version", "shapes", "attributes"}
+        found = sorted(map(str, values))
+        _expect(set(values) - {"routers"} == known, "layout", f"the keys {sorted(known)}", found)
+        for field, wanted in (("quant_method", QUANT_METHOD), ("version", VERSION)):
+            got = values[field]
+            same = type(got) is type(wanted) and got == wanted  # True and 1.0 equal 1
+            _expect(same, f"layout.{field}", repr(wanted), got)
+        for field in ("shapes", "attributes"):
+            mapping = isinstance(values[field], Mapping)
+            _expect(mapping, f"layout.{field}", "a mapping", values[field])
+        return cls(
+            shapes={name: _shape(name, dims) for name, dims in values["shapes"].items()},
+            attributes={name: _counts(name, c) for name, c in values["attributes"].items()},
+            routers=_names(values.get("routers", ())),
+        )
+
+    def for_model(self, model: nn.Module) -> CompactLayout:
+        """Return the layout under the names of a model: a bare base model, or one with a head.
+
+        A model that is a part of the saved one (an encoder, fewer layers) gets a part of the
+        layout. The layout of another model stays as it is, for `check` to refuse.
+        """
+        prefix = f"{getattr(model, 'base_model_prefix', '')}."
+        names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        names |= {name for name, _ in model.named_modules()}
+
+        def rename(name: str) -> str:
+            spellings = (name, name.removeprefix(prefix), prefix + name)
+            return next((spelling for spelling in spellings if spelling in names), name)
+
+        shapes = {rename(name): shape for name, shape in self.shapes.items()}
+        is_part = not names.isdisjoint(shapes)
+
+        def is_there(name: str) -> bool:
+            return name in names or not is_part
+
+        attributes = {rename(name): counts for name, counts in self.attributes.items()}
+        return CompactLayout(
+            shapes={name: shape for name, shape in shapes.items() if is_there(name)},
+            attributes={name: counts for name, counts in attributes.items() if is_there(name)},
+            routers=tuple(filter(is_there, map(rename, self.routers))),
+        )
+
+    def check(self, stock: nn.Module) -> None:
+        """Refuse what does not fit the stock model, which may be on the meta device.
+
+        Raises:
+            ValueError: a parameter, module or count is unknown, or larger than in the stock model.
+        """
+        parameters = dict(stock.named_parameters(remove_duplicate=False))
+        for name, shape in self.shapes.items():
+            where = f"layout.shapes[{name!r}]"
+            _expect(name in parameters, where, "a parameter of the model", name)
+            most = tuple(parameters[name].shape)
+            fits = len(shape) == len(most) and all(a <= b for a, b in zip(shape, most, strict=True))
+            _expect(fits, where, f"a shape of at most {list(most)}", shape)
+        modules = dict(stock.named_modules())
+        for name, counts in self.attributes.items():
+            where = f"layout.attributes[{name!r}]"
+            _expect(name in modules, where, "a module of the model", name)
+            for attribute, count in counts.items():
+                most = count_of(modules[name], attribute)
+                known = isinstance(most, int) and count <= most
+                _expect(known, f"{where}[{attribute!r}]", f"a count of at most {most}", count)
+        for name in self.routers:
+            rows = parameters.get(f"{name}.weight")
+            fits = name in modules and rows is not None and rows.dim() == 2
+            _expect(fits, "layout.routers", "routers of the model", name)
+
+
+def _expect(holds: bool, field: str, expected: str, got: Any) -> None:
+    if not holds:
+        raise ValueError(f"malformed compact layout: {field} should be {expected}, got {got!r}")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _shape(name: str, dims: Any) -> tuple[int, ...]:
+    _expect(isinstance(name, str), f"layout.shapes[{name!r}]", "called by a string", name)
+    fine = isinstance(dims, (list, tuple)) and len(dims) > 0 and all(_is_count(d) for d in dims)
+    _expect(fine, f"layout.shapes[{name!r}]", "a list of positive integers", dims)
+    return tuple(dims)
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    fine = isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
+    _expect(fine, "layout.routers", "a list of names", value)
+    return tuple(value)
+
+
+def _counts(name: str, counts: Any) -> dict[str, int]:
+    where = f"layout.attributes[{name!r}]"
+    _expect(isinstance(name, str), where, "called by a string", name)
+    _expect(isinstance(counts, Mapping), where, "a mapping", counts)
+    for attribute, count in counts.items():
+        _expect(attribute in COUNTS, where, f"of the counts {sorted(COUNTS)}", attribute)
+        _expect(_is_count(count), f"{where}[{attribute!r}]", "a positive integer", count)
+    return dict(counts)
+
+
+def apply_layout(model: nn.Module, layout: CompactLayout) -> None:
+    """Cut a stock model down to a layout, in place; each tensor keeps its first part.
+
+    Raises:
+        ValueError: the layout does not fit the model; nothing was changed.
+    """
+    layout.check(model)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, shape in layout.shapes.items():
+        first = parameters[name].detach()[tuple(map(slice, shape))]
+        set_parameter(model, name, first.clone())
+    set_counts(model, layout.attributes)
+
+
+def make_compact(model: Any) -> None:
+    """Cut a stock model down to the layout in its config, in place.
+
+    Raises:
+        ValueError: the layout is malformed, or that of another model.
+    """
+    recorded = model.config.quantization_config
+    values = recorded if isinstance(recorded, dict) else recorded.to_dict()
+    layout = CompactLayout.from_dict(values).for_model(model)
+    _expect(not layout.routers, "layout.routers", "empty where hf_td does not load", layout.routers)
+    apply_layout(model, layout)
+
+
+def set_parameter(model: nn.Module, name: str, value: torch.Tensor) -> None:
+    """Replace a parameter, and the sizes that its layer keeps beside it.
+
+    A value that is a parameter itself is put in as that very object.
+    """
+    path, _, leaf = name.rpartition(".")
+    module = model.get_submodule(path)
+    if not isinstance(value, nn.Parameter):
+        value = nn.Parameter(value, requires_grad=module.get_parameter(leaf).requires_grad)
+    module.register_parameter(leaf, value)
+    if leaf == "weight":
+        classes = [cls.__name__ for cls in type(module).__mro__]
+        sizes = next((_SIZES[name] for name in classes if name in _SIZES), {})
+        for attribute, dim in sizes.items():
+            setattr(module, attribute, value.shape[dim])
+
+
+class OwnConfig:
+    """The config of one module: some counts are its own, all else is as the shared config says.
+
+    Attributes:
+        shared: the config that the module has in common with the rest of its model.
+    """
+
+    def __init__(self, shared: Any) -> None:
+        self.shared = shared
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "shared":  # copy and pickle ask before it is set
+            raise AttributeError(name)
+        return getattr(self.shared, name)
+
+
+def count_of(module: nn.Module, attribute: str) -> Any:
+    """Return a count that a module keeps or reads from its config; None if neither has it.
+
+    Only the module's own counts are returned for a whole model: its config is that of all its
+    modules.
+    """
+    whole = hasattr(module, "base_model_prefix")
+    if whole or hasattr(module, attribute):
+        return getattr(module, attribute, None)
+    return getattr(getattr(module, "config", None), attribute, None)
+
+
+def set_counts(model: nn.Module, attributes: Mapping[str, Mapping[str, int]]) -> None:
+    """Set the counts that forwards read, in the module or in a config of its own."""
+    for name, counts in attributes.items():
+        module: Any = model.get_submodule(name)
+        for attribute, count in counts.items():
+            if hasattr(module, attribute):
+                setattr(module, attribute, count)
+                continue
+            if not isinstance(module.config, OwnConfig):
+                module.config = OwnConfig(module.config)
+            setattr(module.config, attribute, count)

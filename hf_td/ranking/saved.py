@@ -1,0 +1,143 @@
+"""Values that training found, saved next to the weights of a model.
+
+A stock checkpoint has no place for activations and learned scores, so each lies in a file of its
+own. One rule finds both: with the model, else in the local folder that it was loaded from, also
+under another prefix when a head was added or taken off since. The Hub is reached only by
+functions that say so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers.utils.hub import cached_file
+
+_CONFIG = "config.json"
+# Entries of a config that another version, or loading, changes.
+_CHANGING = frozenset({"transformers_version", "dtype", "_name_or_path"})
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A kind of value by the name of a layer.
+
+    Attributes:
+        file: saved next to the weights.
+        attribute: of a model that has such values.
+        what: in messages.
+    """
+
+    file: str
+    attribute: str
+    what: str
+
+    def attach(self, model: nn.Module, value: Any) -> None:
+        """Keep a value with a model; None says that those saved next to its weights are stale."""
+        model.__dict__[self.attribute] = value
+
+    def attached(self, model: nn.Module) -> tuple[Any] | None:
+        """Return what is kept with a model or a part of it, in a tuple; None where nothing is."""
+        for module in model.modules():
+            if self.attribute in module.__dict__:
+                return (module.__dict__[self.attribute],)
+        return None
+
+    def find(self, model: nn.Module) -> dict[str, Tensor] | None:
+        """Return the tensors in the local folder that a model was loaded from, or None.
+
+        It writes nothing and reaches no Hub. A folder without a config is searched for the one
+        subfolder that has the config of the model, since a model does not record its subfolder.
+        """
+        folder = _folder(model, self.file)
+        return None if folder is None else self.load(folder / self.file, model)
+
+    def download(self, model: nn.Module, **options: Any) -> dict[str, Tensor] | None:
+        """Return the tensors in the repository on the Hub that a model was loaded from, or None.
+
+        Args:
+            model: loaded by `from_pretrained`.
+            options: `revision`, `subfolder`, `token` and `cache_dir` that it was loaded with, which
+                it does not record.
+        """
+        path = cached_file(
+            getattr(model, "name_or_path", ""),
+            self.file,
+            **options,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        return None if path is None else self.load(path, model)
+
+    def load(self, path: str | Path, model: nn.Module) -> dict[str, Tensor]:
+        """Read the tensors of a file under the names that layers have in a model."""
+        return {_name_in(model, name): tensor for name, tensor in load_file(path).items()}
+
+    def save(self, folder: str | Path, tensors: Mapping[str, Tensor]) -> None:
+        """Write tensors to an existing folder; no file where there are none."""
+        if tensors:
+            every = {name: t.cpu().clone().contiguous() for name, t in sorted(tensors.items())}
+            save_file(every, Path(folder) / self.file)
+
+    def missing(self, names: Collection[str], cure: str) -> str:
+        """Return the message that values are missing.
+
+        Args:
+            names: of the layers without, at least one.
+            cure: what else helps.
+        """
+        first, *more = names
+        others = f" and {len(more)} more layers" if more else ""
+        return (
+            f"The {self.what} of {first}{others} are missing. They are looked for with the model "
+            f"and in {self.file} next to its weights. {cure}, keep {self.file} next to the "
+            "weights, or prune by importance='magnitude'."
+        )
+
+
+def _folder(model: nn.Module, file: str) -> Path | None:
+    """Return the folder that has a file next to the weights of a model."""
+    place = Path(getattr(model, "name_or_path", ""))
+    if not place.name:  # not loaded from anywhere
+        return None
+    if (place / file).is_file():
+        return place
+    if not place.is_dir() or (place / _CONFIG).is_file():
+        return None
+    beside = [sub for sub in sorted(place.iterdir()) if (sub / file).is_file()]
+    fitting = [sub for sub in beside if _has_config_of(model, sub)]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _has_config_of(model: Any, folder: Path) -> bool:
+    path = folder / _CONFIG
+    if not path.is_file():
+        return False
+    theirs, ours = json.loads(path.read_text(encoding="utf-8")), model.config.to_dict()
+    keys = (theirs.keys() & ours.keys()) - _CHANGING
+    return all(json.dumps(theirs[key]) == json.dumps(ours[key]) for key in keys)
+
+
+def _name_in(model: Any, name: str) -> str:
+    """Return a layer's name in a model that may have a head more or less than when it was saved."""
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    for known in (name, prefix + name, name.removeprefix(prefix)):
+        if _has_layer(model, known):
+            return known
+    return name
+
+
+def _has_layer(model: nn.Module, name: str) -> bool:
+    """Return True for the name of a module or of a parameter, such as a stack of experts."""
+    path, _, leaf = name.rpartition(".")
+    try:
+        module = model.get_submodule(path)
+    except AttributeError:
+        return False
+    return leaf in module._modules or leaf in module._parameters

@@ -1,0 +1,1 @@
+"""Loads data sets from the Hub or from disk, and selects rows."""

@@ -1,0 +1,37 @@
+"""Separates errors in the user's input from faults of the program."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class UsageError(Exception):
+    """An error in the user's input; the message says what to change."""
+
+
+@contextmanager
+def blaming_input() -> Iterator[None]:
+    """Raise ValueError, TypeError, OSError and ImportError of the block as UsageError.
+
+    Only for code that checks or loads what the user named.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        raise UsageError(str(error)) from error
+
+
+def run_program(main: Callable[[], Any]) -> None:
+    """Run a script; a UsageError becomes one line on stderr and exit code 2.
+
+    FloatingPointError (a loss that is not finite) is reported in the same way. Any other error
+    keeps its traceback.
+    """
+    try:
+        main()
+    except (UsageError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,1 +1,0 @@
-"""Holds the metric module that the `evaluate` library loads by its path."""

@@ -1,0 +1,1 @@
+"""Image classification, also of the handwritten digits that scikit-learn bundles."""

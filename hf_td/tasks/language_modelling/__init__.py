@@ -1,0 +1,1 @@
+"""Causal language modelling, also on text that the model writes itself."""

@@ -1,0 +1,1 @@
+"""Extractive question answering: windows over long contexts, and answers from their logits."""

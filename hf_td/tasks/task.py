@@ -1,0 +1,52 @@
+"""The interface between a kind of task and the experiment that fine-tunes on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel, Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A model to fine-tune, its data, and its metric.
+
+    Attributes:
+        name: the task, as results and model cards show it.
+        dataset: Hub id of the data, or a description of them.
+        dataset_config: configuration of the data set, if it has several.
+        split: split that is evaluated.
+        metric: key in the evaluation's result of the metric that the curve shows.
+        lower_is_better: True where a good model has a low metric.
+        make_model: loads the pretrained model; new weights depend on the global random state.
+        load_model: loads a fine-tuned model from its folder.
+        processor: tokenizer or image processor; saved next to the model.
+        train_data: training set, prepared for the model.
+        eval_data: validation set, or a dictionary of several; their names then prefix the metrics.
+        collator: makes a batch of rows.
+        compute_metrics: argument of `Trainer`.
+        reduce_logits: maps the logits and labels of a batch to what `compute_metrics` needs, to
+            save memory; by default the logits are kept.
+        trainer_family: Trainer class that can evaluate the task; every method's Trainer is combined
+            with it.
+    """
+
+    name: str
+    dataset: str
+    dataset_config: str | None
+    split: str
+    metric: str
+    lower_is_better: bool = False
+    make_model: Callable[[], PreTrainedModel]
+    load_model: Callable[[Path], PreTrainedModel]
+    processor: Any
+    train_data: Any
+    eval_data: Any
+    collator: Callable[[Any], Any]
+    compute_metrics: Callable[[Any], dict[str, float]]
+    reduce_logits: Callable[[Any, Tensor], Tensor] | None = None
+    trainer_family: type[Trainer] = Trainer

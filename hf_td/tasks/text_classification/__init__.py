@@ -1,0 +1,1 @@
+"""Text classification: GLUE, and folders with files of the same columns."""

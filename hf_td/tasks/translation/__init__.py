@@ -1,0 +1,1 @@
+"""Translation by an encoder-decoder, trained from scratch or fine-tuned."""

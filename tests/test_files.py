@@ -1,0 +1,318 @@
+"""Files and folders are written as a whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+from transformers.utils.hub import CHAT_TEMPLATE_DIR
+
+from hf_td import files
+from hf_td.files import (
+    append_json_line,
+    check_free,
+    folder_bytes,
+    read_json_lines,
+    replacing,
+    whole_folder,
+    write_json,
+    write_text,
+)
+
+
+@pytest.fixture
+def target(tmp_path) -> Path:
+    return tmp_path / "parent" / "export"
+
+
+@pytest.fixture
+def full(target) -> Path:
+    target.mkdir(parents=True)
+    (target / "old").write_text("old")
+    return target
+
+
+def write(target: Path, *, overwrite: bool = False) -> None:
+    with whole_folder(target, overwrite=overwrite) as folder:
+        (folder / "new").write_text("new")
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_new_folder_appears_when_the_block_ends(target):
+    with whole_folder(target) as folder:
+        (folder / "new").write_text("new")
+        assert not target.exists()
+        assert folder.parent == target.parent
+    assert names_in(target) == ["new"]
+    assert names_in(target.parent) == ["export"]
+    assert target.stat().st_mode & 0o777 == 0o755
+
+
+def test_an_empty_folder_is_filled(target):
+    target.mkdir(parents=True)
+    write(target)
+    assert names_in(target) == ["new"]
+
+
+def test_a_folder_that_holds_something_is_refused(full):
+    with pytest.raises(FileExistsError, match=r"export holds something .*overwrite=True"):
+        write(full)
+    assert names_in(full) == ["old"]
+
+
+def test_what_is_no_export_is_refused_even_to_be_overwritten(full):
+    (full / "model").mkdir()
+    with pytest.raises(FileExistsError, match="holds folders, such as model"):
+        write(full, overwrite=True)
+    assert names_in(full) == ["model", "old"]
+
+
+def test_an_export_with_chat_templates_is_overwritten(full):
+    (full / CHAT_TEMPLATE_DIR).mkdir()
+    write(full, overwrite=True)
+    assert names_in(full) == ["new"]
+
+
+@pytest.mark.parametrize("named", [".", None])
+def test_the_working_folder_is_refused_even_to_be_overwritten(full, named, monkeypatch):
+    monkeypatch.chdir(full)
+    with pytest.raises(FileExistsError, match="the folder that this program runs in"):
+        write(Path(named or full), overwrite=True)
+    assert names_in(full) == ["old"]
+
+
+def test_a_file_is_refused_even_to_be_overwritten(target):
+    target.parent.mkdir()
+    target.write_text("file")
+    with pytest.raises(FileExistsError, match="export is a file, not a folder"):
+        check_free(target, overwrite=True)
+    assert target.read_text() == "file"
+
+
+def test_an_old_folder_is_replaced_as_a_whole(full):
+    write(full, overwrite=True)
+    assert names_in(full) == ["new"]
+    assert names_in(full.parent) == ["export"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_an_error_leaves_the_old_folder_and_nothing_else(full, error):
+    def interrupt() -> None:
+        with whole_folder(full, overwrite=True) as folder:
+            (folder / "new").write_text("new")
+            raise error("stop")
+
+    with pytest.raises(error, match="stop"):
+        interrupt()
+    assert names_in(full) == ["old"]
+    assert names_in(full.parent) == ["export"]
+
+
+def test_an_error_leaves_no_new_folder(target):
+    with pytest.raises(RuntimeError, match="stop"), whole_folder(target):
+        raise RuntimeError("stop")
+    assert names_in(target.parent) == []
+
+
+def test_a_rename_that_fails_brings_the_old_folder_back(full, monkeypatch):
+    rename = Path.rename
+
+    def fail_for_the_new(self: Path, to: Path) -> Path:
+        if to == full and not self.name.endswith(".old"):
+            raise OSError("no rename")
+        return rename(self, to)
+
+    monkeypatch.setattr(files.Path, "rename", fail_for_the_new)
+    with pytest.raises(OSError, match="no rename"):
+        write(full, overwrite=True)
+    assert names_in(full) == ["old"]
+    assert names_in(full.parent) == ["export"]
+
+
+def test_what_somebody_else_wrote_between_the_two_renames_is_kept(full, monkeypatch):
+    rename = Path.rename
+
+    def let_others_write(self: Path, to: Path) -> Path:
+        moved = rename(self, to)
+        if self == full:
+            monkeypatch.undo()
+            write(full, overwrite=True)
+        return moved
+
+    def write_late() -> None:
+        with whole_folder(full, overwrite=True) as folder:
+            (folder / "late").write_text("late")
+            monkeypatch.setattr(files.Path, "rename", let_others_write)
+
+    with pytest.raises(FileExistsError, match="export was written by another process meanwhile"):
+        write_late()
+    assert names_in(full) == ["new"]
+    assert names_in(full.parent) == ["export"]
+
+
+def test_what_somebody_else_wrote_before_the_block_ended_is_replaced_only_if_it_may_be(target):
+    def write_late(*, overwrite: bool) -> None:
+        with whole_folder(target, overwrite=overwrite) as folder:
+            (folder / "late").write_text("late")
+            write(target, overwrite=overwrite)
+
+    with pytest.raises(FileExistsError, match="export was written by another process meanwhile"):
+        write_late(overwrite=False)
+    assert names_in(target) == ["new"]
+    write_late(overwrite=True)
+    assert names_in(target) == ["late"]
+    assert names_in(target.parent) == ["export"]
+
+
+def test_what_a_killed_process_left_does_not_matter(full):
+    left = full.with_name(".export.old")
+    left.mkdir()
+    (left / "older").write_text("older")
+    write(full, overwrite=True)
+    assert names_in(full) == ["new"]
+    assert names_in(full.parent) == ["export"]
+
+
+def test_relative_names_are_fine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(Path("here"))
+    assert names_in(tmp_path / "here") == ["new"]
+
+
+def test_bytes_are_counted_in_all_folders_below(full):
+    (full / "below").mkdir()
+    (full / "below" / "more").write_text("12345")
+    assert folder_bytes(full) == 8
+
+
+def test_what_a_link_points_to_is_replaced_and_the_link_stays(full):
+    link = full.with_name("link")
+    link.symlink_to(full)
+    for _ in range(2):
+        write(link, overwrite=True)
+        assert link.is_symlink()
+        assert names_in(full) == ["new"]
+        assert names_in(full.parent) == ["export", "link"]
+
+
+# Files.
+
+
+def test_text_is_written_as_it_is(tmp_path):
+    write_text(tmp_path / "new" / "page.md", "ä\r\nb\n")
+    assert (tmp_path / "new" / "page.md").read_bytes() == b"\xc3\xa4\r\nb\n"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    path = tmp_path / "page.md"
+    path.write_text("old")
+
+    def interrupt() -> None:
+        with replacing(path) as draft:
+            draft.write_text("new")
+            assert path.read_text() == "old"
+            raise error("stop")
+
+    with pytest.raises(error, match="stop"):
+        interrupt()
+    assert path.read_text() == "old"
+    assert names_in(tmp_path) == ["page.md"]
+
+
+def test_what_a_link_to_a_file_points_to_is_replaced_and_the_link_stays(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "page.md")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "page.md").read_text() == "new"
+
+
+def test_content_and_names_are_on_the_disk_before_and_after_the_rename(tmp_path, monkeypatch):
+    events: list[str] = []
+    flush, rename, replace = files._flush, Path.rename, Path.replace
+
+    def renamed(self: Path, to: Path) -> Path:
+        events.append("rename")
+        return rename(self, to) if self.is_dir() else replace(self, to)
+
+    def flushed(path: Path) -> None:
+        events.append("folder" if path == tmp_path else path.suffix or "inside")
+        flush(path)
+
+    monkeypatch.setattr(files, "_flush", flushed)
+    monkeypatch.setattr(files.Path, "replace", renamed)
+    write_text(tmp_path / "page.md", "new")
+    assert events == [".tmp", "rename", "folder"]
+    events.clear()
+    monkeypatch.setattr(files.Path, "rename", renamed)
+    with whole_folder(tmp_path / "export") as folder:
+        (folder / "a.json").write_text("1")
+    assert events[0] == ".json"
+    assert events[2:] == ["rename", "folder"]
+
+
+def test_write_json_makes_folders_and_replaces_in_one_step(tmp_path):
+    path = tmp_path / "a" / "b" / "results.json"
+    write_json(path, {"x": 1})
+    write_json(path, {"x": (1.5, math.nan, math.inf)})
+    assert json.loads(path.read_text()) == {"x": [1.5, None, None]}
+    assert [p.name for p in path.parent.iterdir()] == ["results.json"]
+
+
+def test_a_value_that_is_no_json_leaves_the_old_file(tmp_path):
+    path = tmp_path / "results.json"
+    write_json(path, {"x": 1})
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        write_json(path, {"x": object()})
+    assert json.loads(path.read_text()) == {"x": 1}
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    write_json(path, {"x": 1})
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(files.os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_json(path, {"x": 2})
+    assert json.loads(path.read_text()) == {"x": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
+def test_a_written_file_has_the_usual_permissions(tmp_path):
+    write_json(tmp_path / "a.json", 1)
+    (tmp_path / "b.json").write_text("1")
+    assert (tmp_path / "a.json").stat().st_mode == (tmp_path / "b.json").stat().st_mode
+
+
+def test_lines_come_back_in_order(tmp_path):
+    path = tmp_path / "new" / "runs.jsonl"
+    for number in range(3):
+        append_json_line(path, {"run": number, "text": "a\nb"})
+    assert read_json_lines(path) == [{"run": n, "text": "a\nb"} for n in range(3)]
+
+
+@pytest.mark.parametrize("torn", ['{"run": 1, "val', "12", "\n"])
+def test_a_torn_last_line_is_ignored_and_spoils_no_later_one(tmp_path, torn):
+    path = tmp_path / "runs.jsonl"
+    append_json_line(path, {"run": 0})
+    with path.open("a") as file:
+        file.write(torn)
+    assert read_json_lines(path) == [{"run": 0}]
+    append_json_line(path, {"run": 2})
+    assert read_json_lines(path)[-1] == {"run": 2}
+    assert read_json_lines(path)[0] == {"run": 0}
+
+
+def test_an_absent_file_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent\.jsonl"):
+        read_json_lines(tmp_path / "absent.jsonl")
