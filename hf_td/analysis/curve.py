@@ -18,9 +18,9 @@ from hf_td.pruning import (
     count_sparsity,
     kept_weights,
     remove_lowest,
+    select_sites,
 )
 from hf_td.pruning.budgets import Currency
-from hf_td.pruning.selection import select_sites
 from hf_td.ranking.activations import Activations
 
 Metrics = Mapping[str, float]

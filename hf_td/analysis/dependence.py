@@ -30,8 +30,8 @@ from hf_td.pruning import (
     check_sparsity,
     kept_weights,
     remove_lowest,
+    select_sites,
 )
-from hf_td.pruning.selection import select_sites
 from hf_td.ranking.activations import Activations
 from hf_td.ranking.sites import Site
 

@@ -17,7 +17,7 @@ from hf_td.config import TargetedDropoutConfig
 from hf_td.patching.layers import check_targetable
 from hf_td.patching.patch import find_patch
 from hf_td.ranking.learned import attach_learned
-from hf_td.ranking.sites import Site, plan_sites
+from hf_td.ranking.sites import Site, plan_sites, tied_groups
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -151,10 +151,7 @@ def attach_baseline(
     for site in sites:
         check_targetable(site.name, site.layer)
     attached = AttachedBaseline(baseline, config, examples)
-    groups: dict[int, list[Site]] = {}
-    for site in sites:
-        groups.setdefault(site.index, []).append(site)
-    for tied in groups.values():
+    for tied in tied_groups(sites).values():
         attached.add(tied)
     attached.attach()
     model.add_module(NAME, attached)

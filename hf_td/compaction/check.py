@@ -70,7 +70,14 @@ def footprint(
         _caller(model, name).register_forward_hook(_keeper(values, name)) for name in consumers
     ]
     try:
-        with _as_is(model), eager_experts(model), _widened(model, wide), seeded(model):
+        with (
+            torch.no_grad(),
+            evaluating(model),
+            in_own_type(model),
+            eager_experts(model),
+            _widened(model, wide),
+            seeded(model),
+        ):
             outputs = model(**_cast(inputs, model))
     except Exception as error:
         place = next((name for name in consumers if name not in values), "the head")
@@ -126,13 +133,6 @@ def _keeper(values: dict[str, Tensor], name: str) -> Any:
         values.setdefault(name, output)
 
     return keep
-
-
-@contextmanager
-def _as_is(model: nn.Module) -> Iterator[None]:
-    """Run a model in eval mode and in its own type, with no gradients."""
-    with torch.no_grad(), evaluating(model), in_own_type(model):
-        yield
 
 
 @contextmanager

@@ -122,7 +122,14 @@ def _cut_and_compare(
     if not before.wide:
         before = _footprint(model, anatomy, runs, wide=False)
     records = [CutRecord.of(cuts, undo) for cuts, undo in _cut_in_turn(model, anatomy, kept)]
-    _compare_or_undo(model, anatomy, before, records, runs)
+    try:
+        compare(before, _footprint(model, anatomy, runs, before.wide))
+    except Exception as error:
+        for record in reversed(records):
+            record.undo(model)
+        raise ValueError(
+            f"{type(model).__name__} cannot be made compact, and was left as it was: {error}"
+        ) from error
     for record in records:
         _record(model, record.parameters, record.counts)
 
@@ -160,19 +167,6 @@ def _footprint(
         values |= {within + name: value for name, value in seen.values.items()}
         widths.append(seen.wide)
     return Footprint(values, all(widths))
-
-
-def _compare_or_undo(
-    model: nn.Module, anatomy: Anatomy, before: Footprint, records: list[CutRecord], runs: Runs
-) -> None:
-    try:
-        compare(before, _footprint(model, anatomy, runs, before.wide))
-    except Exception as error:
-        for record in reversed(records):
-            record.undo(model)
-        raise ValueError(
-            f"{type(model).__name__} cannot be made compact, and was left as it was: {error}"
-        ) from error
 
 
 def _record(

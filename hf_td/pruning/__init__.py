@@ -10,7 +10,7 @@ from hf_td.pruning.prune import (
     remove_lowest,
 )
 from hf_td.pruning.report import BlockSparsity, LayerSparsity, PruningReport, count_sparsity
-from hf_td.pruning.selection import sites_to_prune
+from hf_td.pruning.selection import select_sites, sites_to_prune
 
 __all__ = [
     "BlockSparsity",
@@ -24,5 +24,6 @@ __all__ = [
     "kept_weights",
     "prune_model",
     "remove_lowest",
+    "select_sites",
     "sites_to_prune",
 ]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hf_td import kernels
-from hf_td.ranking.sites import Site
+from hf_td.ranking.sites import Site, tied_groups
 
 Rule = Literal["uniform", "global"]
 Currency = Literal["units", "parameters", "flops"]
@@ -66,9 +66,7 @@ def _choose_globally(sites: Sequence[Site], sparsity: float, budget: Budget) -> 
     Sites with one index are tied: their scores are equal, and their units are removed together.
     """
     _check_counted_once(sites)
-    groups: dict[int, list[Site]] = {}
-    for site in sites:
-        groups.setdefault(site.index, []).append(site)
+    groups = tied_groups(sites)
     scores = [_comparable(tied[0], budget.floor) for tied in groups.values()]
     costs = [
         sum(getattr(site.cost(budget.length), budget.of) for site in tied)

@@ -7,7 +7,7 @@ site is another file, and a row in `plan`.
 from hf_td.ranking.sites.alike import Alike, batches
 from hf_td.ranking.sites.experts import ExpertSite
 from hf_td.ranking.sites.plan import plan_sites
-from hf_td.ranking.sites.site import Cost, Kind, Site
+from hf_td.ranking.sites.site import Cost, Kind, Site, tied_groups
 from hf_td.ranking.sites.slices import Slice, by_feature
 from hf_td.ranking.sites.units import UnitSite
 from hf_td.ranking.sites.weights import WeightSite
@@ -24,4 +24,5 @@ __all__ = [
     "batches",
     "by_feature",
     "plan_sites",
+    "tied_groups",
 ]

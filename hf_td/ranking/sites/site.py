@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from torch import Tensor
@@ -136,3 +136,11 @@ class Site(Protocol):
     def mark_removed(self) -> None:
         """Bring up to date what the model keeps, beside the zeros, of removed entries."""
         ...
+
+
+def tied_groups(sites: Iterable[Site]) -> dict[int, list[Site]]:
+    """Group sites by their index: tied sites share one."""
+    groups: dict[int, list[Site]] = {}
+    for site in sites:
+        groups.setdefault(site.index, []).append(site)
+    return groups
