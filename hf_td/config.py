@@ -1,4 +1,4 @@
-"""The settings of targeted dropout: frozen, validated once, JSON both ways."""
+"""The settings of targeted dropout: a frozen dataclass, validated once, with a JSON form."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from hf_td.schedules import Schedule
 
-# The key under which a model's config keeps how it was trained.
+# The key in a model's config under which the settings of its training are recorded.
 CONFIG_KEY = "targeted_dropout"
 
 Level = Literal["weight", "unit"]
@@ -20,17 +20,16 @@ ExpertsLevel = Literal["unit", "none"]
 Importance = Literal["magnitude", "activation", "random", "taylor", "movement", "learned"]
 Draw = Literal["unit", "element"]
 
-# Those that can rank while a model trains; the others are for pruning alone.
+# Importance that can rank while a model trains; any other is for pruning alone.
 IN_TRAINING: tuple[Importance, ...] = ("magnitude", "activation", "random")
-
 
 # Settings of earlier versions, which the configs of models may still record.
 RETIRED = frozenset({"resting", "rescale"})
 
-# Stands for "as the recipe of the level says".
+# The default of a setting whose value depends on the level; see `RECIPES`.
 FROM_RECIPE: Any = None
 
-# The defaults, by level: what was best on training data of SST-2 and CoLA that was held out for it.
+# The defaults by level, chosen on held-out training data of SST-2 and CoLA.
 RECIPES: dict[str, dict[str, Any]] = {
     "weight": {
         "targeting": 0.95,
@@ -62,11 +61,11 @@ class Rates(NamedTuple):
 
 
 class Neighbours(NamedTuple):
-    """A pattern: of each group of neighbours along the fan-in the lowest are candidates.
+    """A pattern: the lowest of each group of neighbours along the fan-in are candidates.
 
     Attributes:
-        lowest: how many of each group.
-        of: the size of a group.
+        lowest: number of candidates in each group.
+        of: size of a group.
     """
 
     lowest: int
@@ -79,10 +78,10 @@ class Neighbours(NamedTuple):
 
 
 def parse_pattern(text: str | None) -> Neighbours | None:
-    """A pattern from "N:M"; None for None.
+    """Return the pattern that "N:M" stands for; None for None.
 
     Raises:
-        ValueError: it is not of this form, or not 0 < N < M.
+        ValueError: `text` is not of this form with 0 < N < M.
 
     >>> parse_pattern("2:4")
     Neighbours(lowest=2, of=4)
@@ -97,36 +96,37 @@ def parse_pattern(text: str | None) -> Neighbours | None:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetedDropoutConfig:
-    """What is targeted, how much of it, and how the rates grow over the run.
+    """Settings of targeted dropout: the targets, the rates, and their growth over the run.
 
-    Rates, schedules and importance that are not given are those of `RECIPES[level]`.
+    Rates, schedules and importance default to `RECIPES[level]`.
 
     Attributes:
         level: `weight` ranks the weights inside each output unit; `unit` ranks heads and neurons.
-        attention_level: the level of attention blocks where it differs; `none` leaves them alone.
-        feed_forward_level: the same for feed-forward blocks.
-        experts_level: `unit` ranks whole experts inside each mixture, beside their neurons or
-            weights, which `feed_forward_level` is for; `none` leaves all experts in.
+        attention_level: another level for attention blocks; `none` leaves them dense.
+        feed_forward_level: another level for feed-forward blocks; `none` leaves them dense.
+        experts_level: `unit` ranks whole experts inside each mixture; `none` drops no whole expert.
+            The neurons or weights of experts follow `feed_forward_level`.
         targeting: gamma, the final fraction of weights or units that are candidates, in [0, 1).
             It should be at least the sparsity that will be shipped.
         drop_rate: alpha, the final probability that a candidate is dropped in an update, in [0, 1].
-        targeting_schedule: how the targeting grows; a `Schedule`, its JSON form, or a shape's name.
-        drop_rate_schedule: how the drop rate grows.
+        targeting_schedule: growth of the targeting: a `Schedule`, its JSON form, or a shape's name.
+        drop_rate_schedule: growth of the drop rate, in the same forms.
         include: patterns (`fnmatch`) on the dotted names of the layers to patch. At the unit level
-            the name of a block's consumer (its last layer) decides; of a mixture, its router.
-        exclude: patterns that take layers out again.
+            they are matched with the name of a block's consumer (its last layer), or of a mixture's
+            router.
+        exclude: patterns of layers not to patch, even if `include` matches them.
         layers: indices of the layers to patch; None means all.
-        importance: what ranks: `magnitude` (the paper); `activation`, the magnitude times the root
-            mean square of the activation that belongs to it (a weight's input, a unit's output), as
-            the authors' `targeted_ard` and Wanda do; `random`, a fixed random set. For pruning
-            alone: `taylor`, how much the loss would change to first order, `movement`, how much it
-            would grow, and `learned`, the scores that a baseline has learned.
+        importance: the kind of score. `magnitude` is the paper's. `activation` multiplies it by
+            the root mean square of a weight's input or a unit's output, as the authors'
+            `targeted_ard` and Wanda do. `random` targets a fixed random set. For pruning alone:
+            `taylor` estimates the change of the loss to first order, `movement` its growth, and
+            `learned` uses the scores that a baseline learned.
         draw: at the unit level, drop whole units (the paper's text) or single elements of a
             targeted unit's weights (the authors' code).
-        seed: of the draws; a mask is a function of (seed, update, layer).
-        pattern: at the weight level, "N:M": the candidates are the N lowest of each M neighbours
-            along the fan-in, so that exactly these go ("2:4" for the sparse kernels of GPUs). The
-            final targeting is N/M. The literature counts what stays: its 1:4 is 3:4 here.
+        seed: of the draws; a mask is a function of (seed, update, layer) and the weights.
+        pattern: "N:M" makes the N lowest of each M neighbours along the fan-in candidates, at the
+            weight level, so exactly these can be pruned ("2:4" for the sparse kernels of GPUs). The
+            final targeting is N/M. The literature counts kept weights: its 1:4 is 3:4 here.
     """
 
     level: Level = "weight"
@@ -160,8 +160,8 @@ class TargetedDropoutConfig:
         _check_rate("drop_rate", self.drop_rate, "a probability in [0, 1]")
         if self.experts_level == "unit" and self.draw != "unit":
             raise ValueError(
-                "whole experts are dropped by their router, which spreads the weight over the "
-                f"others: experts_level='unit' goes with draw='unit', got draw={self.draw!r}"
+                f"experts_level='unit' needs draw='unit', got draw={self.draw!r}. A router drops "
+                "whole experts. Use draw='unit', or experts_level='none'"
             )
         if neighbours is not None:
             self._check_pattern(neighbours)
@@ -186,37 +186,37 @@ class TargetedDropoutConfig:
     def _check_pattern(self, neighbours: Neighbours) -> None:
         if "weight" not in (self.level_of("attention"), self.level_of("feed_forward")):
             raise ValueError(
-                f"the pattern {self.pattern} ranks neighbouring weights, but the level of both "
-                "parts is another; use level='weight', or pattern=None"
+                f"the pattern {self.pattern} ranks neighbouring weights, but neither attention nor "
+                "feed-forward blocks have the level 'weight'. Use level='weight', or pattern=None"
             )
         if self.targeting != neighbours.share:
             raise ValueError(
                 f"the pattern {self.pattern} makes {neighbours.share:g} of the weights candidates, "
-                f"but targeting is {self.targeting}; leave one of them out"
+                f"but targeting is {self.targeting}. Give only one of them"
             )
 
     @property
     def neighbours(self) -> Neighbours | None:
-        """The pattern in numbers."""
+        """The pattern as numbers, or None."""
         return parse_pattern(self.pattern)
 
     def level_of(self, part: str) -> PartLevel:
-        """The level of a part: `attention`, `feed_forward` or `experts`."""
+        """Return the level of a part: `attention`, `feed_forward` or `experts`."""
         return getattr(self, f"{part}_level") or self.level
 
     def selects(self, name: str, layer: int | None) -> bool:
-        """Whether the projection of this dotted name, in this layer, is to be patched."""
+        """Return True if the projection of this dotted name, in this layer, is to be patched."""
         if self.layers is not None and layer not in self.layers:
             return False
         return matches(name, self.include) and not matches(name, self.exclude)
 
     def rates(self, progress: float, update: int | None = None) -> Rates:
-        """The rates of an update.
+        """Return the rates of an update.
 
         Args:
             progress: completed updates over all updates, in [0, 1].
-            update: the number of the update; sampled rates are drawn from it and the seed, or
-                from the progress where it is None, each by itself.
+            update: the number of the update. Sampled rates are functions of the seed and this
+                number, or of the progress if it is None. The two rates are drawn independently.
         """
         draw = None if update is None else (self.seed, update)
         return Rates(
@@ -225,18 +225,15 @@ class TargetedDropoutConfig:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form, with tuples as lists."""
+        """Return the JSON form, with tuples as lists."""
         return json.loads(json.dumps(asdict(self)))
-
-    def to_json(self) -> str:
-        """The JSON text."""
-        return json.dumps(self.to_dict(), indent=2)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TargetedDropoutConfig:
-        """Return a configuration from its JSON form; unknown keys are refused.
+        """Return a configuration from its JSON form, ignoring retired settings.
 
-        Settings of earlier versions that are retired are left out.
+        Raises:
+            ValueError: a key is no setting of this or an earlier version.
         """
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(values) - known - RETIRED)
@@ -244,28 +241,23 @@ class TargetedDropoutConfig:
             raise ValueError(f"unknown settings {unknown}; known are {sorted(known)}")
         return cls(**{name: value for name, value in values.items() if name in known})
 
-    @classmethod
-    def from_json(cls, text: str) -> TargetedDropoutConfig:
-        """A configuration from its JSON text."""
-        return cls.from_dict(json.loads(text))
-
 
 def configure(
     config: TargetedDropoutConfig | None, overrides: Mapping[str, Any]
 ) -> TargetedDropoutConfig:
-    """`config` (or the defaults) with some settings replaced.
+    """Return `config`, or the defaults, with some settings replaced.
 
-    With another level come the defaults of its recipe, in place of those of the old one; a setting
-    that differs from these stays. With another pattern, or without the one that there was, the
-    targeting is not kept either, since a pattern says it.
+    Another level replaces the defaults of the old level's recipe by those of the new one; settings
+    that differ from the old recipe stay. Another pattern replaces the targeting.
 
     Raises:
-        TypeError: `config` is something else, or an override is no setting.
+        TypeError: `config` has another type, or an override is no setting.
     """
     if not (config is None or isinstance(config, TargetedDropoutConfig)):
         raise TypeError(
-            "config is a TargetedDropoutConfig (of training arguments, what targeted_dropout() "
-            f"gives), and single settings are keywords, as in level='unit'; got {config!r}"
+            "config is a TargetedDropoutConfig (training arguments have one: "
+            "arguments.targeted_dropout()), and single settings are keywords, as in level='unit'; "
+            f"got {config!r}"
         )
     known = {f.name for f in fields(TargetedDropoutConfig)}
     unknown = sorted(set(overrides) - known)
@@ -281,13 +273,13 @@ def configure(
 
 
 def trained_with(model: Any) -> TargetedDropoutConfig | None:
-    """The settings that a model's own config records, or None if it was never patched."""
+    """Return the settings that a model's own config records, or None if it was never patched."""
     recorded = getattr(getattr(model, "config", None), CONFIG_KEY, None)
     return None if recorded is None else TargetedDropoutConfig.from_dict(recorded)
 
 
 def matches(name: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a dotted name matches one of the patterns."""
+    """Return True if a dotted name matches one of the patterns."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
@@ -310,7 +302,7 @@ def _check_type(name: str, value: Any, kind: str, *types: type) -> None:
 
 
 def _is_of(value: Any, *types: type) -> bool:
-    """Whether a value is of one of these types; a bool, which Python counts as an int, is not."""
+    """Return True if a value is of one of these types; a bool does not count as an int."""
     return isinstance(value, types) and (bool in types or not isinstance(value, bool))
 
 

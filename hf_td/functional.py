@@ -1,9 +1,10 @@
 """Targeted dropout on plain tensors (Gomez et al., arXiv 1905.13678, section 4).
 
-An update is its cut-offs. A score says how important a weight is. The lowest-scored fraction of
-each row are candidates, so one number per row, its cut-off, tells candidates from the rest. The
-mask of a weight follows from the weight, its cut-offs and a key. It is computed where it is needed
-and never stored.
+An update is its cut-offs. A score measures the importance of a weight. The lowest fraction of each
+row are the candidates: the scores below one number per row, its cut-off. A candidate is dropped if
+its draw says so, and the draw follows from a key and the position. So the mask of a weight is a
+pure function of the weight, its cut-offs and a key. It is computed where it is needed and never
+stored.
 """
 
 from __future__ import annotations
@@ -16,20 +17,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Draws are integers of 16 bits; a draw below the threshold of an update drops its candidate.
+# The number of values of a draw, an integer of 16 bits. A candidate is dropped if its draw is below
+# the threshold of the update.
 DRAW_LEVELS = 1 << 16
 
-# The multipliers of `lowbias32`, a mixing function of 32 bits by Chris Wellons.
+# The multipliers of `lowbias32`, a 32-bit mixing function by Chris Wellons.
 MULTIPLIERS = (0x7FEB352D, 0x846CA68B)
 
 
 class Rule(NamedTuple):
-    """What the scores of a weight are, in every update.
+    """The rule by which every update scores a weight.
 
     Attributes:
         fan_in_dim: the dimension of the weight that runs over the inputs; scores are ranked along
             it.
-        pattern: (lowest, of): only so many of each group of neighbours can be candidates.
+        pattern: (lowest, of): only the `lowest` of each group of `of` neighbours can be candidates.
         random_key: scores are a function of this key and the position, in place of magnitudes.
     """
 
@@ -39,14 +41,14 @@ class Rule(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """What one update drops of one weight.
+    """The numbers that decide what one update drops of one weight.
 
     Attributes:
-        cutoff: scores below it are candidates; broadcastable to the weight. Minus infinity makes
-            none of a row candidates, infinity all.
-        draw: `(3,)`, int64: the low and the high half of the key, and the threshold. A candidate is
-            dropped where its draw is below the threshold: 0 drops none, `DRAW_LEVELS` all.
-        scale: what the magnitudes of each input are multiplied with, `(fan_in,)`; None for ones.
+        cutoff: scores below it are candidates; broadcasts to the weight. Minus infinity makes no
+            entry of a row a candidate, infinity every entry.
+        draw: `(3,)`, int64: the low half of the key, its high half, and the threshold. A candidate
+            is dropped if its draw is below the threshold: 0 drops none, `DRAW_LEVELS` all.
+        scale: factor on the magnitudes of each input, `(fan_in,)`; None for ones.
     """
 
     cutoff: Tensor
@@ -55,26 +57,26 @@ class Cut(NamedTuple):
 
 
 def masked(weight: Tensor, cut: Cut, rule: Rule) -> Tensor:
-    """Return the weight as an update sees it: what is dropped is zero and gets no gradient.
+    """Return the weight with zeros in place of dropped entries, which get no gradient.
 
-    No gradient flows through the mask, and kept weights are not rescaled (paper, section 4).
+    The mask itself is not differentiated. Kept weights are not rescaled (paper, section 4).
 
     Args:
         weight: any shape, floating point.
-        cut: of the update.
-        rule: of the weight.
+        cut: the numbers of the update.
+        rule: the rule of the weight.
     """
     return weight.masked_fill(is_dropped(weight, cut, rule), 0)
 
 
 def is_dropped(weight: Tensor, cut: Cut, rule: Rule) -> Tensor:
-    """Return True where an update drops an entry, boolean, of the shape of the weight."""
+    """Return True where an update drops an entry, boolean, in the shape of the weight."""
     candidates = weight_scores(weight, cut.scale, rule) < cut.cutoff
     return candidates & is_drawn(weight.shape, cut.draw)
 
 
 def weight_scores(weight: Tensor, scale: Tensor | None, rule: Rule) -> Tensor:
-    """Return the scores of weights, not negative, of the shape of the weight.
+    """Return the scores of a weight, at least 0, in the shape of the weight.
 
     A score is the magnitude times the scale of the input, or a fixed random number. It is infinite
     where the pattern allows no candidate.
@@ -82,7 +84,7 @@ def weight_scores(weight: Tensor, scale: Tensor | None, rule: Rule) -> Tensor:
     Args:
         weight: `(out, in)`, `(in, out)`, or with leading dimensions.
         scale: `(fan_in,)`; None for ones.
-        rule: of the weight.
+        rule: the rule of the weight.
     """
     if rule.random_key is not None:
         scores = random_scores(weight.shape, rule.random_key, weight.device)
@@ -101,33 +103,32 @@ def weight_scores(weight: Tensor, scale: Tensor | None, rule: Rule) -> Tensor:
 def candidate_count(total: int, fraction: float) -> int:
     """Return the number of candidates among `total`: `floor(fraction * total)`.
 
-    It is safe against rounding: `int(0.29 * 100)` is 28 in floating point, and the small epsilon
-    makes it 29.
+    A small epsilon guards against rounding: `int(0.29 * 100)` is 28 in floating point.
     """
     return min(total, int(fraction * total + 1e-6))
 
 
 def kth_lowest(scores: Tensor, count: int, dim: int) -> Tensor:
-    """Return the score that `count` others precede, counted from 0; keeps `dim` with size 1."""
+    """Return the score at place `count`, from 0, in ascending order along `dim`, kept as size 1."""
     return scores.kthvalue(count + 1, dim=dim, keepdim=True).values
 
 
-# Selects the score that so many others precede, along a dimension, as `kth_lowest` does.
+# A function with the arguments and the result of `kth_lowest`.
 Select = Callable[[Tensor, int, int], Tensor]
 
 
 def cutoffs(scores: Tensor, fraction: float, dim: int = -1, select: Select = kth_lowest) -> Tensor:
-    """Return the cut-offs at which `floor(fraction * n)` of the `n` scores along `dim` end.
+    """Return the cut-offs below which `floor(fraction * n)` of the `n` scores along `dim` lie.
 
     Args:
         scores: any shape.
         fraction: the targeting (gamma) or the sparsity, in [0, 1].
-        dim: the dimension that is ranked; each slice along it is ranked by itself.
+        dim: the ranked dimension; each slice along it is ranked separately.
         select: finds the cut-off of a count.
 
     Returns:
-        The scores at the cut-offs, with size 1 along `dim`. Scores strictly below are candidates,
-        as in the authors' code; scores equal to the cut-off are none.
+        The cut-offs, with size 1 along `dim`. Scores strictly below are candidates, as in the
+        authors' code. Scores equal to the cut-off are not, so ties leave fewer candidates.
     """
     total = scores.shape[dim]
     count = candidate_count(total, fraction)
@@ -150,9 +151,9 @@ def candidate_mask(
     Args:
         scores: any shape, with `n` entries along `dim`.
         fraction: the targeting (gamma) or the sparsity, in [0, 1].
-        dim: the dimension that is ranked; each slice along it is ranked by itself.
-        break_ties: scores equal to the cut-off are taken in order of position until the count is
-            exact. Without it they are left out, as in the authors' code.
+        dim: the ranked dimension; each slice along it is ranked separately.
+        break_ties: add scores equal to the cut-off, in order of position, until the count is
+            exact. By default they are left out, as in the authors' code.
         select: finds the cut-off of a count.
 
     Returns:
@@ -175,19 +176,19 @@ def candidate_mask(
 def lowest_neighbours(scores: Tensor, lowest: int, of: int, dim: int = -1) -> Tensor:
     """Return True for the `lowest` lowest scores in each group of `of` neighbours along `dim`.
 
-    Of equal scores the first are taken. Every group has exactly `lowest`, as the sparse kernels of
-    GPUs expect (2:4).
+    Of equal scores the first ones count as lower. Every group has exactly `lowest` of them, as the
+    sparse kernels of GPUs expect (2:4).
 
     Args:
         scores: any shape, with a multiple of `of` entries along `dim`.
-        lowest: how many of each group, in [0, of].
-        of: the size of a group.
+        lowest: number of candidates in each group, in [0, of].
+        of: size of a group.
         dim: the dimension along which entries are neighbours.
 
     Returns:
         A boolean tensor of the shape of `scores`.
     """
-    # One tensor for each place in a group: comparing these pair by pair needs no sort.
+    # One tensor for each place in a group: comparing places pair by pair needs no sort.
     places = scores.movedim(dim, -1).unflatten(-1, (-1, of)).unbind(-1)
     ranks = [torch.zeros_like(place, dtype=torch.int16) for place in places]
     for first, second in combinations(range(of), 2):
@@ -199,10 +200,10 @@ def lowest_neighbours(scores: Tensor, lowest: int, of: int, dim: int = -1) -> Te
 
 
 def unit_norms(members: Sequence[Tensor]) -> Tensor:
-    """Return the L2 norm of each unit over everything that produces it (paper, section 4.1).
+    """Return the L2 norm of each unit over all rows that produce it (paper, section 4.1).
 
     Args:
-        members: norms of the rows that belong to each unit, tensors `(..., units, per_unit)`.
+        members: norms of the rows of each unit, one tensor `(..., units, per_unit)` per producer.
 
     Returns:
         Scores of shape `(..., units)`.
@@ -211,12 +212,12 @@ def unit_norms(members: Sequence[Tensor]) -> Tensor:
 
 
 def drop_threshold(drop_rate: float) -> int:
-    """Return how many of the `DRAW_LEVELS` values of a draw drop a candidate."""
+    """Return the number of the `DRAW_LEVELS` values of a draw that drop a candidate."""
     return round(drop_rate * DRAW_LEVELS)
 
 
 def draw_key(*parts: int) -> int:
-    """Return a key, 64 mixed bits that are a function of some numbers."""
+    """Return a key of 64 mixed bits, a signed integer that is a function of `parts`."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
 
@@ -226,49 +227,49 @@ def draw_of(key: int, threshold: int) -> list[int]:
 
     Args:
         key: from `draw_key`.
-        threshold: as `drop_threshold` gives it.
+        threshold: from `drop_threshold`.
     """
     return [_signed(key), _signed(key >> 32), threshold]
 
 
 def is_drawn(shape: Sequence[int], draw: Tensor) -> Tensor:
-    """Return True where the draw of an entry is below the threshold, boolean, of this shape."""
+    """Return True where the draw of an entry is below the threshold, boolean, in `shape`."""
     return draws(shape, draw) < draw[2]
 
 
 def draws(shape: Sequence[int], draw: Tensor) -> Tensor:
     """Return an integer in [0, 2**16) for each entry, a function of (key, position) alone.
 
-    Two neighbours share a mixed word of 32 bits. Draws are equal on all devices.
+    Each 32-bit word yields the draws of two neighbours. Draws are equal on all devices.
 
     Args:
-        shape: of the whole weight; positions count its entries in order.
-        draw: as in `Cut`.
+        shape: shape of the whole weight; positions count its entries in order.
+        draw: see `Cut`.
 
     Returns:
-        int32, of this shape.
+        int32, in `shape`.
     """
     total = torch.Size(shape).numel()
-    words = _mixed(_counted(-(-total // 2), draw.device), draw[0], draw[1])
+    words = _mixed(_positions(-(-total // 2), draw.device), draw[0], draw[1])
     halves = torch.stack([words & 0xFFFF, _shifted(words, 16)], -1)
     return halves.flatten()[:total].view(*shape)
 
 
 def random_scores(shape: Sequence[int], key: int, device: torch.device | None = None) -> Tensor:
     """Return a number in [0, 1) for each entry, float32, a function of (key, position) alone."""
-    words = _counted(torch.Size(shape).numel(), device)
-    mixed = _mixed(words, *(torch.tensor(half) for half in draw_of(key, 0)[:2]))
+    positions = _positions(torch.Size(shape).numel(), device)
+    mixed = _mixed(positions, *(torch.tensor(half) for half in draw_of(key, 0)[:2]))
     return (_shifted(mixed, 8).float() / (1 << 24)).view(*shape)
 
 
-def _counted(total: int, device: torch.device | None) -> Tensor:
-    """Return the numbers of words, int32; they wrap beyond that."""
+def _positions(total: int, device: torch.device | None) -> Tensor:
+    """Return 0 to `total - 1` as int32, wrapped to 32 bits."""
     wide = torch.int32 if total < 1 << 31 else torch.int64
     return torch.arange(total, dtype=wide, device=device).to(torch.int32)
 
 
 def _mixed(words: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Return `lowbias32` of words of 32 bits with both halves of a key mixed in."""
+    """Return `lowbias32` of 32-bit words, with both halves of a key mixed in."""
     first, second = map(_signed, MULTIPLIERS)
     words = words ^ low
     words = (words ^ _shifted(words, 16)) * first
@@ -277,10 +278,10 @@ def _mixed(words: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def _shifted(words: Tensor, bits: int) -> Tensor:
-    """Return words of 32 bits shifted to the right, with zeros from the left."""
+    """Return 32-bit words shifted to the right, filled with zeros."""
     return (words >> bits) & ((1 << (32 - bits)) - 1)
 
 
 def _signed(number: int) -> int:
-    """Return the lowest 32 bits of an integer as a signed one."""
+    """Return the lowest 32 bits of an integer as a signed integer."""
     return ((number + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)

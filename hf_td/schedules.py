@@ -1,7 +1,7 @@
 """Schedules: pure functions from progress in [0, 1] to a fraction of the final rate.
 
-Progress is completed updates over all updates. A schedule has no state, so a resumed run
-follows the same path as one that was never interrupted.
+Progress is completed updates over all updates. A schedule has no state, so a resumed run has the
+rates of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 Shape = Callable[[float], float]
 
 
 def _piecewise(t: float) -> float:
-    """The paper's ramp of the targeting: 95 % of the way in the first half, the rest after."""
+    """Return the paper's ramp of the targeting: 95 % of the way in the first half of its length."""
     return 0.95 * min(1.0, 2 * t) + 0.05 * max(0.0, 2 * t - 1)
 
 
-# How far the ramp has come after the fraction t in [0, 1] of its length. A new shape is a new row.
+# The value of each ramp after the fraction t in [0, 1] of its length. A new shape is a new row.
 SHAPES: dict[str, Shape] = {
     "constant": lambda t: 1.0,
     "linear": lambda t: t,
@@ -32,17 +32,16 @@ SHAPES: dict[str, Shape] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How a rate approaches its final value.
+    """A ramp from a fraction of the final rate to the final rate, with draws for single updates.
 
     Attributes:
         shape: one of `SHAPES`.
         initial: fraction of the final rate at the start of the ramp, in [0, 1].
         begin: progress at which the ramp starts, in [0, 1).
         end: progress at which the ramp ends, in (begin, 1].
-        sampled: share of the updates at which the rate is drawn afresh from [0, ramp]; with 1 one
-            run trains the network for every rate up to the final one.
-        off: share of the updates at which the rate is 0: dense updates, which keep the whole
-            network good.
+        sampled: share of updates that draw a rate from [0, ramp]. At 1, a single run trains the
+            network for every rate up to the final one.
+        off: share of dense updates, whose rate is 0. They preserve the unpruned network.
     """
 
     shape: str = "constant"
@@ -61,9 +60,9 @@ class Schedule:
             )
         if not 0 <= self.begin < self.end <= 1:
             raise ValueError(
-                "a schedule ramps from begin to end, fractions of the run with 0 <= begin < end "
-                f"<= 1, got begin={self.begin}, end={self.end}; a ramp that ends after 1 would "
-                "outlast the run and never reach its final rate"
+                "schedule begin and end are fractions of the run, 0 <= begin < end <= 1, "
+                f"got begin={self.begin}, end={self.end}. A ramp with a later end would outlast "
+                "the run. Choose an end of at most 1"
             )
         if not (self.sampled >= 0 and self.off >= 0 and self.sampled + self.off <= 1):
             raise ValueError(
@@ -72,29 +71,27 @@ class Schedule:
             )
 
     def __call__(self, progress: float, draw: object = None, stream: str = "") -> float:
-        """The fraction of the final rate at `progress`, which is clamped to [0, 1].
+        """Return the fraction of the final rate at `progress`, which is clamped to [0, 1].
 
         Args:
             progress: completed updates over all updates.
-            draw: what the draws of `sampled` and `off` are a function of, for instance (seed,
-                update); the progress where it is None.
-            stream: a name; of the same `draw` those of different streams are independent.
+            draw: keys the draws of `sampled` and `off`, for instance (seed, update); None to key
+                them by the progress.
+            stream: names independent draws for the same `draw`.
         """
-        ramp = self.initial + (1 - self.initial) * SHAPES[self.shape](self._ramp_time(progress))
-        return ramp * self._share(_place(progress, draw, stream))
+        time = min(1.0, max(0.0, (progress - self.begin) / (self.end - self.begin)))
+        ramp = self.initial + (1 - self.initial) * SHAPES[self.shape](time)
+        return ramp * self._share(_drawn(progress, draw, stream))
 
-    def _share(self, place: float) -> float:
-        """Which part of the ramp an update has, given its place in [0, 1): 0, some, or all."""
-        if place < self.off:
+    def _share(self, drawn: float) -> float:
+        """Return the share of the ramp in an update that drew a number in [0, 1)."""
+        if drawn < self.off:
             return 0.0
-        return min(1.0, (place - self.off) / self.sampled) if self.sampled else 1.0
-
-    def _ramp_time(self, progress: float) -> float:
-        return min(1.0, max(0.0, (progress - self.begin) / (self.end - self.begin)))
+        return min(1.0, (drawn - self.off) / self.sampled) if self.sampled else 1.0
 
     @classmethod
     def parse(cls, value: Schedule | str | Mapping[str, Any]) -> Schedule:
-        """A schedule from itself, from the name of a shape, or from its JSON form."""
+        """Return a schedule, given as itself, by the name of a shape, or in its JSON form."""
         if isinstance(value, Schedule):
             return value
         if isinstance(value, str):
@@ -111,12 +108,8 @@ class Schedule:
             )
         return cls(**value)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON form."""
-        return asdict(self)
 
-
-def _place(progress: float, draw: object, stream: str = "") -> float:
-    """A number in [0, 1) that is a function of what the draws are."""
+def _drawn(progress: float, draw: object, stream: str) -> float:
+    """Return a number in [0, 1) that is a function of the arguments."""
     key = min(1.0, max(0.0, progress)).hex() if draw is None else repr(draw)
     return random.Random(stream + key).random()

@@ -1,4 +1,4 @@
-"""The settings: validated once, JSON both ways."""
+"""The settings: validation, defaults by level, and their JSON form."""
 
 from __future__ import annotations
 
@@ -39,10 +39,9 @@ configs = st.builds(
 
 
 @given(configs)
-def test_the_json_form_goes_both_ways(config):
-    assert TargetedDropoutConfig.from_json(config.to_json()) == config
+def test_a_configuration_equals_the_one_read_from_its_json_form(config):
     assert TargetedDropoutConfig.from_dict(config.to_dict()) == config
-    assert json.loads(config.to_json()) == config.to_dict()
+    assert json.loads(json.dumps(config.to_dict())) == config.to_dict()
 
 
 @given(configs)
@@ -58,7 +57,7 @@ def test_rates_are_the_final_rates_times_their_schedules(config, progress):
 
 
 @pytest.mark.parametrize("numbered", [True, False])
-def test_each_rate_is_drawn_by_itself(numbered):
+def test_the_two_rates_are_drawn_independently(numbered):
     sampled = Schedule(sampled=1.0)
     config = TargetedDropoutConfig(targeting_schedule=sampled, drop_rate_schedule=sampled)
     rates = [config.rates(i / 1000, i if numbered else None) for i in range(1000)]
@@ -66,7 +65,7 @@ def test_each_rate_is_drawn_by_itself(numbered):
     assert all(len(set(drawn)) == 1000 for drawn in zip(*rates, strict=True))
 
 
-def test_the_targeting_of_recorded_runs_is_drawn_again():
+def test_sampled_targetings_equal_those_of_recorded_runs():
     sampled = Schedule(sampled=0.5, off=0.25)
     config = TargetedDropoutConfig(targeting=0.5, targeting_schedule=sampled, seed=3)
     drawn = [config.rates(0.5, update).targeting for update in range(4)]
@@ -140,7 +139,7 @@ def test_unknown_keys_are_refused():
         configure(None, {"gamma": 0.5})
 
 
-def test_settings_are_given_by_name_and_stay():
+def test_settings_are_keyword_only_and_frozen():
     config: Any = TargetedDropoutConfig()
     with pytest.raises(AttributeError, match="cannot assign to field 'targeting'"):
         config.targeting = 0.5
@@ -195,13 +194,13 @@ def test_selects_by_pattern_and_layer(settings, name, layer, selected):
         ({"level": "unit", "feed_forward_level": "none"}, "unit", "none"),
     ],
 )
-def test_a_part_has_the_common_level_or_its_own(settings, attention, feed_forward):
+def test_a_part_has_its_own_level_or_the_common_one(settings, attention, feed_forward):
     config = TargetedDropoutConfig(**settings)
     assert config.level_of("attention") == attention
     assert config.level_of("feed_forward") == feed_forward
 
 
-def test_configure_replaces_only_what_is_named():
+def test_configure_replaces_only_the_given_settings():
     config = TargetedDropoutConfig(targeting=0.3, seed=5)
     assert configure(config, {"seed": 6}) == TargetedDropoutConfig(targeting=0.3, seed=6)
     assert configure(None, {}) == TargetedDropoutConfig()
@@ -219,7 +218,7 @@ def test_another_level_brings_its_recipe(config):
 
 
 @pytest.mark.parametrize("level", ["weight", "unit"])
-def test_of_defaults_another_level_makes_its_own(level):
+def test_another_level_replaces_defaults_by_its_own(level):
     for before in ("weight", "unit"):
         changed = configure(TargetedDropoutConfig(level=before, seed=1), {"level": level})
         assert changed == TargetedDropoutConfig(level=level, seed=1)
@@ -227,7 +226,7 @@ def test_of_defaults_another_level_makes_its_own(level):
     assert changed == TargetedDropoutConfig(level=level, layers=(1,), targeting=0.5)
 
 
-def test_trained_with_reads_what_a_model_records():
+def test_trained_with_returns_the_settings_that_a_model_records():
     config = TargetedDropoutConfig(level="unit", layers=(1,))
     model = SimpleNamespace(config=SimpleNamespace(**{CONFIG_KEY: config.to_dict()}))
     assert trained_with(model) == config
@@ -238,7 +237,7 @@ def test_trained_with_reads_what_a_model_records():
 RETIRED = {"resting": 0.25, "rescale": False}
 
 
-def test_records_with_settings_of_earlier_versions_still_load():
+def test_records_with_retired_settings_load():
     config = TargetedDropoutConfig(level="unit", targeting=0.5)
     recorded = {**config.to_dict(), **RETIRED}
     model = SimpleNamespace(config=SimpleNamespace(**{CONFIG_KEY: recorded}))
@@ -250,7 +249,7 @@ def test_records_with_settings_of_earlier_versions_still_load():
 
 
 @pytest.mark.parametrize("name", RETIRED)
-def test_settings_of_earlier_versions_are_not_taken_any_more(name):
+def test_retired_settings_are_refused_as_arguments(name):
     build: Any = TargetedDropoutConfig
     with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
         build(**{name: RETIRED[name]})

@@ -1,10 +1,10 @@
-"""Every shape by one table."""
+"""Schedules: one table of all shapes, and properties of ramps and draws."""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -34,11 +34,11 @@ schedules = st.builds(
 
 
 def ramp_of(schedule: Schedule) -> Schedule:
-    """The same schedule with neither draws nor pauses."""
+    """Return the schedule without sampled and dense updates."""
     return replace(schedule, sampled=0.0, off=0.0)
 
 
-# Shape to its value at the start, in the middle and at the end of the ramp.
+# Each shape with its value at the start, in the middle and at the end of the ramp.
 TABLE = [
     ("constant", 1.0, 1.0, 1.0),
     ("linear", 0.0, 0.5, 1.0),
@@ -62,14 +62,14 @@ def test_the_ramp_starts_and_ends_where_it_should(shape, start, middle, end, beg
 
 
 @pytest.mark.parametrize(("shape", "start", "middle", "end"), TABLE)
-def test_outside_of_its_ramp_a_schedule_stands_still(shape, start, middle, end):
+def test_a_schedule_is_constant_outside_its_ramp(shape, start, middle, end):
     schedule = Schedule(shape=shape, begin=0.25, end=0.75)
     assert [schedule(t) for t in (-1.0, 0.0, 0.1, 0.25)] == pytest.approx([start] * 4)
     assert [schedule(t) for t in (0.75, 0.9, 1.0, 2.0)] == pytest.approx([end] * 4)
 
 
 @given(schedules, progress, progress)
-def test_ramps_never_fall(schedule, one, other):
+def test_ramps_never_decrease(schedule, one, other):
     ramp = ramp_of(schedule)
     early, late = sorted((one, other))
     assert ramp(early) <= ramp(late) + 1e-12
@@ -79,7 +79,7 @@ def test_ramps_never_fall(schedule, one, other):
 def test_a_schedule_is_a_pure_function_into_0_to_1(schedule, at):
     value = schedule(at)
     assert 0 <= value <= 1 + 1e-12
-    assert Schedule.parse(schedule.to_dict())(at) == value
+    assert Schedule.parse(asdict(schedule))(at) == value
 
 
 @given(schedules)
@@ -105,7 +105,7 @@ def test_sampled_rates_lie_under_the_ramp(schedule, at):
     assert 0 <= replace(schedule, sampled=1.0, off=0.0)(at) <= ramp(at)
 
 
-def test_sampled_rates_spread_evenly_over_the_run():
+def test_sampled_rates_are_uniform_over_the_run():
     schedule = Schedule(shape="constant", sampled=1.0)
     values = [schedule(i / 1000) for i in range(1000)]
     assert len(set(values)) == 1000
@@ -115,13 +115,13 @@ def test_sampled_rates_spread_evenly_over_the_run():
 @pytest.mark.parametrize(
     ("sampled", "off"), [(0.0, 0.3), (0.3, 0.0), (0.25, 0.5), (0.5, 0.5), (0.0, 1.0)]
 )
-def test_the_shares_of_sampled_and_of_idle_updates_are_kept(sampled, off):
+def test_the_shares_of_sampled_and_of_dense_updates_are_exact_up_to_chance(sampled, off):
     schedule = Schedule(shape="constant", sampled=sampled, off=off)
     values = [schedule(i / 2000) for i in range(2000)]
-    idle = sum(value == 0 for value in values)
+    dense = sum(value == 0 for value in values)
     whole = sum(value == 1 for value in values)
     drawn = [value for value in values if 0 < value < 1]
-    for count, share in [(idle, off), (whole, 1 - sampled - off), (len(drawn), sampled)]:
+    for count, share in [(dense, off), (whole, 1 - sampled - off), (len(drawn), sampled)]:
         assert abs(count - 2000 * share) <= 5 * math.sqrt(2000 * share * (1 - share))
     if drawn:
         assert abs(sum(drawn) / len(drawn) - 0.5) < 5 / math.sqrt(12 * len(drawn))
@@ -160,7 +160,7 @@ def test_unknown_keys_and_shapes_are_refused():
         Schedule.parse("quadratic")
 
 
-def test_settings_are_given_by_name_and_stay():
+def test_settings_are_keyword_only_and_frozen():
     schedule: Any = Schedule()
     with pytest.raises(AttributeError, match="cannot assign to field 'end'"):
         schedule.end = 0.5
@@ -170,7 +170,7 @@ def test_settings_are_given_by_name_and_stay():
 
 
 @given(schedules)
-def test_the_json_form_goes_both_ways(schedule):
-    assert Schedule.parse(schedule.to_dict()) == schedule
+def test_a_schedule_equals_the_one_parsed_from_its_json_form(schedule):
+    assert Schedule.parse(asdict(schedule)) == schedule
     assert Schedule.parse(schedule) is schedule
     assert Schedule.parse(schedule.shape) == Schedule(shape=schedule.shape)

@@ -1,7 +1,7 @@
-"""The functions of `hf_td.functional` that a training step spends its time in, made fast.
+"""Fast forms of the functions of `hf_td.functional` that dominate a training step.
 
-They give the same results in one pass over the weights: on the CPU by blocks of rows that fit its
-cache, on CUDA by Triton. Other types and devices are left to `hf_td.functional`.
+They compute equal results in one pass over the weights: on the CPU in blocks of rows that fit the
+cache, on CUDA in Triton. Other types and devices fall back to `hf_td.functional`.
 """
 
 from hf_td.kernels.cpu import clear

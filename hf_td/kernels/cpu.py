@@ -1,7 +1,7 @@
-"""On the CPU: blocks of rows that stay in the cache, several threads, numpy's vector instructions.
+"""CPU kernels: numpy on blocks of rows that stay in the cache, in several threads.
 
-A step by step evaluation of the same functions reads and writes whole matrices for each step.
-numpy releases the interpreter's lock while it computes.
+The plain functions read and write a whole matrix in each step. numpy has fast vector instructions,
+and releases the interpreter's lock while it computes.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from hf_td import functional
 from hf_td.functional import DRAW_LEVELS, Cut, Rule
 from hf_td.kernels.reductions import INTEGERS
 
-# Entries of a block: half a megabyte of scores, beside a copy of them.
+# Entries of a block: half a megabyte of scores, plus a copy of them.
 _BLOCK = 1 << 17
-# To wake a thread takes as long as a block or two.
+# The fewest blocks that are worth a thread: waking one takes as long as a block or two.
 _BLOCKS_PER_THREAD = 4
-# Types that numpy has too.
+# The floating-point types that numpy shares with torch.
 _TYPES = (torch.float32, torch.float64)
 
 Rows = slice
 Job = Callable[[], Any]
 
 
-def ranks(weight: Tensor, rule: Rule) -> bool:
-    """Return True where `write_cutoffs` and `write_masked` take a weight."""
+def can_compute(weight: Tensor, rule: Rule) -> bool:
+    """Return True if `write_cutoffs` and `write_masked` support a weight."""
     usual = rule.pattern is None and rule.random_key is None and weight.dtype in _TYPES
     plain = type(weight) in (Tensor, nn.Parameter) and weight.device.type == "cpu"
     return usual and plain and weight.dim() in (2, 3)
@@ -48,11 +48,11 @@ def write_cutoffs(
     """Write the cut-offs of many weights; see `hf_td.kernels.cutoffs`.
 
     Args:
-        weights: as `ranks` takes them.
-        scales: of their inputs, or None.
-        dims: the dimension of each that is ranked.
-        count: gives the number of candidates of so many inputs, more than none and not all.
-        outs: where the cut-offs are written, with size 1 along that dimension.
+        weights: weights that `can_compute` supports.
+        scales: for each weight, the scale of its inputs, or None.
+        dims: for each weight, the ranked dimension.
+        count: returns the number of candidates among a number of inputs, at least one and not all.
+        outs: outputs, one for each weight, with size 1 along the ranked dimension.
     """
     jobs: list[Job] = []
     for weight, scale, dim, out in zip(weights, scales, dims, outs, strict=True):
@@ -73,21 +73,21 @@ def _rank(rows: Any, scale: Any, count: int, limits: Any) -> None:
     scores = np.abs(rows, order="C")
     if scale is not None:
         scores *= scale
-    # None is negative, so scores are in the order of their bits, and integers are faster to select.
+    # No score is negative, so bits have the order of scores. Integers are faster to partition.
     scores.view(f"u{scores.itemsize}").partition(count, axis=1)
     limits[:] = scores[:, count, None]
 
 
 class _Cut(NamedTuple):
-    """The cut-offs of one matrix, and how they are used.
+    """The cut of one matrix, as numpy arrays and integers; see `functional.Cut`.
 
     Attributes:
-        cutoff: array, broadcastable to the matrix.
-        scale: array, broadcastable to the matrix; None for ones, or where scores do not count.
-        by_input: all entries of an input are candidates or none is.
-        key: the halves of the key of the draws.
-        threshold: of the draws.
-        start: the position of the first entry in the whole weight.
+        cutoff: array that broadcasts to the matrix.
+        scale: array that broadcasts to the matrix; None for ones.
+        by_input: True if there is one infinite cut-off for each input; scores are not needed then.
+        key: the low and the high half of the key of the draws.
+        threshold: threshold of the draws.
+        start: the position of the matrix's first entry in the whole weight.
     """
 
     cutoff: Any
@@ -101,15 +101,15 @@ class _Cut(NamedTuple):
 def write_masked(source: Tensor, weight: Tensor, cut: Cut, rule: Rule, out: Tensor) -> None:
     """Write a weight, or its gradient, with zeros where an update drops an entry.
 
-    Integers are multiplied, since numpy has no bfloat16: the bits of a number times one are its
-    bits, times zero they are the number zero.
+    numpy has no bfloat16, so the bits are multiplied as integers: by 1 they stay, by 0 they become
+    the number zero, even if the entry is not finite.
 
     Args:
         source: the weight or a gradient, floating point of 16 bits or more.
-        weight: as `ranks` takes it; the mask follows from it.
-        cut: of the update.
-        rule: of the weight; it has no pattern and no random key.
-        out: of the shape of `source`; may be `source` itself.
+        weight: a weight that `can_compute` supports; the mask is computed from it.
+        cut: the numbers of the update.
+        rule: the rule of the weight, without pattern and random key.
+        out: output, in the shape of `source`; may be `source` itself.
     """
     *key, threshold = cut.draw.tolist()
     if threshold == 0:
@@ -139,7 +139,7 @@ def write_masked(source: Tensor, weight: Tensor, cut: Cut, rule: Rule, out: Tens
 
 
 def _mask(source: Any, weight: Any, cut: _Cut, out: Any, block: Rows) -> None:
-    """Write a block of rows of `source` with zeros to `out`."""
+    """Write a block of rows of `source` to `out`, with zeros at dropped entries."""
     scores = np.zeros(()) if cut.by_input else np.abs(weight[block])
     if cut.scale is not None and not cut.by_input:
         scores *= _rows(cut.scale, block)
@@ -154,12 +154,12 @@ def _mask(source: Any, weight: Any, cut: _Cut, out: Any, block: Rows) -> None:
 
 
 def _rows(array: Any, block: Rows) -> Any:
-    """Return a block of rows of an array that may have one row for all."""
+    """Return a block of rows of an array, or its only row."""
     return array[block] if len(array) > 1 else array
 
 
 def _draws(start: int, count: int, low: int, high: int) -> Any:
-    """Return `count` draws from a position on, as `functional.draws` gives them."""
+    """Return the `count` draws of `functional.draws` from a position on."""
     first, last = start >> 1, (start + count + 1) >> 1
     words = np.arange(last - first, dtype=np.uint32)
     words += np.uint32(first & 0xFFFFFFFF)
@@ -174,19 +174,19 @@ def _draws(start: int, count: int, low: int, high: int) -> Any:
 
 
 def kth_lowest(scores: Tensor, count: int, dim: int) -> Tensor:
-    """Select as `functional.kth_lowest` does: more than ten times as fast where numpy can."""
+    """Compute `functional.kth_lowest`, more than ten times as fast for types that numpy has."""
     if scores.device.type != "cpu" or scores.dtype not in _TYPES:
         return functional.kth_lowest(scores, count, dim)
     ranked = np.partition(scores.detach().numpy(), count, axis=dim)
-    return torch.from_numpy(ranked.take([count], axis=dim))  # no view, which would keep all of it
+    return torch.from_numpy(ranked.take([count], axis=dim))  # a copy; a view would retain `ranked`
 
 
 def clear(tensor: Tensor, chosen: Tensor) -> None:
-    """Set entries to zero, in place; no gradient is taken of this.
+    """Set entries to zero, in place and outside of autograd.
 
     Args:
         tensor: any shape, floating point.
-        chosen: boolean, broadcastable to `tensor`.
+        chosen: boolean, broadcasts to `tensor`.
     """
     plain = type(tensor) in (Tensor, nn.Parameter) and tensor.device.type == "cpu"
     if not plain or tensor.element_size() not in INTEGERS:
@@ -200,7 +200,7 @@ def clear(tensor: Tensor, chosen: Tensor) -> None:
 
 
 def _matrices(tensor: Tensor) -> list[Any]:
-    """Return a matrix as a numpy array, or those of a stack, one for each expert."""
+    """Return the numpy arrays of a matrix or of a stack of matrices, one for each expert."""
     array = tensor.detach().numpy()
     return [array] if array.ndim == 2 else list(array)
 
@@ -211,9 +211,9 @@ def _blocks(rows: int, columns: int) -> Iterator[Rows]:
 
 
 def _run(jobs: Sequence[Job], blocks: int) -> None:
-    """Run jobs that are so many blocks together, in as many of torch's threads as are worth it."""
+    """Run jobs of `blocks` blocks in all, in at most as many threads as torch may use."""
     threads = min(torch.get_num_threads(), blocks // _BLOCKS_PER_THREAD)
-    waiting = iter(jobs)  # which every thread takes its next job from
+    waiting = iter(jobs)  # shared: every thread takes its next job from it
     if threads < 2:
         _run_all(waiting)
         return
@@ -228,5 +228,8 @@ def _run_all(jobs: Iterator[Job]) -> None:
 
 @cache
 def _pool(process: int) -> ThreadPoolExecutor:
-    """Return the threads of a process; they do not outlive a fork. No more than it has cores."""
+    """Return the thread pool of a process, with at most one thread per core.
+
+    Threads do not survive a fork, so a forked process gets a pool of its own.
+    """
     return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="hf_td")

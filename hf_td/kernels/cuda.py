@@ -1,7 +1,7 @@
-"""On CUDA: Triton kernels. Cut-offs of many weights of one shape are found in one launch.
+"""CUDA kernels in Triton, with one launch for the cut-offs of many weights of one shape.
 
-A program ranks the rows of a few output units in its registers, so each weight is read once. Steps
-of small models are bound by launch overhead, so nothing here waits for the device.
+A program ranks the rows of a few output units in its registers, so each weight is read once. Launch
+overhead dominates the steps of small models, so no function here waits for the device.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from hf_td.functional import Cut, Rule
 from hf_td.kernels.ranked import Ranked
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
-# The longest row that fits the registers of a program.
+# The longest row that fits into the registers of a program.
 _LONGEST_ROW = 1 << 15
-# Bytes that a thread reads at once.
+# The bytes that a thread reads at once.
 _ALIGNMENT = 16
 
 
-def ranks(weight: Tensor, rule: Rule) -> bool:
-    """Return True where `cutoffs` takes a weight."""
+def can_rank(weight: Tensor, rule: Rule) -> bool:
+    """Return True if `cutoffs` supports a weight."""
     fits = weight.dim() == 2 and weight.shape[rule.fan_in_dim] <= _LONGEST_ROW
-    return _takes(weight, rule) and fits
+    return _supports(weight, rule) and fits
 
 
-def masks(source: Tensor, weight: Tensor, rule: Rule, out: Tensor) -> bool:
-    """Return True where `write_masked` takes a weight and what is masked with it."""
+def can_mask(source: Tensor, weight: Tensor, rule: Rule, out: Tensor) -> bool:
+    """Return True if `write_masked` supports these tensors."""
     tensors = (source, weight, out)
     known = all(tensor.dtype in _TYPES and tensor.is_contiguous() for tensor in tensors)
-    return _takes(weight, rule) and known and weight.dim() in (2, 3) and weight.numel() > 0
+    return _supports(weight, rule) and known and weight.dim() in (2, 3) and weight.numel() > 0
 
 
 def can_sum(weight: Tensor) -> bool:
-    """Return True where `sums_of_squares` takes a weight."""
+    """Return True if `sums_of_squares` supports a weight."""
     return weight.is_cuda and weight.dim() == 2 and weight.dtype in _TYPES and _has_triton()
 
 
-def _takes(weight: Tensor, rule: Rule) -> bool:
+def _supports(weight: Tensor, rule: Rule) -> bool:
     usual = rule.pattern is None and rule.random_key is None and weight.dtype in _TYPES
     return weight.is_cuda and usual and _has_triton()
 
@@ -55,28 +55,22 @@ def _has_triton() -> bool:
 
 
 def cutoffs(ranked: Sequence[Ranked], fraction: float) -> list[Tensor]:
-    """Return the cut-offs of weights, with one launch for all of one kind.
+    """Return the cut-offs of weights, with one launch for each group of equal storage.
 
     See `hf_td.kernels.cutoffs`.
     """
-    by_kind: dict[Any, list[int]] = defaultdict(list)
-    for place, one in enumerate(ranked):
-        by_kind[_kind(one)].append(place)
+    groups: dict[Any, list[int]] = defaultdict(list)
+    for place, (weight, rule, scale, _) in enumerate(ranked):
+        storage = weight.dtype, weight.device, weight.shape, weight.stride()
+        groups[*storage, rule.fan_in_dim, scale is None].append(place)
     found: dict[int, Tensor] = {}
-    for places in by_kind.values():
+    for places in groups.values():
         found.update(zip(places, _cutoffs([ranked[i] for i in places], fraction), strict=True))
     return [found[place] for place in range(len(ranked))]
 
 
-def _kind(one: Ranked) -> Any:
-    """Return what weights of one launch have in common."""
-    weight = one.weight
-    layout = weight.dtype, weight.device, weight.shape, weight.stride()
-    return *layout, one.rule.fan_in_dim, one.scale is None
-
-
 def _cutoffs(group: Sequence[Ranked], fraction: float) -> list[Tensor]:
-    from hf_td.kernels.triton_ranking import write_cutoffs  # is there on CUDA alone
+    from hf_td.kernels.triton_ranking import write_cutoffs  # Triton exists on CUDA alone
 
     weight, dim = group[0].weight, group[0].rule.fan_in_dim
     shape = list(weight.shape)
@@ -105,7 +99,7 @@ def write_masked(source: Tensor, weight: Tensor, cut: Cut, rule: Rule, out: Tens
 
     See `hf_td.kernels.cpu.write_masked`.
     """
-    from hf_td.kernels.triton_masking import write_masked as write  # is there on CUDA alone
+    from hf_td.kernels.triton_masking import write_masked as write  # Triton exists on CUDA alone
 
     scale_strides = [0, 0]
     scale_strides[rule.fan_in_dim - weight.dim()] = 1
@@ -114,11 +108,13 @@ def write_masked(source: Tensor, weight: Tensor, cut: Cut, rule: Rule, out: Tens
 
 
 def sums_of_squares(weights: Sequence[Tensor], dim: int) -> Tensor:
-    """Return the sums of `hf_td.kernels.sums_of_squares` of weights that `can_sum` takes.
+    """Compute `hf_td.kernels.sums_of_squares` in one launch.
 
-    All are computed in one launch.
+    Args:
+        weights: weights of equal storage that `can_sum` supports.
+        dim: the dimension that is summed over.
     """
-    from hf_td.kernels.triton_sums import write_sums  # is there on CUDA alone
+    from hf_td.kernels.triton_sums import write_sums  # Triton exists on CUDA alone
 
     weight = weights[0]
     starts = [one.data_ptr() for one in weights]
@@ -137,6 +133,6 @@ def _rows_are_aligned(weight: Tensor, dim: int, addresses: Sequence[int]) -> boo
 
 
 def _sent(numbers: Sequence[Any], device: torch.device) -> Tensor:
-    """Return integers as a tensor on a device, without waiting for it."""
+    """Return integers as a tensor on a device, without waiting for the device."""
     table = torch.tensor(numbers, dtype=torch.int64, pin_memory=device.type == "cuda")
     return table.to(device, non_blocking=True)

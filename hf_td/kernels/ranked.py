@@ -1,4 +1,4 @@
-"""A weight that is ranked, with what that needs."""
+"""The input of `hf_td.kernels.cutoffs`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class Ranked(NamedTuple):
     """A weight whose entries are ranked inside each output unit.
 
     Attributes:
-        weight: as its layer stores it, floating point.
-        rule: what its scores are.
-        scale: what magnitudes are multiplied with, `(fan_in,)`, float32, not negative; None for
+        weight: in the layout of its layer, floating point.
+        rule: the rule by which it is scored.
+        scale: factor on the magnitudes of each input, `(fan_in,)`, float32, at least 0; None for
             ones.
-        before: its cut-offs in the update before, near which they are looked for first.
+        before: the cut-offs of the previous update, a first guess for the new ones; or None.
     """
 
     weight: Tensor

@@ -1,4 +1,4 @@
-"""Cut-offs and sums of many weights at once; chooses by device and type what computes them."""
+"""Cut-offs and sums of many weights at once, by the kernel for their device and type."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from hf_td import functional
 from hf_td.kernels import cpu, cuda, reductions
 from hf_td.kernels.ranked import Ranked
 
-# As `functional.candidate_mask`, with a fast selection.
+# `functional.candidate_mask` with a fast selection.
 candidate_mask = partial(functional.candidate_mask, select=cpu.kth_lowest)
 
 
 def cutoffs(ranked: Sequence[Ranked], fraction: float) -> list[Tensor]:
     """Return the cut-offs of an update, one number for each output unit of each weight.
 
-    Candidates are those of `functional.cutoffs`. The numbers are equal too on the CPU; on CUDA they
-    lie anywhere between the last candidate and the first score that is none.
+    The candidates are those of `functional.cutoffs`. On the CPU the numbers are equal too. On CUDA
+    they may be any number above the last candidate and up to the next score.
 
     Args:
-        ranked: weights, also of several devices.
+        ranked: weights, on one or several devices.
         fraction: the targeting (gamma), in [0, 1).
 
     Returns:
-        Of each weight a tensor with size 1 along the inputs, float32 or wider.
+        For each weight a tensor with size 1 along the inputs, float32 or wider.
     """
     found: dict[int, Tensor] = {}
     fan_ins = [one.weight.shape[one.rule.fan_in_dim] for one in ranked]
     some = [i for i, n in enumerate(fan_ins) if 0 < functional.candidate_count(n, fraction) < n]
-    for ranks, compute in ((cuda.ranks, cuda.cutoffs), (cpu.ranks, _on_cpu)):
-        taken = [i for i in some if i not in found and ranks(ranked[i].weight, ranked[i].rule)]
+    for can_rank, compute in ((cuda.can_rank, cuda.cutoffs), (cpu.can_compute, _on_cpu)):
+        taken = [i for i in some if i not in found and can_rank(ranked[i].weight, ranked[i].rule)]
         if taken:
             found.update(zip(taken, compute([ranked[i] for i in taken], fraction), strict=True))
     for i, one in enumerate(ranked):
@@ -57,10 +57,10 @@ def _on_cpu(ranked: Sequence[Ranked], fraction: float) -> list[Tensor]:
 
 
 def sums_of_squares(weights: Sequence[Tensor], dim: int) -> Tensor:
-    """Return sums of squares along a dimension of weights of one kind, in float32 or wider.
+    """Return the sums of squares along a dimension of each weight, in float32 or wider.
 
     Args:
-        weights: of one shape, type, layout and device, floating point, two dimensions.
+        weights: of one shape, type, stride and device, floating point, two dimensions.
         dim: the dimension that is summed over.
 
     Returns:

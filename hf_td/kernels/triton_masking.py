@@ -12,7 +12,7 @@ from torch import Tensor
 from hf_td.functional import DRAW_LEVELS, MULTIPLIERS, Cut
 from hf_td.kernels.triton_types import TYPES
 
-# Entries of a program, and its warps.
+# The entries of a program, and its warps.
 _BLOCK = 1024
 _WARPS = 4
 _LEVELS = tl.constexpr(DRAW_LEVELS)
@@ -27,15 +27,15 @@ def write_masked(
     scale_strides: Sequence[int],
     out: Tensor,
 ) -> None:
-    """Write a matrix, or a stack of matrices, without what an update drops.
+    """Write a matrix, or a stack of matrices, with zeros at dropped entries.
 
     Args:
-        source: the weight or its gradient, contiguous, of the shape of `weight`.
-        weight: `(rows, columns)` or `(experts, rows, columns)`, contiguous; the mask follows from
-            it.
-        cut: of the update.
-        scale_strides: of the scale along rows and columns; 0 where it is broadcast.
-        out: of the shape of `source`, contiguous; may be `source` itself.
+        source: the weight or its gradient, contiguous, in the shape of `weight`.
+        weight: `(rows, columns)` or `(experts, rows, columns)`, contiguous; the mask is computed
+            from it.
+        cut: the numbers of the update.
+        scale_strides: strides of the scale along rows and columns; 0 where it broadcasts.
+        out: output, in the shape of `source`, contiguous; may be `source` itself.
     """
     *stack, rows, columns = weight.shape
     cutoff_strides = cut.cutoff.expand(weight.shape).stride()
@@ -79,7 +79,7 @@ def _masked(
     SCALED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Write a block of entries; what is dropped is zero, whatever the source has there."""
+    """Write a block of entries, with zeros at dropped ones even if the source is not finite."""
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = place < size
     line = place // columns
@@ -102,7 +102,7 @@ def _masked(
 
 @triton.jit
 def _draws(low, high, place):
-    """Compute the draws of entries, as `functional.draws` does."""
+    """Return the draws of `functional.draws` at these positions."""
     words = (place >> 1).to(tl.uint32) ^ low.to(tl.int32).to(tl.uint32, bitcast=True)
     words = (words ^ (words >> 16)) * _FIRST
     words = ((words ^ (words >> 15)) + high.to(tl.int32).to(tl.uint32, bitcast=True)) * _SECOND

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from hf_td.kernels.triton_types import TYPES
 
-# Units of a program where neighbours in memory belong to different units (`Conv1D`): together they
-# make up a whole read of 32 bytes.
+# The units of a program where neighbours in memory belong to different units (`Conv1D`). Together
+# they fill one read of 32 bytes.
 _UNITS_SIDE_BY_SIDE = 8
-# Entries that a warp holds in its registers, of one unit or of several.
+# The entries that a warp holds in its registers, by the number of units of its program.
 _ENTRIES_PER_WARP = {1: 2048, _UNITS_SIDE_BY_SIDE: 1024}
-# The distance of neighbouring magnitudes of a type, in the bits of a float32.
+# The distance between neighbouring magnitudes of a type, in units of the last bit of a float32.
 _STEPS = {torch.float32: 1, torch.float16: 1 << 13, torch.bfloat16: 1 << 16}
 
 
@@ -37,15 +37,14 @@ def write_cutoffs(
 
     Args:
         pointers: addresses of the weights, `(weights,)`, int64.
-        scales: addresses of what magnitudes are multiplied with, `(weights,)`, int64, each of
-            `(fan_in,)`, float32; or None.
-        before: addresses of the cut-offs of the update before, `(weights,)`, int64, each of
-            `(units,)`, float32. Cut-offs near these are found sooner; the candidates do not depend
-            on them.
+        scales: addresses of the factors on magnitudes, `(weights,)`, int64, each of `(fan_in,)`,
+            float32; or None.
+        before: addresses of the cut-offs of the previous update, `(weights,)`, int64, each of
+            `(units,)`, float32. They only speed up the search for new cut-offs nearby.
         cutoffs: output, `(weights, units)`, float32, contiguous.
         weight: one of the weights, for shape, strides and type.
         dim: the dimension of a weight that runs over the inputs.
-        count: how many entries of an output unit are candidates, more than 0.
+        count: number of candidates in an output unit, more than 0.
         aligned: True where each row of each weight begins at a multiple of 16 bytes.
     """
     units, fan_in = weight.shape[1 - dim], weight.shape[dim]
@@ -74,11 +73,11 @@ def write_cutoffs(
 
 
 def _usual_cutoff(fraction: float) -> float:
-    """Return the cut-off of normally distributed weights, in mean magnitudes."""
+    """Return the cut-off of normally distributed weights, in multiples of the mean magnitude."""
     return NormalDist().inv_cdf((1 + fraction) / 2) * math.sqrt(math.pi / 2)
 
 
-# What changes from update to update must not compile the kernel anew.
+# Arguments that change from update to update must not recompile the kernel.
 @triton.jit(do_not_specialize=["count", "usual"])
 def _cutoffs(
     pointers,
@@ -98,7 +97,7 @@ def _cutoffs(
     UNITS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """Rank the rows of some output units of one weight, and write their cut-offs."""
+    """Write the cut-offs of some output units of one weight."""
     layer = tl.program_id(1).to(tl.int64)
     unit = (tl.program_id(0) * UNITS + tl.arange(0, UNITS))[:, None].to(tl.int64)
     feature = tl.arange(0, WIDTH)[None, :]
@@ -113,7 +112,7 @@ def _cutoffs(
         scale = tl.load(scales + layer).to(tl.pointer_type(tl.float32))
         score *= tl.load(scale + feature, mask=feature < fan_in, other=0.0)
 
-    # Magnitudes are in the order of their bits; padding is above every number.
+    # Bits have the order of magnitudes; padding is above every number.
     bits = tl.where(inside, score.to(tl.int32, bitcast=True), 0x7FFFFFFF)
     mean = tl.sum(score, axis=1, keep_dims=True) / fan_in
     highest = tl.max(tl.where(inside, bits, 0), axis=1, keep_dims=True)
@@ -123,28 +122,29 @@ def _cutoffs(
     guess = tl.where(was_ranked, last, usual * mean)
     margin = tl.where(was_ranked, 0.005, 0.08)
     cutoff = _cutoff(bits, guess, margin, highest, fan_in, count, STEP)
-    # What is no number is above the cut-off, as infinity is.
+    # NaN is above the cut-off, as infinity is.
     tl.store(cutoffs + layer * units + unit, tl.minimum(cutoff, 0x7F800000), mask=unit < units)
 
 
 @triton.jit
 def _cutoff(bits, guess, margin, highest, fan_in, count, STEP: tl.constexpr):
-    """Of each row a number that `count` entries are below; with ties fewer, never more.
+    """Return, for each row, a number with `count` entries below it; with ties fewer, never more.
 
-    Two limits close in on it, `low` which at most `count` are below, and `high` which more are
-    below. Two trials a round lie where the cut-off is expected between them, somewhat below and
-    somewhat above, so that both limits move. Should that fail (weights that are anything but
-    smooth) the rest is cut in three, round by round, until nothing lies between the limits.
-    Rows of 2048 normally distributed weights take 4 rounds and a good guess 3, of bfloat16 3 and 2.
+    The search narrows an interval: at most `count` entries are below `low`, more are below `high`.
+    Each round tries one number slightly below the expected cut-off and one slightly above, so both
+    limits move. After 8 rounds, which only rough distributions need, the interval is cut into
+    thirds until no entry lies inside. Rows of 2048 normally distributed weights take 4 rounds, or 3
+    with a good guess; of bfloat16 3, or 2.
     """
     low = tl.zeros_like(highest)
-    high = tl.minimum(highest, 0x7FFFFFFF - STEP) + STEP  # of what is no number there may be more
+    high = tl.minimum(highest, 0x7FFFFFFF - STEP) + STEP  # NaNs may be above it
     under_low = low
     under_high = low + fan_in
-    # The first two, and what the next ones are from what is expected, in roots of the entries left.
+    # The first two trials. The later ones are this distance from the expected cut-off, in square
+    # roots of the number of entries left.
     first = (guess * (1 - margin)).to(tl.int32, bitcast=True)
     second = (guess * (1 + margin)).to(tl.int32, bitcast=True)
-    off = 0.25
+    distance = 0.25
 
     rounds = 0
     while tl.max(((under_low < count) & (high - low > STEP)).to(tl.int32)) > 0:
@@ -166,11 +166,11 @@ def _cutoff(bits, guess, margin, highest, fan_in, count, STEP: tl.constexpr):
 
         left = (under_high - under_low).to(tl.float32)
         share = (count - under_low + 0.5) / left
-        spread = off / tl.sqrt(left)
+        offset = distance / tl.sqrt(left)
         floor = low.to(tl.float32, bitcast=True)
         room = (high - STEP).to(tl.float32, bitcast=True) - floor
-        first = floor + room * tl.maximum(share - spread, 0.0)
-        second = floor + room * tl.minimum(share + spread, 1.0)
+        first = floor + room * tl.maximum(share - offset, 0.0)
+        second = floor + room * tl.minimum(share + offset, 1.0)
         first, second = first.to(tl.int32, bitcast=True), second.to(tl.int32, bitcast=True)
         rounds += 1
         if rounds > 8:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from hf_td.kernels.triton_types import TYPES
 
-# Output units and inputs that a program reads at once, by the dimension that runs over the inputs:
-# neighbours in memory are read together.
+# The output units and inputs that a program reads at once, by the dimension that runs over the
+# inputs. Neighbours in memory are read together.
 _TILES = {0: (64, 32), 1: (4, 512)}
 
 
@@ -19,11 +19,11 @@ def write_sums(pointers: Tensor, sums: Tensor, *, weight: Tensor, dim: int, alig
     """Write the sums of squares of each output unit, of weights of one shape, in one launch.
 
     Args:
-        pointers: where the weights lie, `(weights,)`, int64.
-        sums: what is written, `(weights, units)`, float32, contiguous.
-        weight: one of the weights, of which shape, strides and type are taken.
+        pointers: addresses of the weights, `(weights,)`, int64.
+        sums: output, `(weights, units)`, float32, contiguous.
+        weight: one of the weights, for shape, strides and type.
         dim: the dimension of a weight that runs over the inputs.
-        aligned: whether each row of each weight begins at a multiple of 16 bytes.
+        aligned: True where each row of each weight begins at a multiple of 16 bytes.
     """
     units, fan_in = weight.shape[1 - dim], weight.shape[dim]
     together, width = _TILES[dim]
@@ -55,7 +55,7 @@ def _sums(
     UNITS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """Sum up the squares of some output units of one weight."""
+    """Write the sums of squares of some output units of one weight."""
     layer = tl.program_id(1).to(tl.int64)
     unit = (tl.program_id(0) * UNITS + tl.arange(0, UNITS)).to(tl.int64)
     weight = tl.load(pointers + layer).to(tl.pointer_type(TYPE))  # pyright: ignore[reportArgumentType]  # a constexpr is its value here

@@ -1,4 +1,4 @@
-"""What torch calls a type, and what Triton does; importing this file imports Triton."""
+"""Triton's types by torch's; importing this file imports Triton."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The record of a compact model's layout in its config, and of routers without some experts."""
+"""The layout of a compact model in its config, with the routers that leave experts out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 from hf_td.modules.compact_shapes import QUANT_METHOD, CompactLayout
 from hf_td.modules.routing import mark_pruned, marked_routers
 
-# The key under which a compact model's config keeps its layout.
+# The key of the layout in a compact model's config.
 LAYOUT_KEY = "quantization_config"
 
 
@@ -28,11 +28,17 @@ def record_layout(
     shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
     attributes: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
 ) -> None:
-    """Add what changed to the layout in the model's config, and the marked routers of now.
+    """Update the layout in a model's config with changed shapes, attributes and marked routers.
 
-    What is saved then loads again after `import hf_td`, and not without it: the shapes do not fit.
-    A model with marked routers has the stock shapes, and would load with all its experts. Its
-    `save_pretrained` refuses until they are taken out. A model without a config keeps no record.
+    A checkpoint with a layout loads after `import hf_td`. Without it, loading fails on the shapes.
+    A model with marked routers has stock shapes, and its checkpoint would load with all experts. So
+    its `save_pretrained` raises until the marked experts are taken out. A model without a config
+    has no record.
+
+    Args:
+        model: the compacted or pruned model.
+        shapes: changed shapes of parameters, by dotted name.
+        attributes: changed attributes of modules, by dotted name of the module.
     """
     _guard_saving(model)
     config: Any = getattr(model, "config", None)
@@ -51,14 +57,14 @@ def record_layout(
 
 
 def mark_routers(model: nn.Module, layout: CompactLayout) -> None:
-    """Make the routers of a loaded model leave out the experts that the layout calls pruned."""
+    """Mark the routers of a layout in a loaded model: they leave out their pruned experts."""
     for name in layout.routers:
         mark_pruned(model.get_submodule(name))
     _guard_saving(model)
 
 
 def _guard_saving(model: nn.Module) -> None:
-    """Make a model, and the models in it, refuse to be saved while experts are only marked."""
+    """Make `save_pretrained` raise for a model, and the models in it, while routers are marked."""
     for module in model.modules():
         if hasattr(type(module), "save_pretrained"):
             module.__dict__.pop("save_pretrained", None)
@@ -70,8 +76,8 @@ def _save_unless_marked(model: Any, *args: Any, **kwargs: Any) -> Any:
     marked = list(marked_routers(model))
     if marked:
         raise ValueError(
-            f"experts of {marked[0]} are pruned, but not taken out. A checkpoint of the stock "
-            "shapes cannot say that: the router would choose them again. Call "
-            "compact_model(model) first, or write the model with export_model."
+            f"experts of {marked[0]} are pruned, but not taken out. In a checkpoint with stock "
+            "shapes the router would choose them again. Call compact_model(model) first, or write "
+            "the model with export_model"
         )
     return type(model).save_pretrained(model, *args, **kwargs)

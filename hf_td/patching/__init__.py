@@ -1,4 +1,4 @@
-"""Patches a model for targeted dropout, anneals it, and gives the stock model back."""
+"""Patches a model for targeted dropout, anneals it, and restores the stock model."""
 
 from hf_td.patching.patch import Patch, anneal, find_patch, patch_model, unpatch_model
 

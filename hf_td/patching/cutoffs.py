@@ -1,7 +1,7 @@
-"""Ranks what a patched model can drop, and sets the cut-offs of an update.
+"""Ranks the sites of a patched model, and sets the cut-offs and draws of an update.
 
-Cut-offs are a pure function of (seed, update, site) and of the weights. Gradient accumulation,
-activation checkpointing, other ranks and a resumed run see the same ones with nothing saved.
+Cut-offs are a pure function of the weights and the targeting, draws of (seed, update, site). So
+every micro-batch, every rank and a resumed run compute the same mask, and nothing is saved.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from hf_td.config import Rates, TargetedDropoutConfig
 from hf_td.functional import DRAW_LEVELS
 from hf_td.kernels import Ranked
 from hf_td.patching.layers import cut_of, rule_of, set_buffer
-from hf_td.ranking.sites import Site, batches
+from hf_td.ranking.sites import Site, group_by_shape
 
 
 @torch.no_grad()
 def set_cutoffs(
     sites: Sequence[Site], config: TargetedDropoutConfig, rates: Rates, update: int
 ) -> None:
-    """Set what one update drops of all sites.
+    """Set the cut-offs and draws of one update in the layers of all sites.
 
     Args:
-        sites: of a patched model.
-        config: how it was patched.
-        rates: of the update.
-        update: its number, which keys the draws.
+        sites: the sites of a patched model.
+        config: the settings of the patch.
+        rates: the rates of the update.
+        update: the number of the update, which keys the draws.
     """
     is_dense = not rates.targeting or not rates.drop_rate
     threshold = 0 if is_dense else functional.drop_threshold(rates.drop_rate)
@@ -41,17 +41,19 @@ def set_cutoffs(
         return
     weights = [site for site in sites if site.kind == "weight"]
     units = [site for site in sites if site.kind != "weight"]
-    for site, cutoff in zip(weights, _of_weights(weights, rates.targeting), strict=True):
+    for site, cutoff in zip(weights, _weight_cutoffs(weights, rates.targeting), strict=True):
         set_buffer(site.layer, "cutoff", cutoff)
     for site, candidates in _unit_candidates(units, rates.targeting):
-        if config.draw == "unit" and threshold < DRAW_LEVELS:  # whole units are drawn
-            candidates = candidates & functional.is_drawn(candidates.shape, cut_of(site.layer).draw)
-            set_buffer(site.layer, "draw", _all_dropped(cut_of(site.layer).draw))
+        if config.draw == "unit" and threshold < DRAW_LEVELS:
+            # Whole units are drawn here; the layer then drops all weights of the drawn units.
+            draw = cut_of(site.layer).draw
+            candidates = candidates & functional.is_drawn(candidates.shape, draw)
+            set_buffer(site.layer, "draw", torch.full_like(draw, DRAW_LEVELS))
         set_buffer(site.layer, "cutoff", unit_cutoffs(site, candidates))
 
 
 def _draws(sites: Sequence[Site], seed: int, update: int, threshold: int) -> Iterator[Tensor]:
-    """Yield the draw of each site; they are sent to each device at once."""
+    """Yield the draw of each site, with one transfer to each device."""
     numbers = [
         functional.draw_of(functional.draw_key(seed, update, site.index), threshold)
         for site in sites
@@ -63,12 +65,8 @@ def _draws(sites: Sequence[Site], seed: int, update: int, threshold: int) -> Ite
         yield sent[site.layer.weight.device][place]
 
 
-def _all_dropped(draw: Tensor) -> Tensor:
-    return torch.full_like(draw, DRAW_LEVELS)
-
-
-def _of_weights(sites: Sequence[Any], targeting: float) -> list[Tensor]:
-    """Return the cut-offs of single weights."""
+def _weight_cutoffs(sites: Sequence[Any], targeting: float) -> list[Tensor]:
+    """Return the cut-offs of sites of single weights."""
     cuts = [cut_of(site.layer) for site in sites]
     ranked = [
         Ranked(site.layer.weight, rule_of(site.layer), cut.scale, cut.cutoff)
@@ -78,36 +76,34 @@ def _of_weights(sites: Sequence[Any], targeting: float) -> list[Tensor]:
 
 
 def _unit_candidates(sites: Sequence[Any], targeting: float) -> Iterator[tuple[Site, Tensor]]:
-    """Yield each site with its candidates, boolean, of the shape of its scores."""
-    left = dict.fromkeys(sites)
-    for alike in batches(sites):
-        lowest = functional.candidate_mask(alike.scores(), targeting)
-        for site, candidates in zip(alike.sites, lowest, strict=True):
-            del left[site]
+    """Yield each site with its candidates, boolean, in the shape of its scores."""
+    single = dict.fromkeys(sites)
+    for group in group_by_shape(sites):
+        lowest = functional.candidate_mask(group.scores(), targeting)
+        for site, candidates in zip(group.sites, lowest, strict=True):
+            del single[site]
             yield site, candidates
-    for site in left:
+    for site in single:
         scores = site.eligible(site.scores())
         yield site, functional.candidate_mask(scores, targeting, site.dim)
 
 
 def unit_cutoffs(site: Site, dropped: Tensor) -> Tensor:
-    """Return cut-offs that drop whole units: infinite for these, minus infinity for the others.
+    """Return cut-offs that drop whole units: infinity for dropped units, minus infinity for kept.
 
     Args:
-        site: of units.
-        dropped: boolean, of the shape of its scores.
+        site: a site of units or experts.
+        dropped: boolean, in the shape of the site's scores.
     """
     limits = torch.full(dropped.shape, -torch.inf, device=dropped.device)
-    return site.spread(limits.masked_fill_(dropped, torch.inf))
+    return site.to_weight(limits.masked_fill_(dropped, torch.inf))
 
 
 def first_cutoff(site: Site) -> Tensor:
-    """Return cut-offs that drop nothing, in the shape of all that follow."""
+    """Return cut-offs that drop nothing, in the shape and dtype of the later ones of this site."""
     weight = site.layer.weight
     if site.kind == "weight":
-        nothing = weight.detach().narrow(site.dim, 0, 1)
-        wide = torch.promote_types(weight.dtype, torch.float32)
-        return torch.full_like(nothing, -torch.inf, dtype=wide)
-    return unit_cutoffs(
-        site, torch.zeros(site.ranked_shape, dtype=torch.bool, device=weight.device)
-    )
+        row = weight.detach().narrow(site.dim, 0, 1)
+        return torch.full_like(row, -torch.inf, dtype=torch.promote_types(row.dtype, torch.float32))
+    none = torch.zeros(site.ranked_shape, dtype=torch.bool, device=weight.device)
+    return unit_cutoffs(site, none)

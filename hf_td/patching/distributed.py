@@ -1,4 +1,4 @@
-"""The part of a patched model that processes exchange while they train together."""
+"""Distributed training of a patched model: sums over processes, and buffers outside of DDP."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, distributed, nn
 
-# Buffers that DistributedDataParallel excludes, as
-# `DistributedDataParallel._set_params_and_buffers_to_ignore_for_model` names it in a model.
-_LEFT_ALONE = "_ddp_params_and_buffers_to_ignore"
+# The attribute of a model in which DistributedDataParallel looks for names to ignore; see
+# `DistributedDataParallel._set_params_and_buffers_to_ignore_for_model`.
+_IGNORED = "_ddp_params_and_buffers_to_ignore"
 
 
 def sum_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return the sums of tensors over all processes that train together, in one collective."""
+    """Return the sums of tensors over all processes, in one collective.
+
+    Without a process group the tensors are returned as they are.
+
+    Args:
+        tensors: of one device, in the same order in every process.
+    """
     if not (distributed.is_available() and distributed.is_initialized()):
         return list(tensors)
     flat = torch.cat([tensor.flatten() for tensor in tensors])
@@ -23,21 +29,21 @@ def sum_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def exclude_from_ddp(model: nn.Module, names: Iterable[str]) -> None:
-    """Exclude these buffers from DistributedDataParallel's broadcast before every forward.
+    """Exclude buffers from DistributedDataParallel's broadcast before every forward.
 
-    Cut-offs are equal in all processes already; each process measures activations of its own.
+    Every process computes equal cut-offs, and sums its own measured activations.
 
     Args:
-        model: what will be wrapped.
-        names: dotted names of buffers in it.
+        model: the model that DistributedDataParallel will wrap.
+        names: dotted names of buffers in the model.
     """
-    setattr(model, _LEFT_ALONE, [*getattr(model, _LEFT_ALONE, ()), *names])
+    setattr(model, _IGNORED, [*getattr(model, _IGNORED, ()), *names])
 
 
 def include_in_ddp(model: nn.Module, names: Iterable[str]) -> None:
-    """Take names out that `exclude_from_ddp` put in."""
-    own = set(names)
-    left = [name for name in getattr(model, _LEFT_ALONE, ()) if name not in own]
-    model.__dict__.pop(_LEFT_ALONE, None)
-    if left:
-        setattr(model, _LEFT_ALONE, left)
+    """Undo `exclude_from_ddp` for these names."""
+    included = set(names)
+    rest = [name for name in getattr(model, _IGNORED, ()) if name not in included]
+    model.__dict__.pop(_IGNORED, None)
+    if rest:
+        setattr(model, _IGNORED, rest)

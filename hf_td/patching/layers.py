@@ -1,10 +1,18 @@
-"""Layers that drop what targeted dropout chose for the current update.
+"""Targeted layers, which drop the candidates of the current update in their forward.
 
-A layer holds the cut-offs of the update, which are set outside of its forward (see
-`hf_td.patching.cutoffs`). In training it computes its masked weight in its own forward, from the
-weight that is there then, and forgets it. Every micro-batch, every recomputation of a checkpointed
-activation and every call of a shared layer sees the same mask. In eval mode a layer is its stock
-class.
+How a weight is masked:
+
+1. `anneal` sets the buffers `cutoff` and `draw` of every targeted layer, once per update (see
+   `hf_td.patching.cutoffs`). A forward only reads them.
+2. The mask is a pure function of the weight, of these buffers and `scale`, and of the layer's fixed
+   `rule`: `functional.is_dropped`. So every micro-batch, every recomputation of a checkpointed
+   activation and every call of a shared layer sees the same mask.
+3. In training mode `kernels.masked` computes the mask in the forward, and again for the gradient.
+   Neither the mask nor the masked weight outlives them.
+4. A unit is dropped at its consumer, by infinite cut-offs in the unit's inputs; an expert at its
+   router, by an infinite cut-off of its own.
+5. `scale` changes only together with the averages of measured activations.
+6. In eval mode a layer computes its stock forward with the whole weight.
 """
 
 from __future__ import annotations
@@ -35,17 +43,17 @@ from hf_td.ranking.activations import sampled_squares
 
 
 class TargetedMixin:
-    """The cut-offs of an update, in a class that a module changes to and keeps its identity.
+    """The state of a targeted layer. A module changes to its class in place.
 
     Attributes:
-        cutoff: as in `functional.Cut`; a buffer that is not saved, like the other tensors here.
-        draw: as in `functional.Cut`.
-        scale: as in `functional.Cut`; None where importance does not need it.
-        rule: what the scores are in every update.
-        input_squares: sum of the squared inputs of the update that is measured, `(fan_in,)`; None
-            where importance does not need them.
-        input_rows: number of rows in that sum.
-        measuring: True in the updates that are measured.
+        cutoff: see `functional.Cut`; a buffer that is not saved, like every tensor here.
+        draw: see `functional.Cut`.
+        scale: see `functional.Cut`; None if importance does not use activations.
+        rule: the rule by which every update scores the weight.
+        input_squares: sum of the squared inputs in a measured update, `(fan_in,)`; None if
+            importance does not use activations.
+        input_rows: number of rows in `input_squares`.
+        measuring: True in measured updates.
     """
 
     weight: nn.Parameter
@@ -58,26 +66,25 @@ class TargetedMixin:
     measuring: bool = False
 
     def masked_weight(self, *, own_gradient: bool = False) -> Tensor:
-        """Return the weight that this update uses; see `kernels.masked`."""
+        """Return the masked weight of this update; see `kernels.masked`."""
         cut = Cut(self.cutoff, self.draw, self.scale)
         return kernels.masked(self.weight, cut, self.rule, own_gradient=own_gradient)
 
     def measure(self, *inputs: Any) -> None:
-        """Add the first input, `(..., fan_in)`, to what was measured in this update."""
+        """Add the squares of the first input, `(..., fan_in)`, to those of this update."""
         self.add_squares(*sampled_squares(inputs[0]))
 
     def add_squares(self, squares: Tensor, rows: int) -> None:
-        """Add a sum of squares and the number of its rows to what was measured."""
+        """Add a sum of squares, and the number of its rows, to those of this update."""
         if self.input_squares is not None:
             self.input_squares += squares
             self.input_rows += rows
 
     def measure_if_due(self, *inputs: Any) -> None:
-        """Measure a training input in the updates that are measured.
+        """Measure a training input in measured updates.
 
-        A compiled forward measures in every update: to look at a switch, or hooks that come and go,
-        would compile it anew. What is added between measured updates is set to zero before the
-        next one.
+        A compiled forward measures in every update: a switch, or hooks that come and go, would
+        recompile it. Sums from other updates are reset at the start of the next measured one.
         """
         due = torch.compiler.is_compiling() or self.measuring
         if due and self.input_squares is not None:
@@ -89,7 +96,7 @@ class TargetedLinear(TargetedMixin, nn.Linear):
     """`nn.Linear` under targeted dropout; `weight` is `(out, in)`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """`(..., in)` to `(..., out)`."""
+        """Return the output, `(..., out)`, for an input `(..., in)`."""
         if not self.training:
             return super().forward(input)
         self.measure_if_due(input)
@@ -100,7 +107,7 @@ class TargetedConv1D(TargetedMixin, Conv1D):
     """GPT-2's `Conv1D` under targeted dropout; `weight` is `(in, out)`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(..., in)` to `(..., out)`."""
+        """Return the output, `(..., out)`, for an input `(..., in)`."""
         if not self.training:
             return super().forward(x)
         self.measure_if_due(x)
@@ -110,15 +117,15 @@ class TargetedConv1D(TargetedMixin, Conv1D):
 
 
 class ShadowedMixin(TargetedMixin):
-    """For subclasses of `nn.Linear` with a forward of their own, which reads `self.weight`.
+    """Targeted dropout for subclasses of `nn.Linear` whose own forward reads `self.weight`.
 
-    While that forward runs in training, the masked weight shadows the parameter.
+    In training, the masked weight shadows the parameter while that forward runs.
     """
 
     training: bool
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Compute the stock forward with the weight of this update."""
+        """Return the output of the stock forward with the masked weight of this update."""
         parent: Any = super()
         if not self.training:
             return parent.forward(*args, **kwargs)
@@ -128,15 +135,15 @@ class ShadowedMixin(TargetedMixin):
 
 
 class TargetedExpertsMixin:
-    """For modules of experts, whose forwards read 3-D parameters.
+    """Targeted dropout for modules of experts, whose forwards read 3-D parameters.
 
-    As in `ShadowedMixin`, masked weights shadow those parameters that are targeted.
+    As in `ShadowedMixin`, masked weights shadow the targeted parameters.
     """
 
     training: bool
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Compute the stock forward with the weights of this update."""
+        """Return the output of the stock forward with the masked weights of this update."""
         parent: Any = super()
         if not self.training:
             return parent.forward(*args, **kwargs)
@@ -149,36 +156,36 @@ class TargetedExpertsMixin:
 
 
 class TargetedRouterMixin(TargetedMixin, MaskedRouterMixin):
-    """For routers, which do not choose the experts that this update drops.
+    """Targeted dropout for routers, which do not choose the experts that this update drops.
 
-    An expert is dropped where its cut-off, one of `(experts,)`, is infinite. Measured are the
-    weights that the router gives without dropping. Otherwise a dropped expert would seem
-    unimportant and would be dropped again.
+    An expert is dropped if its cut-off, one of `(experts,)`, is infinite. Measured weights are
+    those that the router gives without dropping. Otherwise a dropped expert would seem unimportant
+    and would be dropped again.
     """
 
     training: bool
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Compute the stock forward without the experts that are dropped or pruned."""
-        gone = pruned_experts(self)
+        """Return the output of the stock forward without dropped and pruned experts."""
+        pruned = pruned_experts(self)
         if not self.training:
-            return self.route(gone, *args, **kwargs)
+            return self.route(pruned, *args, **kwargs)
         self.measure_if_due(*args, *kwargs.values())
-        return self.route(gone | (self.cutoff > 0), *args, **kwargs)
+        return self.route(pruned | (self.cutoff > 0), *args, **kwargs)
 
     def measure(self, *inputs: Any) -> None:
-        """Add the squared weights that the router gives to what was measured in this update."""
-        gone = pruned_experts(self)
-        self.add_squares(*routed_squares(self.route(gone, *inputs), len(gone)))
+        """Add the squared weights of all experts that are not pruned to those of this update."""
+        pruned = pruned_experts(self)
+        self.add_squares(*routed_squares(self.route(pruned, *inputs), len(pruned)))
 
 
 def _targeted_stacks(module: Any) -> list[Stack]:
-    return [stack for stack in stacks_of(module) if _own(stack, "cutoff") in module._buffers]
+    return [stack for stack in stacks_of(module) if _local_name(stack, "cutoff") in module._buffers]
 
 
 @contextmanager
 def _shadowed(module: Any, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let a module read these tensors where it has parameters of the same names."""
+    """Shadow the parameters of a module by these tensors, by name, inside the context."""
     module.__dict__.update(tensors)
     try:
         yield
@@ -187,8 +194,8 @@ def _shadowed(module: Any, tensors: Mapping[str, Tensor]) -> Iterator[None]:
             del module.__dict__[name]
 
 
-# Stock class to targeted class. Another layout is another row here and in modules/layouts.py. For
-# subclasses of nn.Linear, experts and routers a class is made when the first is met.
+# Stock class to targeted class. A new layout is a new row here and in modules/layouts.py. The
+# targeted classes of nn.Linear's subclasses, of experts and of routers are generated on first use.
 TARGETED: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: TargetedLinear,
     Conv1D: TargetedConv1D,
@@ -196,7 +203,7 @@ TARGETED: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def _targeted_class(layer: Any) -> type[nn.Module]:
-    """Return the targeted class of a layer, or of the module that it lies in."""
+    """Return the targeted class of a layer, or of the module of a stack or router."""
     stock = stock_class(_module_of(layer))
     mixin: Any = ShadowedMixin
     if isinstance(layer, Router):
@@ -210,8 +217,8 @@ def _module_of(layer: Any) -> Any:
     return layer.module if isinstance(layer, (Stack, Router)) else layer
 
 
-def _own(layer: Any, name: str) -> str:
-    """Return the name in its module of what belongs to a layer; a module has several stacks."""
+def _local_name(layer: Any, name: str) -> str:
+    """Return the name of a layer's attribute in its module; stacks of one module prefix theirs."""
     return f"{layer.name}_{name}" if isinstance(layer, Stack) else name
 
 
@@ -223,7 +230,7 @@ def check_targetable(name: str, layer: Any) -> None:
         layer: a linear layer, a stack of experts, or a router.
 
     Raises:
-        TypeError: the class has no targeted variant (quantised layers have none), the layer is
+        TypeError: the class has no targeted variant (as with quantised layers), the layer is
             targeted already, or its forward was replaced.
     """
     module = _module_of(layer)
@@ -232,67 +239,67 @@ def check_targetable(name: str, layer: Any) -> None:
     if not (known and _is_ordinary(layer.weight)):
         raise TypeError(
             f"cannot target {name}: expected a Linear or Conv1D layer with a floating-point weight "
-            f"of its own, got {stock.__module__}.{stock.__name__}{_kind_of_weight(layer)}; "
-            f"exclude it by exclude=[{name!r}]"
+            f"of its own, got {stock.__module__}.{stock.__name__}{_kind_of_weight(layer)}. "
+            f"Leave it out by exclude=[{name!r}]"
         )
     if "forward" in module.__dict__:
         raise TypeError(
             f"cannot target {name}: its forward was replaced on the instance, as device_map hooks "
-            "and kernel patches do; patch the model before, or load it without them"
+            "and kernel patches do. Patch the model first, or load it without them"
         )
 
 
 def _is_ordinary(weight: Any) -> bool:
-    """Return True for no tensor class of its own (sharded, quantised), and 16 bits or more."""
+    """Return True for a plain floating-point parameter of 16 bits or more."""
     return type(weight) is nn.Parameter and weight.is_floating_point() and weight.element_size() > 1
 
 
 def _kind_of_weight(layer: Any) -> str:
-    """Describe a weight that cannot be targeted; empty where the weight is not the reason."""
+    """Return a description of a weight that cannot be targeted; empty for an ordinary weight."""
     weight = getattr(layer, "weight", None)
     if weight is None or _is_ordinary(weight):
         return ""
     if type(weight) is Tensor:
-        return " whose weight is computed, as by a parametrization: remove that first"
+        return " whose weight is computed, as by a parametrization: remove the parametrization"
     kind = f" with a {type(weight).__name__} of {weight.dtype}"
     if isinstance(weight, DTensor):
-        return f"{kind}, of which a tensor-parallel plan or FSDP has a shard here"
+        return f"{kind}, a shard of a tensor-parallel plan or of FSDP"
     return f"{kind}, as quantised layers have: quantise the pruned model instead"
 
 
 def check_not_sharded(name: str, layer: Any) -> None:
-    """Raise TypeError where each process has but a part of a weight.
+    """Raise TypeError if this process has only a shard of a weight.
 
-    FSDP makes parameters of another class or of no shape of their own; ZeRO-3 leaves none.
+    FSDP2 replaces a parameter by a DTensor, FSDP flattens it, and ZeRO-3 leaves it empty.
     """
     weight = layer.weight
     if isinstance(weight, DTensor) or weight.dim() < 2:
         raise TypeError(
             f"the weight of {name} was sharded after patching ({type(weight).__name__} of shape "
-            f"{tuple(weight.shape)}), as FSDP and ZeRO-3 do; its rows cannot be ranked in parts: "
-            "train with DistributedDataParallel, which leaves weights whole"
+            f"{tuple(weight.shape)}), as FSDP and ZeRO-3 do. Shards cannot be ranked. "
+            "Train with DistributedDataParallel"
         )
 
 
 def target(layer: Any, rule: Rule, cutoff: Tensor, *, scaled: bool, measured: bool) -> None:
-    """Turn a linear layer into its targeted class, in place; nothing is dropped yet.
+    """Change a layer to its targeted class, in place; nothing is dropped yet.
 
-    The module stays the same object with the same parameters, hooks and flags, so optimisers,
-    tied weights and modules that occur twice need no attention.
+    The module stays the same object with the same parameters, hooks and flags. So optimisers, tied
+    weights and modules that occur twice stay valid.
 
     Args:
-        layer: one that `check_targetable` lets pass. A module of experts becomes targeted with the
+        layer: a layer that passes `check_targetable`. A module of experts becomes targeted with the
             first of its stacks.
-        rule: what the scores of its weight are.
-        cutoff: the first cut-offs, in the shape of all that follow.
-        scaled: its scores are scaled by activations.
-        measured: its activations are measured.
+        rule: the rule by which every update scores the weight.
+        cutoff: the first cut-offs, in the shape of all later ones.
+        scaled: True if activations scale the scores.
+        measured: True if activations are measured.
     """
     module = _module_of(layer)
     if not is_targeted(module):
         module.__class__ = _targeted_class(layer)
     device = layer.weight.device
-    module.__dict__[_own(layer, "rule")] = rule
+    module.__dict__[_local_name(layer, "rule")] = rule
     buffers: dict[str, Tensor | None] = {
         "cutoff": cutoff,
         "draw": torch.zeros(3, dtype=torch.int64, device=device),
@@ -301,23 +308,23 @@ def target(layer: Any, rule: Rule, cutoff: Tensor, *, scaled: bool, measured: bo
         features = measured_features(layer)
         buffers["scale"] = torch.ones(features, device=device) if scaled else None
         buffers["input_squares"] = torch.zeros(features, device=device) if measured else None
-        # An integer, so that it counts right in a model that is cast to half precision.
+        # An integer, since half precision would round large counts.
         rows = torch.zeros((), dtype=torch.long, device=device)
         buffers["input_rows"] = rows if measured else None
     for name, buffer in buffers.items():
-        module.register_buffer(_own(layer, name), buffer, persistent=False)
+        module.register_buffer(_local_name(layer, name), buffer, persistent=False)
 
 
 def restore(layer: Any) -> None:
-    """Turn a targeted layer back into its stock class, in place; experts with their last stack.
+    """Restore the stock class of a targeted layer, in place; of experts, with their last stack.
 
-    A router from which experts were pruned goes on leaving them out.
+    A router keeps leaving its pruned experts out.
     """
     module = _module_of(layer)
     for name in ("cutoff", "draw", "scale", "input_squares", "input_rows"):
-        module._buffers.pop(_own(layer, name), None)
-        module._non_persistent_buffers_set.discard(_own(layer, name))
-    del module.__dict__[_own(layer, "rule")]
+        module._buffers.pop(_local_name(layer, name), None)
+        module._non_persistent_buffers_set.discard(_local_name(layer, name))
+    del module.__dict__[_local_name(layer, "rule")]
     stop_measuring(layer)
     if not _targeted_stacks(module):
         module.__class__ = type(module).__bases__[-1]
@@ -326,28 +333,28 @@ def restore(layer: Any) -> None:
 
 
 def set_buffer(layer: Any, name: str, value: Tensor) -> None:
-    """Replace a buffer of a targeted layer.
+    """Replace a buffer of a targeted layer, without the checks of an attribute assignment.
 
-    An assignment does the same with checks that take longer than a small tensor.
+    For small tensors these checks take longer than everything else.
     """
-    _module_of(layer)._buffers[_own(layer, name)] = value
+    _module_of(layer)._buffers[_local_name(layer, name)] = value
 
 
 def cut_of(layer: Any) -> Cut:
-    """Return what the current update drops of a targeted layer."""
+    """Return the cut-offs, draw and scale of a targeted layer in the current update."""
     buffers = _module_of(layer)._buffers
-    return Cut(*(buffers.get(_own(layer, name)) for name in Cut._fields))
+    return Cut(*(buffers.get(_local_name(layer, name)) for name in Cut._fields))
 
 
 def rule_of(layer: Any) -> Rule:
-    """Return what the scores of a targeted layer's weight are."""
-    return _module_of(layer).__dict__[_own(layer, "rule")]
+    """Return the rule by which every update scores a targeted layer's weight."""
+    return _module_of(layer).__dict__[_local_name(layer, "rule")]
 
 
 def kept(layer: Any) -> Tensor:
-    """Compute the mask of the current update, boolean, of the shape of the weight.
+    """Return True where the current update keeps a weight, boolean, in the shape of the weight.
 
-    Of a router it is `(experts,)`.
+    For a router it is `(experts,)`, True for kept experts.
     """
     if isinstance(layer, Router):
         return cut_of(layer).cutoff <= 0
@@ -361,22 +368,24 @@ def measured_features(layer: Any) -> int:
 
 
 def can_measure(layer: Any) -> bool:
-    """Return True where importance by activation applies: not to experts, which see few tokens."""
+    """Return True unless the layer is a stack of experts, each of which sees too few tokens."""
     return not isinstance(layer, Stack)
 
 
 def measured_in(layer: Any) -> tuple[Tensor, Tensor] | None:
-    """Return the sum of squared inputs of a targeted layer and the number of rows.
+    """Return a targeted layer's sum of squared inputs and the number of rows; None for experts.
 
-    They are those of the update that was measured last, as tensors that it adds to; None for
-    experts.
+    They are the buffers that the last measured update adds to, not copies.
     """
     module = _module_of(layer)
     return (module.input_squares, module.input_rows) if can_measure(layer) else None
 
 
 def start_measuring(layer: Any) -> None:
-    """Measure from zero, in float32 whatever the model was cast to; experts are not measured."""
+    """Reset the sums of a layer, in float32, and measure until `stop_measuring`.
+
+    Stacks of experts are not measured.
+    """
     pair = measured_in(layer)
     if pair is not None:
         squares, rows = pair
@@ -386,10 +395,10 @@ def start_measuring(layer: Any) -> None:
 
 
 def stop_measuring(layer: Any) -> None:
-    """Measure no more until `start_measuring`."""
+    """Stop measuring a layer until `start_measuring`."""
     _module_of(layer).__dict__.pop("measuring", None)
 
 
 def is_targeted(module: nn.Module) -> bool:
-    """Return True for a targeted layer or router, and for experts with a targeted stack."""
+    """Return True for a targeted layer or router, and for a module with a targeted stack."""
     return isinstance(module, (TargetedMixin, TargetedExpertsMixin))

@@ -1,4 +1,4 @@
-"""Patch a model for targeted dropout, anneal it, and give the stock model back."""
+"""Patches a model for targeted dropout, anneals it, and restores the stock model."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ class Patch:
     """The record of a patched model.
 
     Attributes:
-        config: how it was patched.
-        anatomy: the reading that it rests on.
-        sites: what is ranked, in order.
-        activations: moving averages that last from update to update; None where importance does
-            not need them.
-        rates: those of the current update.
-        updates: number of updates so far; numbers them where nobody gives a number.
-        recorded: what the model's config recorded of an earlier training.
-        self_counting: the hook that anneals before each training forward; None once `anneal` was
-            called.
-        measuring: True from an update that measures activations until they are averaged.
+        config: the settings of the patch.
+        anatomy: the reading of the model.
+        sites: the ranked sites, in order.
+        activations: moving averages that last from update to update; None if importance does not
+            use them.
+        rates: the rates of the current update.
+        updates: number of updates so far; the number of the next one unless `anneal` gives another.
+        recorded: the record of an earlier training in the model's config, or None.
+        self_counting: the hook that anneals before each training forward; None after the first
+            `anneal`.
+        measuring: True while measured sums wait to be added to the averages.
     """
 
     config: TargetedDropoutConfig
@@ -71,7 +71,7 @@ class Patch:
     measuring: bool = False
 
     def advance(self, progress: float, update: int | None) -> None:
-        """Set the rates for `progress` and the cut-offs of one update."""
+        """Set the rates, cut-offs and draws of one update, and start to measure if it is due."""
         for site in self.sites:
             check_not_sharded(site.name, site.layer)
         number = self.updates if update is None else update
@@ -85,12 +85,16 @@ class Patch:
             self.measuring = True
 
     def resume(self, checkpoint: str | Path) -> bool:
-        """Go on with the activations in the folder of a checkpoint; False if it has none."""
+        """Load the activations of a checkpoint; return False if it should have some and has none.
+
+        Args:
+            checkpoint: its folder.
+        """
         if self.activations is None:
             return True
         saved = Activations.load(checkpoint)
         if saved is not None:
-            self.activations.take(saved)
+            self.activations.replace_by(saved)
             self._set_scales()
         return saved is not None
 
@@ -98,7 +102,7 @@ class Patch:
     def update_averages(self) -> None:
         """Add the last measured update to the averages of activations.
 
-        Idempotent. Collective: every process that trains must call it.
+        Idempotent. Collective: every process must call it.
         """
         if self.activations is None or not self.measuring:
             return
@@ -132,19 +136,19 @@ def patch_model(
     anatomy: Anatomy | None = None,
     **overrides: Any,
 ) -> ModelT:
-    """Replace attention and feed-forward projections, or routers, by targeted variants, in place.
+    """Replace attention and feed-forward projections, or routers, by targeted layers, in place.
 
-    The parameters stay the same objects under the same names. In eval mode the model computes
-    what it computed before. Train it with `TargetedDropoutTrainer`, or with any loop that calls
-    `anneal` before each update. Where nobody does, each training forward counts as an update at
-    the final rates.
+    The parameters stay the same objects under the same names. In eval mode the outputs do not
+    change. Train the model with `TargetedDropoutTrainer`, or with any loop that calls `anneal`
+    before each update. Until `anneal` is called, each training forward counts as an update at the
+    final rates.
 
     Args:
-        model: a `PreTrainedModel` (or any module, with `example_inputs`).
-        config: the settings; the defaults where it is None.
-        example_inputs: keyword arguments for one forward of `model.base_model`, needed only
-            where the kind of its main input is not known.
-        anatomy: what `read_anatomy(model)` returned; it is read here where it is None.
+        model: a `PreTrainedModel`, or any module together with `example_inputs`.
+        config: the settings; None for the defaults.
+        example_inputs: keyword arguments for one forward of `model.base_model`. They are needed
+            only if the kind of its main input is unknown.
+        anatomy: the result of `read_anatomy(model)`; None to read the model here.
         **overrides: settings that replace those of `config`.
 
     Returns:
@@ -152,16 +156,16 @@ def patch_model(
 
     Raises:
         TypeError: an override is no setting, or a layer is of a class that cannot be targeted.
-        ValueError: the model is patched already, nothing (or not everything that was named)
-            matches, or its units cannot be dropped.
+        ValueError: the model is patched already, a pattern or a layer matches nothing, nothing is
+            selected, or selected units cannot be dropped.
     """
     if find_patch(model) is not None:
         raise ValueError("the model is patched already; call unpatch_model(model) first")
     config = configure(config, overrides)
     if config.importance not in IN_TRAINING:
         raise ValueError(
-            f"importance {config.importance!r} can rank for pruning, but not while a model trains; "
-            f"there it is one of {list(IN_TRAINING)}"
+            f"importance {config.importance!r} can rank for pruning, but not while a model trains. "
+            f"Use one of {list(IN_TRAINING)}"
         )
     if anatomy is None:
         anatomy = read_anatomy(model, example_inputs)
@@ -170,8 +174,8 @@ def patch_model(
     for site in patch.sites:
         check_targetable(site.name, site.layer)
     if activations is not None:
-        activations.take(_measured_before(model, patch.sites))
-    # From here on nothing fails: a model is patched as a whole or left as it was.
+        activations.replace_by(_measured_before(model, patch.sites))
+    # Nothing below raises: a model is patched as a whole or left unchanged.
     before = _buffers(model)
     measured = activations is not None
     for site in patch.sites:
@@ -190,7 +194,7 @@ def patch_model(
 
 
 def _measured_before(model: nn.Module, sites: Iterable[Site]) -> Activations:
-    """Return the activations of the layers from an earlier training of this model."""
+    """Return the activations of the sites from an earlier training of this model."""
     found = find_activations(model) or Activations()
     names, squares = found.names(), found.mean_squares
     known = (site for site in sites if site.name in names and can_measure(site.layer))
@@ -208,10 +212,10 @@ def _buffers(model: nn.Module) -> set[str]:
 
 
 def unpatch_model(model: ModelT) -> ModelT:
-    """Give the stock model back, in place: the same classes, parameters and outputs.
+    """Restore the stock model, in place: the same classes, parameters and outputs.
 
-    Its config goes on recording how it was trained, for `prune_model` and the model card. Where no
-    update was made it records what it recorded before.
+    Its config keeps the record of the training, for `prune_model` and the model card. After a patch
+    without updates it gets back its earlier record.
 
     Raises:
         ValueError: the model is not patched.
@@ -224,12 +228,12 @@ def unpatch_model(model: ModelT) -> ModelT:
     _stop_counting(patch)
     for module in model.modules():
         if module.__dict__.pop(_STATE, None) is not None and not patch.updates:
-            _record_again(module, patch.recorded)
+            _restore_record(module, patch.recorded)
     return model
 
 
-def _record_again(model: Any, recorded: dict[str, Any] | None) -> None:
-    """Let the config of a model record what it did before it was patched."""
+def _restore_record(model: Any, recorded: dict[str, Any] | None) -> None:
+    """Restore the record that a model's config had before the patch, or its absence."""
     if recorded is not None:
         setattr(model.config, CONFIG_KEY, recorded)
     elif hasattr(getattr(model, "config", None), CONFIG_KEY):
@@ -237,16 +241,16 @@ def _record_again(model: Any, recorded: dict[str, Any] | None) -> None:
 
 
 def anneal(model: nn.Module, progress: float, update: int | None = None) -> Rates:
-    """Set the rates and the cut-offs for the update that comes; call it before each one.
+    """Set the rates and the cut-offs of the next update; call it before each update.
 
-    They hold until the next call.
+    They last until the next call.
 
     Args:
         model: a patched model, or a wrapper around one.
         progress: completed updates over all updates, in [0, 1].
-        update: the number of the update, which keys the draws. Give it (for instance the number
-            of completed updates) so that a resumed run draws as an uninterrupted one. Without it
-            calls are counted.
+        update: the number of the update, for instance the number of completed updates. It keys the
+            draws, so a resumed run that gives it draws like an uninterrupted run. None to count
+            calls.
 
     Returns:
         The rates of this update: targeting and drop rate.
@@ -263,19 +267,19 @@ def anneal(model: nn.Module, progress: float, update: int | None = None) -> Rate
 
 
 def find_patch(model: nn.Module) -> Patch | None:
-    """Return the record of a patched model, also through wrappers; None if it is not patched.
+    """Return the record of a patched model, also inside wrappers; None if it is not patched.
 
     Raises:
-        TypeError: it is no model.
-        ValueError: parts of it are patched each by itself.
+        TypeError: `model` is no module.
+        ValueError: several parts of the model are patched separately.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a model, a torch.nn.Module, got {model!r}")
     states = [m.__dict__[_STATE] for m in model.modules() if _STATE in m.__dict__]
     if len({id(state) for state in states}) > 1:
         raise ValueError(
-            f"{len(states)} parts of {type(model).__name__} are patched each by itself, and would "
-            "be annealed each by itself; unpatch them and patch the whole model, with include=[...]"
+            f"{len(states)} parts of {type(model).__name__} are patched separately, and would be "
+            "annealed separately. Unpatch them, and patch the whole model with include=[...]"
         )
     return states[0] if states else None
 
@@ -295,7 +299,7 @@ def _stop_counting(patch: Patch) -> None:
 
 def _count_forward(model: nn.Module, args: Any) -> None:
     if model.training:
-        # Looked up here, since it takes a second to load what decorates by it.
+        # Not a decorator: torch.compiler.disable imports the compiler, which takes a second.
         count = torch.compiler.disable(_count) if torch.compiler.is_compiling() else _count
         count(model)
 

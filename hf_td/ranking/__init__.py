@@ -1,1 +1,1 @@
-"""What is ranked (sites), by what (importance), and what was measured for it (activations)."""
+"""Ranks weights and units: sites, importance, and the activations that importance uses."""

@@ -1,9 +1,9 @@
-"""Mean squares of the inputs of linear layers, by which importance by activation scales scores.
+"""Activations: mean squares of the inputs of linear layers, which scale scores.
 
-Of a router they are of the weights that it gives its experts.
+A router's activations are those of the weights that it gives its experts.
 
-This is not in the paper. The authors' code has an early form of it (`targeted_ard`), and Wanda (Sun
-et al., arXiv 2306.11695) ranks single weights in this way.
+Importance by activation is not in the paper. The authors' code has an early form (`targeted_ard`),
+and Wanda (Sun et al., arXiv 2306.11695) ranks single weights by it.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from hf_td.ranking.saved import Saved
 ACTIVATIONS = Saved("activations.safetensors", "_hf_td_activations", "activations")
 FILE = ACTIVATIONS.file
 
-# One update of so many is measured: averages change slowly, and launching a sum for each layer
-# takes a GPU about as long as launching the layer.
+# One of this many updates is measured: averages change slowly, and on a GPU the launch overhead of
+# a layer's sum is about that of the layer.
 INTERVAL = 8
-# The decay of the moving averages. About ten measured updates count, since what an update drops
-# shows in its activations.
+# The decay of the moving averages, about ten measured updates: the mask of an update changes its
+# activations, so a single one is not enough.
 _DECAY = 0.9
-# Every so many rows are measured: neighbours are alike, and a few are enough. Few sequence lengths
-# are multiples of a prime. Otherwise the same positions would be taken of each sequence, among them
-# the first, whose activations are often far larger than all others.
+# One of this many rows is measured: neighbouring rows are similar. A prime divides few sequence
+# lengths. Any other step would measure the same positions of every sequence, among them the first,
+# whose activations are often far larger than the rest.
 _ROW_STEP = 13
 
 
 class Activations:
-    """Mean squares of the inputs of linear layers; ones until something is measured.
+    """Mean squares of the inputs of linear layers, ones until a layer is measured.
 
-    Nothing here waits for the device, so that training does not either.
+    Updates do not wait for the device.
 
     Attributes:
         mean_squares: by dotted name of the layer, tensors of shape `(fan_in,)`, float32.
-        measured: by the same names, boolean tensors of no dimension.
+        measured: by dotted name, scalar boolean tensors: False until a row was measured.
     """
 
     def __init__(self, mean_squares: Mapping[str, Tensor] | None = None) -> None:
@@ -52,17 +52,17 @@ class Activations:
         self.measured = {n: torch.ones_like(s[0]).bool() for n, s in self.mean_squares.items()}
 
     def scale(self, name: str, features: int) -> Tensor | None:
-        """Return the root mean square of each input feature of a layer; None if it is not known.
+        """Return the root mean square of each input of a layer; None if it was not measured.
 
         Args:
-            name: of the layer.
-            features: how many it has; of a router, how many experts.
+            name: dotted name of the layer.
+            features: the number of its inputs; for a router, of its experts.
 
         Returns:
             `(features,)`.
 
         Raises:
-            ValueError: they were measured of another number of features.
+            ValueError: another number of features was measured.
         """
         found = self.mean_squares.get(name)
         if found is None:
@@ -70,8 +70,8 @@ class Activations:
         if found.numel() != features:
             raise ValueError(
                 f"The activations of {name} are of {found.numel()} features, and it has {features}."
-                " They were measured on another model, or on this one before features were taken "
-                "out. Measure them anew by calibration=..."
+                " They were measured on another model, or before features were taken out of this "
+                "one. Measure them again by calibration=..."
             )
         return found.sqrt()
 
@@ -80,7 +80,7 @@ class Activations:
 
         Args:
             seen: by the names of layers, the sum of the squared inputs, `(fan_in,)`, and the number
-                of rows that it is of, no dimension; nothing changes where that is 0.
+                of summed rows, a scalar tensor. A layer with 0 rows keeps its average.
         """
         by_device: dict[torch.device, list[str]] = {}
         for name, (squares, _) in seen.items():
@@ -89,62 +89,63 @@ class Activations:
             self._update(device, names, *zip(*(seen[name] for name in names), strict=True))
 
     def _update(self, device: torch.device, names: Sequence[str], squares: Any, rows: Any) -> None:
-        """Update all layers of a device in one tensor, with a few operations in all."""
+        """Update the averages of all layers on a device, concatenated to save launches."""
         sizes = [len(one) for one in squares]
 
-        def spread(numbers: Iterable[Tensor]) -> Tensor:
+        def per_feature(numbers: Iterable[Tensor]) -> Tensor:
             return torch.cat([n.expand(size) for n, size in zip(numbers, sizes, strict=True)])
 
         never = torch.zeros((), dtype=torch.bool, device=device)
         measured = [self.measured.get(name, never).to(device) for name in names]
-        before = torch.cat([self._before(*one) for one in zip(names, squares, strict=True)])
-        counts = spread(rows)
+        known = [
+            self.mean_squares.get(name, torch.ones_like(one)).to(device)
+            for name, one in zip(names, squares, strict=True)
+        ]
+        before = torch.cat(known)
+        counts = per_feature(rows)
         mean = torch.cat(squares) / counts.clamp(min=1)
-        average = torch.where(spread(measured), before.lerp(mean, 1 - _DECAY), mean)
+        average = torch.where(per_feature(measured), before.lerp(mean, 1 - _DECAY), mean)
         average = torch.where(counts > 0, average, before)
         now_measured = torch.stack(measured) | (torch.stack(rows) > 0)
         self.measured.update(zip(names, now_measured.unbind(), strict=True))
         self.mean_squares.update(zip(names, average.split(sizes), strict=True))
 
-    def take(self, other: Activations) -> None:
-        """Replace these activations by others."""
+    def replace_by(self, other: Activations) -> None:
+        """Replace these averages by those of `other`, in place."""
         self.mean_squares, self.measured = dict(other.mean_squares), dict(other.measured)
 
-    def _before(self, name: str, squares: Tensor) -> Tensor:
-        return self.mean_squares.get(name, torch.ones_like(squares)).to(squares.device)
-
     def names(self) -> set[str]:
-        """Return the names of the layers of which something was measured."""
+        """Return the names of the measured layers."""
         return {name for name, measured in self.measured.items() if measured}
 
     def save(self, folder: str | Path) -> None:
-        """Write what was measured to `FILE` in an existing folder; no file where nothing was."""
+        """Write the measured layers to `FILE` in an existing folder; no file if there are none."""
         ACTIVATIONS.save(folder, {name: self.mean_squares[name] for name in self.names()})
 
     @classmethod
     def load(cls, folder: str | Path) -> Activations | None:
-        """Return what `save` wrote; None where a folder has none."""
+        """Return the activations that `save` wrote to a folder; None if it has no such file."""
         path = Path(folder) / FILE
         return cls(load_file(path)) if path.is_file() else None
 
 
 def sampled_squares(inputs: Tensor) -> tuple[Tensor, int]:
-    """Return the sum of squares of every thirteenth row, and the number of these rows.
+    """Return the sum of squares of every thirteenth row, and the number of summed rows.
 
     Args:
         inputs: `(..., fan_in)`.
 
     Returns:
-        A float32 tensor `(fan_in,)`, and how many rows it sums.
+        A float32 tensor `(fan_in,)`, and the number of rows.
     """
     rows = inputs.detach().reshape(-1, inputs.shape[-1])[::_ROW_STEP]
     if rows.dtype == torch.float64:
-        rows = rows.float()  # the norm takes no type that it would have to narrow
+        rows = rows.float()  # vector_norm refuses a dtype narrower than its input's
     return torch.linalg.vector_norm(rows, dim=0, dtype=torch.float32).square(), rows.shape[0]
 
 
 def _squares(layer: Any, inputs: Tensor, output: Any) -> tuple[Tensor, int]:
-    """Return the squares of a router's weights, or of the inputs of any other layer."""
+    """Return the sum of squares and the number of rows, of a router's weights or of inputs."""
     if isinstance(output, tuple):
         return routed_squares(output, len(layer.weight))
     return sampled_squares(inputs)
@@ -154,12 +155,12 @@ def _squares(layer: Any, inputs: Tensor, output: Any) -> tuple[Tensor, int]:
 def measure_activations(
     model: nn.Module, names: Iterable[str], batches: Iterable[Mapping[str, Any]]
 ) -> Activations:
-    """Run a model in eval mode on some batches, and measure the inputs of the named layers.
+    """Measure the inputs of the named layers while a model runs some batches in eval mode.
 
     Args:
-        model: any model.
+        model: any model; its mode is restored afterwards.
         names: dotted names of linear layers and routers that a forward calls.
-        batches: keyword arguments for `model`; use training data, never what will be reported.
+        batches: keyword arguments for `model`: training data, never data of a reported metric.
 
     Raises:
         ValueError: there is no batch, or a forward calls none of the layers.
@@ -182,17 +183,20 @@ def measure_activations(
         for hook in hooks:
             hook.remove()
     if not sums:
-        raise ValueError("calibration needs batches that run through the layers; there was none")
+        raise ValueError(
+            "calibration needs batches that run through the layers; there was none. "
+            "Pass a few batches of training data as calibration=..."
+        )
     return Activations({name: total / rows[name] for name, total in sums.items()})
 
 
 def attach_activations(model: nn.Module, activations: Activations | None) -> None:
-    """Keep activations with a model; None says that those of an earlier training are stale."""
+    """Attach activations to a model; None marks those of an earlier training as stale."""
     ACTIVATIONS.attach(model, activations)
 
 
 def find_activations(model: nn.Module) -> Activations | None:
-    """Return the activations of a model by the rule of `hf_td.ranking.saved`, or None."""
+    """Return the activations of a model, found by the rule of `hf_td.ranking.saved`, or None."""
     attached = ACTIVATIONS.attached(model)
     if attached is not None:
         return attached[0]
@@ -201,9 +205,9 @@ def find_activations(model: nn.Module) -> Activations | None:
 
 
 def download_activations(model: nn.Module, **options: Any) -> Activations | None:
-    """Return the activations in a model's repository on the Hub; see `Saved.download`.
+    """Return the activations in a model's repository on the Hub, or None; see `Saved.download`.
 
-    They are looked for only where the config of the model records that training measured some.
+    The Hub is asked only if the model's config records a training by activation.
     """
     training = trained_with(model)
     if training is None or training.importance != "activation":
@@ -213,7 +217,7 @@ def download_activations(model: nn.Module, **options: Any) -> Activations | None
 
 
 def save_activations(model: nn.Module, folder: str | Path) -> None:
-    """Write a model's activations to an existing folder; nothing where it has none."""
+    """Write a model's activations to an existing folder; no file if it has none."""
     found = find_activations(model)
     if found is not None:
         found.save(folder)

@@ -1,7 +1,7 @@
-"""How important weights and units are, read off a model.
+"""Importance of units and experts, computed from the weights of a model.
 
-One place for training and for pruning, so that the network learns to live without just those
-parts that will be taken out.
+Training and pruning share these functions, so a network learns to live without exactly the parts
+that will be pruned.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from hf_td import functional
 from hf_td.anatomy import Block, Layout, Projection, features_on, find_layer, linear_layout
 from hf_td.kernels.reductions import any_nonzero, row_norms
 
-# A linear layer, and those of its features that belong to the units of a block.
+# A linear layer, and the features of it that belong to the units of a block.
 Member = tuple[Any, Projection]
 
 
 def members_of(model: nn.Module, block: Block) -> tuple[Member, ...]:
-    """The producers of a block with their layers."""
+    """Return the producers of a block, each with its layer."""
     return tuple((find_layer(model, p.module), p) for p in block.producers)
 
 
 def fan_in_dim(layer: Any) -> int:
-    """The dimension of a linear layer's weight that runs over its inputs."""
+    """Return the dimension of a linear layer's weight that runs over its inputs."""
     return _layout(layer).fan_in_dim
 
 
 def unit_dim(layer: Any) -> int:
-    """The dimension of a linear layer's weight that runs over its outputs."""
+    """Return the dimension of a linear layer's weight that runs over its outputs."""
     return _layout(layer).unit_dim
 
 
@@ -41,47 +41,44 @@ def _layout(layer: Any) -> Layout:
 
 
 def read_units(layer: Any, consumer: Projection) -> Tensor:
-    """Boolean `(..., units)`: whether a consumer reads anything of each unit.
+    """Return True for each unit that a consumer reads, boolean, `(..., units)`.
 
-    The leading dimension, if any, runs over experts.
+    The leading dimension, if any, runs over experts. A consumer reads a unit unless all its weights
+    for the unit are zero.
     """
     read = any_nonzero(_weight(layer), unit_dim(layer))
     return read[..., features_on(consumer, read.device)].any(-1)
 
 
 def unit_scores(members: Sequence[Member], activation: Tensor | None = None) -> Tensor:
-    """`(..., units)`: L2 norm of the weights that produce each head or neuron.
+    """Return the L2 norm of the weights that produce each head or neuron, `(..., units)`.
 
     The leading dimension, if any, runs over experts.
 
     Args:
         members: the producers of the units.
-        activation: root mean square of what each unit hands on, `(units,)`, to scale with.
+        activation: root mean square of each unit's output, `(units,)`, which scales the norm.
     """
-    norms = functional.unit_norms(
-        [
-            row_norms(_weight(layer), fan_in_dim(layer))[..., _index(p, layer)]
-            for layer, p in members
-        ]
-    )
+    rows = []
+    for layer, projection in members:
+        weight = _weight(layer)
+        features = features_on(projection, weight.device)
+        rows.append(row_norms(weight, fan_in_dim(layer))[..., features])
+    norms = functional.unit_norms(rows)
     return norms if activation is None else norms * activation
 
 
 def expert_scores(weights: Sequence[Tensor], activation: Tensor | None = None) -> Tensor:
-    """`(experts,)`: L2 norm of all the weights of each expert.
+    """Return the L2 norm of all weights of each expert, `(experts,)`.
 
     Args:
         weights: the parameters of the experts, each `(experts, ...)`.
         activation: root mean square of the weight that the router gives each expert, `(experts,)`,
-            to scale with.
+            which scales the norm.
     """
     rows = [row_norms(weight.detach().flatten(1), 1) for weight in weights]
     norms = functional.unit_norms([row[:, None] for row in rows])
     return norms if activation is None else norms * activation
-
-
-def _index(projection: Projection, layer: Any) -> Tensor:
-    return features_on(projection, _weight(layer).device)
 
 
 def _weight(layer: Any) -> Tensor:

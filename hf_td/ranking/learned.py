@@ -1,4 +1,4 @@
-"""Scores that a method learned while it trained, for pruning to rank by."""
+"""Learned scores: found by a method in training, for pruning to rank by."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def attach_learned(model: nn.Module, scores: Mapping[str, Tensor]) -> None:
     """Keep scores with a model.
 
     Args:
-        model: that was trained.
-        scores: by the name of the site (see `hf_td.ranking.sites`), of the shape that it ranks; the
-            lowest are pruned first. Empty where a method has none of its own.
+        model: the trained model.
+        scores: by the name of the site (see `hf_td.ranking.sites`), each of the shape that the site
+            ranks. The lowest are pruned first. Empty if the method learns no scores.
     """
     LEARNED.attach(model, dict(scores))
 
 
 def find_learned(model: nn.Module) -> dict[str, Tensor]:
-    """Return the scores of a model by the rule of `hf_td.ranking.saved`; empty without any."""
+    """Return the scores of a model, found by the rule of `hf_td.ranking.saved`; empty if none."""
     attached = LEARNED.attached(model)
     return (LEARNED.find(model) or {}) if attached is None else attached[0]
 
@@ -37,5 +37,5 @@ def download_learned(model: nn.Module, **options: Any) -> dict[str, Tensor]:
 
 
 def save_learned(model: nn.Module, folder: str | Path) -> None:
-    """Write a model's scores to an existing folder; nothing where it has none."""
+    """Write a model's scores to an existing folder; no file if it has none."""
     LEARNED.save(folder, find_learned(model))

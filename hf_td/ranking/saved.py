@@ -1,9 +1,9 @@
-"""Values that training found, saved next to the weights of a model.
+"""Values that training measured or learned, saved next to the weights of a model.
 
-A stock checkpoint has no place for activations and learned scores, so each lies in a file of its
-own. One rule finds both: with the model, else in the local folder that it was loaded from, also
-under another prefix when a head was added or taken off since. The Hub is reached only by
-functions that say so.
+A stock checkpoint has no place for activations and learned scores, so each kind has its own file.
+One rule finds both kinds: attached to the model, else in the local folder that the model was loaded
+from. Names are found under another prefix when a head was added or taken off. Only the `download`
+functions reach the Hub.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from torch import Tensor, nn
 from transformers.utils.hub import cached_file
 
 _CONFIG = "config.json"
-# Entries of a config that another version, or loading, changes.
+# Entries of a config that another version or loading may change.
 _CHANGING = frozenset({"transformers_version", "dtype", "_name_or_path"})
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A kind of value by the name of a layer.
+    """A kind of saved value, one tensor for each name of a layer.
 
     Attributes:
-        file: saved next to the weights.
-        attribute: of a model that has such values.
-        what: in messages.
+        file: name of the file next to the weights.
+        attribute: name of the attribute of a model that the values are attached to.
+        noun: name of the values in messages.
     """
 
     file: str
     attribute: str
-    what: str
+    noun: str
 
     def attach(self, model: nn.Module, value: Any) -> None:
-        """Keep a value with a model; None says that those saved next to its weights are stale."""
+        """Attach a value to a model; None marks the file next to its weights as stale."""
         model.__dict__[self.attribute] = value
 
     def attached(self, model: nn.Module) -> tuple[Any] | None:
-        """Return what is kept with a model or a part of it, in a tuple; None where nothing is."""
+        """Return the value attached to a model or a part of it, in a tuple; None if none is."""
         for module in model.modules():
             if self.attribute in module.__dict__:
                 return (module.__dict__[self.attribute],)
@@ -51,8 +51,8 @@ class Saved:
     def find(self, model: nn.Module) -> dict[str, Tensor] | None:
         """Return the tensors in the local folder that a model was loaded from, or None.
 
-        It writes nothing and reaches no Hub. A folder without a config is searched for the one
-        subfolder that has the config of the model, since a model does not record its subfolder.
+        The Hub is not reached. A model does not record its subfolder. In a folder without a
+        config, the tensors are those of the one subfolder whose config equals the model's.
         """
         folder = _folder(model, self.file)
         return None if folder is None else self.load(folder / self.file, model)
@@ -62,8 +62,8 @@ class Saved:
 
         Args:
             model: loaded by `from_pretrained`.
-            options: `revision`, `subfolder`, `token` and `cache_dir` that it was loaded with, which
-                it does not record.
+            options: the `revision`, `subfolder`, `token` and `cache_dir` that it was loaded with. A
+                model does not record them.
         """
         path = cached_file(
             getattr(model, "name_or_path", ""),
@@ -76,33 +76,33 @@ class Saved:
         return None if path is None else self.load(path, model)
 
     def load(self, path: str | Path, model: nn.Module) -> dict[str, Tensor]:
-        """Read the tensors of a file under the names that layers have in a model."""
+        """Return the tensors of a file, by the names of the layers in this model."""
         return {_name_in(model, name): tensor for name, tensor in load_file(path).items()}
 
     def save(self, folder: str | Path, tensors: Mapping[str, Tensor]) -> None:
-        """Write tensors to an existing folder; no file where there are none."""
+        """Write tensors to an existing folder; no file if there are none."""
         if tensors:
             every = {name: t.cpu().clone().contiguous() for name, t in sorted(tensors.items())}
             save_file(every, Path(folder) / self.file)
 
     def missing(self, names: Collection[str], cure: str) -> str:
-        """Return the message that values are missing.
+        """Return the message for missing values.
 
         Args:
-            names: of the layers without, at least one.
-            cure: what else helps.
+            names: the layers without values, at least one.
+            cure: the start of the last sentence, an advice that fits the caller.
         """
         first, *more = names
         others = f" and {len(more)} more layers" if more else ""
         return (
-            f"The {self.what} of {first}{others} are missing. They are looked for with the model "
+            f"The {self.noun} of {first}{others} are missing. They are looked for with the model "
             f"and in {self.file} next to its weights. {cure}, keep {self.file} next to the "
             "weights, or prune by importance='magnitude'."
         )
 
 
 def _folder(model: nn.Module, file: str) -> Path | None:
-    """Return the folder that has a file next to the weights of a model."""
+    """Return the local folder with a file and the weights of a model, or None."""
     place = Path(getattr(model, "name_or_path", ""))
     if not place.name:  # not loaded from anywhere
         return None
@@ -125,7 +125,7 @@ def _has_config_of(model: Any, folder: Path) -> bool:
 
 
 def _name_in(model: Any, name: str) -> str:
-    """Return a layer's name in a model that may have a head more or less than when it was saved."""
+    """Return the name of a layer in a model whose head was added or taken off since saving."""
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     for known in (name, prefix + name, name.removeprefix(prefix)):
         if _has_layer(model, known):
@@ -134,7 +134,7 @@ def _name_in(model: Any, name: str) -> str:
 
 
 def _has_layer(model: nn.Module, name: str) -> bool:
-    """Return True for the name of a module or of a parameter, such as a stack of experts."""
+    """Return True if a name is that of a module or of a parameter, such as a stack of experts."""
     path, _, leaf = name.rpartition(".")
     try:
         module = model.get_submodule(path)

@@ -399,7 +399,7 @@ def test_soft_movement_masks_by_threshold_and_pays_for_the_sigmoids():
         (Smallify, {"spread": 2}, r"spread is in \[0, 1\], got 2"),
         (Smallify, {"threshold": 0}, "threshold is positive, got 0"),
         (RandomSubnetwork, {"sparsity": 1}, r"sparsity is a fraction in \[0, 1\), got 1"),
-        (Movement, {"end": 2}, "a schedule ramps from begin to end"),
+        (Movement, {"end": 2}, "schedule begin and end are fractions"),
         (SoftMovement, {"threshold": 1}, r"threshold is in \(0, 1\), got 1"),
         (SoftMovement, {"warmup": -1}, r"warmup is a fraction in \[0, 1\), got -1"),
     ],

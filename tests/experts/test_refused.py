@@ -13,7 +13,7 @@ from tests.families import family_inputs, tiny_family
 
 
 def test_experts_go_whole():
-    with pytest.raises(ValueError, match="goes with draw='unit', got draw='element'"):
+    with pytest.raises(ValueError, match="needs draw='unit', got draw='element'"):
         TargetedDropoutConfig(experts_level="unit", draw="element")
     with pytest.raises(ValueError, match=r"experts_level must be one of \['unit', 'none'\]"):
         TargetedDropoutConfig(experts_level="weight")  # pyright: ignore[reportArgumentType]

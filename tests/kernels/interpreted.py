@@ -1,6 +1,7 @@
 """The Triton kernels in Triton's interpreter, on the CPU.
 
-Run by test_cuda.py in a process of its own: the interpreter is chosen before Triton is imported.
+test_cuda.py runs this file in a separate process: the interpreter is chosen before Triton is
+imported.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from hf_td.kernels import Ranked, cuda, reductions
 SHAPES = [(5, 7), (9, 33), (3, 130)]
 KEY = functional.draw_key(7)
 FLOAT, HALF = torch.float32, torch.bfloat16
-# What CUDA makes of what is no number.
+# The NaN that CUDA computes.
 ALL_ONES = torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32)
 
 
@@ -48,7 +49,7 @@ def candidates(one: Ranked, fraction: float) -> Tensor:
         (0.5, 0, False, HALF),
     ],
 )
-def test_candidates_are_exactly_those_of_the_plain_function(fraction, dim, scaled, dtype):
+def test_candidates_equal_those_of_the_plain_function(fraction, dim, scaled, dtype):
     every = [ranked(shape, dim, dtype, scaled, seed) for shape in SHAPES for seed in (0, 1)]
     for one, limits in zip(every, cuda.cutoffs(every, fraction), strict=True):
         assert limits.dtype == torch.float32
@@ -56,27 +57,27 @@ def test_candidates_are_exactly_those_of_the_plain_function(fraction, dim, scale
         assert torch.equal(scores(one) < limits, candidates(one, fraction))
 
 
-def test_ties_at_the_cut_off_are_no_candidates_as_in_the_plain_function():
+def test_ties_at_the_cut_off_are_not_candidates():
     weight = torch.tensor([[1.0, -1.0, 2.0, 2.0, 2.0, 0.0], [3.0] * 6])
     (limits,) = cuda.cutoffs([Ranked(weight, Rule(1))], 0.5)
     below = weight.abs() < limits
     assert below.tolist() == [[True, True, False, False, False, True], [False] * 6]
 
 
-@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of infinities
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # from infinities
 @pytest.mark.parametrize("fraction", [0.01, 0.5, 0.95, 0.99])
 @pytest.mark.parametrize(("dim", "dtype"), [(0, FLOAT), (1, FLOAT), (1, HALF), (1, torch.float16)])
-def test_any_distribution_is_cut_off_exactly(fraction, dim, dtype):
+def test_cut_offs_are_exact_for_any_distribution(fraction, dim, dtype):
     draws = torch.Generator().manual_seed(3)
     smooth = torch.randn(12, 200, generator=draws)
     rows = [
         *smooth[:4],
         smooth[4] * smooth[5].mul(3).exp(),  # over many magnitudes
         torch.where(smooth[6] > 2, 1e30, smooth[6]),  # far outliers
-        smooth[7].sign(),  # ties alone
+        smooth[7].sign(),  # only ties
         smooth[8].round(),
         torch.zeros(200),
-        torch.full((200,), 1e-42),  # below the normal numbers
+        torch.full((200,), 1e-42),  # subnormal
         torch.arange(200.0).flip(0),
         torch.where(smooth[9] > 1, torch.inf, smooth[9]),
         torch.where(smooth[10] > 2, torch.nan, smooth[10]),
@@ -85,17 +86,17 @@ def test_any_distribution_is_cut_off_exactly(fraction, dim, dtype):
     weight = torch.stack(rows).to(dtype)
     one = Ranked(weight if dim else weight.t().contiguous(), Rule(dim))
     (limits,) = cuda.cutoffs([one], fraction)
-    # Numbers that are none are above all others, as infinity is in the plain function.
+    # NaN is above every number, as infinity is in the plain function.
     plain = one._replace(weight=one.weight.nan_to_num(torch.inf, torch.inf))
     assert torch.equal(scores(one) < limits, candidates(plain, fraction))
 
 
 @pytest.mark.parametrize("dtype", [FLOAT, HALF])
 @pytest.mark.parametrize("dim", [0, 1])
-def test_cut_offs_are_exact_wherever_they_were_before(dim, dtype):
+def test_cut_offs_are_exact_for_any_previous_cut_offs(dim, dtype):
     every = [ranked((3, 40) if dim else (40, 3), dim, dtype, False, seed) for seed in (0, 1)]
     before = [torch.full((3,), value) for value in (-torch.inf, torch.inf)]
-    # As in training; with targeting that jumps; of weights that are others.
+    # First, a step of training, a jump of the targeting, then other weights.
     for change, fraction in ((1.0, 0.9), (1.001, 0.9), (1.0, 0.3), (50.0, 0.3)):
         for one in every:
             one.weight.mul_(change)
@@ -106,7 +107,7 @@ def test_cut_offs_are_exact_wherever_they_were_before(dim, dtype):
             assert torch.equal(scores(one) < limits, candidates(one, fraction))
 
 
-def test_a_view_of_a_larger_weight_is_ranked_where_it_lies():
+def test_a_view_of_a_larger_weight_is_ranked_in_place():
     whole = torch.randn(12, 40, generator=torch.Generator().manual_seed(1))
     one = Ranked(whole[2:9, 5:25], Rule(1))
     (limits,) = cuda.cutoffs([one], 0.5)
@@ -124,9 +125,9 @@ def cut_at(limits: Tensor, drop_rate: float, scale: Tensor | None = None) -> Cut
 @pytest.mark.parametrize(
     ("shape", "dim"), [((5, 7), 1), ((70, 64), 1), ((9, 33), 0), ((3, 5, 7), 2), ((3, 5, 7), 1)]
 )
-def test_what_is_masked_is_what_the_plain_function_drops(shape, dim, scaled, drop_rate, out_type):
+def test_masks_equal_those_of_the_plain_function(shape, dim, scaled, drop_rate, out_type):
     draws = torch.Generator().manual_seed(1)
-    # Of numbers that every type has: the interpreter rounds them otherwise than a device.
+    # Only numbers that every type has: the interpreter and a device round differently.
     weight = torch.randn(shape, generator=draws).to(HALF).float()
     source = torch.randn(shape, generator=draws).to(HALF)
     scale = torch.rand(shape[dim], generator=draws) if scaled else None
@@ -140,7 +141,7 @@ def test_what_is_masked_is_what_the_plain_function_drops(shape, dim, scaled, dro
         assert torch.equal(out, source.masked_fill(dropped, 0).to(out_type))
 
 
-def test_a_gradient_may_be_masked_where_it_lies():
+def test_a_gradient_can_be_masked_in_place():
     weight = torch.tensor([[1.0, 2.0], [2.0, 1.0]])
     gradient = torch.tensor([[float("nan"), 1.0], [2.0, float("inf")]])
     cut = cut_at(torch.tensor([[1.5], [1.5]]), 1.0)
@@ -151,7 +152,7 @@ def test_a_gradient_may_be_masked_where_it_lies():
 @pytest.mark.parametrize("dtype", [FLOAT, HALF])
 @pytest.mark.parametrize("shape", [(5, 700), (70, 33)])
 @pytest.mark.parametrize("dim", [0, 1])
-def test_sums_of_squares_are_those_of_the_plain_function(dim, shape, dtype):
+def test_sums_of_squares_equal_those_of_the_plain_function(dim, shape, dtype):
     draws = torch.Generator().manual_seed(1)
     weights = [torch.randn(shape, generator=draws).to(dtype) for _ in range(3)]
     expected = torch.stack([reductions.sum_of_squares(weight, dim) for weight in weights])

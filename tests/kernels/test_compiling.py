@@ -1,4 +1,4 @@
-"""The Triton kernels compile for devices that are not there, and all they hold fits registers."""
+"""The Triton kernels compile without a device, and use registers alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FLOAT, HALF = torch.float32, torch.bfloat16
 
 
 class Device:
-    """Stands in for the driver of a device: says what to compile for, and launches nothing."""
+    """A stand-in for the driver of a device: names the target to compile for, launches nothing."""
 
     def __init__(self, capability: int) -> None:
         self._target = triton.backends.compiler.GPUTarget("cuda", capability, 32)
@@ -35,7 +35,7 @@ class Device:
 
 
 class Compiling:
-    """In place of a kernel: compiles what would be launched."""
+    """A stand-in for a kernel that compiles each launch and runs none."""
 
     def __init__(self, kernel: Any) -> None:
         self._kernel, self.compiled = kernel, []
@@ -53,7 +53,7 @@ def device(request, monkeypatch) -> None:
 
 
 def compiling(file: str, name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Compiling]:
-    """A file of kernels, and what stands in place of one of them."""
+    """Return a file of kernels with a stand-in for one of them, and the stand-in."""
     module = import_module(f"hf_td.kernels.{file}")
     stand_in = Compiling(getattr(module, name))
     monkeypatch.setattr(module, name, stand_in)
@@ -61,12 +61,12 @@ def compiling(file: str, name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[An
 
 
 def bytes_outside_registers(compiled: Any, folder: Any) -> int:
-    """What a thread keeps in local memory, which is as slow as the weights are."""
+    """Return the bytes of a thread in local memory, which is as slow as reading the weights."""
     binary = folder / "kernel.cubin"
     binary.write_bytes(compiled.asm["cubin"])
     command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", binary]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    usage = dict(re.findall(r"(\w+):(\d+)", shown))
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    usage = dict(re.findall(r"(\w+):(\d+)", output))
     return int(usage["STACK"]) + int(usage["LOCAL"])
 
 

@@ -1,4 +1,4 @@
-"""The fast functions of the CPU, bit for bit against the plain ones."""
+"""The CPU kernels equal the plain functions bit for bit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEY = functional.draw_key(7)
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Cut the matrices of a test into many blocks, of rows that do not divide evenly."""
+    """Cut the matrices of a test into many blocks with a remainder."""
     monkeypatch.setattr(cpu, "_BLOCK", 1000)
 
 
@@ -45,7 +45,7 @@ def ranked(
 
 
 def plain_cut(one: Ranked, fraction: float, drop_rate: float = 1.0, key: int = KEY) -> Cut:
-    """The cut-offs of the plain functions."""
+    """Return the cut of the plain functions."""
     scores = functional.weight_scores(one.weight, one.scale, one.rule)
     limits = functional.cutoffs(scores, fraction, one.rule.fan_in_dim)
     return cut_at(limits, drop_rate, key, one.scale)
@@ -61,7 +61,7 @@ def cut_at(limits: Tensor, drop_rate: float, key: int = KEY, scale: Tensor | Non
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("scaled", [True, False])
 @pytest.mark.parametrize("fraction", [0.0, 0.5, 0.91, 1.0])
-def test_cut_offs_are_those_of_the_plain_function(fraction, scaled, dtype, threads):
+def test_cut_offs_equal_those_of_the_plain_function(fraction, scaled, dtype, threads):
     every = [
         ranked(shape, dim, dtype, scaled) for shape in SHAPES for dim in (len(shape) - 1, 0)[:2]
     ]
@@ -87,7 +87,7 @@ def gradients(function: Any, weight: Tensor, cut: Cut, rule: Rule) -> tuple[Tens
 @pytest.mark.parametrize("scaled", [True, False])
 @pytest.mark.parametrize("drop_rate", [1.0, 0.4, 1e-9, 0.0])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_masked_weights_and_gradients_are_those_of_the_plain_function(
+def test_masked_weights_and_gradients_equal_those_of_the_plain_function(
     shape, drop_rate, scaled, dtype, threads
 ):
     for dim in (1, len(shape) - 1, 0)[: 3 if len(shape) == 2 else 2]:
@@ -105,7 +105,7 @@ def test_masked_weights_and_gradients_are_those_of_the_plain_function(
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("drop_rate", [1.0, 0.4])
 @pytest.mark.parametrize(("shape", "dim"), [((90, 120), 1), ((90, 120), 0), ((3, 40, 30), 2)])
-def test_cut_offs_of_inputs_drop_whole_inputs(shape, dim, drop_rate):
+def test_infinite_cut_offs_of_inputs_drop_whole_inputs(shape, dim, drop_rate):
     draws = torch.Generator().manual_seed(3)
     weight = torch.randn(shape, generator=draws)
     sizes = [1 if n == len(shape) - 1 - (dim != 0) else size for n, size in enumerate(shape)]
@@ -125,7 +125,7 @@ def test_cut_offs_of_inputs_drop_whole_inputs(shape, dim, drop_rate):
 
 @pytest.mark.parametrize("rule", [Rule(1, (2, 4)), Rule(1, random_key=KEY)])
 @pytest.mark.parametrize("drop_rate", [1.0, 0.4])
-def test_patterns_and_random_scores_are_masked_too(rule, drop_rate):
+def test_patterns_and_random_scores_fall_back_to_the_plain_functions(rule, drop_rate):
     weight = torch.randn(9, 12, generator=torch.Generator().manual_seed(3))
     scores = functional.weight_scores(weight, None, rule)
     (limits,) = kernels.cutoffs([Ranked(weight, rule)], 0.5)
@@ -138,7 +138,7 @@ def test_patterns_and_random_scores_are_masked_too(rule, drop_rate):
     assert torch.equal(found[1], plain[1])
 
 
-def test_a_weight_that_is_a_view_is_ranked_and_masked_where_it_lies():
+def test_a_weight_that_is_a_view_is_ranked_and_masked():
     whole = torch.randn(40, 60, generator=torch.Generator().manual_seed(1))
     for weight in (whole[3:30, 10:50], whole.t(), whole[::2, ::3]):
         one = Ranked(weight, Rule(1))
@@ -149,7 +149,7 @@ def test_a_weight_that_is_a_view_is_ranked_and_masked_where_it_lies():
 
 
 @pytest.mark.parametrize("dim", [0, 1])
-def test_what_is_not_finite_is_ranked_and_masked_as_by_the_plain_functions(dim):
+def test_weights_that_are_not_finite_are_masked_as_by_the_plain_functions(dim):
     one = ranked((16, 16), dim, scaled=False)
     draws = torch.Generator().manual_seed(1)
     for value in (torch.nan, -torch.nan, torch.inf, -torch.inf, -0.0):
@@ -163,7 +163,7 @@ def test_what_is_not_finite_is_ranked_and_masked_as_by_the_plain_functions(dim):
 
 
 @given(seed=st.integers(0, 2**31), fraction=st.floats(0, 0.999), dim=st.sampled_from([0, 1]))
-def test_the_lowest_of_each_unit_are_dropped_whatever_the_fraction(seed, fraction, dim):
+def test_the_lowest_of_each_unit_are_dropped_at_any_fraction(seed, fraction, dim):
     weight = torch.randn(9, 11, generator=torch.Generator().manual_seed(seed))
     (limits,) = kernels.cutoffs([Ranked(weight, Rule(dim))], fraction)
     masked = kernels.masked(weight, cut_at(limits, 1.0), Rule(dim))
@@ -174,7 +174,7 @@ def test_the_lowest_of_each_unit_are_dropped_whatever_the_fraction(seed, fractio
 
 
 @given(tied=st.lists(st.integers(0, 4), min_size=1, max_size=30), fraction=st.floats(0, 1))
-def test_candidates_for_pruning_are_those_of_the_plain_function(tied, fraction):
+def test_candidates_for_pruning_equal_those_of_the_plain_function(tied, fraction):
     scores = torch.tensor([tied, tied[::-1]], dtype=torch.float32)
     for break_ties in (False, True):
         found = kernels.candidate_mask(scores, fraction, 1, break_ties=break_ties)
@@ -186,7 +186,7 @@ def half(weight: Tensor) -> Cut:
     return plain_cut(Ranked(weight.detach(), Rule(1)), 0.5)
 
 
-def test_a_gradient_that_others_read_is_left_alone():
+def test_a_gradient_with_other_readers_is_not_changed():
     weight, other = (torch.randn(9, 12, requires_grad=True) for _ in range(2))
     masked = kernels.masked(weight, half(weight), Rule(1))
     (masked + other).backward(torch.ones(9, 12))
@@ -196,18 +196,18 @@ def test_a_gradient_that_others_read_is_left_alone():
     assert other.grad.all()
 
 
-def test_a_gradient_of_ones_own_is_masked_where_it_lies():
+def test_a_gradient_without_other_readers_is_masked_in_place():
     weight = torch.randn(9, 12, requires_grad=True)
     masked = kernels.masked(weight, half(weight), Rule(1), own_gradient=True)
     upstream = torch.ones(9, 12)
     (gradient,) = torch.autograd.grad(masked, weight, upstream)
     assert gradient.data_ptr() == upstream.data_ptr()
     summed = kernels.masked(weight, half(weight), Rule(1), own_gradient=True).sum()
-    (gradient,) = torch.autograd.grad(summed, weight)  # comes in as one number that is expanded
+    (gradient,) = torch.autograd.grad(summed, weight)  # arrives as one expanded number
     assert torch.equal(gradient, upstream)
 
 
-def test_nothing_of_the_size_of_the_weight_is_kept_for_the_backward():
+def test_the_backward_saves_nothing_else_of_the_size_of_the_weight():
     weight = torch.randn(50, 60, requires_grad=True)
     masked: Any = kernels.masked(weight, half(weight), Rule(1))
     saved = [tensor for tensor in masked.grad_fn.saved_tensors if tensor is not None]
@@ -217,7 +217,7 @@ def test_nothing_of_the_size_of_the_weight_is_kept_for_the_backward():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(6, 8), (1, 8), (6, 1)])
-def test_what_is_cleared_is_zero_and_the_rest_keeps_its_bits(shape, dtype):
+def test_cleared_entries_are_zero_and_the_rest_keeps_its_bits(shape, dtype):
     draws = torch.Generator().manual_seed(3)
     tensor = torch.randn(6, 8, generator=draws).to(dtype)
     tensor[0, 0] = float("nan")
@@ -231,13 +231,13 @@ def test_what_is_cleared_is_zero_and_the_rest_keeps_its_bits(shape, dtype):
 
 
 @pytest.mark.parametrize("shape", [(0, 8), (6, 0), (6,)])
-def test_what_is_empty_or_a_bias_can_be_cleared_too(shape):
+def test_empty_tensors_and_biases_can_be_cleared(shape):
     tensor = torch.ones(shape)
     kernels.clear(tensor, torch.ones(shape, dtype=torch.bool))
     assert torch.equal(tensor, torch.zeros(shape))
 
 
-def test_what_is_dropped_is_zero_even_where_a_gradient_is_not_finite():
+def test_gradients_of_dropped_weights_are_zero_even_if_not_finite():
     weight = torch.tensor([[1.0, 1.0, 2.0, 2.0]], requires_grad=True)
     masked = kernels.masked(weight, cut_at(torch.tensor([[1.5]]), 1.0), Rule(1))
     masked.backward(torch.tensor([[float("nan"), float("inf"), -1.0, 2.0]]))
@@ -246,7 +246,7 @@ def test_what_is_dropped_is_zero_even_where_a_gradient_is_not_finite():
 
 
 @pytest.mark.parametrize("drop_rate", [1.0, 0.0])
-def test_under_autocast_the_result_is_in_its_type_and_the_gradient_in_the_weights(drop_rate):
+def test_autocast_sets_the_type_of_the_result_and_the_weight_that_of_its_gradient(drop_rate):
     weight = torch.randn(9, 12, generator=torch.Generator().manual_seed(3))
     cut = half(weight)._replace(draw=cut_at(weight, drop_rate).draw)
     kept = ~functional.is_dropped(weight, cut, Rule(1))
@@ -261,7 +261,7 @@ def test_under_autocast_the_result_is_in_its_type_and_the_gradient_in_the_weight
 def test_masked_weights_have_a_second_derivative():
     weight = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     at = half(weight)
-    cut = at._replace(cutoff=at.cutoff * 0.99)  # no weight is so near that it would cross it
+    cut = at._replace(cutoff=at.cutoff * 0.99)  # far enough from any weight to differentiate
     assert torch.autograd.gradgradcheck(lambda w: kernels.masked(w, cut, Rule(1)) ** 2, (weight,))
 
 
@@ -273,7 +273,7 @@ def masked_pair(rows: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.usefixtures("small_blocks", "threads")
 @pytest.mark.parametrize("threads", [64], indirect=True)
-def test_work_of_any_size_is_done_by_the_same_few_threads():
+def test_work_of_any_size_uses_the_same_few_threads():
     for rows in range(80, 800, 40):
         assert torch.equal(*masked_pair(rows))
     own = [one for one in threading.enumerate() if one.name.startswith("hf_td")]
@@ -283,7 +283,7 @@ def test_work_of_any_size_is_done_by_the_same_few_threads():
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 @pytest.mark.usefixtures("small_blocks", "threads")
 @pytest.mark.parametrize("threads", [3], indirect=True)
-def test_a_forked_process_has_threads_of_its_own():
+def test_a_forked_process_starts_new_threads():
     assert torch.equal(*masked_pair(200))
 
     def mask_again() -> None:

@@ -1,4 +1,4 @@
-"""The Triton kernels: in the interpreter wherever Triton is, on CUDA wherever that is."""
+"""The Triton kernels equal the plain functions, in the interpreter and on CUDA."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _path() -> str:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(768, 768), (3072, 768), (768, 3072), (8192, 2048)])
 @pytest.mark.parametrize("dim", [0, 1])
-def test_candidates_on_cuda_are_those_of_the_plain_function(dim, shape, dtype):
+def test_candidates_on_cuda_equal_those_of_the_plain_function(dim, shape, dtype):
     draws = torch.Generator("cuda").manual_seed(0)
     weight = torch.randn(shape, device="cuda", generator=draws, dtype=dtype)
     one = Ranked(weight, Rule(dim), torch.rand(shape[dim], device="cuda", generator=draws))
@@ -52,7 +52,7 @@ def test_candidates_on_cuda_are_those_of_the_plain_function(dim, shape, dtype):
 @pytest.mark.gpu
 @pytest.mark.parametrize("drop_rate", [1.0, 0.5, 0.0])
 @pytest.mark.parametrize("dim", [0, 1])
-def test_masked_weights_and_gradients_on_cuda_are_those_of_the_plain_function(dim, drop_rate):
+def test_masked_weights_and_gradients_on_cuda_equal_those_of_the_plain_function(dim, drop_rate):
     draws = torch.Generator("cuda").manual_seed(0)
     numbers = functional.draw_of(functional.draw_key(3), functional.drop_threshold(drop_rate))
     draw = torch.tensor(numbers, device="cuda")
@@ -77,7 +77,7 @@ def on_cpu(cut: Cut) -> Cut:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dim", [0, 1])
-def test_sums_of_squares_on_cuda_are_those_of_the_plain_function(dim):
+def test_sums_of_squares_on_cuda_equal_those_of_the_plain_function(dim):
     weights = [torch.randn(3072, 768, device="cuda") for _ in range(3)]
     expected = torch.stack([weight.double().square().sum(dim).float() for weight in weights])
     torch.testing.assert_close(kernels.sums_of_squares(weights, dim), expected)
@@ -86,7 +86,7 @@ def test_sums_of_squares_on_cuda_are_those_of_the_plain_function(dim):
 @pytest.mark.gpu
 @pytest.mark.parametrize("level", ["weight", "unit"])
 @pytest.mark.parametrize("drop_rate", [1.0, 0.5])
-def test_updates_on_cuda_are_those_of_the_cpu(level, drop_rate):
+def test_gradients_of_updates_on_cuda_equal_those_on_the_cpu(level, drop_rate):
     models: list[Any] = []
     for device in ("cpu", "cuda"):
         stock: Any = tiny_model("bert")

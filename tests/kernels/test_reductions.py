@@ -1,4 +1,4 @@
-"""Reading whole weights: the same as torch's own operations, for every type and layout."""
+"""Reductions equal torch's own operations, for every type and layout."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def piece(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.usefixtures("piece")
 @pytest.mark.parametrize("dtype", TYPES)
-def test_zeros_are_zeros_whatever_their_sign(dtype):
+def test_zeros_of_either_sign_are_zeros(dtype):
     weight = weight_of(dtype)
     for tensor in (weight, weight.t(), weight[2:30, 4:25], torch.nn.Parameter(weight)):
         assert reductions.count_nonzero(tensor) == int(tensor.count_nonzero())
@@ -41,7 +41,7 @@ def test_zeros_are_zeros_whatever_their_sign(dtype):
 @pytest.mark.usefixtures("piece")
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("dim", [0, 1])
-def test_sums_of_squares(dim, dtype):
+def test_sums_of_squares_equal_those_of_torch(dim, dtype):
     weight = weight_of(dtype)
     weight[0, 0] = 1
     before = weight.clone()
@@ -52,7 +52,7 @@ def test_sums_of_squares(dim, dtype):
 
 @pytest.mark.parametrize("dtype", [*TYPES, torch.float8_e4m3fn, torch.int64, torch.bool])
 @pytest.mark.parametrize("dim", [0, 1, -1])
-def test_what_is_selected(dim, dtype):
+def test_select_equals_index_select(dim, dtype):
     weight = torch.randn(6, 8).mul(3).to(dtype)
     index = torch.tensor([5, 0, 2])
     found = reductions.select(weight, dim, index)
@@ -63,7 +63,7 @@ def test_what_is_selected(dim, dtype):
     assert torch.equal(found.view(expected.dtype), expected)
 
 
-def test_three_dimensions_and_others_than_numbers():
+def test_stacks_booleans_and_integers_are_reduced():
     experts = weight_of(torch.bfloat16, (4 + 4, 6, 8))
     assert torch.equal(reductions.any_nonzero(experts, 1), (experts != 0).any(1))
     assert reductions.count_nonzero(experts) == int(experts.count_nonzero())

@@ -138,7 +138,7 @@ def test_patching_twice_is_refused():
 
 def test_a_model_without_blocks_is_refused_with_what_was_found():
     model = NoBlocks(NoBlocksConfig())
-    message = "nothing to target in NoBlocks: found no attention .* readout, idle, .*calls idle"
+    message = r"nothing to target in NoBlocks: found no attention .* readout, idle\. .*calls: idle"
     with pytest.raises(ValueError, match=message):
         patch_model(model)
     assert_stock(model)

@@ -197,10 +197,10 @@ def test_a_bfloat16_model_trains(family, level):
     assert logits(model).dtype == torch.bfloat16
 
 
-def test_parts_that_are_patched_each_by_itself_are_refused():
+def test_parts_that_are_patched_separately_are_refused():
     whole = nn.ModuleList([patch_model(tiny_model("bert"), **HALF) for _ in range(2)])
     for act in (lambda: anneal(whole, 0.5), lambda: unpatch_model(whole)):
-        with pytest.raises(ValueError, match="2 parts of ModuleList are patched each by itself"):
+        with pytest.raises(ValueError, match="2 parts of ModuleList are patched separately"):
             act()
     unpatch_model(whole[0])
     assert find_patch(whole) is find_patch(whole[1])

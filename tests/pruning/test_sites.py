@@ -62,7 +62,7 @@ def test_values_are_summed_over_what_the_consumer_reads_of_a_unit(family):
         assert found.shape == site.scores().shape
         for unit in range(len(found)):
             chosen = torch.zeros(len(found), dtype=torch.bool).index_fill(0, torch.tensor(unit), 1)
-            assert_close(found[unit], (values * site.spread(chosen)).sum())
+            assert_close(found[unit], (values * site.to_weight(chosen)).sum())
 
 
 def test_an_expert_costs_its_weights_and_its_row_in_the_router():

@@ -1,28 +1,28 @@
-"""What is ranked together: a site is a set of weights or units of which the lowest may go.
+"""Sites: sets of weights, units or experts that are ranked together, the lowest to be dropped.
 
-Training draws one mask for each site, pruning takes the lowest of each site out. Another kind of
-site is another file, and a row in `plan`.
+Training draws one mask for each site; pruning removes the lowest of each site. A new kind of site
+is a new file and a row in `plan`.
 """
 
-from hf_td.ranking.sites.alike import Alike, batches
 from hf_td.ranking.sites.experts import ExpertSite
 from hf_td.ranking.sites.plan import plan_sites
+from hf_td.ranking.sites.same_shape import SameShape, group_by_shape
 from hf_td.ranking.sites.site import Cost, Kind, Site, tied_groups
 from hf_td.ranking.sites.slices import Slice, by_feature
 from hf_td.ranking.sites.units import UnitSite
 from hf_td.ranking.sites.weights import WeightSite
 
 __all__ = [
-    "Alike",
     "Cost",
     "ExpertSite",
     "Kind",
+    "SameShape",
     "Site",
     "Slice",
     "UnitSite",
     "WeightSite",
-    "batches",
     "by_feature",
+    "group_by_shape",
     "plan_sites",
     "tied_groups",
 ]

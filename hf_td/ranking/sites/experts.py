@@ -1,4 +1,4 @@
-"""The experts of a mixture, ranked against each other."""
+"""Sites of whole experts, ranked inside each mixture."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from hf_td.ranking.sites.slices import Slice, clear
 
 @dataclass(frozen=True, eq=False)
 class ExpertSite:
-    """Ranks the experts of a mixture, which go at their router: it does not choose them.
+    """The experts of a mixture. A dropped expert is one that the router does not choose.
 
     Attributes:
         name: dotted name of the router.
         layer: the router.
         index: the number of the site in its model, which keys its draws.
-        mixture: what the experts belong to.
-        places: modules, and names of parameters in them, that have an entry for each expert.
-        activations: to scale the scores with, or None.
-        given: scores from elsewhere, in place of those that are read off the weights.
-        random_key: of fixed random scores; None for scores that are read off the weights.
+        mixture: the reading of the experts and their router.
+        places: pairs of a module and the name of its parameter with an entry for each expert.
+        activations: scale the scores; None for plain norms.
+        given: scores from elsewhere, in place of those computed from the weights.
+        random_key: of fixed random scores, in place of those computed from the weights.
     """
 
     kind: ClassVar[Kind] = "expert"
@@ -52,16 +52,16 @@ class ExpertSite:
 
     @property
     def size(self) -> int:
-        """How many weights the mask is for: all that the experts have."""
+        """The number of weights that the mask covers: all weights of the experts."""
         return sum(weight.numel() for weight in self.weights)
 
     @property
     def most(self) -> float:
-        """The fraction that can be asked for at most; as many as tokens need stay in any case."""
+        """The largest fraction that can be given; `eligible` keeps the experts of one token."""
         return 1.0
 
     def eligible(self, scores: Tensor) -> Tensor:
-        """The scores, infinite for as many of the highest as each token goes to: these stay."""
+        """Return the scores with infinity at the highest, as many as each token is routed to."""
         return scores.index_fill(0, scores.topk(self.mixture.chosen).indices, torch.inf)
 
     @property
@@ -71,7 +71,7 @@ class ExpertSite:
 
     @property
     def rule(self) -> Rule:
-        """What the scores are along: the experts."""
+        """The rule of the router's cut-offs: one for each expert, in the first dimension."""
         return Rule(0)
 
     @property
@@ -80,10 +80,10 @@ class ExpertSite:
         return (self.mixture.units,)
 
     def scores(self) -> Tensor:
-        """`(experts,)`: L2 norm of the weights of each expert; minus infinity if it is gone.
+        """Return the L2 norm of each expert's weights, `(experts,)`; minus infinity if pruned.
 
-        With activations it is scaled with the root mean square of the weight that the router gives
-        the expert.
+        Activations scale it by the root mean square of the weight that the router gives the
+        expert.
         """
         if self.given is not None:
             scores = self.given
@@ -95,38 +95,38 @@ class ExpertSite:
         return scores.masked_fill(pruned_experts(self.layer.module), -torch.inf)
 
     def scale(self) -> Tensor | None:
-        """Return the root mean square of the weight that each expert gets, `(experts,)`."""
+        """Return the root mean square of the router's weight of each expert, `(experts,)`."""
         if self.activations is None:
             return None
         scale = self.activations.scale(self.name, self.mixture.units)
         return None if scale is None else scale.to(self.layer.weight.device)
 
-    def spread(self, mask: Tensor) -> Tensor:
-        """Return a mask over experts as the one of the router: here the mask itself."""
+    def to_weight(self, mask: Tensor) -> Tensor:
+        """Return the mask: a router's cut-offs have the shape `(experts,)`."""
         return mask
 
     def parameters(self) -> Iterator[Tensor]:
-        """Yield what `remove` writes to."""
+        """Yield the tensors that `remove` writes to."""
         yield from (module.get_parameter(name).data for module, name in self.places)
 
     def slices(self, chosen: Tensor) -> Iterator[Slice]:
-        """Yield what belongs to the chosen experts: their entries of the parameters."""
+        """Yield the entries of the chosen experts in each parameter."""
         for module, name in self.places:
             parameter = module.get_parameter(name)
             yield parameter, chosen.view(-1, *[1] * (parameter.dim() - 1)).to(parameter.device)
 
     def remove(self, chosen: Tensor) -> None:
-        """Set all that belongs to the chosen experts to zero, and let the router leave them out."""
+        """Set the weights of the chosen experts to zero, and make the router leave them out."""
         clear(self.slices(chosen))
         self.mark_removed()
 
     def mark_removed(self) -> None:
-        """Let the router leave out exactly the experts whose rows are zero now."""
+        """Make the router leave out exactly the experts whose rows are zero."""
         mark_pruned(self.layer.module)
 
     @property
     def producers(self) -> tuple[Any, ...]:
-        """No linear layer: the experts lie in stacked parameters."""
+        """Empty: the experts are stacked parameters, not linear layers."""
         return ()
 
     @property
@@ -135,18 +135,18 @@ class ExpertSite:
         return self.size // self.mixture.units
 
     def sum_to_entries(self, values: Tensor) -> Tensor:
-        """Refuse: a router's weight is not what an expert computes with."""
+        """Raise TypeError: an expert computes with other weights than the router's."""
         raise TypeError(f"{self.name} ranks experts. Their weights are not those of the router.")
 
     def cost(self, length: int) -> Cost:
         """Return the cost of an expert.
 
-        Its parameters include its row in the router. Its operations are those of its logit alone:
-        each token goes to as many experts as before.
+        The parameters include the expert's row in the router. The operations are those of its
+        logit alone, since each token still goes to as many experts.
         """
         parameters = sum(p.numel() for p in self.parameters()) / self.mixture.units
         return Cost(parameters=parameters, flops=2 * self.layer.weight.shape[1])
 
     def contains(self, name: str) -> bool:
-        """Return whether the layer of this name is part of the experts."""
+        """Return True for the name of a layer inside the experts."""
         return name.startswith(f"{self.mixture.experts}.")

@@ -1,4 +1,4 @@
-"""What a configuration selects of a model, as sites."""
+"""The sites that a configuration selects in a model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hf_td.ranking.activations import Activations
 from hf_td.ranking.importance import members_of
 from hf_td.ranking.sites.experts import ExpertSite
 from hf_td.ranking.sites.site import Site
-from hf_td.ranking.sites.units import Consumer, UnitSite
+from hf_td.ranking.sites.units import UnitSite
 from hf_td.ranking.sites.weights import WeightSite
 
 
@@ -29,19 +29,25 @@ def plan_sites(
     config: TargetedDropoutConfig,
     activations: Activations | None = None,
 ) -> tuple[Site, ...]:
-    """What a configuration selects of a model, in the order in which the model runs it.
+    """Return the sites that a configuration selects in a model, in the order of its blocks.
 
-    With activations, which may still be to come, importance is by activation.
+    Args:
+        model: the model that was read.
+        anatomy: its reading.
+        config: the settings.
+        activations: scale the scores; they may be measured later. None for importance without
+            activations.
 
     Raises:
-        ValueError: nothing, or not everything that is named, is there; or units that are
-            selected cannot be dropped; or a pattern does not fit a layer.
+        TypeError: a selected router cannot leave experts out.
+        ValueError: a pattern or a layer matches nothing, nothing is selected, selected units
+            cannot be dropped, or a group of neighbours does not divide the inputs of a layer.
     """
     _check_patterns(anatomy, config)
     if config.experts_level != "none" and all(m.chosen == m.units for m in anatomy.mixtures):
         raise ValueError(
             f"experts_level='unit' is for mixtures of experts, and {type(model).__name__} has none "
-            "with more experts than each token goes to"
+            "with more experts than each token goes to. Use experts_level='none'"
         )
     makers: dict[tuple[type[Holder], str], Callable[[_Plan, Any], Iterator[Site]]] = {
         (Block, "weight"): _weight_sites,
@@ -61,7 +67,7 @@ def plan_sites(
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """What sites are made from."""
+    """The arguments of `plan_sites`, with the numbers and keys of sites."""
 
     model: nn.Module
     anatomy: Anatomy
@@ -70,12 +76,12 @@ class _Plan:
 
     @cached_property
     def index(self) -> dict[str, int]:
-        """The number of each projection in its model, which does not depend on what is selected."""
+        """The number of each projection and router, whatever the configuration selects."""
         names = dict.fromkeys(_names(self.anatomy))
         return {name: number for number, name in enumerate(names)}
 
     def random_key(self, index: int) -> int | None:
-        """Return the key of a site's fixed random scores: the same in training and in pruning."""
+        """Return the key of a site's random scores, equal in training and in pruning, or None."""
         random = self.config.importance == "random"
         return functional.draw_key(self.config.seed, -1, index) if random else None
 
@@ -100,8 +106,8 @@ def _check_divides(name: str, layer: Any, pattern: Neighbours) -> None:
     fan_in = layer.weight.shape[importance.fan_in_dim(layer)]
     if fan_in % pattern.of:
         raise ValueError(
-            f"{name} has {fan_in} inputs, which cannot be split into groups of {pattern.of} "
-            f"neighbours; leave it out by exclude=[{name!r}], or take another pattern"
+            f"the {fan_in} inputs of {name} cannot be split into groups of {pattern.of} "
+            f"neighbours. Leave the layer out by exclude=[{name!r}], or use another pattern"
         )
 
 
@@ -110,15 +116,16 @@ def _unit_sites(plan: _Plan, block: Block) -> Iterator[UnitSite]:
     if not plan.config.selects(name, block.layer):
         return
     if block.units == 1 and layout_of_model(plan.model) is not None:
-        return  # what is left of it in a compact model
+        return  # the last unit of a block in a compact model cannot be dropped
     if block.obstacle:
         raise ValueError(
-            f"the units of {block.name} cannot be dropped: {block.obstacle}; "
-            f"use level='weight', or exclude=[{name!r}]"
+            f"the units of {block.name} cannot be dropped: {block.obstacle}. "
+            f"Use level='weight', or exclude=[{name!r}]"
         )
     tied = plan.anatomy.tied(block)
     members = tuple(member for other in tied for member in members_of(plan.model, other))
-    consumers = tuple(_consumer(plan.model, other) for other in tied)
+    ends = [other.consumer for other in tied]
+    consumers = tuple((p.module, find_layer(plan.model, p.module), p.features) for p in ends)
     index = plan.index[tied[0].consumer.module]
     layer = find_layer(plan.model, name)
     random_key = plan.random_key(index)
@@ -133,8 +140,8 @@ def _expert_sites(plan: _Plan, mixture: Mixture) -> Iterator[ExpertSite]:
         return
     if mixture.obstacle:
         raise ValueError(
-            f"the experts of {mixture.name} cannot be dropped: {mixture.obstacle}; "
-            f"use experts_level='none', or exclude=[{name!r}]"
+            f"the experts of {mixture.name} cannot be dropped: {mixture.obstacle}. "
+            f"Use experts_level='none', or exclude=[{name!r}]"
         )
     router = Router(plan.model.get_submodule(name))
     _check_router(name, router)
@@ -146,28 +153,28 @@ def _expert_sites(plan: _Plan, mixture: Mixture) -> Iterator[ExpertSite]:
 
 
 def _check_router(name: str, router: Router) -> None:
-    """Refuse a router that cannot leave experts out, or whose own zeros would be marks."""
+    """Raise if a router cannot leave experts out, or has rows of zeros, which mark experts.
+
+    Raises:
+        TypeError: its forward was replaced.
+        ValueError: rows of experts that were not pruned are zero.
+    """
     if "forward" in router.module.__dict__:
         raise TypeError(
             f"cannot target {name}: its forward was replaced on the instance, as device_map hooks "
-            "and kernel patches do, so that no expert can be left out; load the model without them"
+            "and kernel patches do. No expert could be left out. Load the model without them"
         )
     empty = empty_rows(router.weight) & ~pruned_experts(router.module)
     if empty.any():
         raise ValueError(
-            f"{int(empty.sum())} of the {len(empty)} rows of {name} are all zeros, which is how "
-            "experts are marked as gone; initialise the router, or leave it out by "
+            f"{int(empty.sum())} of the {len(empty)} rows of {name} are all zeros, which marks "
+            "pruned experts. Initialise the router, or leave it out by "
             f"exclude=[{name!r}]"
         )
 
 
-def _consumer(model: nn.Module, block: Block) -> Consumer:
-    name = block.consumer.module
-    return name, find_layer(model, name), block.consumer.features
-
-
 def _names(anatomy: Anatomy) -> list[str]:
-    """The names that patterns are about: of projections, and then of routers."""
+    """Return the names that patterns are matched with: projections, then routers."""
     projections = [name for block in anatomy.blocks for name in block.modules]
     return [*projections, *(mixture.router or mixture.experts for mixture in anatomy.mixtures)]
 
@@ -175,9 +182,11 @@ def _names(anatomy: Anatomy) -> list[str]:
 def _check_patterns(anatomy: Anatomy, config: TargetedDropoutConfig) -> None:
     names = _names(anatomy)
     patterns = [p for p in (*config.include, *config.exclude) if p != "*"]
-    idle = [p for p in patterns if not any(matches(name, (p,)) for name in names)]
-    if names and idle:
-        raise ValueError(f"the patterns {idle} match none of the projections: {_listed(names)}")
+    unmatched = [p for p in patterns if not any(matches(name, (p,)) for name in names)]
+    if names and unmatched:
+        raise ValueError(
+            f"the patterns {unmatched} match none of the projections: {_listed(names)}"
+        )
     layers = {holder.layer for holder in anatomy.holders}
     missing = sorted(set(config.layers or ()) - layers)
     if names and missing:
@@ -194,13 +203,13 @@ def _nothing_to_patch(model: nn.Module, anatomy: Anatomy, config: TargetedDropou
         )
     return (
         f"nothing to target in {name}: found no attention or feed-forward block; its linear layers "
-        f"are {_listed(anatomy.unclaimed) or 'none'}, of which a forward never calls "
+        f"are {_listed(anatomy.unclaimed) or 'none'}. Layers that no forward calls: "
         f"{_listed(anatomy.uncalled) or 'none'}"
     )
 
 
 def _listed(names: Sequence[str], most: int = 12) -> str:
-    """Names with the layer number as `*`, each once, cut after `most`."""
+    """Return names with `*` in place of layer numbers, each once, cut after `most`."""
     patterns = dict.fromkeys(
         ".".join("*" if part.isdigit() else part for part in name.split(".")) for name in names
     )

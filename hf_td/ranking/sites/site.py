@@ -19,7 +19,7 @@ class Cost(NamedTuple):
     Attributes:
         units: entries.
         parameters: weights and biases that go with the entry.
-        flops: of one token.
+        flops: floating-point operations per token.
     """
 
     units: float = 1.0
@@ -65,7 +65,7 @@ class Site(Protocol):
 
     @property
     def rule(self) -> Rule:
-        """What the scores of the weight are in every update; see `functional.Rule`."""
+        """The rule by which every update scores the weight; see `functional.Rule`."""
         ...
 
     @property
@@ -85,7 +85,7 @@ class Site(Protocol):
 
     @property
     def producers(self) -> tuple[Any, ...]:
-        """The layers whose weights make the scores, each once for each of its roles."""
+        """The layers whose weights make the scores, once for each role of a layer."""
         ...
 
     @property
@@ -98,15 +98,15 @@ class Site(Protocol):
         ...
 
     def scale(self) -> Tensor | None:
-        """Return what activations multiply the scores with, or None."""
+        """Return the factors by which activations scale the scores, or None."""
         ...
 
     def eligible(self, scores: Tensor) -> Tensor:
-        """Return the scores with infinity at entries that must stay."""
+        """Return the scores with infinity at entries that cannot be removed."""
         ...
 
-    def spread(self, mask: Tensor) -> Tensor:
-        """Return a mask over entries in a shape that broadcasts to the weight."""
+    def to_weight(self, mask: Tensor) -> Tensor:
+        """Return a mask over entries as one that broadcasts to the weight."""
         ...
 
     def sum_to_entries(self, values: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class Site(Protocol):
         ...
 
     def cost(self, length: int) -> Cost:
-        """Return the cost of one entry; attention is taken to look at `length` tokens."""
+        """Return the cost of one entry when attention reads `length` tokens."""
         ...
 
     def contains(self, name: str) -> bool:
@@ -134,7 +134,7 @@ class Site(Protocol):
         ...
 
     def mark_removed(self) -> None:
-        """Bring up to date what the model keeps, beside the zeros, of removed entries."""
+        """Update the model's other marks of removed entries after their weights became zero."""
         ...
 
 

@@ -11,7 +11,7 @@ from torch.autograd.graph import increment_version
 from hf_td import kernels
 from hf_td.anatomy import Companion, Projection, features_on
 
-# A parameter, and a boolean mask of some of it, broadcastable to its shape.
+# A parameter and a boolean mask that broadcasts to its shape.
 Slice = tuple[Tensor, Tensor]
 
 
@@ -19,20 +19,20 @@ def clear(slices: Iterable[Slice]) -> None:
     """Set these parts of parameters to zero."""
     for parameter, mask in slices:
         kernels.clear(parameter.data, mask)
-        increment_version(parameter)  # for those who remember what they made of it
+        increment_version(parameter)  # `kernels.clear` writes past autograd
 
 
 def by_feature(mask: Tensor, slices: Projection | Companion, size: int) -> Tensor:
-    """A mask over units as one over the features of a parameter, zero for what is not of them.
+    """Return a mask over units as one over a parameter's features; zero at features of no unit.
 
     Args:
         mask: `(..., units)`.
-        slices: whose features belong to the units.
-        size: the number of all features of its parameter.
+        slices: the features of each unit.
+        size: the number of features of the parameter.
 
     Returns:
         `(..., size)`, of the type of the mask.
     """
-    spread = torch.zeros(*mask.shape[:-1], size, dtype=mask.dtype, device=mask.device)
-    spread[..., features_on(slices, mask.device)] = mask.unsqueeze(-1)
-    return spread
+    found = torch.zeros(*mask.shape[:-1], size, dtype=mask.dtype, device=mask.device)
+    found[..., features_on(slices, mask.device)] = mask.unsqueeze(-1)
+    return found

@@ -1,4 +1,4 @@
-"""The heads or neurons of a block, ranked against each other."""
+"""Sites of heads or neurons, ranked inside each block."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ Consumer = tuple[str, Any, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class UnitSite:
-    """Ranks the heads or neurons of a block, which go at their consumer's input.
+    """The heads or neurons of a block. A unit is dropped at its consumer's input.
 
     Attributes:
         name: dotted name of the consumer.
-        layer: the consumer, a linear layer, or such a layer of all experts of a module.
+        layer: the consumer: a linear layer, or the stack of such layers of all experts.
         index: the number of the site in its model, which keys its draws; tied blocks share it.
-        block: what the units belong to.
-        members: the producers of the units; those of all tied blocks, so that the same units are
-            chosen in each.
-        consumers: names and layers of the consumers, in the same way.
-        activations: to scale the scores with, or None.
-        given: scores from elsewhere, in place of those that are read off the weights.
-        random_key: of fixed random scores; None for scores that are read off the weights.
+        block: the reading of the units.
+        members: the producers of the units in this and all tied blocks, which therefore choose the
+            same units.
+        consumers: the consumers of this and all tied blocks.
+        activations: scale the scores; None for plain norms.
+        given: scores from elsewhere, in place of those computed from the weights.
+        random_key: of fixed random scores, in place of those computed from the weights.
     """
 
     kind: ClassVar[Kind] = "unit"
@@ -54,7 +54,7 @@ class UnitSite:
 
     @cached_property
     def arrangement(self) -> Any:
-        """Which features of its layers belong to which unit, as something to compare."""
+        """The features of each unit in the block's layers, in a form that can be compared."""
         parts = [self.block.consumer, *(projection for _, projection in self.members)]
         return tuple((tuple(p.features.shape), p.features.numpy().tobytes()) for p in parts)
 
@@ -65,12 +65,12 @@ class UnitSite:
 
     @property
     def size(self) -> int:
-        """How many weights the mask is for: the consumer's."""
+        """The number of weights that the mask covers: those of the consumer."""
         return self.layer.weight.numel()
 
     @property
     def rule(self) -> Rule:
-        """What the scores of the consumer's weights are: the cut-offs alone decide."""
+        """The rule of the consumer's weights, whose infinite cut-offs decide without scores."""
         return Rule(importance.fan_in_dim(self.layer))
 
     @property
@@ -79,7 +79,7 @@ class UnitSite:
         return *self.layer.weight.shape[:-2], self.block.units
 
     def scores(self) -> Tensor:
-        """Return `(units,)`, or `(experts, units)`: neurons are ranked inside each expert."""
+        """Return `(units,)`, or `(experts, units)` where neurons are ranked inside each expert."""
         if self.given is not None:
             return self.given
         if self.random_key is not None:
@@ -88,16 +88,19 @@ class UnitSite:
         return importance.unit_scores(self.members, self.scale())
 
     def eligible(self, scores: Tensor) -> Tensor:
-        """The scores: any unit may go."""
+        """Return the scores: every unit can be removed."""
         return scores
 
     @property
     def most(self) -> float:
-        """The fraction that can go at most."""
+        """The largest fraction that can be removed."""
         return 1.0
 
     def scale(self) -> Tensor | None:
-        """Return the root mean square of each unit's features over all tied blocks, `(units,)`."""
+        """Return the root mean square of each unit's features over all tied blocks, `(units,)`.
+
+        It is None if any of the consumers was not measured.
+        """
         if self.activations is None:
             return None
         scales = [
@@ -112,14 +115,14 @@ class UnitSite:
         ]
         return torch.stack(squares).mean(0).sqrt() if len(squares) == len(scales) else None
 
-    def spread(self, mask: Tensor) -> Tensor:
-        """Return a mask over units as one over the consumer's inputs, to broadcast."""
+    def to_weight(self, mask: Tensor) -> Tensor:
+        """Return a mask over units as one over the consumer's inputs that broadcasts."""
         channels = self.layer.weight.shape[importance.fan_in_dim(self.layer)]
         by_channel = by_feature(mask, self.block.consumer, channels)
         return by_channel.unsqueeze(importance.unit_dim(self.layer) - self.layer.weight.dim())
 
     def parameters(self) -> Iterator[Tensor]:
-        """Yield what `remove` writes to; a fused producer occurs once."""
+        """Yield the tensors that `remove` writes to, a fused producer's once."""
         layers = {id(layer): layer for layer, _ in self.own_members}
         for layer in (*layers.values(), self.layer):
             yield layer.weight.data
@@ -127,16 +130,16 @@ class UnitSite:
 
     @property
     def own_members(self) -> tuple[Member, ...]:
-        """The producers of the block itself."""
+        """The producers of the block itself, without those of tied blocks."""
         return tuple(member for member in self.members if member[1] in self.block.producers)
 
     def slices(self, chosen: Tensor) -> Iterator[Slice]:
-        """Yield what belongs to the chosen units: columns of the consumer, rows of the producers.
+        """Yield the chosen units' columns of the consumer, and their rows of the producers.
 
         Args:
             chosen: boolean, of the shape of the scores.
         """
-        yield self.layer.weight, self.spread(chosen)
+        yield self.layer.weight, self.to_weight(chosen)
         for layer, projection in self.own_members:
             units = layer.weight.shape[importance.unit_dim(layer)]
             rows = by_feature(chosen, projection, units)
@@ -145,9 +148,9 @@ class UnitSite:
                 yield layer.bias, rows
 
     def remove(self, chosen: Tensor) -> None:
-        """Set all that belongs to the chosen units to zero: no output of the model keeps a trace.
+        """Set the columns, rows and biases of the chosen units to zero.
 
-        The consumer's columns alone decide the outputs; the producers' rows and biases follow.
+        The consumer's columns alone remove a unit from the outputs of the model.
         """
         clear(self.slices(chosen))
 
@@ -156,12 +159,12 @@ class UnitSite:
 
     @property
     def producers(self) -> tuple[Any, ...]:
-        """The layers that produce the units; a fused layer occurs once for each of its roles."""
+        """The layers that produce the units, a fused layer once for each of its roles."""
         return tuple(layer for layer, _ in self.own_members)
 
     @property
     def weights_per_entry(self) -> int:
-        """The number of weights in the rows that produce a unit."""
+        """The number of weights in the producers' rows of a unit."""
         return sum(
             projection.features.shape[1] * layer.weight.shape[importance.fan_in_dim(layer)]
             for layer, projection in self.own_members
@@ -175,9 +178,9 @@ class UnitSite:
     def cost(self, length: int) -> Cost:
         """Return the cost of a unit.
 
-        Its parameters are the rows that produce the unit, with their biases, and the columns that
-        read it. Each weight takes two operations; a head takes two more for each score and for each
-        mix of values.
+        The parameters are the rows that produce the unit, with their biases, and the columns that
+        read it. A weight takes two operations. A head takes two more for each score and for each
+        value that it mixes.
         """
         width = self.block.consumer.features.shape[1]
         biases = sum(p.features.shape[1] * (m.bias is not None) for m, p in self.own_members)

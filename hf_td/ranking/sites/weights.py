@@ -1,4 +1,4 @@
-"""The weights of a layer, ranked inside each output unit."""
+"""Sites of single weights, ranked inside each output unit."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from hf_td.ranking.sites.slices import Slice, clear
 
 @dataclass(frozen=True, eq=False)
 class WeightSite:
-    """Ranks the weights of a layer inside each of its output units (paper, section 4.1).
+    """The weights of a layer, ranked inside each output unit (paper, section 4.1).
 
     Attributes:
         name: dotted name of the layer.
         layer: the linear layer.
         index: the number of the site in its model, which keys its draws.
-        activations: to scale the scores with, or None.
-        given: scores from elsewhere, in place of those that are read off the weights.
-        pattern: where only the lowest of each group of neighbours can be pruned.
-        random_key: of fixed random scores; None for scores that are read off the weights.
+        activations: scale the scores; None for plain magnitudes.
+        given: scores from elsewhere, in place of those computed from the weights.
+        pattern: allows only the lowest of each group of neighbours to be pruned.
+        random_key: of fixed random scores, in place of those computed from the weights.
     """
 
     kind: ClassVar[Kind] = "weight"
@@ -49,7 +49,7 @@ class WeightSite:
 
     @property
     def rule(self) -> Rule:
-        """What the scores are, while training."""
+        """The rule by which every update scores the weight."""
         return Rule(self.dim, self.pattern, self.random_key)
 
     @property
@@ -59,11 +59,11 @@ class WeightSite:
 
     @property
     def size(self) -> int:
-        """The number of weights that the mask is for."""
+        """The number of weights that the mask covers."""
         return self.layer.weight.numel()
 
     def scores(self) -> Tensor:
-        """Return scores of the shape of the weight; the lowest are pruned first."""
+        """Return scores in the shape of the weight; the lowest are pruned first."""
         if self.given is not None:
             return self.given
         return functional.weight_scores(
@@ -71,7 +71,7 @@ class WeightSite:
         )
 
     def eligible(self, scores: Tensor) -> Tensor:
-        """Return the scores, infinite where the pattern allows no candidate."""
+        """Return the scores with infinity where the pattern allows no candidate."""
         if self.pattern is None:
             return scores
         allowed = functional.lowest_neighbours(scores, *self.pattern, self.dim)
@@ -83,23 +83,23 @@ class WeightSite:
         return 1.0 if self.pattern is None else self.pattern.share
 
     def scale(self) -> Tensor | None:
-        """Return the root mean square of the inputs, `(fan_in,)`; None where it is not known."""
+        """Return the root mean square of each input, `(fan_in,)`; None if it was not measured."""
         if self.activations is None:
             return None
         weight = self.layer.weight
         scale = self.activations.scale(self.name, weight.shape[self.dim])
         return None if scale is None else scale.to(weight.device)
 
-    def spread(self, mask: Tensor) -> Tensor:
-        """Return a mask over what is ranked as one over the weight: here the mask itself."""
+    def to_weight(self, mask: Tensor) -> Tensor:
+        """Return the mask: it has the shape of the weight."""
         return mask
 
     def parameters(self) -> Iterator[Tensor]:
-        """Yield what `remove` writes to."""
+        """Yield the tensor that `remove` writes to."""
         yield self.layer.weight.data
 
     def slices(self, chosen: Tensor) -> Iterator[Slice]:
-        """Yield what belongs to the chosen weights: themselves."""
+        """Yield the weight with the chosen entries."""
         yield self.layer.weight, chosen
 
     def remove(self, chosen: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Units of blocks that are alike are ranked at once, as each block by itself."""
+"""Sites whose blocks have the same shape get the scores of each site alone, in one pass."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from hf_td import anneal, functional, patch_model
 from hf_td.patching.layers import kept
 from hf_td.patching.patch import find_patch
-from hf_td.ranking.sites import UnitSite, batches
+from hf_td.ranking.sites import UnitSite, group_by_shape
 from tests.tiny import tiny_inputs, tiny_model
 
 FAMILIES = ["bert", "gpt2", "llama", "t5", "vit"]
@@ -32,15 +32,15 @@ def sites_of(model: Any) -> list[Any]:
 
 @pytest.mark.parametrize("importance", ["magnitude", "activation"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_scores_are_those_of_each_site(family, importance):
+def test_scores_equal_those_of_each_site(family, importance):
     model = patched(family, importance=importance)
     anneal(model, 0.5, 0)
     for _ in range(2):  # before anything is measured, and after
-        found = batches(site for site in sites_of(model) if isinstance(site, UnitSite))
-        assert found
-        for alike in found:
-            expected = torch.stack([site.scores() for site in alike.sites])
-            torch.testing.assert_close(alike.scores(), expected)
+        groups = group_by_shape(site for site in sites_of(model) if isinstance(site, UnitSite))
+        assert groups
+        for group in groups:
+            expected = torch.stack([site.scores() for site in group.sites])
+            torch.testing.assert_close(group.scores(), expected)
         model(**tiny_inputs(model))
         anneal(model, 0.5, 1)
 
@@ -52,27 +52,28 @@ def test_masks_follow_the_weights_of_each_update(family):
         anneal(model, 0.5, update)
         for site in sites_of(model):
             lowest = functional.candidate_mask(site.scores(), 0.5)
-            assert torch.equal(~kept(site.layer), site.spread(lowest).expand_as(site.layer.weight))
+            dropped = site.to_weight(lowest).expand_as(site.layer.weight)
+            assert torch.equal(~kept(site.layer), dropped)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-        if update == 1:  # all weights lie elsewhere now, and are of another type
+        if update == 1:  # changes the storage and the type of all weights
             model.double()
 
 
-def test_blocks_that_differ_are_apart_and_tied_ones_are_left_out():
+def test_blocks_of_another_shape_are_separate_and_tied_blocks_left_out():
     sites = [site for site in sites_of(patched("t5")) if isinstance(site, UnitSite)]
-    found = batches(sites)
-    together = [site for alike in found for site in alike.sites]
+    groups = group_by_shape(sites)
+    together = [site for group in groups for site in group.sites]
     assert len(set(together)) == len(together)
     assert all(len(site.consumers) == 1 for site in together)
     assert any(len(site.consumers) > 1 for site in sites)
-    for alike in found:
-        assert len({site.layer.weight.shape for site in alike.sites}) == 1
-        assert len({site.block.part for site in alike.sites}) == 1
+    for group in groups:
+        assert len({site.layer.weight.shape for site in group.sites}) == 1
+        assert len({site.block.part for site in group.sites}) == 1
 
 
-def test_nothing_of_the_weights_stays_when_a_model_is_cast():
+def test_no_storage_of_a_weight_survives_a_cast_of_the_model():
     model = patched("bert", importance="magnitude")
     anneal(model, 0.5, 0)
     storages = [weakref.ref(p.untyped_storage()) for p in model.parameters() if p.dim() == 2]
