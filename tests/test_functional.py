@@ -1,4 +1,4 @@
-"""The method on plain tensors, against slow loops and numpy."""
+"""Targeted dropout on plain tensors equals slow loops and numpy."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def paper_count(total: int, fraction: float) -> int:
 
 
 def paper_candidates(scores: Tensor, fraction: float, dim: int) -> Tensor:
-    """Strictly below the k-th smallest of each output unit, one unit after the other."""
+    """Return True strictly below the k-th smallest score of each output unit, by a slow loop."""
     found = torch.zeros(scores.shape, dtype=torch.bool)
     for one_found, one in zip(found.movedim(dim, 0).T, scores.movedim(dim, 0).T, strict=True):
         count = paper_count(len(one), fraction)
@@ -48,7 +48,7 @@ def paper_candidates(scores: Tensor, fraction: float, dim: int) -> Tensor:
 
 
 def first_lowest(scores: Tensor, fraction: float, dim: int) -> Tensor:
-    """The lowest of each output unit; the earlier of two equals goes first."""
+    """Return True at the lowest scores of each output unit, of equal scores the first."""
     found = torch.zeros(scores.shape, dtype=torch.bool)
     for one_found, one in zip(found.movedim(dim, 0).T, scores.movedim(dim, 0).T, strict=True):
         order = sorted(range(len(one)), key=one.tolist().__getitem__)
@@ -84,14 +84,14 @@ def test_whole_percentages_of_a_hundred_are_exact(hundredths):
 
 
 @given(tied_matrices, fractions, st.sampled_from([0, 1, -1, -2]))
-def test_candidates_are_those_of_the_paper(values, fraction, dim):
+def test_candidates_equal_those_of_the_paper(values, fraction, dim):
     scores = torch.tensor(values, dtype=torch.float)
     found = functional.candidate_mask(scores, fraction, dim)
     assert_close(found, paper_candidates(scores, fraction, dim))
 
 
 @given(tied_matrices, fractions, st.sampled_from([0, 1, -1, -2]))
-def test_break_ties_takes_the_first_of_equals_and_counts_exactly(values, fraction, dim):
+def test_break_ties_adds_the_first_of_equal_scores_up_to_the_exact_count(values, fraction, dim):
     scores = torch.tensor(values, dtype=torch.float)
     found = functional.candidate_mask(scores, fraction, dim, break_ties=True)
     assert_close(found, first_lowest(scores, fraction, dim))
@@ -99,7 +99,7 @@ def test_break_ties_takes_the_first_of_equals_and_counts_exactly(values, fractio
 
 
 @given(seeds, fractions, st.sampled_from([0, 1]))
-def test_both_ways_agree_where_scores_differ(seed, fraction, dim):
+def test_break_ties_changes_nothing_where_scores_differ(seed, fraction, dim):
     scores = torch.randperm(42, generator=generator(seed)).view(6, 7).float()
     exact = functional.candidate_mask(scores, fraction, dim, break_ties=True)
     assert_close(functional.candidate_mask(scores, fraction, dim), exact)
@@ -122,7 +122,7 @@ def test_candidates_of_a_vector_and_of_bfloat16():
     assert found.dtype == torch.bool
 
 
-def test_slices_are_ranked_by_themselves():
+def test_slices_are_ranked_separately():
     scores = torch.tensor([[1.0, 2.0], [10.0, 20.0]])
     assert functional.candidate_mask(scores, 0.5, 1).tolist() == [[True, False], [True, False]]
     assert functional.candidate_mask(scores, 0.5, 0).tolist() == [[True, True], [False, False]]
@@ -134,12 +134,12 @@ def cut(cutoff: Tensor, rate: float = 1.0, key: int = 5, scale: Tensor | None = 
 
 
 def half_cut(weight: Tensor, rate: float = 1.0, key: int = 5, dim: int = 1) -> Cut:
-    """Cut-offs that make half of each row candidates."""
+    """Return a cut that makes half of each row candidates."""
     return cut(functional.cutoffs(weight.detach().abs(), 0.5, dim), rate, key)
 
 
 @given(tied_matrices, fractions, st.sampled_from([0, 1]))
-def test_cut_offs_are_where_candidates_end(values, fraction, dim):
+def test_the_scores_below_the_cut_offs_are_the_candidates(values, fraction, dim):
     scores = torch.tensor(values, dtype=torch.float)
     limits = functional.cutoffs(scores, fraction, dim)
     assert limits.shape[dim] == 1
@@ -154,7 +154,7 @@ def test_rate_0_drops_nothing_and_rate_1_all_candidates():
 
 
 @given(rates, seeds)
-def test_what_is_no_candidate_is_never_dropped(rate, seed):
+def test_weights_that_are_not_candidates_are_never_dropped(rate, seed):
     weight = torch.randn(20, 30, generator=generator(1))
     dropped = functional.is_dropped(weight, half_cut(weight, rate, seed), Rule(1))
     assert not dropped[~functional.candidate_mask(weight.abs(), 0.5)].any()
@@ -162,7 +162,7 @@ def test_what_is_no_candidate_is_never_dropped(rate, seed):
 
 @pytest.mark.parametrize("rate", [0.01, 0.33, 0.5, 0.75, 0.99])
 @pytest.mark.parametrize("total", [40_000, 40_003])
-def test_the_expected_share_of_candidates_is_dropped(rate, total):
+def test_the_drop_rate_is_the_share_of_dropped_candidates(rate, total):
     everything = cut(torch.tensor([torch.inf]), rate, 3)
     dropped = int(functional.is_dropped(torch.ones(total), everything, Rule(0)).sum())
     assert abs(dropped - rate * total) < 5 * math.sqrt(total * rate * (1 - rate))
@@ -195,7 +195,7 @@ def test_all_draws_are_equally_likely():
 
 
 def mixed(word: int, key: int) -> int:
-    """The mixing function of the draws on one integer."""
+    """Return the mixing function of the draws on one integer."""
     low, high = key & 0xFFFFFFFF, key >> 32 & 0xFFFFFFFF
     word ^= low
     word = (word ^ word >> 16) * 0x7FEB352D & 0xFFFFFFFF
@@ -211,7 +211,7 @@ def test_draws_are_a_function_of_key_and_position(key, total):
     assert scores == [(mixed(i, key) >> 8) / (1 << 24) for i in range(total)]
 
 
-def test_nothing_but_the_key_decides_the_draws():
+def test_draws_depend_on_the_key_alone():
     weight = torch.randn(64, 64, generator=generator())
     state = torch.get_rng_state()
     first = functional.is_dropped(weight, half_cut(weight, 0.5, 5), Rule(1))
@@ -243,7 +243,7 @@ def test_masked_equals_a_slow_loop_forward_and_backward(dim, rate):
             assert weight.grad[i, j].item() == upstream[i, j].item() * keeps
 
 
-def test_masked_accumulates_over_several_uses_and_leaves_the_gradient_that_came_in():
+def test_masked_accumulates_over_several_uses_and_does_not_change_the_incoming_gradient():
     weight = torch.tensor([1.0, 0.5, 1.0], requires_grad=True)
     one = cut(torch.tensor([0.75]))
     upstream = torch.tensor([1.0, 2.0, 3.0])
@@ -253,10 +253,10 @@ def test_masked_accumulates_over_several_uses_and_leaves_the_gradient_that_came_
     assert upstream.tolist() == [1.0, 2.0, 3.0]
 
 
-def test_masked_passes_numerical_checks_of_first_and_second_order():
+def test_masked_has_correct_first_and_second_derivatives():
     weight = torch.randn(3, 4, dtype=torch.float64, generator=generator(), requires_grad=True)
     at = half_cut(weight)
-    one = at._replace(cutoff=at.cutoff * 0.99)  # no weight is so near that it would cross it
+    one = at._replace(cutoff=at.cutoff * 0.99)  # far enough from any weight to differentiate
 
     def squared(w: Tensor) -> Tensor:
         return functional.masked(w, one, Rule(1)) ** 2
@@ -275,13 +275,13 @@ def test_masked_keeps_the_dtype_of_the_weight(dtype):
     assert result.tolist() == weight.grad.tolist() == [0, 1, 1, 0]
 
 
-def test_what_is_no_number_is_no_candidate():
+def test_nan_is_not_a_candidate():
     weight = torch.tensor([[math.nan, 1.0, 2.0, 3.0]])
     dropped = functional.is_dropped(weight, cut(torch.tensor([[1.5]])), Rule(1))
     assert dropped.tolist() == [[False, True, False, False]]
 
 
-def test_random_scores_do_not_look_at_the_weight():
+def test_random_scores_do_not_depend_on_the_weight():
     rule = Rule(1, random_key=7)
     scores = functional.weight_scores(torch.zeros(3, 50), None, rule)
     assert torch.equal(scores, functional.random_scores((3, 50), 7))

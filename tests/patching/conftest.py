@@ -1,4 +1,4 @@
-"""What makes many small tests quick."""
+"""Makes many small tests fast."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(autouse=True, scope="package")
 def little_to_collect() -> Iterator[None]:
-    """Nothing that was imported before is looked through again."""
+    """Exclude all earlier imports from garbage collection."""
     gc.freeze()
     yield
     gc.unfreeze()

@@ -1,4 +1,4 @@
-"""Patched models of every family, and what is asked of them."""
+"""Patched models of every family, with their masks, gradients and comparisons."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ every_level = pytest.mark.parametrize("level", LEVELS)
 
 
 def tiny_albert() -> PreTrainedModel:
-    """One layer that runs three times."""
+    """Return a model whose one layer runs three times."""
     torch.manual_seed(0)
     config = hf.AlbertConfig(
         vocab_size=64,
@@ -76,7 +76,7 @@ def bare(model: Any) -> Any:
 
 
 def train_step(model: Any) -> None:
-    """A forward and backward in training mode; the same stock dropout every time."""
+    """Run a forward and backward in training mode, always with the same stock dropout."""
     torch.manual_seed(0)
     model.train()
     model.zero_grad()
@@ -88,7 +88,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 
 
 def stock_with_masked_weights(model: PreTrainedModel) -> PreTrainedModel:
-    """A stock model whose weights are those that the patched model's update uses."""
+    """Return a stock copy with the masked weights of the patched model's update."""
     stock = unpatch_model(copy.deepcopy(model))
     for name, keep in masks(model).items():
         layer: Any = stock.get_submodule(name)
@@ -109,7 +109,7 @@ def assert_all_masks_differ(one: Mapping[str, Tensor], other: Mapping[str, Tenso
 
 
 def units_kept(site: Site) -> list[bool]:
-    """Return True for each unit whose features are kept; all of them are or none."""
+    """Return True for each kept unit, after checking that units are kept or dropped whole."""
     assert isinstance(site, UnitSite)
     layout = linear_layout(site.layer)
     assert layout is not None

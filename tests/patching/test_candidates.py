@@ -1,4 +1,4 @@
-"""Which weights and units are dropped, and what no gradient reaches."""
+"""The weights and units that are dropped, and the gradients that they do not get."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.patching.models import (
 from tests.reference import lowest, unit_scores
 from tests.tiny import tiny_model
 
-# --- who is a candidate ---
+# --- candidates ---
 
 
 @every_family
@@ -65,7 +65,7 @@ def test_candidates_follow_the_weights_as_they_change():
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
 @every_level
-def test_the_expected_share_is_dropped(family, level):
+def test_the_drop_rate_is_the_share_of_dropped_candidates(family, level):
     model = patched(family, level=level)
     patch = patch_of(model)
     updates, draws, dropped = 40, 0, 0
@@ -80,7 +80,7 @@ def test_the_expected_share_is_dropped(family, level):
 
 @every_family
 @every_level
-def test_what_is_not_targeted_is_never_dropped(family, level):
+def test_weights_that_are_not_candidates_are_never_dropped(family, level):
     model = patched(family, level=level, drop_rate=1.0)
     anneal(model, 1.0, 0)
     untargeted = masks(model)
@@ -106,7 +106,7 @@ def test_the_dropped_share_is_counted_in_weights():
 
 
 @every_family
-def test_dropped_weights_get_no_gradient_and_others_do(family):
+def test_dropped_weights_get_no_gradient_and_kept_weights_do(family):
     model = patched(family)
     anneal(model, 1.0, 0)
     train_step(model)
@@ -118,7 +118,7 @@ def test_dropped_weights_get_no_gradient_and_others_do(family):
 
 
 @every_family
-def test_nothing_that_produces_or_reads_a_dropped_unit_gets_a_gradient(family):
+def test_rows_and_columns_of_a_dropped_unit_get_no_gradient(family):
     model = patched(family, level="unit", drop_rate=1.0)
     anneal(model, 1.0, 0)
     train_step(model)
@@ -157,7 +157,7 @@ def test_random_candidates_are_one_fixed_set(level):
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
-def test_random_candidates_grow_into_their_set(family):
+def test_random_candidates_stay_candidates_as_targeting_grows(family):
     model = patched(
         family, importance="random", drop_rate=1.0, targeting=0.9, targeting_schedule="linear"
     )
@@ -169,7 +169,7 @@ def test_random_candidates_grow_into_their_set(family):
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
-def test_elements_of_targeted_units_are_drawn_one_by_one(family):
+def test_elements_of_targeted_units_are_drawn_separately(family):
     whole = patched(family, level="unit", drop_rate=1.0)
     anneal(whole, 1.0, 0)
     model = patched(family, level="unit", draw="element")
@@ -186,7 +186,7 @@ def test_elements_of_targeted_units_are_drawn_one_by_one(family):
 
 
 @every_level
-def test_rate_0_trains_as_the_stock_model_bit_for_bit(level):
+def test_gradients_at_rate_0_equal_the_stock_model_bit_for_bit(level):
     model, stock = patched("bert", level=level, drop_rate=0.0), tiny_model("bert")
     anneal(model, 1.0, 0)
     train_step(model)

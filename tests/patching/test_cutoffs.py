@@ -1,4 +1,4 @@
-"""An update is its cut-offs: a patched model is its stock model with weights masked by hand."""
+"""An update is its cut-offs: a patched model equals its stock model with masked weights."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from tests.tiny import checkpoint_activations, tiny_inputs, tiny_model
 WHOLE: dict[str, Any] = {**HALF, "drop_rate": 1.0}
 DENSE: dict[str, Any] = {**HALF, "targeting_schedule": Schedule(off=1.0)}
 MEASURED: dict[str, Any] = {**HALF, "importance": "activation"}
-# What is ranked and drawn in another way than by default.
+# The ways to rank and to draw.
 WAYS: list[dict[str, Any]] = [
     {"level": "weight"},
     {"level": "unit"},
@@ -64,11 +64,11 @@ Gradients = dict[str, Tensor]
 
 
 def slow_masks(now: Model, then: Model) -> dict[str, Tensor]:
-    """Compute what an update at half of everything keeps of the weights of `now`.
+    """Return the masks of an update at targeting 0.5 and drop rate 1, True for kept weights.
 
     Args:
         now: a patched model.
-        then: a copy of it with the weights that were ranked.
+        then: a copy of the model with the weights that were ranked.
     """
     return {
         site.name: _slow_units(site, patch_of(now).anatomy.tied(site.block), then)
@@ -99,7 +99,7 @@ def _slow_units(site: UnitSite, tied: Any, then: Model) -> Tensor:
 
 
 def stock_twin(model: Model, keep: dict[str, Tensor]) -> Model:
-    """Return a stock copy of a patched model whose weights were masked by hand."""
+    """Return a stock copy of a patched model with the masks applied to its weights."""
     stock: Model = unpatch_model(copy.deepcopy(model))
     for name, mask in keep.items():
         stock.get_submodule(name).weight.data[~mask] = 0
@@ -107,7 +107,7 @@ def stock_twin(model: Model, keep: dict[str, Tensor]) -> Model:
 
 
 def run(model: Model, batches: int = 1, autocast: bool = False) -> tuple[list[Tensor], Gradients]:
-    """Return the outputs of so many micro-batches in training, and the gradients of their sum."""
+    """Return the outputs of `batches` micro-batches in training, and the accumulated gradients."""
     torch.manual_seed(0)
     model.train()
     model.zero_grad()
@@ -125,7 +125,7 @@ def run(model: Model, batches: int = 1, autocast: bool = False) -> tuple[list[Te
 
 
 def assert_equal_runs(model: Model, stock: Model, keep: dict[str, Tensor], **how: Any) -> None:
-    """Compare a patched model with its stock twin bit for bit."""
+    """Assert that a patched model equals its stock twin bit for bit."""
     (outputs, grads), (expected, stock_grads) = run(model, **how), run(stock, **how)
     assert all(map(torch.equal, outputs, expected))
     assert grads.keys() == stock_grads.keys()
@@ -161,7 +161,7 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[Model], None]]] = {
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
 @every_level
-def test_an_update_is_the_stock_model_masked_by_a_slow_loop(family, level, case):
+def test_an_update_equals_the_stock_model_masked_by_a_slow_loop(family, level, case):
     how, change = CASES[case]
     model: Model = patched(family, **{**WHOLE, "level": level})
     change(model)
@@ -173,7 +173,7 @@ def test_an_update_is_the_stock_model_masked_by_a_slow_loop(family, level, case)
 
 @pytest.mark.parametrize("family", ["albert", "t5", "t5_gated", "vit", "distilbert"])
 @every_level
-def test_layers_that_run_more_than_once_see_one_mask(family, level):
+def test_layers_that_run_more_than_once_have_one_mask(family, level):
     model = patched(family, **{**WHOLE, "level": level})
     anneal(model, 1.0, 0)
     keep = slow_masks(model, model)
@@ -183,7 +183,7 @@ def test_layers_that_run_more_than_once_see_one_mask(family, level):
 
 @every_way
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
-def test_whatever_ranks_and_draws_an_update_is_the_masked_stock_model(family, way):
+def test_every_way_to_rank_and_draw_equals_the_masked_stock_model(family, way):
     settings = {**HALF, **way}
     model = patched(family, **settings)
     for update in range(2):
@@ -194,7 +194,7 @@ def test_whatever_ranks_and_draws_an_update_is_the_masked_stock_model(family, wa
         assert_equal_runs(model, stock_with_masked_weights(model), keep, batches=2)
 
 
-# --- the weights of the forward count ---
+# --- the mask follows the weights of the forward ---
 
 
 @every_level
@@ -212,7 +212,7 @@ def test_after_a_fused_step_the_new_weights_are_masked(level):
 
 
 @every_level
-def test_weights_may_be_ranked_before_the_step(level):
+def test_weights_can_be_ranked_before_the_step(level):
     model = patched("bert", **{**WHOLE, "level": level})
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, fused=True)
     anneal(model, 1.0, 0)
@@ -228,7 +228,7 @@ def test_weights_may_be_ranked_before_the_step(level):
 
 @pytest.mark.parametrize("change", ["another tensor", "copied", "in place"])
 @every_level
-def test_weights_that_change_between_two_forwards_are_seen(level, change):
+def test_the_mask_follows_weights_that_change_between_two_forwards(level, change):
     model = patched("bert", **{**WHOLE, "level": level})
     anneal(model, 1.0, 0)
     ranked = copy.deepcopy(model)
@@ -279,11 +279,11 @@ def test_a_step_of_another_model_before_the_backward_changes_nothing(level):
     assert all(torch.equal(grad, expected[name]) for name, grad in found.items())
 
 
-# --- what a forward skips, and what gets no gradient ---
+# --- skipped layers, and weights without a gradient ---
 
 
 def hubert() -> Model:
-    """A model that skips half of its layers in training, at random."""
+    """Return a model that skips half of its layers in training, at random."""
     torch.manual_seed(0)
     config = hf.HubertConfig(
         hidden_size=32,
@@ -302,7 +302,7 @@ def hubert() -> Model:
 
 @pytest.mark.parametrize("importance", ["magnitude", "activation"])
 @every_level
-def test_layers_that_a_forward_skips_do_no_harm(level, importance):
+def test_skipped_layers_leave_the_rest_equal_to_the_masked_stock_model(level, importance):
     model = patch_model(hubert(), level=level, **{**HALF, "importance": importance})
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     sound = torch.randn(2, 2000, generator=torch.Generator().manual_seed(0))
@@ -326,7 +326,7 @@ def test_layers_that_a_forward_skips_do_no_harm(level, importance):
 
 
 @every_level
-def test_what_is_frozen_is_masked_and_gets_no_gradient(level):
+def test_frozen_weights_are_masked_and_get_no_gradient(level):
     model = patched("bert", **{**WHOLE, "level": level})
     layers = [site.layer for site in patch_of(model).sites]
     layers[0].weight.requires_grad_(False)
@@ -343,7 +343,7 @@ def test_what_is_frozen_is_masked_and_gets_no_gradient(level):
 
 @pytest.mark.parametrize("guard", [torch.no_grad, torch.inference_mode])
 @every_level
-def test_a_training_forward_without_gradients_does_no_harm(level, guard):
+def test_a_training_forward_without_gradients_changes_nothing(level, guard):
     model = patched("bert", level=level)
     anneal(model.train(), 1.0, 0)
     expected = run(model)
@@ -353,7 +353,7 @@ def test_a_training_forward_without_gradients_does_no_harm(level, guard):
 
 
 @every_level
-def test_the_gradient_of_the_gradient_is_that_of_the_masked_stock_model(level):
+def test_second_derivatives_equal_those_of_the_masked_stock_model(level):
     model: Model = patched("bert", level=level)
     model.set_attn_implementation("eager")  # the fused attention has no second derivative
     anneal(model, 1.0, 0)
@@ -384,7 +384,7 @@ def test_the_gradient_of_the_gradient_is_that_of_the_masked_stock_model(level):
 
 
 @every_way
-def test_a_dense_update_drops_nothing_and_trains_everything(way):
+def test_a_dense_update_drops_nothing_and_trains_every_weight(way):
     model = patched("bert", **{**HALF, **way})
     anneal(model, 1.0, 0)
     assert patch_of(model).dropped_share() > 0
@@ -403,7 +403,7 @@ def test_a_dense_update_drops_nothing_and_trains_everything(way):
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "t5", "albert"])
 @every_level
-def test_a_run_of_dense_updates_is_a_stock_run(family, level):
+def test_a_run_of_dense_updates_equals_a_stock_run(family, level):
     model, stock = patch_model(a_model(family), level=level, **DENSE), a_model(family)
     for one in (model, stock):
         optimizer = torch.optim.AdamW(one.parameters(), lr=0.01)
@@ -424,7 +424,7 @@ def pickled(model: Model) -> Model:
 
 
 def sums(model: Model) -> list[Tensor]:
-    """What was measured in this update: a sum and a count for each site."""
+    """Return copies of the sum of squares and the number of rows of each site."""
     layers = [site.layer for site in patch_of(model).sites]
     return [
         tensor.clone() for layer in layers for tensor in (layer.input_squares, layer.input_rows)
@@ -441,7 +441,7 @@ def averages(model: Model) -> dict[str, Tensor]:
 @pytest.mark.parametrize("importance", ["magnitude", "activation"])
 @pytest.mark.parametrize("family", ["bert", "gpt2", "albert"])
 @every_level
-def test_a_copy_in_the_middle_of_an_update_goes_on_as_the_model(family, level, importance, copied):
+def test_a_copy_made_within_an_update_continues_like_the_model(family, level, importance, copied):
     settings = {**HALF, "level": level, "importance": importance}
     model, alone = patched(family, **settings), patched(family, **settings)
     for one in (model, alone):
@@ -450,7 +450,7 @@ def test_a_copy_in_the_middle_of_an_update_goes_on_as_the_model(family, level, i
     other = copied(model)
     assert_same_masks(masks(other), masks(model))
     ends = []
-    for one in (alone, other, model):  # the copy goes on before the model does
+    for one in (alone, other, model):  # the copy continues before the model does
         steps = [run(one, batches=2)]
         optimizer = torch.optim.SGD(one.parameters(), lr=0.1)
         optimizer.step()
@@ -466,7 +466,7 @@ def test_a_copy_in_the_middle_of_an_update_goes_on_as_the_model(family, level, i
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, pickled])
 @every_level
-def test_a_copy_measures_by_itself(level, copied):
+def test_a_copy_measures_independently(level, copied):
     model = patched("bert", **{**MEASURED, "level": level})
     anneal(model, 1.0, 0)
     run(model)
@@ -478,7 +478,7 @@ def test_a_copy_measures_by_itself(level, copied):
     rows = patch_of(model).sites[0].layer.input_rows
     assert patch_of(other).sites[0].layer.input_rows == 2 * rows
     patch_of(model).update_averages()
-    run(model)  # is not measured any more, and the copy is
+    run(model)  # no longer measured, unlike the copy
     assert_close(sums(model), before, rtol=0, atol=0)
     run(other)
     assert patch_of(other).sites[0].layer.input_rows == 3 * rows
@@ -519,14 +519,14 @@ def test_an_average_of_the_model_can_be_made_before_the_first_update(level, deca
 
 
 def storages(tensors: Iterable[Any]) -> dict[int, int]:
-    """Return the bytes of the storages of tensors, by where they lie."""
+    """Return the bytes of the storages of tensors, by address."""
     found = [one.untyped_storage() for one in tensors if isinstance(one, Tensor)]
     return {storage.data_ptr(): storage.nbytes() for storage in found}
 
 
 @pytest.fixture
 def new_objects() -> Iterator[Callable[[], list[Any]]]:
-    """Finds what the garbage collector knows of that was not there before the test."""
+    """Return a function that finds all objects made since the start of the test."""
 
     def found() -> list[Any]:
         gc.collect()
@@ -542,7 +542,7 @@ def buffer_bytes(model: nn.Module) -> int:
     return sum(buffer.nbytes for buffer in model.buffers())
 
 
-@pytest.mark.filterwarnings("ignore")  # of objects that the garbage collector finds
+@pytest.mark.filterwarnings("ignore")  # from objects that the garbage collector lists
 @pytest.mark.parametrize(
     "way",
     [*WAYS, {"level": "unit", "importance": "activation"}],
@@ -553,7 +553,7 @@ def test_nothing_of_the_size_of_a_weight_lives_between_updates(kind, way, new_ob
     if kind == "experts":
         model = mixture("mixtral")
         way = {**way, "experts_level": "none" if way.get("draw") else "unit"}
-        way["attention_level"] = "none"  # whose weights are as small as the cut-offs of experts
+        way["attention_level"] = "none"  # its weights are as small as the cut-offs of experts
         inputs = family_inputs(model)
     else:
         model = tiny_model(kind)
@@ -581,7 +581,7 @@ def test_nothing_of_the_size_of_a_weight_lives_between_updates(kind, way, new_ob
 
 
 def recorded(model: Model, inputs: dict[str, list[Tensor]]) -> list[Any]:
-    """Record what goes into each site; these hooks are the only ones of the model."""
+    """Return hooks that record the inputs of each site."""
     return [
         site.layer.register_forward_hook(
             lambda _, args, __, name=site.name: inputs.setdefault(name, []).append(args[0].detach())
@@ -592,7 +592,7 @@ def recorded(model: Model, inputs: dict[str, list[Tensor]]) -> list[Any]:
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "t5"])
 @every_level
-def test_averages_are_those_of_a_slow_computation(family, level):
+def test_averages_equal_those_of_a_slow_computation(family, level):
     model = patched(family, **{**MEASURED, "level": level})
     expected: dict[str, Tensor] = {}
     for update in range(2 * INTERVAL):
@@ -616,11 +616,11 @@ def test_averages_are_those_of_a_slow_computation(family, level):
     assert expected.keys() == {site.name for site in patch_of(model).sites}
 
 
-# --- a reading that is given ---
+# --- a given reading ---
 
 
 @every_level
-def test_a_reading_that_is_given_is_used_and_the_model_not_read_again(level, monkeypatch):
+def test_a_given_reading_is_used_and_the_model_not_read_again(level, monkeypatch):
     model, twin = tiny_model("bert"), tiny_model("bert")
     anatomy, read = read_anatomy(model), []
     monkeypatch.setattr(
@@ -641,7 +641,7 @@ def test_a_reading_that_is_given_is_used_and_the_model_not_read_again(level, mon
 
 
 def mixed(word: int, low: int, high: int) -> int:
-    """Mix 32 bits in plain Python, as the module's docstring names it."""
+    """Return `lowbias32` of a word with a key, in plain Python."""
     first, second = functional.MULTIPLIERS
     word ^= low
     word = ((word ^ (word >> 16)) * first) & 0xFFFFFFFF
@@ -670,7 +670,7 @@ def threads() -> Iterator[Callable[[int], None]]:
 
 @pytest.mark.parametrize("shape", [(33, 21), (64, 32), (4, 9, 15)])
 @pytest.mark.parametrize("dim", [-1, -2])
-def test_a_mask_depends_on_neither_blocks_nor_threads(shape, dim, threads, monkeypatch):
+def test_a_mask_does_not_depend_on_blocks_or_threads(shape, dim, threads, monkeypatch):
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     rule = Rule(dim % len(shape))
     cutoff = functional.cutoffs(weight.abs(), 0.8, dim)
@@ -688,7 +688,7 @@ def test_a_mask_depends_on_neither_blocks_nor_threads(shape, dim, threads, monke
 
 @every_way
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
-def test_a_mask_does_not_depend_on_the_other_layers(family, way):
+def test_a_mask_does_not_depend_on_other_layers(family, way):
     every = patched(family, **{**HALF, **way})
     anneal(every, 1.0, 3)
     expected = masks(every)
@@ -701,7 +701,7 @@ def test_a_mask_does_not_depend_on_the_other_layers(family, way):
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
-def test_the_share_of_dropped_candidates_is_the_rate_and_updates_differ(rate):
+def test_the_drop_rate_is_the_share_of_dropped_candidates_and_updates_differ(rate):
     model = patched("bert", drop_rate=rate)
     found = []
     for update in range(10):
@@ -711,14 +711,14 @@ def test_the_share_of_dropped_candidates_is_the_rate_and_updates_differ(rate):
     # Half of the weights are candidates; five standard deviations are allowed.
     draws = dropped.numel() / 2
     assert abs(int(dropped.sum()) - rate * draws) < 5 * (draws * rate * (1 - rate)) ** 0.5
-    # Of two updates the dropped are independent of each other.
+    # Two updates drop independently.
     both = (dropped[0] & dropped[1]).sum() / (dropped.shape[1] / 2)
     assert float(both) == pytest.approx(rate**2, abs=0.03)
     neighbours = (dropped[:, ::2] & dropped[:, 1::2]).float().mean()
     assert float(neighbours) == pytest.approx((rate / 2) ** 2, abs=0.02)
 
 
-def test_the_rates_of_all_and_of_none_are_exact():
+def test_the_rates_0_and_1_are_exact():
     shape = (1000,)
     for rate, expected in ((0.0, 0.0), (1.0, 1.0)):
         threshold = functional.drop_threshold(rate)
@@ -727,7 +727,7 @@ def test_the_rates_of_all_and_of_none_are_exact():
     assert functional.drop_threshold(1.0) == DRAW_LEVELS
 
 
-def test_a_dropped_share_counts_the_same_as_the_masks():
+def test_the_dropped_share_equals_the_share_in_the_masks():
     model = patched("bert")
     anneal(model, 1.0, 0)
     train_step(model)

@@ -50,7 +50,7 @@ def some_input(*shape: int, dtype: torch.dtype = torch.float) -> Tensor:
 
 
 def aim(layer: Any, cutoff: Tensor | None = None) -> Any:
-    """Target a layer, and let its update drop half of the weights of each unit."""
+    """Target a layer with an update that drops half of the weights of each unit."""
     rule = Rule(fan_in_dim(layer))
     if cutoff is None:
         cutoff = cutoffs(layer.weight.detach().abs(), 0.5, rule.fan_in_dim)
@@ -70,7 +70,7 @@ def fan_in_dim(layer: nn.Module) -> int:
 
 
 def from_input_to_unit(layer: Any, weight: Tensor) -> Tensor:
-    """The weight as `(units, fan_in)`, whatever its layout."""
+    """Return the weight of any layout as `(units, fan_in)`."""
     layout = linear_layout(layer)
     assert layout is not None
     return weight.movedim(layout.unit_dim, 0)
@@ -131,7 +131,7 @@ def test_forward_and_gradients_equal_a_slow_loop(maker):
 
 
 @every_layer
-def test_dropped_inputs_are_the_same_as_leaving_these_inputs_out(maker):
+def test_dropping_inputs_equals_setting_them_to_zero(maker):
     keep = torch.tensor([1, 0, 1, 1, 0, 1], dtype=torch.bool)
     cutoff = torch.where(keep, -torch.inf, torch.inf)
     layer = targeted_layer(maker, cutoff.unsqueeze(1 - fan_in_dim(stock_layer(maker)))).train()
@@ -148,7 +148,7 @@ def test_bfloat16_stays_bfloat16(maker):
 
 
 @every_layer
-def test_targeting_changes_the_class_and_restoring_gives_it_back(maker):
+def test_target_changes_the_class_and_restore_undoes_it(maker):
     layer = stock_layer(maker)
     stock = type(layer)
     aim(layer)
@@ -225,7 +225,7 @@ def test_the_cut_offs_follow_the_module_to_another_device(maker):
 
 
 @every_layer
-def test_the_mask_is_that_of_the_weight_that_is_there(maker):
+def test_the_mask_follows_a_changed_weight(maker):
     layer = targeted_layer(maker).train()
     before = kept(layer)
     with torch.no_grad():
@@ -245,7 +245,7 @@ def test_a_replica_on_another_device_masks_its_own_weight(maker):
 
 
 class OtherLinear(nn.Linear):
-    """As Falcon's: the same numbers by another route."""
+    """A linear layer with its own forward, as Falcon's."""
 
     def forward(self, input):
         assert isinstance(self.weight, Tensor)
@@ -261,7 +261,7 @@ def test_each_stock_class_has_its_own_targeted_class():
     assert TARGETED[Conv1D] is TargetedConv1D
 
 
-def test_a_subclass_with_a_forward_of_its_own_sees_the_masked_weight():
+def test_a_subclass_with_its_own_forward_reads_the_masked_weight():
     stock, layer = (stock_layer(lambda: OtherLinear(FAN_IN, UNITS)) for _ in range(2))
     x = some_input(3)
     mask = kept(aim(layer))
@@ -282,13 +282,13 @@ def quantized_linear() -> nn.Module:
 
 
 @pytest.mark.parametrize("module", [quantized_linear(), nn.Embedding(2, 2), nn.Bilinear(2, 2, 2)])
-def test_other_classes_are_refused_by_name(module):
+def test_other_classes_are_refused_with_their_name(module):
     message = rf"cannot target a\.b: expected a Linear or Conv1D .* got .*{type(module).__name__}"
     with pytest.raises(TypeError, match=message):
         check_targetable("a.b", module)
 
 
-def test_a_layer_that_is_targeted_already_is_refused():
+def test_a_targeted_layer_is_refused():
     with pytest.raises(TypeError, match=r"cannot target a\.b: expected a Linear or Conv1D"):
         check_targetable("a.b", targeted_layer(MAKERS["linear"]))
 

@@ -1,4 +1,4 @@
-"""What is selected, and what is refused."""
+"""The layers that a configuration selects, and the selections that are refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.patching.models import (
 )
 from tests.tiny import tiny_model
 
-# --- what is selected ---
+# --- selections ---
 
 ATTENTION = {"attention.self.query", "attention.self.key", "attention.self.value"}
 CONSUMER = "attention.output.dense"
@@ -64,7 +64,7 @@ def test_levels_patterns_and_layers_select_the_projections(settings, weights, un
     assert len({s.index for s in sites}) == len(sites)
 
 
-def test_what_is_selected_does_not_change_the_masks_of_the_others():
+def test_the_selection_does_not_change_the_masks_of_selected_layers():
     every, some = patched("bert"), patched("bert", layers=[1], exclude=["*.query"])
     anneal(every, 1.0, 3)
     anneal(some, 1.0, 3)
@@ -92,7 +92,7 @@ def test_embeddings_heads_and_norms_are_never_targeted(family):
     assert not any(part in name for name in names for part in ("classifier", "lm_head", "pooler"))
 
 
-# --- what is refused ---
+# --- refusals ---
 
 
 class NoBlocksConfig(hf.PreTrainedConfig):
@@ -104,7 +104,7 @@ class NoBlocksConfig(hf.PreTrainedConfig):
 
 
 class NoBlocks(PreTrainedModel):
-    """Embeddings, and two linear layers of which one is never called."""
+    """A model of embeddings and two linear layers, one of which no forward calls."""
 
     config_class = NoBlocksConfig
 
@@ -136,7 +136,7 @@ def test_patching_twice_is_refused():
     patch_model(model)
 
 
-def test_a_model_without_blocks_is_refused_with_what_was_found():
+def test_a_model_without_blocks_is_refused_with_its_linear_layers():
     model = NoBlocks(NoBlocksConfig())
     message = r"nothing to target in NoBlocks: found no attention .* readout, idle\. .*calls: idle"
     with pytest.raises(ValueError, match=message):
@@ -162,7 +162,7 @@ def test_a_model_without_blocks_is_refused_with_what_was_found():
         ({"targeting": 1.0}, "targeting is a fraction"),
     ],
 )
-def test_a_selection_that_is_not_there_is_refused(settings, message):
+def test_a_selection_that_matches_nothing_is_refused(settings, message):
     model = tiny_model("bert")
     with pytest.raises(ValueError, match=message):
         patch_model(model, **settings)
@@ -177,7 +177,7 @@ def test_an_unknown_setting_is_refused():
 
 
 @pytest.mark.parametrize("progress", [-0.01, 1.01, math.nan, 50])
-def test_progress_outside_of_the_run_is_refused(progress):
+def test_progress_outside_0_to_1_is_refused(progress):
     model = patched("bert")
     with pytest.raises(ValueError, match=r"progress is .*in \[0, 1\]; got"):
         anneal(model, progress)
@@ -193,7 +193,7 @@ def test_an_unpatched_model_cannot_be_annealed_or_unpatched():
 
 
 class PackedLinear(nn.Linear):
-    """As quantised layers are: an `nn.Linear` whose weight is no ordinary parameter."""
+    """A layer like quantised ones: an `nn.Linear` whose weight is no plain parameter."""
 
 
 class PackedWeight(nn.Parameter):
@@ -212,7 +212,7 @@ def pack(layer: Any) -> None:
         (lambda layer: setattr(layer, "forward", layer.forward), "its forward was replaced"),
     ],
 )
-def test_a_layer_that_cannot_be_targeted_is_refused_by_name(change, message):
+def test_a_layer_that_cannot_be_targeted_is_refused_with_its_name(change, message):
     model: Any = tiny_model("bert")
     change(model.bert.encoder.layer[1].output.dense)
     with pytest.raises(TypeError, match=rf"target bert.encoder.layer.1.output.dense: .*{message}"):

@@ -1,4 +1,4 @@
-"""A patched model is its stock model but for the masks, also in wrappers, copies and files."""
+"""A patched model equals its stock model except for the masks, also in wrappers and copies."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ from tests.patching.models import (
 )
 from tests.tiny import FAMILIES, TEXT, tiny_model
 
-# --- a patched model is its stock model, but for the masks in training ---
+# --- outputs, parameters and gradients ---
 
 
 @every_family
 @every_level
-def test_outputs_in_eval_mode_are_those_of_the_stock_model(family, level):
+def test_outputs_in_eval_mode_equal_those_of_the_stock_model(family, level):
     model = tiny_model(family)
     before = logits(model)
     assert patch_model(model, level=level) is model
@@ -55,7 +55,7 @@ def test_outputs_in_eval_mode_are_those_of_the_stock_model(family, level):
 
 @every_family
 @every_level
-def test_parameters_keys_and_classes_are_those_of_the_stock_model(family, level):
+def test_parameters_and_keys_are_stock_and_unpatching_restores_the_classes(family, level):
     model = tiny_model(family)
     parameters = dict(model.named_parameters())
     classes = {name: type(module) for name, module in model.named_modules()}
@@ -79,7 +79,7 @@ def test_parameters_keys_and_classes_are_those_of_the_stock_model(family, level)
 
 @pytest.mark.parametrize("family", [*FAMILIES, "albert"])
 @every_level
-def test_an_update_computes_what_the_stock_model_computes_with_masked_weights(family, level):
+def test_an_update_equals_the_stock_model_with_masked_weights(family, level):
     model = patched(family, level=level)
     anneal(model, 1.0, 3)
     stock = stock_with_masked_weights(model)
@@ -101,7 +101,7 @@ def test_an_update_computes_what_the_stock_model_computes_with_masked_weights(fa
 
 
 @every_level
-def test_annealing_and_unpatching_work_through_a_wrapper(level):
+def test_a_model_inside_a_wrapper_is_annealed_and_unpatched(level):
     model = patched("bert", level=level)
     wrapper = Wrapper(model)
     anneal(wrapper, 1.0, 0)
@@ -113,7 +113,7 @@ def test_annealing_and_unpatching_work_through_a_wrapper(level):
 
 
 @every_level
-def test_a_copy_has_masks_of_its_own(level):
+def test_a_copy_has_its_own_masks(level):
     model = patched("bert", level=level)
     twin = copy.deepcopy(model)
     before = masks(model)
@@ -130,7 +130,7 @@ def test_a_copy_has_masks_of_its_own(level):
     assert hasattr(model.config, CONFIG_KEY)
 
 
-def test_an_optimiser_stays_valid():
+def test_an_optimiser_stays_valid_after_patching_and_unpatching():
     model = tiny_model("bert")
     optimiser = torch.optim.AdamW(model.parameters())
     patch_model(model, **HALF)
@@ -145,7 +145,7 @@ def test_an_optimiser_stays_valid():
     optimiser.step()
 
 
-def test_the_config_of_the_model_records_how_it_was_patched():
+def test_the_config_of_the_model_records_the_settings_of_the_patch():
     model = tiny_model("bert")
     config = TargetedDropoutConfig(targeting=0.4, layers=(1,))
     patch_model(model, config)
@@ -155,21 +155,21 @@ def test_the_config_of_the_model_records_how_it_was_patched():
     assert CONFIG_KEY not in model.config.to_dict()
 
 
-def test_the_config_goes_on_recording_a_training_when_the_model_is_stock_again():
+def test_unpatching_keeps_the_record_of_a_training_in_the_config():
     model = tiny_model("bert")
     trained = TargetedDropoutConfig(level="unit", targeting=0.5, importance="magnitude")
     anneal(patch_model(model, trained), 1.0, 0)
     unpatch_model(model)
     assert getattr(model.config, CONFIG_KEY) == trained.to_dict()
-    assert prune_model(model, 0.5).blocks[0].removed == 2, "heads go, as they were trained to"
-    # A patch that nothing was trained with is forgotten.
+    assert prune_model(model, 0.5).blocks[0].removed == 2, "the recorded level is `unit`"
+    # A patch without updates leaves no record.
     unpatch_model(patch_model(model, level="weight"))
     assert getattr(model.config, CONFIG_KEY) == trained.to_dict()
 
 
 @every_family
 @every_level
-def test_a_saved_model_loads_by_its_stock_class(family, level, tmp_path):
+def test_a_saved_model_loads_into_its_stock_class(family, level, tmp_path):
     model: Any = patched(family, level=level)
     anneal(model, 1.0, 0)
     model.save_pretrained(tmp_path)
@@ -206,7 +206,7 @@ def test_parts_that_are_patched_separately_are_refused():
     assert find_patch(whole) is find_patch(whole[1])
 
 
-def test_what_is_left_of_a_block_in_a_compact_model_stays_when_that_is_patched_again():
+def test_the_last_unit_of_a_block_in_a_compact_model_is_not_targeted():
     model: Any = tiny_model("llama")
     prune_model(model, 0.5, level="unit")
     compact_model(model)

@@ -1,4 +1,4 @@
-"""A mask is a function of the seed, the update and the layer, and holds for the update."""
+"""A mask is a function of the seed, the update and the layer, and lasts for the update."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.tiny import checkpoint_activations, tiny_model
 @every_family
 @every_level
 def test_masks_are_a_function_of_seed_and_update(family, level):
-    # Units are few; so many of them are candidates that no two draws are equal by chance.
+    # There are few units. At this targeting two equal draws by chance are unlikely.
     settings = {"level": level, "feed_forward_level": level, "targeting": 0.9}
     kinds = {} if level == "weight" else {"attention_level": "none"}
     model = patched(family, **settings, **kinds)
@@ -69,7 +69,7 @@ def test_drawing_masks_leaves_the_global_random_state_alone():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_without_a_number_every_call_is_another_update():
+def test_without_a_number_every_call_counts_as_an_update():
     model = patched("bert")
     anneal(model, 0.5)
     first = masks(model)
@@ -97,7 +97,7 @@ def test_rates_follow_the_schedules(progress):
 
 
 @every_level
-def test_every_micro_batch_of_an_update_sees_the_same_mask(level):
+def test_every_micro_batch_of_an_update_has_the_same_mask(level):
     model = patched("bert", level=level)
     anneal(model, 1.0, 0)
     cuts, first = [cut_of(site.layer) for site in patch_of(model).sites], masks(model)
@@ -111,7 +111,7 @@ def test_every_micro_batch_of_an_update_sees_the_same_mask(level):
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "t5", "vit"])
 @pytest.mark.parametrize("annealed", [True, False])
 @every_level
-def test_checkpointed_activations_see_the_same_mask(family, level, annealed):
+def test_recomputed_activations_have_the_same_mask(family, level, annealed):
     grads = []
     for checkpointing in (False, True):
         model: Any = patched(family, level=level)
@@ -145,7 +145,7 @@ def test_a_shared_layer_has_one_mask(level):
 
 @pytest.mark.parametrize("family", ["bert", "t5"])
 @every_level
-def test_nobody_annealing_each_training_forward_is_an_update_at_the_final_rates(family, level):
+def test_without_anneal_each_training_forward_is_an_update_at_the_final_rates(family, level):
     model = patched(family, level=level, targeting_schedule="linear", targeting=0.75)
     patch = patch_of(model)
     model.train()
@@ -162,7 +162,7 @@ def test_nobody_annealing_each_training_forward_is_an_update_at_the_final_rates(
     assert_same_masks(masks(model), second)
 
 
-def test_self_counted_masks_are_those_of_the_same_update():
+def test_masks_of_counted_forwards_equal_those_of_numbered_updates():
     model, twin = patched("bert"), patched("bert")
     model.train()
     logits(model)
@@ -171,7 +171,7 @@ def test_self_counted_masks_are_those_of_the_same_update():
     assert_same_masks(masks(model), masks(twin))
 
 
-def test_annealing_ends_the_counting_of_forwards():
+def test_anneal_ends_the_counting_of_forwards():
     model = patched("bert")
     assert len(model._forward_pre_hooks) == 1
     anneal(model, 0.5, 4)

@@ -1,4 +1,4 @@
-"""Importance by activation: what is measured, how it ranks, and where it is kept."""
+"""Importance by activation: measuring, ranking, saving and finding."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def batches_of(model: PreTrainedModel, count: int = 3) -> list[dict[str, Tensor]
 
 
 def seen_by(model: PreTrainedModel, name: str, batch: dict[str, Tensor]) -> Tensor:
-    """Mean square of what goes into a layer, of every thirteenth row, the plain way."""
+    """Return the mean square of a layer's inputs over every thirteenth row, the plain way."""
     found: list[Tensor] = []
     layer = model.get_submodule(name)
     hook = layer.register_forward_pre_hook(lambda _, x: found.append(x[0].detach()))
@@ -67,11 +67,11 @@ def seen_by(model: PreTrainedModel, name: str, batch: dict[str, Tensor]) -> Tens
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("level", ["weight", "unit"])
-def test_training_measures_what_goes_into_every_site(family, level):
+def test_training_measures_the_inputs_of_every_site(family, level):
     model = patch_model(tiny_model(family), level=level, drop_rate=0.0, **ALWAYS)
     batch = tiny_inputs(model, 4, 16)
     anneal(model.train(), 0.0, 0)
-    for module in model.modules():  # so that a second forward sees the same
+    for module in model.modules():  # a second forward then has the same inputs
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
         if isinstance(getattr(module, "dropout", None), float):  # of T5's attention
@@ -86,7 +86,7 @@ def test_training_measures_what_goes_into_every_site(family, level):
         torch.testing.assert_close(measured.mean_squares[site.name], expected)
 
 
-def test_the_averages_move_with_every_update_that_is_measured():
+def test_the_averages_move_with_every_measured_update():
     model = patch_model(tiny_model("bert"), level="unit", **ALWAYS)
     patch = find_patch(model)
     name, layer = patch.sites[0].name, patch.sites[0].layer
@@ -101,7 +101,7 @@ def test_the_averages_move_with_every_update_that_is_measured():
             expected = square if expected is None else 0.9 * expected + 0.1 * square
     patch.update_averages()
     torch.testing.assert_close(patch.activations.mean_squares[name], expected)
-    patch.update_averages()  # nothing new
+    patch.update_averages()  # idempotent
     torch.testing.assert_close(patch.activations.mean_squares[name], expected)
 
 
@@ -127,7 +127,7 @@ def test_weights_are_ranked_by_magnitude_times_input(family):
     torch.testing.assert_close(site.scores(), scores)
 
 
-def test_units_are_ranked_by_norm_times_what_they_hand_on():
+def test_units_are_ranked_by_norm_times_output():
     model = tiny_model("bert")
     site: Any = sites_to_prune(model, level="unit", calibration=batches_of(model))[0]
     squares = site.activations.mean_squares[site.name]
@@ -149,7 +149,7 @@ def test_tied_blocks_choose_the_same_units():
         assert all(torch.equal(scores[0], other) for other in scores)
 
 
-def test_masks_follow_the_activations():
+def test_the_mask_follows_the_activations():
     model = patch_model(tiny_model("bert"), level="unit", drop_rate=1.0, **ALWAYS)
     patch = find_patch(model)
     site = next(site for site in patch.sites if site.block.part == "feed_forward")
@@ -161,7 +161,7 @@ def test_masks_follow_the_activations():
     assert torch.equal(kept(site.layer)[0], loud)
 
 
-def test_they_outlive_unpatching_and_lie_beside_the_weights(tmp_path):
+def test_activations_outlive_unpatching_and_are_saved_next_to_the_weights(tmp_path):
     model = patch_model(tiny_model("bert"), level="unit", **ALWAYS)
     for update in range(2):
         anneal(model.train(), 0.5, update)
@@ -179,14 +179,14 @@ def test_they_outlive_unpatching_and_lie_beside_the_weights(tmp_path):
         assert torch.equal(one, other), name
 
 
-def test_pruning_without_them_says_what_to_do():
+def test_pruning_without_activations_is_refused_with_the_cure():
     with pytest.raises(ValueError, match=r"are missing\..* Pass a few batches of training"):
         prune_model(tiny_model("bert"), 0.5, importance="activation")
     with pytest.raises(ValueError, match="there was none"):
         prune_model(tiny_model("bert"), 0.5, calibration=[], importance="activation")
 
 
-def test_those_of_another_model_are_refused():
+def test_activations_of_another_number_of_features_are_refused():
     model = tiny_model("bert")
     names = [site.name for site in sites_to_prune(model, level="weight")]
     wrong = Activations(dict.fromkeys(names, torch.ones(7)))
@@ -194,7 +194,7 @@ def test_those_of_another_model_are_refused():
         wrong.scale(names[0], 32)
 
 
-def test_calibration_leaves_the_model_as_it_was():
+def test_calibration_does_not_change_the_model():
     model = tiny_model("bert").train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     names = [site.name for site in sites_to_prune(model, level="weight")]
@@ -213,13 +213,13 @@ def on_the_hub(place: str) -> Any:
 
 @pytest.fixture
 def asked(monkeypatch) -> list[tuple[str, dict[str, Any]]]:
-    """What the Hub is asked for, which has nothing."""
+    """Return the list of requests to a Hub that has no file."""
     found: list[tuple[str, dict[str, Any]]] = []
     monkeypatch.setattr(saved, "cached_file", lambda place, _, **how: found.append((place, how)))
     return found
 
 
-def test_the_hub_is_asked_only_for_models_that_were_trained_with_them(asked):
+def test_the_hub_is_asked_only_for_models_trained_by_activation(asked):
     model = on_the_hub("someone/plain")
     assert activations.download_activations(model) is None
     assert asked == []
@@ -228,17 +228,17 @@ def test_the_hub_is_asked_only_for_models_that_were_trained_with_them(asked):
     assert [place for place, _ in asked] == ["someone/plain"]
 
 
-def test_the_hub_is_asked_for_the_revision_that_a_model_was_loaded_from(asked):
+def test_the_hub_is_asked_with_the_given_revision_token_and_subfolder(asked):
     model = on_the_hub("someone/trained")
     model.config.targeted_dropout = {"level": "unit", "importance": "activation"}
-    told = {"revision": "v1", "token": "t", "subfolder": "part"}
-    assert activations.download_activations(model, **told) is None
+    given = {"revision": "v1", "token": "t", "subfolder": "part"}
+    assert activations.download_activations(model, **given) is None
     ((place, how),) = asked
     assert place == "someone/trained"
-    assert told.items() <= how.items()
+    assert given.items() <= how.items()
 
 
-def test_neither_finding_nor_patching_asks_the_hub(asked):
+def test_finding_and_patching_do_not_ask_the_hub(asked):
     model = on_the_hub("someone/trained")
     model.config.targeted_dropout = {"level": "unit", "importance": "activation"}
     before = dict(model.__dict__)
@@ -248,7 +248,7 @@ def test_neither_finding_nor_patching_asks_the_hub(asked):
     assert asked == []
 
 
-def test_rows_are_counted_right_in_half_precision():
+def test_the_number_of_rows_is_exact_in_half_precision():
     model = patch_model(tiny_model("bert"), level="unit", **ALWAYS).bfloat16()
     patch = find_patch(model)
     anneal(model.train(), 1.0, 0)
@@ -258,7 +258,7 @@ def test_rows_are_counted_right_in_half_precision():
 
 
 @pytest.mark.parametrize("length", [8, 64, 77, 128])
-def test_first_tokens_count_no_more_than_others(length):
+def test_first_tokens_weigh_no_more_than_other_tokens(length):
     inputs = torch.ones(64, length, 4)
     inputs[:, 0] = 100
     squares, rows = sampled_squares(inputs)
@@ -266,7 +266,7 @@ def test_first_tokens_count_no_more_than_others(length):
     assert float(squares[0]) / rows == pytest.approx(mean, rel=0.3)
 
 
-def test_a_compact_model_is_not_ranked_by_what_was_measured_of_more_features():
+def test_activations_measured_before_compacting_are_refused():
     model = patch_model(tiny_model("bert"), level="unit", **ALWAYS)
     batches = [tiny_inputs(model)]
     for update in range(2):
@@ -279,7 +279,7 @@ def test_a_compact_model_is_not_ranked_by_what_was_measured_of_more_features():
     assert prune_model(model, 0.5, level="unit", calibration=batches).sparsity > 0.4
 
 
-def test_a_refused_patch_leaves_what_was_measured():
+def test_a_refused_patch_keeps_the_activations():
     model = patch_model(tiny_model("bert"), level="unit", **ALWAYS)
     known = find_activations(model)
     unpatch_model(model)
@@ -299,7 +299,7 @@ def test_sums_of_a_model_that_is_cast_to_half_precision_do_not_overflow():
     torch.testing.assert_close(squares, torch.full((features,), 1e4))
 
 
-def test_what_was_measured_in_training_counts_when_a_saved_model_is_patched_again(tmp_path):
+def test_a_saved_model_that_is_patched_again_starts_from_its_activations(tmp_path):
     model = patch_model(tiny_model("bert"), level="unit", **ALWAYS)
     anneal(model.train(), 1.0, 0)
     model(**tiny_inputs(model))
@@ -315,13 +315,13 @@ def test_what_was_measured_in_training_counts_when_a_saved_model_is_patched_agai
         assert torch.equal(found.mean_squares[name], squares)
     sites = [find_patch(one).sites[0].scores() for one in (model, again)]
     assert torch.equal(*sites)
-    # What is not of as many features any more is measured anew.
+    # Layers with another number of features start without activations.
     prune_model(again, 0.5)
     smaller = patch_model(compact_model(unpatch_model(again)), level="unit", **ALWAYS)
     assert not find_activations(smaller).names()
 
 
-def test_calibration_leaves_each_module_its_mode():
+def test_calibration_restores_the_mode_of_each_module():
     model = tiny_model("bert").train()
     model.base_model.eval()
     modes = [module.training for module in model.modules()]
@@ -337,7 +337,7 @@ def test_inputs_in_float64_are_measured():
     assert find_activations(model).names()
 
 
-def test_a_training_that_measures_nothing_does_not_hand_on_what_was_measured_before(tmp_path):
+def test_a_training_by_magnitude_makes_earlier_activations_stale(tmp_path):
     model = patch_model(tiny_model("bert"), level="unit", **ALWAYS)
     anneal(model.train(), 1.0, 0)
     model(**tiny_inputs(model))
@@ -354,7 +354,7 @@ def test_a_training_that_measures_nothing_does_not_hand_on_what_was_measured_bef
         prune_model(again, 0.5, importance="activation")
 
 
-def test_activations_that_cannot_be_read_leave_a_model_as_it_was(tmp_path):
+def test_activations_that_cannot_be_read_leave_a_model_unpatched(tmp_path):
     model: Any = tiny_model("bert")
     model.save_pretrained(tmp_path)
     (tmp_path / FILE).write_bytes(b"torn")
@@ -366,7 +366,7 @@ def test_activations_that_cannot_be_read_leave_a_model_as_it_was(tmp_path):
     assert patching.find_patch(model) is None
 
 
-def test_a_record_of_a_later_version_is_no_hindrance_and_comes_back():
+def test_a_record_of_a_later_version_survives_patching_and_unpatching():
     model: Any = tiny_model("bert")
     model.config.targeted_dropout = {"of_a_later_version": 1}
     unpatch_model(patch_model(model, **ALWAYS))

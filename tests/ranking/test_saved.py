@@ -1,4 +1,4 @@
-"""What training found is found again next to the weights, also under another prefix."""
+"""Values saved next to the weights are found again, also under another prefix."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def saved(model: Any, name: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("has_head", [True, False])
-def test_a_head_may_be_added_or_taken_off(has_head, tmp_path):
+def test_names_are_found_after_a_head_was_added_or_taken_off(has_head, tmp_path):
     model: Any = tiny_model("bert")
     body = model.bert
     whole, part = (model, f"bert.{NAME}"), (body, NAME)
@@ -35,7 +35,7 @@ def test_a_head_may_be_added_or_taken_off(has_head, tmp_path):
     assert torch.equal(found.mean_squares[after], torch.arange(64.0))
 
 
-def test_they_are_found_in_the_subfolder_that_has_the_config_of_the_model(tmp_path):
+def test_values_are_found_in_the_subfolder_with_the_config_of_the_model(tmp_path):
     model: Any = tiny_model("bert")
     saved(model, f"bert.{NAME}", tmp_path / "part")
     saved(tiny_model("gpt2"), "transformer.h.0.mlp.c_proj", tmp_path / "other")
