@@ -10,11 +10,12 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from hf_td import Schedule, anneal, patch_model
 from hf_td.patching.patch import find_patch
+from hf_td.ranking.activations import INTERVAL, find_activations
 from tests.tiny import tiny_inputs, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
 
-UPDATES = 6
+UPDATES = INTERVAL + 2  # two of them are measured
 
 
 def without_dropout(model: Any) -> Any:
@@ -24,16 +25,25 @@ def without_dropout(model: Any) -> Any:
     return model
 
 
+def sites_of(model: Any) -> Any:
+    patch = find_patch(model)
+    assert patch is not None
+    return patch.sites
+
+
 def losses(model: Any, forward: Any, inputs: Any) -> list[float]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    found = []
+    found, targetings = [], []
     for update in range(UPDATES):
-        anneal(model.train(), update / UPDATES, update)
+        targetings.append(anneal(model.train(), update / UPDATES, update).targeting)
         loss = forward(**inputs)[0].square().mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         found.append(float(loss.detach()))
+    assert targetings[1:].count(0) > 1, "dense updates"
+    assert sum(map(bool, targetings)) > 3
+    anneal(model, 1.0, UPDATES)  # the last update's activations count too
     return found
 
 
@@ -47,8 +57,8 @@ def test_annealing_compiles_once_and_learns_the_same(family, level, importance):
         "level": level,
         "importance": importance,
         "targeting": 0.75,
-        # The last three updates drop nothing, and hold what the others keep.
-        "targeting_schedule": Schedule(shape="linear", off=0.4),
+        # Some updates sample their targeting, some are dense.
+        "targeting_schedule": Schedule(shape="linear", sampled=0.3, off=0.4),
         "drop_rate": 0.5,
         "drop_rate_schedule": "cosine",
     }
@@ -64,6 +74,12 @@ def test_annealing_compiles_once_and_learns_the_same(family, level, importance):
     assert counter.frame_count == 1
     assert got == pytest.approx(expected, rel=1e-5)
     assert len(set(got)) == UPDATES
+    if importance == "activation":
+        measured = [find_activations(one) for one in (model, eager)]
+        squares = [one.mean_squares for one in measured if one is not None]
+        assert len(squares) == 2
+        assert len(squares[0]) == len(sites_of(model))
+        torch.testing.assert_close(*squares, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("level", ["weight", "unit"])

@@ -29,13 +29,11 @@ configs = st.builds(
     drop_rate=st.floats(0, 1),
     targeting_schedule=schedules,
     drop_rate_schedule=schedules,
-    resting=st.floats(0, 1, exclude_max=True),
     include=patterns.map(tuple),
     exclude=patterns.map(tuple),
     layers=st.none() | st.lists(st.integers(0, 40), max_size=4).map(tuple),
     importance=st.sampled_from(["magnitude", "activation", "random"]),
     draw=st.sampled_from(["unit", "element"]),
-    rescale=st.booleans(),
     seed=st.integers(-(2**63), 2**63),
 )
 
@@ -54,7 +52,7 @@ def test_equal_settings_have_equal_hashes(config):
 
 @given(configs, st.floats(0, 1))
 def test_rates_are_the_final_rates_times_their_schedules(config, progress):
-    targeting, drop_rate = config.rates(progress)[:2]
+    targeting, drop_rate = config.rates(progress)
     assert targeting == config.targeting * config.targeting_schedule(progress)
     assert drop_rate == config.drop_rate * config.drop_rate_schedule(progress, stream="drop_rate")
 
@@ -63,7 +61,7 @@ def test_rates_are_the_final_rates_times_their_schedules(config, progress):
 def test_each_rate_is_drawn_by_itself(numbered):
     sampled = Schedule(sampled=1.0)
     config = TargetedDropoutConfig(targeting_schedule=sampled, drop_rate_schedule=sampled)
-    rates = [config.rates(i / 1000, i if numbered else None)[:2] for i in range(1000)]
+    rates = [config.rates(i / 1000, i if numbered else None) for i in range(1000)]
     assert abs(correlation(*zip(*rates, strict=True))) < 0.1
     assert all(len(set(drawn)) == 1000 for drawn in zip(*rates, strict=True))
 
@@ -92,7 +90,6 @@ def test_the_targeting_of_recorded_runs_is_drawn_again():
         ({"targeting": 1.0}, "targeting is a fraction in [0, 1), got 1.0"),
         ({"targeting": -0.1}, "targeting is a fraction"),
         ({"targeting": math.nan}, "targeting is a fraction"),
-        ({"resting": 1.0}, "resting is a fraction in [0, 1), got 1.0"),
         ({"drop_rate": 1.01}, "drop_rate is a probability in [0, 1], got 1.01"),
         ({"drop_rate": -1}, "drop_rate is a probability"),
         ({"drop_rate": math.nan}, "drop_rate is a probability"),
@@ -115,7 +112,7 @@ SCHEDULES = "a schedule is a Schedule, its JSON form, or the name of one of the 
     ("settings", "message"),
     [
         ({"targeting": "0.5"}, "targeting is a fraction in [0, 1), got '0.5'"),
-        ({"resting": False}, "resting is a fraction in [0, 1), got False"),
+        ({"targeting": False}, "targeting is a fraction in [0, 1), got False"),
         ({"drop_rate": True}, "drop_rate is a probability in [0, 1], got True"),
         ({"targeting_schedule": 3}, SCHEDULES),
         ({"drop_rate_schedule": ["linear"]}, SCHEDULES),
@@ -125,8 +122,6 @@ SCHEDULES = "a schedule is a Schedule, its JSON form, or the name of one of the 
         ({"layers": 3}, f"layers {INDICES} 3"),
         ({"layers": "12"}, f"layers {INDICES} '12'"),
         ({"layers": [0, True]}, f"layers {INDICES} [0, True]"),
-        ({"rescale": "no"}, "rescale is True or False, got 'no'"),
-        ({"rescale": 1}, "rescale is True or False, got 1"),
         ({"seed": "x"}, "seed is an integer, got 'x'"),
         ({"seed": 1.5}, "seed is an integer, got 1.5"),
         ({"seed": None}, "seed is an integer, got None"),
@@ -228,8 +223,8 @@ def test_of_defaults_another_level_makes_its_own(level):
     for before in ("weight", "unit"):
         changed = configure(TargetedDropoutConfig(level=before, seed=1), {"level": level})
         assert changed == TargetedDropoutConfig(level=level, seed=1)
-    changed = configure(TargetedDropoutConfig(resting=0.25), {"level": level, "targeting": 0.5})
-    assert changed == TargetedDropoutConfig(level=level, resting=0.25, targeting=0.5)
+    changed = configure(TargetedDropoutConfig(layers=(1,)), {"level": level, "targeting": 0.5})
+    assert changed == TargetedDropoutConfig(level=level, layers=(1,), targeting=0.5)
 
 
 def test_trained_with_reads_what_a_model_records():
@@ -238,3 +233,26 @@ def test_trained_with_reads_what_a_model_records():
     assert trained_with(model) == config
     assert trained_with(SimpleNamespace(config=SimpleNamespace())) is None
     assert trained_with(SimpleNamespace()) is None
+
+
+RETIRED = {"resting": 0.25, "rescale": False}
+
+
+def test_records_with_settings_of_earlier_versions_still_load():
+    config = TargetedDropoutConfig(level="unit", targeting=0.5)
+    recorded = {**config.to_dict(), **RETIRED}
+    model = SimpleNamespace(config=SimpleNamespace(**{CONFIG_KEY: recorded}))
+    assert trained_with(model) == config
+    assert not set(RETIRED) & set(config.to_dict())
+    recorded["restful"] = 1
+    with pytest.raises(ValueError, match=r"unknown settings \['restful'\]; known are"):
+        trained_with(model)
+
+
+@pytest.mark.parametrize("name", RETIRED)
+def test_settings_of_earlier_versions_are_not_taken_any_more(name):
+    build: Any = TargetedDropoutConfig
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+        build(**{name: RETIRED[name]})
+    with pytest.raises(TypeError, match=rf"unknown settings \['{name}'\]"):
+        configure(None, {name: RETIRED[name]})

@@ -65,10 +65,11 @@ def with_random_biases(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def checkpoint_activations(model: Any) -> None:
+def checkpoint_activations(model: Any, **how: Any) -> None:
     """Recompute activations in the backward; the name of that is new in transformers 5.23."""
     named = "activation_checkpointing_enable"
-    getattr(model, named if hasattr(model, named) else "gradient_checkpointing_enable")()
+    enable = getattr(model, named if hasattr(model, named) else "gradient_checkpointing_enable")
+    enable(how or None)
 
 
 def tiny_inputs(model: PreTrainedModel, batch: int = 2, length: int = 7) -> dict[str, Any]:

@@ -178,7 +178,7 @@ def kth_lowest(scores: Tensor, count: int, dim: int) -> Tensor:
     if scores.device.type != "cpu" or scores.dtype not in _TYPES:
         return functional.kth_lowest(scores, count, dim)
     ranked = np.partition(scores.detach().numpy(), count, axis=dim)
-    return torch.from_numpy(ranked).select(dim, count).unsqueeze(dim)
+    return torch.from_numpy(ranked.take([count], axis=dim))  # no view, which would keep all of it
 
 
 def clear(tensor: Tensor, chosen: Tensor) -> None:

@@ -45,6 +45,7 @@ class TargetedMixin:
         input_squares: sum of the squared inputs of the update that is measured, `(fan_in,)`; None
             where importance does not need them.
         input_rows: number of rows in that sum.
+        measuring: True in the updates that are measured.
     """
 
     weight: nn.Parameter
@@ -54,6 +55,7 @@ class TargetedMixin:
     rule: Rule
     input_squares: Tensor | None
     input_rows: Tensor
+    measuring: bool = False
 
     def masked_weight(self, *, own_gradient: bool = False) -> Tensor:
         """Return the weight that this update uses; see `kernels.masked`."""
@@ -70,22 +72,17 @@ class TargetedMixin:
             self.input_squares += squares
             self.input_rows += rows
 
-    def measure_if_compiled(self, *inputs: Any) -> None:
-        """Measure in every update of a compiled forward.
+    def measure_if_due(self, *inputs: Any) -> None:
+        """Measure a training input in the updates that are measured.
 
-        Hooks that come and go would compile it anew. What is added between measured updates is
-        set to zero before the next one.
+        A compiled forward measures in every update: to look at a switch, or hooks that come and go,
+        would compile it anew. What is added between measured updates is set to zero before the
+        next one.
         """
-        if torch.compiler.is_compiling() and self.input_squares is not None:
+        due = torch.compiler.is_compiling() or self.measuring
+        if due and self.input_squares is not None:
             with torch.no_grad():
                 self.measure(*inputs)
-
-
-@torch.no_grad()
-def measuring_hook(layer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Measure a training input: a forward pre-hook of the updates that measure."""
-    if layer.training and not torch.compiler.is_compiling():
-        layer.measure(*args, *kwargs.values())
 
 
 class TargetedLinear(TargetedMixin, nn.Linear):
@@ -95,7 +92,7 @@ class TargetedLinear(TargetedMixin, nn.Linear):
         """`(..., in)` to `(..., out)`."""
         if not self.training:
             return super().forward(input)
-        self.measure_if_compiled(input)
+        self.measure_if_due(input)
         return F.linear(input, self.masked_weight(own_gradient=True), self.bias)
 
 
@@ -106,7 +103,7 @@ class TargetedConv1D(TargetedMixin, Conv1D):
         """`(..., in)` to `(..., out)`."""
         if not self.training:
             return super().forward(x)
-        self.measure_if_compiled(x)
+        self.measure_if_due(x)
         flat = x.reshape(-1, x.shape[-1])
         weight = self.masked_weight(own_gradient=True)
         return torch.addmm(self.bias, flat, weight).view(*x.shape[:-1], self.nf)
@@ -125,7 +122,7 @@ class ShadowedMixin(TargetedMixin):
         parent: Any = super()
         if not self.training:
             return parent.forward(*args, **kwargs)
-        self.measure_if_compiled(*args, *kwargs.values())
+        self.measure_if_due(*args, *kwargs.values())
         with _shadowed(self, {"weight": self.masked_weight()}):
             return parent.forward(*args, **kwargs)
 
@@ -166,7 +163,7 @@ class TargetedRouterMixin(TargetedMixin, MaskedRouterMixin):
         gone = pruned_experts(self)
         if not self.training:
             return self.route(gone, *args, **kwargs)
-        self.measure_if_compiled(*args, *kwargs.values())
+        self.measure_if_due(*args, *kwargs.values())
         return self.route(gone | (self.cutoff > 0), *args, **kwargs)
 
     def measure(self, *inputs: Any) -> None:
@@ -321,6 +318,7 @@ def restore(layer: Any) -> None:
         module._buffers.pop(_own(layer, name), None)
         module._non_persistent_buffers_set.discard(_own(layer, name))
     del module.__dict__[_own(layer, "rule")]
+    stop_measuring(layer)
     if not _targeted_stacks(module):
         module.__class__ = type(module).__bases__[-1]
     if isinstance(layer, Router):
@@ -377,13 +375,19 @@ def measured_in(layer: Any) -> tuple[Tensor, Tensor] | None:
     return (module.input_squares, module.input_rows) if can_measure(layer) else None
 
 
-def reset_measured(layer: Any) -> None:
-    """Set what was measured to zero, in float32 whatever the model was cast to."""
+def start_measuring(layer: Any) -> None:
+    """Measure from zero, in float32 whatever the model was cast to; experts are not measured."""
     pair = measured_in(layer)
     if pair is not None:
         squares, rows = pair
         set_buffer(layer, "input_squares", torch.zeros_like(squares, dtype=torch.float32))
         rows.zero_()
+        _module_of(layer).measuring = True
+
+
+def stop_measuring(layer: Any) -> None:
+    """Measure no more until `start_measuring`."""
+    _module_of(layer).__dict__.pop("measuring", None)
 
 
 def is_targeted(module: nn.Module) -> bool:

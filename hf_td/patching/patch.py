@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,10 +22,10 @@ from hf_td.patching.layers import (
     kept,
     measured_features,
     measured_in,
-    measuring_hook,
-    reset_measured,
     restore,
     set_buffer,
+    start_measuring,
+    stop_measuring,
     target,
 )
 from hf_td.ranking.activations import (
@@ -57,7 +57,7 @@ class Patch:
         recorded: what the model's config recorded of an earlier training.
         self_counting: the hook that anneals before each training forward; None once `anneal` was
             called.
-        measuring: the hooks that measure activations; empty between the updates that do.
+        measuring: True from an update that measures activations until they are averaged.
     """
 
     config: TargetedDropoutConfig
@@ -68,7 +68,7 @@ class Patch:
     updates: int = 0
     recorded: dict[str, Any] | None = None
     self_counting: RemovableHandle | None = None
-    measuring: list[RemovableHandle] = field(default_factory=list)
+    measuring: bool = False
 
     def advance(self, progress: float, update: int | None) -> None:
         """Set the rates for `progress` and the cut-offs of one update."""
@@ -80,7 +80,9 @@ class Patch:
         set_cutoffs(self.sites, self.config, self.rates, number)
         self.updates = number + 1
         if self.activations is not None and number % INTERVAL == 0:
-            self._start_measuring()
+            for site in self.sites:
+                start_measuring(site.layer)
+            self.measuring = True
 
     def resume(self, checkpoint: str | Path) -> bool:
         """Go on with the activations in the folder of a checkpoint; False if it has none."""
@@ -92,14 +94,6 @@ class Patch:
             self._set_scales()
         return saved is not None
 
-    def _start_measuring(self) -> None:
-        for site in self.sites:
-            if can_measure(site.layer):
-                reset_measured(site.layer)
-                module = getattr(site.layer, "module", site.layer)
-                hook = module.register_forward_pre_hook(measuring_hook, with_kwargs=True)
-                self.measuring.append(hook)
-
     @torch.no_grad()
     def update_averages(self) -> None:
         """Add the last measured update to the averages of activations.
@@ -108,8 +102,9 @@ class Patch:
         """
         if self.activations is None or not self.measuring:
             return
-        while self.measuring:
-            self.measuring.pop().remove()
+        self.measuring = False
+        for site in self.sites:
+            stop_measuring(site.layer)
         every = {site.name: measured_in(site.layer) for site in self.sites}
         sums = {name: pair for name, pair in every.items() if pair is not None}
         total = sum_over_processes([tensor for pair in sums.values() for tensor in pair])
@@ -222,8 +217,6 @@ def unpatch_model(model: ModelT) -> ModelT:
         ValueError: the model is not patched.
     """
     patch = _require_patch(model)
-    while patch.measuring:
-        patch.measuring.pop().remove()
     before = _buffers(model)
     for site in patch.sites:
         restore(site.layer)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_td import patch_model, unpatch_model
-from hf_td.patching.layers import is_targeted
+from hf_td.modules.layouts import linear_layout
+from hf_td.patching.layers import is_targeted, kept
 from hf_td.patching.patch import Patch, find_patch
 from hf_td.ranking.sites import Site, UnitSite
 from tests.tiny import FAMILIES, tiny_inputs, tiny_model
@@ -59,7 +60,7 @@ def patch_of(model: nn.Module) -> Patch:
 
 
 def masks(model: nn.Module) -> dict[str, Tensor]:
-    return {site.name: site.layer.keep.clone() for site in patch_of(model).sites}
+    return {site.name: kept(site.layer) for site in patch_of(model).sites}
 
 
 def targeted_names(model: nn.Module) -> set[str]:
@@ -89,9 +90,9 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 def stock_with_masked_weights(model: PreTrainedModel) -> PreTrainedModel:
     """A stock model whose weights are those that the patched model's update uses."""
     stock = unpatch_model(copy.deepcopy(model))
-    for site in patch_of(model).sites:
-        layer: Any = stock.get_submodule(site.name)
-        layer.weight.data.mul_(site.layer.keep)
+    for name, keep in masks(model).items():
+        layer: Any = stock.get_submodule(name)
+        layer.weight.data.masked_fill_(~keep, 0)
     return stock
 
 
@@ -108,11 +109,16 @@ def assert_all_masks_differ(one: Mapping[str, Tensor], other: Mapping[str, Tenso
 
 
 def units_kept(site: Site) -> list[bool]:
-    """Whether a unit's features are kept; all of them or none."""
+    """Return True for each unit whose features are kept; all of them are or none."""
     assert isinstance(site, UnitSite)
-    by_feature = site.layer.keep.flatten()[site.block.consumer.features]
+    layout = linear_layout(site.layer)
+    assert layout is not None
+    keep = kept(site.layer)
+    by_input = keep.any(layout.unit_dim)
+    assert torch.equal(by_input, keep.all(layout.unit_dim))
+    by_feature = by_input[site.block.consumer.features]
     assert (by_feature == by_feature[:, :1]).all()
-    return by_feature[:, 0].bool().tolist()
+    return by_feature[:, 0].tolist()
 
 
 class Wrapper(nn.Module):

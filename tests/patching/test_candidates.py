@@ -10,6 +10,7 @@ import torch
 from torch.testing import assert_close
 
 from hf_td import TargetedDropoutConfig, anneal
+from hf_td.patching.layers import kept
 from hf_td.ranking.sites import UnitSite, WeightSite
 from tests.patching.models import (
     HALF,
@@ -35,9 +36,9 @@ def test_candidates_are_the_lowest_weights_of_each_output_unit(family):
     anneal(model, 1.0, 0)
     for site in patch_of(model).sites:
         assert isinstance(site, WeightSite)
-        keep = site.layer.keep.movedim(site.dim, 1)
-        for weights, kept in zip(site.layer.weight.movedim(site.dim, 1), keep, strict=True):
-            dropped = (~kept).nonzero().flatten().tolist()
+        keep = kept(site.layer).movedim(site.dim, 1)
+        for weights, row in zip(site.layer.weight.movedim(site.dim, 1), keep, strict=True):
+            dropped = (~row).nonzero().flatten().tolist()
             assert set(dropped) == lowest(weights.abs().tolist(), 0.5), site.name
 
 
@@ -47,7 +48,7 @@ def test_candidates_are_the_units_of_lowest_norm_of_each_block(family):
     anneal(model, 1.0, 0)
     for site in patch_of(model).sites:
         assert isinstance(site, UnitSite)
-        dropped = {i for i, kept in enumerate(units_kept(site)) if not kept}
+        dropped = {i for i, is_kept in enumerate(units_kept(site)) if not is_kept}
         tied = patch_of(model).anatomy.tied(site.block)
         assert dropped == lowest(unit_scores(model, tied), 0.5), site.name
 
@@ -56,10 +57,10 @@ def test_candidates_follow_the_weights_as_they_change():
     model = patched("bert", drop_rate=1.0)
     anneal(model, 1.0, 0)
     site = patch_of(model).sites[0]
-    before = site.layer.keep
+    before = kept(site.layer)
     site.layer.weight.data = site.layer.weight.data.reciprocal()
     anneal(model, 1.0, 1)
-    assert_close(site.layer.keep, ~before)
+    assert_close(kept(site.layer), ~before)
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
@@ -71,9 +72,9 @@ def test_the_expected_share_is_dropped(family, level):
     for update in range(updates):
         anneal(model, 1.0, update)
         for site in patch.sites:
-            kept = torch.tensor(units_kept(site)) if level == "unit" else site.layer.keep
-            draws += kept.numel() // 2
-            dropped += int((~kept).sum())
+            keep = torch.tensor(units_kept(site)) if level == "unit" else kept(site.layer)
+            draws += keep.numel() // 2
+            dropped += int((~keep).sum())
     assert abs(dropped - draws / 2) < 5 * math.sqrt(draws / 4)
 
 
@@ -90,8 +91,8 @@ def test_what_is_not_targeted_is_never_dropped(family, level):
         for name, keep in masks(model).items():
             assert keep[untargeted[name]].all(), name
             candidates_kept[name] |= keep & ~untargeted[name]
-    for name, kept in candidates_kept.items():
-        assert (kept | untargeted[name]).float().mean() > 0.9, name
+    for name, keep in candidates_kept.items():
+        assert (keep | untargeted[name]).float().mean() > 0.9, name
 
 
 def test_the_dropped_share_is_counted_in_weights():
@@ -110,7 +111,7 @@ def test_dropped_weights_get_no_gradient_and_others_do(family):
     anneal(model, 1.0, 0)
     train_step(model)
     for site in patch_of(model).sites:
-        grad, keep = site.layer.weight.grad, site.layer.keep
+        grad, keep = site.layer.weight.grad, kept(site.layer)
         assert (~keep).any()
         assert (grad[~keep] == 0).all()
         assert (grad[keep] != 0).any()
@@ -123,15 +124,15 @@ def test_nothing_that_produces_or_reads_a_dropped_unit_gets_a_gradient(family):
     train_step(model)
     for site in patch_of(model).sites:
         assert isinstance(site, UnitSite)
-        kept = torch.tensor(units_kept(site))
-        assert (~kept).any()
+        keep = torch.tensor(units_kept(site))
+        assert (~keep).any()
         for projection in site.block.projections:
             layer: Any = model.get_submodule(projection.module)
             grad = layer.weight.grad.movedim(projection.feature_dim(model), 0)
-            assert (grad[projection.features[~kept]] == 0).all(), projection.module
-            assert (grad[projection.features[kept]] != 0).any(), projection.module
+            assert (grad[projection.features[~keep]] == 0).all(), projection.module
+            assert (grad[projection.features[keep]] != 0).any(), projection.module
             if layer.bias is not None and not projection.reads:
-                assert (layer.bias.grad[projection.features[~kept]] == 0).all(), projection.module
+                assert (layer.bias.grad[projection.features[~keep]] == 0).all(), projection.module
 
 
 # --- options ---
@@ -175,26 +176,13 @@ def test_elements_of_targeted_units_are_drawn_one_by_one(family):
     anneal(model, 1.0, 0)
     dropped = candidates = 0
     for site in patch_of(model).sites:
-        keep, untargeted = site.layer.keep, masks(whole)[site.name].expand_as(site.layer.weight)
+        keep, untargeted = kept(site.layer), masks(whole)[site.name].expand_as(site.layer.weight)
         assert keep.shape == site.layer.weight.shape
         assert keep[untargeted].all()
         dropped += int((~keep).sum())
         candidates += int((~untargeted).sum())
     assert abs(dropped - candidates / 2) < 5 * math.sqrt(candidates / 4)
     train_step(model)
-
-
-@every_level
-def test_rescaling_makes_up_for_the_drop(level):
-    plain, scaled = (patched("bert", level=level, rescale=r, drop_rate=0.75) for r in (False, True))
-    whole = patched("bert", level=level, drop_rate=1.0)
-    for model in (plain, scaled, whole):
-        anneal(model, 1.0, 2)
-    for name, keep in masks(scaled).items():
-        candidates = ~masks(whole)[name]
-        assert_close(keep, torch.where(candidates, masks(plain)[name] / 0.25, 1.0))
-    shares = [patch_of(model).dropped_share() for model in (plain, scaled)]
-    assert shares[0] == pytest.approx(shares[1])
 
 
 @every_level

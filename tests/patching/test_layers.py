@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers.pytorch_utils import Conv1D
 
-from hf_td.anatomy import linear_layout
+from hf_td.functional import DRAW_LEVELS, Rule, cutoffs
+from hf_td.modules.layouts import linear_layout
 from hf_td.patching.layers import (
     TARGETED,
     TargetedConv1D,
     TargetedLinear,
     check_targetable,
     is_targeted,
+    kept,
     restore,
     target,
 )
@@ -42,19 +44,29 @@ def stock_layer(maker: Maker) -> Any:
     return layer
 
 
-def some_mask(layer: Any) -> Tensor:
-    return torch.rand(layer.weight.shape, generator=torch.Generator().manual_seed(1)) < 0.5
-
-
 def some_input(*shape: int, dtype: torch.dtype = torch.float) -> Tensor:
     draws = torch.Generator().manual_seed(2)
     return torch.randn(*shape, FAN_IN, generator=draws).to(dtype)
 
 
-def targeted_layer(maker: Maker, keep: Tensor | None = None) -> Any:
-    layer = stock_layer(maker)
-    target(layer, some_mask(layer) if keep is None else keep)
+def aim(layer: Any, cutoff: Tensor | None = None) -> Any:
+    """Target a layer, and let its update drop half of the weights of each unit."""
+    rule = Rule(fan_in_dim(layer))
+    if cutoff is None:
+        cutoff = cutoffs(layer.weight.detach().abs(), 0.5, rule.fan_in_dim)
+    target(layer, rule, cutoff, scaled=False, measured=False)
+    layer.draw = torch.tensor([0, 0, DRAW_LEVELS])
     return layer
+
+
+def targeted_layer(maker: Maker, cutoff: Tensor | None = None) -> Any:
+    return aim(stock_layer(maker), cutoff)
+
+
+def fan_in_dim(layer: nn.Module) -> int:
+    layout = linear_layout(layer)
+    assert layout is not None
+    return layout.fan_in_dim
 
 
 def from_input_to_unit(layer: Any, weight: Tensor) -> Tensor:
@@ -67,9 +79,13 @@ def from_input_to_unit(layer: Any, weight: Tensor) -> Tensor:
 @every_layer
 @pytest.mark.parametrize("shape", [(3,), (2, 3), (2, 3, 4)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_a_mask_that_drops_nothing_changes_no_bit(maker, shape, dtype):
+@pytest.mark.parametrize("dense", ["cutoff", "draw"])
+def test_an_update_that_drops_nothing_changes_no_bit(maker, shape, dtype, dense):
     stock, layer = stock_layer(maker).to(dtype), stock_layer(maker).to(dtype)
-    target(layer, torch.ones_like(layer.weight, dtype=torch.bool))
+    nothing = layer.weight.detach().narrow(fan_in_dim(layer), 0, 1)
+    aim(layer, torch.full_like(nothing, torch.inf if dense == "draw" else -torch.inf))
+    if dense == "draw":
+        layer.draw = torch.tensor([1, 2, 0])
     inputs = [some_input(*shape, dtype=dtype).requires_grad_() for _ in range(2)]
     results = [m.train()(x) for m, x in zip((stock, layer), inputs, strict=True)]
     for result in results:
@@ -81,9 +97,9 @@ def test_a_mask_that_drops_nothing_changes_no_bit(maker, shape, dtype):
 
 
 @every_layer
-def test_in_eval_mode_the_mask_is_not_looked_at(maker):
+def test_in_eval_mode_nothing_is_dropped(maker):
     stock, layer = stock_layer(maker), targeted_layer(maker)
-    layer.keep.zero_()
+    layer.cutoff.fill_(torch.inf)
     layer.eval()
     assert torch.equal(layer(some_input(3)), stock(some_input(3)))
 
@@ -96,7 +112,7 @@ def test_forward_and_gradients_equal_a_slow_loop(maker):
     result = layer(x)
     result.backward(upstream)
     weight = from_input_to_unit(layer, layer.weight.detach())
-    keep = from_input_to_unit(layer, layer.keep)
+    keep = from_input_to_unit(layer, kept(layer))
     grad = from_input_to_unit(layer, layer.weight.grad)
     assert x.grad is not None
     x_grad, x, result = x.grad, x.detach(), result.detach()
@@ -115,35 +131,35 @@ def test_forward_and_gradients_equal_a_slow_loop(maker):
 
 
 @every_layer
-def test_a_mask_of_inputs_is_the_same_as_leaving_these_inputs_out(maker):
-    kept = torch.tensor([1, 0, 1, 1, 0, 1], dtype=torch.bool)
-    layout = linear_layout(stock_layer(maker))
-    assert layout is not None
-    layer = targeted_layer(maker, kept.unsqueeze(1 - layout.fan_in_dim)).train()
-    assert_close(layer(some_input(3)), stock_layer(maker)(some_input(3) * kept))
+def test_dropped_inputs_are_the_same_as_leaving_these_inputs_out(maker):
+    keep = torch.tensor([1, 0, 1, 1, 0, 1], dtype=torch.bool)
+    cutoff = torch.where(keep, -torch.inf, torch.inf)
+    layer = targeted_layer(maker, cutoff.unsqueeze(1 - fan_in_dim(stock_layer(maker)))).train()
+    assert_close(layer(some_input(3)), stock_layer(maker)(some_input(3) * keep))
 
 
 @every_layer
-def test_a_rescaling_mask_keeps_bfloat16(maker):
-    layer = stock_layer(maker).bfloat16()
-    target(layer, some_mask(layer) * 2.0)
+def test_bfloat16_stays_bfloat16(maker):
+    layer = aim(stock_layer(maker).bfloat16())
     result = layer.train()(some_input(3, dtype=torch.bfloat16))
     result.sum().backward()
     assert result.dtype == layer.weight.grad.dtype == torch.bfloat16
+    assert (layer.weight.grad[~kept(layer)] == 0).all()
 
 
 @every_layer
 def test_targeting_changes_the_class_and_restoring_gives_it_back(maker):
     layer = stock_layer(maker)
     stock = type(layer)
-    target(layer, some_mask(layer))
+    aim(layer)
     assert type(layer) is TARGETED[stock]
     assert isinstance(layer, stock)
     assert is_targeted(layer)
     restore(layer)
     assert type(layer) is stock
     assert not is_targeted(layer)
-    assert not hasattr(layer, "keep")
+    assert not hasattr(layer, "cutoff")
+    assert not list(layer.buffers())
     assert torch.equal(layer.train()(some_input(2)), stock_layer(maker)(some_input(2)))
 
 
@@ -153,7 +169,7 @@ def test_the_module_keeps_its_parameters_flags_and_hooks(maker):
     weight, bias, calls = layer.weight, layer.bias, []
     weight.requires_grad_(False)
     layer.register_forward_hook(lambda *_: calls.append(1))
-    target(layer, some_mask(layer))
+    aim(layer)
     layer(some_input(1))
     assert layer.weight is weight
     assert layer.bias is bias
@@ -173,13 +189,8 @@ def test_a_frozen_weight_still_passes_gradients_to_its_input(maker):
     layer(x).sum().backward()
     assert x.grad is not None
     assert layer.weight.grad is None
-    assert_close(x.grad, (layer.keep * layer.weight).sum(layout_dim(layer)).expand(2, -1))
-
-
-def layout_dim(layer: nn.Module) -> int:
-    layout = linear_layout(layer)
-    assert layout is not None
-    return layout.unit_dim
+    unit_dim = 1 - fan_in_dim(layer)
+    assert_close(x.grad, (kept(layer) * layer.weight).sum(unit_dim).expand(2, -1))
 
 
 @every_layer
@@ -200,15 +211,37 @@ def test_a_deep_copy_shares_nothing(maker):
     assert type(twin) is type(layer)
     assert twin.weight is not layer.weight
     assert torch.equal(twin.train()(some_input(2)), layer.train()(some_input(2)))
-    twin.keep.zero_()
-    assert layer.keep.any()
+    twin.cutoff.fill_(torch.inf)
+    assert not kept(twin).any()
+    assert kept(layer).any()
     restore(twin)
     assert is_targeted(layer)
 
 
 @every_layer
-def test_the_mask_follows_the_module_to_another_device(maker):
-    assert targeted_layer(maker).to("meta").keep.device.type == "meta"
+def test_the_cut_offs_follow_the_module_to_another_device(maker):
+    layer = targeted_layer(maker).to("meta")
+    assert {buffer.device.type for buffer in layer.buffers()} == {"meta"}
+
+
+@every_layer
+def test_the_mask_is_that_of_the_weight_that_is_there(maker):
+    layer = targeted_layer(maker).train()
+    before = kept(layer)
+    with torch.no_grad():
+        layer.weight.copy_(layer.weight.flip(fan_in_dim(layer)))
+    assert torch.equal(kept(layer), before.flip(fan_in_dim(layer)))
+    layer.masked_weight().sum().backward()
+    assert torch.equal(layer.weight.grad, kept(layer).float())
+
+
+@every_layer
+def test_a_replica_on_another_device_masks_its_own_weight(maker):
+    layer = targeted_layer(maker).train()
+    replica = layer._replicate_for_data_parallel()
+    replica.weight = (layer.weight * 2).requires_grad_()
+    expected = (2 * layer.weight).detach() * (2 * layer.weight.abs() >= layer.cutoff)
+    assert torch.equal(replica.masked_weight(), expected)
 
 
 class OtherLinear(nn.Linear):
@@ -230,8 +263,8 @@ def test_each_stock_class_has_its_own_targeted_class():
 
 def test_a_subclass_with_a_forward_of_its_own_sees_the_masked_weight():
     stock, layer = (stock_layer(lambda: OtherLinear(FAN_IN, UNITS)) for _ in range(2))
-    mask, x = some_mask(layer), some_input(3)
-    target(layer, mask)
+    x = some_input(3)
+    mask = kept(aim(layer))
     assert_close(layer.train()(x), x @ (stock.weight * mask).T + stock.bias)
     layer(x).sum().backward()
     assert torch.equal(layer.weight.grad != 0, mask & (layer.weight.grad != 0))

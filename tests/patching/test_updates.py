@@ -9,6 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from hf_td import anneal, patch_model
+from hf_td.patching.layers import cut_of, kept
 from tests.patching.models import (
     HALF,
     assert_all_masks_differ,
@@ -99,11 +100,12 @@ def test_rates_follow_the_schedules(progress):
 def test_every_micro_batch_of_an_update_sees_the_same_mask(level):
     model = patched("bert", level=level)
     anneal(model, 1.0, 0)
-    keeps = [site.layer.keep for site in patch_of(model).sites]
+    cuts, first = [cut_of(site.layer) for site in patch_of(model).sites], masks(model)
     for _ in range(3):
         train_step(model)
-    for site, keep in zip(patch_of(model).sites, keeps, strict=True):
-        assert site.layer.keep is keep
+    for site, cut in zip(patch_of(model).sites, cuts, strict=True):
+        assert all(now is then for now, then in zip(cut_of(site.layer), cut, strict=True))
+    assert_same_masks(masks(model), first)
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "t5", "vit"])
@@ -135,10 +137,10 @@ def test_a_shared_layer_has_one_mask(level):
     anneal(model, 1.0, 0)
     seen = []
     layer = patch_of(model).sites[-1].layer
-    layer.register_forward_hook(lambda module, *_: seen.append(module.keep))
+    layer.register_forward_hook(lambda module, *_: seen.append(kept(module)))
     train_step(model)
     assert len(seen) == 3
-    assert all(keep is layer.keep for keep in seen)
+    assert all(torch.equal(keep, kept(layer)) for keep in seen)
 
 
 @pytest.mark.parametrize("family", ["bert", "t5"])

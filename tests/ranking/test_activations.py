@@ -9,16 +9,25 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_td import anneal, compact_model, patch_model, patching, prune_model, unpatch_model
+from hf_td import (
+    anneal,
+    compact_model,
+    functional,
+    patch_model,
+    patching,
+    prune_model,
+    unpatch_model,
+)
+from hf_td.patching.layers import kept
 from hf_td.pruning import sites_to_prune
-from hf_td.ranking import activations
+from hf_td.ranking import activations, saved
 from hf_td.ranking.activations import (
     FILE,
     Activations,
     measure_activations,
     sampled_squares,
 )
-from hf_td.ranking.importance import unit_scores, weight_scores
+from hf_td.ranking.importance import unit_scores
 from tests.tiny import tiny_inputs, tiny_model
 
 FAMILIES = ["bert", "gpt2", "llama", "t5", "vit"]
@@ -90,9 +99,9 @@ def test_the_averages_move_with_every_update_that_is_measured():
         square = rows[[0, 8]].square().mean(0)
         if update % activations.INTERVAL == 0:
             expected = square if expected is None else 0.9 * expected + 0.1 * square
-    patch.settle_activations()
+    patch.update_averages()
     torch.testing.assert_close(patch.activations.mean_squares[name], expected)
-    patch.settle_activations()  # nothing new
+    patch.update_averages()  # nothing new
     torch.testing.assert_close(patch.activations.mean_squares[name], expected)
 
 
@@ -108,7 +117,10 @@ def test_weights_are_ranked_by_magnitude_times_input(family):
     model = tiny_model(family)
     site: Any = sites_to_prune(model, level="weight", calibration=batches_of(model))[0]
     scale = site.activations.mean_squares[site.name].sqrt()
-    weight, scores = site.layer.weight.detach(), weight_scores(site.layer, scale)
+    weight, scores = (
+        site.layer.weight.detach(),
+        functional.weight_scores(site.layer.weight, scale, site.rule),
+    )
     for index in [(0, 0), (3, 1), (1, 5)]:
         fan_in = index[0] if family == "gpt2" else index[1]  # Conv1D is (in, out)
         torch.testing.assert_close(scores[index], weight[index].abs() * scale[fan_in])
@@ -146,7 +158,7 @@ def test_masks_follow_the_activations():
     anneal(model.train(), 0.5, 0)
     site.layer(rows)
     anneal(model, 0.5, 1)
-    assert torch.equal(site.layer.keep.flatten(), loud)
+    assert torch.equal(kept(site.layer)[0], loud)
 
 
 def test_they_outlive_unpatching_and_lie_beside_the_weights(tmp_path):
@@ -154,7 +166,7 @@ def test_they_outlive_unpatching_and_lie_beside_the_weights(tmp_path):
     for update in range(2):
         anneal(model.train(), 0.5, update)
         model(**tiny_inputs(model))
-    find_patch(model).settle_activations()
+    find_patch(model).update_averages()
     unpatch_model(model)
     measured = find_activations(model)
     measured.save(tmp_path)
@@ -168,7 +180,7 @@ def test_they_outlive_unpatching_and_lie_beside_the_weights(tmp_path):
 
 
 def test_pruning_without_them_says_what_to_do():
-    with pytest.raises(ValueError, match=r"pass a few batches of training data as calibration"):
+    with pytest.raises(ValueError, match=r"are missing\..* Pass a few batches of training"):
         prune_model(tiny_model("bert"), 0.5, importance="activation")
     with pytest.raises(ValueError, match="there was none"):
         prune_model(tiny_model("bert"), 0.5, calibration=[], importance="activation")
@@ -193,33 +205,54 @@ def test_calibration_leaves_the_model_as_it_was():
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-def test_the_hub_is_asked_only_for_models_that_were_trained_with_them(monkeypatch):
-    asked: list[str] = []
-    monkeypatch.setattr(activations, "cached_file", lambda place, *_, **__: asked.append(place))
+def on_the_hub(place: str) -> Any:
     model: Any = tiny_model("bert")
-    model.config.name_or_path = model.name_or_path = "someone/plain"
-    assert activations.find_activations(model) is None
+    model.config.name_or_path = model.name_or_path = place
+    return model
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[tuple[str, dict[str, Any]]]:
+    """What the Hub is asked for, which has nothing."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(saved, "cached_file", lambda place, _, **how: found.append((place, how)))
+    return found
+
+
+def test_the_hub_is_asked_only_for_models_that_were_trained_with_them(asked):
+    model = on_the_hub("someone/plain")
+    assert activations.download_activations(model) is None
     assert asked == []
     model.config.targeted_dropout = {"level": "unit", "importance": "activation"}
-    assert activations.find_activations(model) is None
-    assert asked == ["someone/plain"]
+    assert activations.download_activations(model) is None
+    assert [place for place, _ in asked] == ["someone/plain"]
 
 
-def test_the_hub_is_asked_for_the_revision_that_a_model_was_loaded_from(monkeypatch):
-    asked: list[dict[str, Any]] = []
-    monkeypatch.setattr(activations, "cached_file", lambda *_, **told: asked.append(told))
-    model: Any = tiny_model("bert")
-    model.config.name_or_path = model.name_or_path = "someone/trained"
+def test_the_hub_is_asked_for_the_revision_that_a_model_was_loaded_from(asked):
+    model = on_the_hub("someone/trained")
     model.config.targeted_dropout = {"level": "unit", "importance": "activation"}
-    assert activations.find_activations(model, revision="v1", token="t") is None
-    assert (asked[0]["revision"], asked[0]["token"]) == ("v1", "t")
+    told = {"revision": "v1", "token": "t", "subfolder": "part"}
+    assert activations.download_activations(model, **told) is None
+    ((place, how),) = asked
+    assert place == "someone/trained"
+    assert told.items() <= how.items()
+
+
+def test_neither_finding_nor_patching_asks_the_hub(asked):
+    model = on_the_hub("someone/trained")
+    model.config.targeted_dropout = {"level": "unit", "importance": "activation"}
+    before = dict(model.__dict__)
+    assert activations.find_activations(model) is None
+    assert model.__dict__ == before
+    patch_model(model, **ALWAYS)
+    assert asked == []
 
 
 def test_rows_are_counted_right_in_half_precision():
     model = patch_model(tiny_model("bert"), level="unit", **ALWAYS).bfloat16()
     patch = find_patch(model)
+    anneal(model.train(), 1.0, 0)
     layer = patch.sites[0].layer
-    layer.train()
     layer(torch.ones(13 * 1001, layer.in_features, dtype=torch.bfloat16))
     assert int(layer.input_rows) == 1001
 
@@ -317,22 +350,24 @@ def test_a_training_that_measures_nothing_does_not_hand_on_what_was_measured_bef
     again.save_pretrained(tmp_path / "second")
     activations.save_activations(again, tmp_path / "second")
     assert not (tmp_path / "second" / FILE).exists()
-    with pytest.raises(ValueError, match="needs the activations of"):
+    with pytest.raises(ValueError, match=r"The activations of .* are missing"):
         prune_model(again, 0.5, importance="activation")
 
 
-@pytest.mark.parametrize("torn", ["settings", "activations"])
-def test_what_cannot_be_read_leaves_a_model_as_it_was(torn, tmp_path):
+def test_activations_that_cannot_be_read_leave_a_model_as_it_was(tmp_path):
     model: Any = tiny_model("bert")
     model.save_pretrained(tmp_path)
     (tmp_path / FILE).write_bytes(b"torn")
     model = type(model).from_pretrained(tmp_path)
-    if torn == "settings":
-        (tmp_path / FILE).unlink()
-        model.config.name_or_path = model.name_or_path = "someone/newer"
-        model.config.targeted_dropout = {"of_a_later_version": 1}
     before = {name: type(module) for name, module in model.named_modules()}
-    with pytest.raises(Exception, match="of_a_later_version" if torn == "settings" else "header"):
+    with pytest.raises(Exception, match="header"):
         patch_model(model, level="unit")
     assert {name: type(module) for name, module in model.named_modules()} == before
     assert patching.find_patch(model) is None
+
+
+def test_a_record_of_a_later_version_is_no_hindrance_and_comes_back():
+    model: Any = tiny_model("bert")
+    model.config.targeted_dropout = {"of_a_later_version": 1}
+    unpatch_model(patch_model(model, **ALWAYS))
+    assert model.config.targeted_dropout == {"of_a_later_version": 1}

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from hf_td import anneal, functional, patch_model
+from hf_td.patching.layers import kept
 from hf_td.patching.patch import find_patch
-from hf_td.ranking.sites import Slice, UnitSite, batches
+from hf_td.ranking.sites import UnitSite, batches
 from tests.tiny import tiny_inputs, tiny_model
 
 FAMILIES = ["bert", "gpt2", "llama", "t5", "vit"]
@@ -53,7 +52,7 @@ def test_masks_follow_the_weights_of_each_update(family):
         anneal(model, 0.5, update)
         for site in sites_of(model):
             lowest = functional.candidate_mask(site.scores(), 0.5)
-            assert torch.equal(site.layer.keep, site.spread(~lowest))
+            assert torch.equal(~kept(site.layer), site.spread(lowest).expand_as(site.layer.weight))
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -71,30 +70,6 @@ def test_blocks_that_differ_are_apart_and_tied_ones_are_left_out():
     for alike in found:
         assert len({site.layer.weight.shape for site in alike.sites}) == 1
         assert len({site.block.part for site in alike.sites}) == 1
-
-
-def joined(slices: Iterable[Slice]) -> dict[Tensor, Tensor]:
-    """By parameters, what all of the slices have of them."""
-    found: dict[Tensor, Tensor] = {}
-    for parameter, part in slices:
-        whole = part.expand_as(parameter)
-        found[parameter] = whole | found.get(parameter, torch.zeros_like(whole))
-    return found
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_candidates_are_the_same_where_units_are_held(family):
-    model = patched(family, importance="magnitude")
-    patch = find_patch(model)
-    assert patch is not None
-    anneal(model, 0.5, 0)
-    lowest = ((site, functional.candidate_mask(site.scores(), 0.5)) for site in patch.sites)
-    expected = joined(part for site, mask in lowest for part in site.slices(mask))
-    found = joined(patch.masks.candidates(0.5))
-    assert set(map(id, found)) == set(map(id, expected))
-    for parameter, part in expected.items():
-        assert torch.equal(found[parameter], part)
-        assert 0 < float(part.float().mean()) < 1
 
 
 def test_nothing_of_the_weights_stays_when_a_model_is_cast():

@@ -31,13 +31,11 @@ FLAT: dict[str, Any] = {
     "drop_rate": 0.7,
     "drop_rate_schedule": "piecewise",
     "drop_rate_end": 0.4,
-    "resting": 0.3,
     "include": ["*.layer.*", "*.attn.*"],
     "exclude": ["*.query"],
     "layers": [0, 2],
     "importance": "random",
     "draw": "element",
-    "rescale": True,
 }
 EXPECTED = TargetedDropoutConfig(
     level="unit",
@@ -48,13 +46,11 @@ EXPECTED = TargetedDropoutConfig(
     ),
     drop_rate=0.7,
     drop_rate_schedule=Schedule(shape="piecewise", end=0.4),
-    resting=0.3,
     include=("*.layer.*", "*.attn.*"),
     exclude=("*.query",),
     layers=(0, 2),
     importance="random",
     draw="element",
-    rescale=True,
     seed=7,
 )
 

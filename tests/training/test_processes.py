@@ -21,7 +21,7 @@ UPDATES = INTERVAL + 2  # two of them are measured
 PROCESSES = 2
 # Every thirteenth row is measured: both processes together measure the rows that one would.
 LENGTH = 13
-# Updates that drop some candidates, and dense updates that freeze what others keep.
+# With updates that drop some, and dense ones.
 SETTINGS: dict[str, Any] = {
     "targeting": 0.5,
     "drop_rate": 0.5,
@@ -38,16 +38,16 @@ def batches() -> list[torch.Tensor]:
 
 
 def learn(model: Any, forward: Any, inputs: list[torch.Tensor]) -> set[float]:
-    """Train, and return the trainable fractions of the updates."""
+    """Train, and return the targetings of the updates."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    learning = set()
+    targetings = set()
     for update, ids in enumerate(inputs):
-        learning.add(anneal(forward.train(), update / UPDATES, update).learning)
+        targetings.add(anneal(forward.train(), update / UPDATES, update).targeting)
         forward(input_ids=ids)[0].square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-    anneal(forward, 1.0, UPDATES)  # includes the activations of the last update
-    return learning
+    anneal(forward, 1.0, UPDATES)  # the last update's activations count too
+    return targetings
 
 
 def fresh(level: str) -> Any:
@@ -111,8 +111,9 @@ def test_weights_that_are_sharded_after_patching_are_refused(level):
 @pytest.mark.parametrize("level", ["weight", "unit"])
 def test_two_processes_learn_what_one_does(level, tmp_path: Path):
     alone = fresh(level)
-    learning = learn(alone, alone, batches())
-    assert len(learning) > 1, "some updates hold, and some do not"
+    targetings = learn(alone, alone, batches())
+    assert 0 in targetings, "some updates are dense"
+    assert len(targetings) > 1, "some are not"
     spawn(work, (level, str(tmp_path)), nprocs=PROCESSES)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(PROCESSES))
     torch.testing.assert_close(first, second, rtol=0, atol=0)

@@ -243,13 +243,6 @@ def test_the_seq2seq_trainer_trains_and_generates(level, tmp_path):
 # --- evaluation ---
 
 
-def test_when_training_has_ended_everything_learns_again(tmp_path):
-    trainer = trainer_of(tiny_model("bert"), arguments(tmp_path, targeting_off=1.0))
-    trainer.train()
-    assert not patch_of(trainer.model).holds
-    assert not any(parameter._backward_hooks for parameter in trainer.model.parameters())
-
-
 def test_an_unpatched_model_can_be_saved_with_its_activations(tmp_path):
     trainer = trainer_of(tiny_model("bert"), arguments(tmp_path / "run"))
     trainer.train()
