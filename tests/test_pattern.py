@@ -21,7 +21,8 @@ from hf_td import (
     read_anatomy,
 )
 from hf_td.config import configure
-from hf_td.functional import has_zero_neighbours, lowest_neighbours
+from hf_td.functional import lowest_neighbours
+from hf_td.patching.layers import kept
 from hf_td.patching.patch import find_patch
 from hf_td.pruning import Budget
 from hf_td.training import TargetedDropoutArguments
@@ -130,7 +131,7 @@ def test_training_drops_what_the_pattern_says_and_pruning_takes_just_that(import
     rates = anneal(model, 1.0, 1)
     assert (rates.targeting, rates.drop_rate) == (0.5, 1.0)
     for site in patch_of(model).sites:
-        groups = (~site.layer.keep).unflatten(1, (-1, 4)).sum(-1)
+        groups = (~kept(site.layer)).unflatten(1, (-1, 4)).sum(-1)
         assert (groups == 2).all()
     if importance == "random":
         return
@@ -141,7 +142,7 @@ def test_training_drops_what_the_pattern_says_and_pruning_takes_just_that(import
     with torch.no_grad():
         masked = model(**inputs).logits
         # The same activations rank: those that the second update saw.
-        patch_of(model).settle_activations = lambda: None
+        patch_of(model).update_averages = lambda: None
         prune_model(model, 0.5)
         torch.testing.assert_close(model.eval()(**inputs).logits, masked)
 
@@ -152,7 +153,7 @@ def test_the_targeting_grows_inside_the_pattern():
     for progress, wanted in ((0.0, 0.0), (0.2, None), (0.6, 0.5)):
         rates = anneal(model.train(), progress, 1)
         site = patch_of(model).sites[0]
-        dropped = ~site.layer.keep
+        dropped = ~kept(site.layer)
         assert (dropped.sum(1) == int(rates.targeting * 32 + 1e-6)).all()
         assert int(dropped.unflatten(1, (-1, 4)).sum(-1).max()) <= 2
         assert wanted is None or rates.targeting == wanted
@@ -232,11 +233,3 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
     again = trained(tmp_path, resume=str(tmp_path / "checkpoint-3"))
     torch.testing.assert_close(dict(again.state_dict()), dict(model.state_dict()), rtol=0, atol=0)
     assert again.config.targeted_dropout["pattern"] == "2:4"
-
-
-def test_zeros_are_told_from_a_pattern():
-    weight = torch.tensor([[1.0, 0.0, 0.0, 2.0], [0.0, 0.0, 0.0, 1.0]])
-    assert has_zero_neighbours(weight, 2, 4)
-    assert not has_zero_neighbours(weight, 3, 4)
-    assert not has_zero_neighbours(weight, 1, 3)
-    assert not has_zero_neighbours(weight, 1, 2, dim=0)

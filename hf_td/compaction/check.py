@@ -19,6 +19,7 @@ from hf_td.anatomy import (
     seeded,
     tensors_in,
 )
+from hf_td.anatomy.comparing import compare_outputs
 
 # Largest relative difference that rounding explains, by the type of the computation.
 TOLERANCE = {
@@ -97,29 +98,10 @@ def compare(masked: Footprint, compact: Footprint) -> None:
         ValueError: a layer differs. The message names the first one.
     """
     for name, expected in masked.values.items():
-        got = compact.values[name]
-        if got.shape != expected.shape:
-            raise ValueError(
-                f"the compact model differs from the masked one, first in {name}: expected shape "
-                f"{tuple(expected.shape)}, got {tuple(got.shape)}"
-            )
-        difference = _relative_difference(expected, got)
-        allowed = TOLERANCE[expected.dtype]
-        if not difference <= allowed:
-            raise ValueError(
-                f"the compact model differs from the masked one, first in {name}: by "
-                f"{difference:.1e} of its largest value, where {allowed:.0e} is allowed"
-            )
-
-
-def _relative_difference(expected: Tensor, got: Tensor) -> float:
-    """Return the largest difference as a share of the largest finite value.
-
-    Infinities have to be equal. Some models output them on purpose, as scores of padding.
-    """
-    same = (got == expected) | (got.isnan() & expected.isnan())
-    scale = expected.abs().where(expected.isfinite(), 0).max().clamp(min=1)
-    return float((got - expected).abs().masked_fill(same, 0).max() / scale)
+        try:
+            compare_outputs(name, expected, compact.values[name], TOLERANCE)
+        except ValueError as error:
+            raise ValueError(f"the compact model differs from the masked one: {error}") from None
 
 
 def _caller(model: nn.Module, name: str) -> nn.Module:

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from hf_td.anatomy import Anatomy, read_anatomy
+from hf_td.anatomy import Anatomy
+from hf_td.anatomy.given import anatomy_of
 from hf_td.config import CONFIG_KEY, IN_TRAINING, Rates, TargetedDropoutConfig, configure
 from hf_td.patching.cutoffs import first_cutoff, set_cutoffs
 from hf_td.patching.distributed import exclude_from_ddp, include_in_ddp, sum_over_processes
@@ -167,8 +168,7 @@ def patch_model(
             f"importance {config.importance!r} can rank for pruning, but not while a model trains. "
             f"Use one of {list(IN_TRAINING)}"
         )
-    if anatomy is None:
-        anatomy = read_anatomy(model, example_inputs)
+    anatomy = anatomy_of(model, anatomy, example_inputs)
     activations = Activations() if config.importance == "activation" else None
     patch = Patch(config, anatomy, plan_sites(model, anatomy, config, activations), activations)
     for site in patch.sites:

@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.utils.hub import cached_file
 
+from hf_td.files import replacing
+
 _CONFIG = "config.json"
 # Entries of a config that another version or loading may change.
 _CHANGING = frozenset({"transformers_version", "dtype", "_name_or_path"})
@@ -83,7 +85,8 @@ class Saved:
         """Write tensors to an existing folder; no file if there are none."""
         if tensors:
             every = {name: t.cpu().clone().contiguous() for name, t in sorted(tensors.items())}
-            save_file(every, Path(folder) / self.file)
+            with replacing(Path(folder) / self.file) as draft:
+                save_file(every, draft)
 
     def missing(self, names: Collection[str], cure: str) -> str:
         """Return the message for missing values.

@@ -287,9 +287,9 @@ def test_infinities_have_to_be_where_they_were():
     some = torch.tensor([1.0, -torch.inf, torch.nan])
     compare(Footprint({"x": some}), Footprint({"x": some.clone()}))
     for other in ([1.0, 0.0, torch.nan], [1.0, torch.inf, torch.nan], [2.0, -torch.inf, torch.nan]):
-        with pytest.raises(ValueError, match="differs from the masked one, first in x"):
+        with pytest.raises(ValueError, match="differs from the masked one: x differs"):
             compare(Footprint({"x": some}), Footprint({"x": torch.tensor(other)}))
-    with pytest.raises(ValueError, match="first in x"):
+    with pytest.raises(ValueError, match="masked one: x differs by nan"):
         compare(Footprint({"x": some[:1]}), Footprint({"x": some[2:]}))
 
 
