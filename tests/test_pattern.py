@@ -1,4 +1,4 @@
-"""N:M patterns: of each group of neighbours along the fan-in the lowest are candidates."""
+"""N:M patterns: the lowest of each group of neighbours along the fan-in are candidates."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_each_group_has_its_lowest_and_of_equals_the_first(pattern, data):
 
 
 def zeros_per_group(layer: Any, of: int) -> Tensor:
-    """The numbers of zeros in each group, counted in a loop that knows each layout by hand."""
+    """Return the number of zeros in each group, by a slow loop."""
     weight = layer.weight.detach()
     rows = weight.T if type(layer).__name__.endswith("Conv1D") else weight
     return torch.tensor(
@@ -203,7 +203,7 @@ def test_more_than_the_pattern_takes_is_refused_before_anything_happens():
 
 def test_a_fan_in_that_does_not_divide_is_refused():
     model = tiny_model("bert")  # of 32 and 64 inputs
-    message = r"query has 32 inputs, .* groups of 5 neighbours; leave it out by exclude=\['bert"
+    message = r"the 32 inputs of .*query .* groups of 5 neighbours\. .* exclude=\['bert"
     with pytest.raises(ValueError, match=message):
         patch_model(model, level="weight", pattern="2:5")
     assert find_patch(model) is None

@@ -17,9 +17,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.testing import assert_close
 
 from hf_td import Schedule, anneal, functional, kernels, patch_model, read_anatomy, unpatch_model
+from hf_td.anatomy import given
 from hf_td.functional import DRAW_LEVELS, Cut, Rule
 from hf_td.kernels import cpu
-from hf_td.patching import patch as patching
 from hf_td.patching.layers import kept
 from hf_td.ranking.activations import INTERVAL
 from hf_td.ranking.sites import UnitSite
@@ -624,7 +624,7 @@ def test_a_given_reading_is_used_and_the_model_not_read_again(level, monkeypatch
     model, twin = tiny_model("bert"), tiny_model("bert")
     anatomy, read = read_anatomy(model), []
     monkeypatch.setattr(
-        patching, "read_anatomy", lambda *args: read.append(args) or read_anatomy(*args)
+        given, "read_anatomy", lambda *args: read.append(args) or read_anatomy(*args)
     )
     patch_model(model, anatomy=anatomy, level=level, **HALF)
     assert patch_of(model).anatomy is anatomy
