@@ -228,6 +228,9 @@ class TargetedDropoutConfig:
         """Return the JSON form, with tuples as lists."""
         return json.loads(json.dumps(asdict(self)))
 
+    def to_json(self) -> str:
+        """Return the JSON text."""
+        return json.dumps(self.to_dict(), indent=2)
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TargetedDropoutConfig:
         """Return a configuration from its JSON form, ignoring retired settings.
@@ -240,6 +243,11 @@ class TargetedDropoutConfig:
         if unknown:
             raise ValueError(f"unknown settings {unknown}; known are {sorted(known)}")
         return cls(**{name: value for name, value in values.items() if name in known})
+
+    @classmethod
+    def from_json(cls, text: str) -> TargetedDropoutConfig:
+        """Return a configuration from its JSON text."""
+        return cls.from_dict(json.loads(text))
 
 
 def configure(

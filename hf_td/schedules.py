@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 Shape = Callable[[float], float]
@@ -107,6 +107,10 @@ class Schedule:
                 f"unknown schedule keys {unknown}; known are {sorted(cls.__dataclass_fields__)}"
             )
         return cls(**value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return asdict(self)
 
 
 def _drawn(progress: float, draw: object, stream: str) -> float:

@@ -40,8 +40,9 @@ configs = st.builds(
 
 @given(configs)
 def test_a_configuration_equals_the_one_read_from_its_json_form(config):
+    assert TargetedDropoutConfig.from_json(config.to_json()) == config
     assert TargetedDropoutConfig.from_dict(config.to_dict()) == config
-    assert json.loads(json.dumps(config.to_dict())) == config.to_dict()
+    assert json.loads(config.to_json()) == config.to_dict()
 
 
 @given(configs)

@@ -163,7 +163,7 @@ def test_settings():
     config = TargetedDropoutConfig(pattern="2:4")
     assert config.targeting == 0.5
     assert config.neighbours == (2, 4)
-    assert TargetedDropoutConfig.from_dict(config.to_dict()) == config
+    assert TargetedDropoutConfig.from_json(config.to_json()) == config
     assert TargetedDropoutConfig(pattern="1:4", targeting=0.25).targeting == 0.25
     assert TargetedDropoutConfig(pattern="3:4", attention_level="unit").targeting == 0.75
     assert configure(TargetedDropoutConfig(), {"pattern": "2:4"}).targeting == 0.5

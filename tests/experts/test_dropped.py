@@ -255,7 +255,7 @@ def test_masks_of_other_sites_do_not_depend_on_it():
 
 def test_the_setting_goes_through_json_and_arguments():
     config = TargetedDropoutConfig(experts_level="unit")
-    assert TargetedDropoutConfig.from_dict(config.to_dict()) == config
+    assert TargetedDropoutConfig.from_json(config.to_json()) == config
     assert TargetedDropoutConfig().level_of("experts") == "none"
     arguments = TargetedDropoutArguments(experts_level="unit", report_to="none")
     assert arguments.targeted_dropout().experts_level == "unit"
