@@ -231,6 +231,7 @@ class TargetedDropoutConfig:
     def to_json(self) -> str:
         """Return the JSON text."""
         return json.dumps(self.to_dict(), indent=2)
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TargetedDropoutConfig:
         """Return a configuration from its JSON form, ignoring retired settings.
