@@ -69,7 +69,7 @@ def _count(part: Tensor) -> int:
     bits = _bits(part)
     if bits is None:
         return int(np.count_nonzero(part.bool().numpy()))
-    return int(np.count_nonzero(bits + bits))  # the sum shifts the sign out, which a zero may have
+    return int(np.count_nonzero(bits + bits))  # doubling shifts out the sign, which may be a zero's
 
 
 def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:

@@ -50,6 +50,8 @@ def write_cutoffs(
     units, fan_in = weight.shape[1 - dim], weight.shape[dim]
     together = 1 if dim == 1 else _UNITS_SIDE_BY_SIDE
     width = triton.next_power_of_2(fan_in)
+    # The cut-off of normally distributed weights, in multiples of the mean magnitude.
+    usual = NormalDist().inv_cdf((1 + count / fan_in) / 2) * math.sqrt(math.pi / 2)
     kernel: Any = _cutoffs
     kernel[(triton.cdiv(units, together), len(pointers))](
         pointers,
@@ -57,7 +59,7 @@ def write_cutoffs(
         before,
         cutoffs.view(torch.int32),
         count,
-        _usual_cutoff(count / fan_in),
+        usual,
         units,
         fan_in,
         weight.stride(1 - dim),
@@ -70,11 +72,6 @@ def write_cutoffs(
         WIDTH=width,
         num_warps=min(16, max(1, together * width // _ENTRIES_PER_WARP[together])),
     )
-
-
-def _usual_cutoff(fraction: float) -> float:
-    """Return the cut-off of normally distributed weights, in multiples of the mean magnitude."""
-    return NormalDist().inv_cdf((1 + fraction) / 2) * math.sqrt(math.pi / 2)
 
 
 # Arguments that change from update to update must not recompile the kernel.

@@ -16,7 +16,7 @@ Slice = tuple[Tensor, Tensor]
 
 
 def clear(slices: Iterable[Slice]) -> None:
-    """Set these parts of parameters to zero."""
+    """Set parts of parameters to zero, in place."""
     for parameter, mask in slices:
         kernels.clear(parameter.data, mask)
         increment_version(parameter)  # `kernels.clear` writes past autograd
