@@ -31,8 +31,8 @@ INTERVAL = 8
 # The decay of the moving averages, about ten measured updates: the mask of an update changes its
 # activations, so a single one is not enough.
 _DECAY = 0.9
-# One of this many rows is measured: neighbouring rows are similar. A step that divides the length of
-# the sequences would measure the same positions of each, among them the first, whose activations
+# One of this many rows is measured: neighbouring rows are similar. A step that divides the length
+# of the sequences would measure the same positions of each, among them the first, whose activations
 # are often far larger than the rest. A prime divides few lengths.
 _ROW_STEP = 13
 
