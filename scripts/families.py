@@ -14,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # for the table, which is in tests
 
+from hf_td.analysis.tables import markdown_table  # noqa: E402
 from hf_td.files import write_text  # noqa: E402
 from tests.families import TABLE, Family  # noqa: E402
 
@@ -51,13 +52,13 @@ def updated(page: str) -> str:
 
 def families_markdown() -> str:
     """Return a table with a row for each family, and notes on heads that are not removed."""
-    rows = [COLUMNS, ["---"] * len(COLUMNS), *map(_row, TABLE.values())]
+    table = markdown_table(COLUMNS, map(_row, TABLE.values()), left_columns=len(COLUMNS))
     notes = [
         f"- {family.title}, heads {HEADS[family.heads]}: {family.why}."
         for family in TABLE.values()
         if family.why
     ]
-    return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), "", *notes])
+    return "\n".join([table, "", *notes])
 
 
 def _row(family: Family) -> tuple[str, ...]:

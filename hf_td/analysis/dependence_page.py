@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_td.analysis.dependence import Dependence
 from hf_td.analysis.plots import COLOURS, write_figure
+from hf_td.analysis.tables import markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,7 +55,7 @@ def _totals(models: Mapping[str, Dependence]) -> str:
         total = found.total
         figures = [total.linear, total.curvature, found.predicted, found.true, total.kept]
         rows.append([label, f"{found.loss:.4f}", *(f"{value:+.4f}" for value in figures)])
-    return _markdown(heads, rows)
+    return markdown_table(heads, rows) + "\n"
 
 
 def _blocks(label: str, found: Dependence) -> str:
@@ -65,13 +66,8 @@ def _blocks(label: str, found: Dependence) -> str:
         figures = [terms.linear, terms.within, terms.between, terms.kept]
         figures += [block.predicted, block.true]
         rows.append([block.label, f"{block.removed:,}", *(f"{value:+.5f}" for value in figures)])
-    table = _markdown(heads, rows)
+    table = markdown_table(heads, rows) + "\n"
     return f"<details><summary>{label}, block by block</summary>\n\n{table}\n</details>\n"
-
-
-def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    align = ["---", *["---:"] * (len(heads) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, align, *rows)) + "\n"
 
 
 def plot_dependence(measured: Measured, path_stem: str | Path, *, title: str) -> tuple[Path, Path]:

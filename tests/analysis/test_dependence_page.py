@@ -11,6 +11,7 @@ from hf_td.analysis.dependence_page import dependence_record, dependence_tables,
 from hf_td.analysis.expansion import Terms
 from hf_td.tasks.errors import UsageError
 from tests.programs import load_script
+from tests.tables import unpadded
 
 FOUND = Dependence(
     sparsity=0.75,
@@ -35,7 +36,7 @@ def test_terms_add_up():
 
 
 def test_a_table_has_a_line_for_each_model_and_each_block():
-    text = dependence_tables({"plain": [FOUND], "other": [EMPTY]})
+    text = unpadded(dependence_tables({"plain": [FOUND], "other": [EMPTY]}))
     assert "## 75% removed" in text
     assert "| plain | 0.5000 | +0.0500 | +0.2700 | +0.3200 | +0.4000 | -0.3000 |" in text
     assert "| other | 0.5000 | +0.0000 | +0.0000 | +0.0000 | +0.0000 | +0.0000 |" in text

@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from hf_td.analysis.tables import markdown_table
 from hf_td.analysis.timing import Quartiles, time_in_turn
 from hf_td.compaction import compact_model
 from hf_td.files import folder_bytes
@@ -143,9 +144,9 @@ def latency_table(records: Sequence[Mapping[str, Any]]) -> str:
     latest = {(r["case"], r["sparsity"], r["batch"], r["length"], r["threads"]): r for r in records}
     head = "batch x length | threads | model | heads and neurons pruned | parameters | MB on disk"
     head += " | ms | ms of the dense model in turn | times as fast"
-    rule = " | ".join(["---"] * (head.count("|") + 1))
+    heads = head.split(" | ")
     order = sorted(latest.values(), key=lambda r: (r["threads"], -r["batch"], -r["parameters"]))
-    return "\n".join(f"| {line} |" for line in (head, rule, *(" | ".join(_row(r)) for r in order)))
+    return markdown_table(heads, map(_row, order), left_columns=len(heads))
 
 
 def _row(record: Mapping[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_td.analysis.plots import plot_lines
+from hf_td.analysis.tables import markdown_table
 from hf_td.analysis.timing import Quartiles
 from hf_td.files import write_text
 from lab.benchmarks.pruning import on_cores, pruning_section
@@ -138,8 +139,8 @@ def _table(records: Sequence[Record], columns: Sequence[Column]) -> str:
     if not records:
         return ""
     rows = [[cell(record) for _, cell in columns] for record in records]
-    lines = [[name for name, _ in columns], ["---"] * len(columns), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    heads = [name for name, _ in columns]
+    return markdown_table(heads, rows, left_columns=len(heads)) + "\n"
 
 
 def _spread(record: Record, name: str) -> str:

@@ -22,6 +22,7 @@ from transformers import (
 from transformers.initialization import no_init_weights
 
 from hf_td.analysis import pruning_curve
+from hf_td.analysis.tables import markdown_table
 from hf_td.analysis.timing import Quartiles, seconds_of
 from hf_td.patching.patch import patch_model, unpatch_model
 from hf_td.pruning import prune_model
@@ -296,10 +297,10 @@ def pruning_section(lines: Sequence[Mapping[str, Any]]) -> str:
     latest = {(r["case"], on_cores(r)): r for r in lines if r["case"] in CASES}
     head = "case | on | seconds | baseline | ratio (quartiles) | memory / size of the model"
     head += " | aim | met"
-    rule = " | ".join(["---"] * (head.count("|") + 1))
+    heads = head.split(" | ")
     order = list(_LABELS)
     rows = [_row(r) for r in sorted(latest.values(), key=lambda r: order.index(r["case"]))]
-    return "\n".join(f"| {line} |" for line in (head, rule, *(" | ".join(row) for row in rows)))
+    return markdown_table(heads, rows, left_columns=len(heads))
 
 
 def _row(record: Mapping[str, Any]) -> list[str]:

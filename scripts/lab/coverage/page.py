@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_td.analysis.tables import markdown_table
 from hf_td.files import write_text
 
 Record = Mapping[str, Any]
@@ -54,10 +55,10 @@ def coverage_section(records: Sequence[Record], facts: Record) -> str:
             _made_by(records, facts),
             "### Refusals by reason",
             _REASONS,
-            _table(("types", "what", "reason", "such as"), _reasons(records)),
+            markdown_table(("types", "what", "reason", "such as"), _reasons(records)),
             "### All types",
             _LEGEND,
-            _table(
+            markdown_table(
                 ("type", "attention", "feed-forward", "read", "level", "compact", "the whole way"),
                 [_line(r) for r in records if r.get("projections")],
             ),
@@ -102,7 +103,7 @@ def _totals(records: Sequence[Record]) -> str:
         ("run the whole way", len(through), len(having)),
         ("mismatches", sum(r["outcome"] == "mismatch" for r in records), 0),
     ]
-    return _table(
+    return markdown_table(
         ("types", "number", "share of those with projections"),
         [(what, str(n), f"{n / of:.1%}" if of else "") for what, n, of in rows],
     )
@@ -177,12 +178,6 @@ def _named(types: Sequence[str]) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
-
-
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    head = list(head)
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def summary(records: Sequence[Record]) -> str:

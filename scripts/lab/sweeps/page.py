@@ -9,6 +9,7 @@ from typing import Any
 
 from hf_td.analysis.metrics import decimals_of, metric_label, metric_value
 from hf_td.analysis.plots import Panel, plot_curves, plot_panels, plot_strips
+from hf_td.analysis.tables import markdown_table
 from hf_td.files import append_json_line, write_text
 from hf_td.tasks.experiment.results import cell, spread_of
 from lab.sweeps.report import Report, Row, Spread, Table
@@ -85,7 +86,7 @@ def _areas(tables: Sequence[Table]) -> Iterator[str]:
             rows[label].append(column.get(label, ""))
     heads = ["area under the curve", *(f"{t.task}, {t.level}" for t in tables)]
     yield "## All tasks and levels\n"
-    yield _markdown(heads, rows.values())
+    yield markdown_table(heads, rows.values()) + "\n"
 
 
 def _section(report: Report, table: Table, stem: Path) -> Iterator[str]:
@@ -122,7 +123,7 @@ def _curve_table(table: Table) -> str:
         [row.label, str(len(row.lines)), *(column[row.label] for column in columns)]
         for row in table.rows
     ]
-    return _markdown(heads, rows)
+    return markdown_table(heads, rows) + "\n"
 
 
 def _column(table: Table, spreads: Sequence[tuple[Row, Spread]]) -> dict[str, str]:
@@ -176,7 +177,7 @@ def _tuning(report: Report, table: Table, stem: Path, wanted: Sequence[float]) -
             [name, str(len(values)), *_statistics(values, marked[heading].get(name))]
             for name, values in strips.items()
         ]
-        yield _markdown([heading, "variants", *_STATISTICS], rows)
+        yield markdown_table([heading, "variants", *_STATISTICS], rows) + "\n"
     if any(any(panel.values()) for panel in panels.values()):
         name = stem.with_name(f"{stem.name}-tuning-{table.name}")
         plot_strips(panels, name, metric=metric, title=title, marked=marked)
@@ -223,7 +224,7 @@ def _variants(table: Table, sparsities: Sequence[float]) -> str:
         ]
         for row in table.rows
     ]
-    return _folded("All variants", _markdown(heads, rows))
+    return _folded("All variants", markdown_table(heads, rows) + "\n")
 
 
 def _sources(report: Report, name: str) -> Iterator[str]:
@@ -262,8 +263,3 @@ def _environment(facts: Mapping[str, Any]) -> str:
 
 def _folded(summary: str, text: str) -> str:
     return f"<details><summary>{summary}</summary>\n\n{text}\n</details>\n"
-
-
-def _markdown(heads: Sequence[str], rows: Any) -> str:
-    align = ["---", *["---:"] * (len(heads) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, align, *rows)) + "\n"
