@@ -22,7 +22,11 @@ from lab.coverage.survey import survey_type
 CHUNK = 40
 # Seconds that one type may take.
 TYPE_TIMEOUT = 60
-_CODE = "import sys; from lab.coverage.run import survey_chunk; survey_chunk(sys.argv[1:])"
+# The folder of `lab` is on the path of scripts alone.
+_CODE = (
+    f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); "
+    "from lab.coverage.run import survey_chunk; survey_chunk(sys.argv[1:])"
+)
 
 
 class _TooLong(BaseException):

@@ -13,6 +13,7 @@ from lab.sweeps import Ledger, run_sweep
 from lab.sweeps import run as sweep_run
 
 from tests.lab.sweeps.grids import FakeWorkers, cells_of, titles, write_record
+from tests.programs import SCRIPTS
 
 
 @pytest.fixture
@@ -189,8 +190,9 @@ def test_processes_that_share_a_sweep_run_each_cell_once(tmp_path):
     assert sorted(names) == sorted(cells_of(tmp_path))
 
 
-_HOLD = """
+_HOLD = f"""
 import sys, time
+sys.path.insert(0, {str(SCRIPTS)!r})
 from lab.sweeps import Ledger
 lock = Ledger(sys.argv[1]).claim("a")
 print(lock.is_locked, flush=True)
