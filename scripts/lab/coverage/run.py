@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -22,15 +23,17 @@ from lab.coverage.survey import survey_type
 CHUNK = 40
 # Seconds that one type may take.
 TYPE_TIMEOUT = 60
-# The folder of `lab` is on the path of scripts alone.
-_CODE = (
-    f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); "
-    "from lab.coverage.run import survey_chunk; survey_chunk(sys.argv[1:])"
-)
+_CODE = "import sys; from lab.coverage.run import survey_chunk; survey_chunk(sys.argv[1:])"
 
 
 class _TooLong(BaseException):
     """The end of the time of one type: no `except Exception` catches it."""
+
+
+def _environment() -> dict[str, str]:
+    """Return an environment in which a new process finds `lab`, as a script in its folder does."""
+    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def registered_types() -> list[str]:
@@ -55,7 +58,7 @@ def survey_all(results: Path, types: Sequence[str], processes: int = 2) -> None:
         while chunks and len(running) < processes:
             chunk = chunks.pop(0)
             command = [sys.executable, "-c", _CODE, str(results), *chunk]
-            running.append((subprocess.Popen(command), chunk))
+            running.append((subprocess.Popen(command, env=_environment()), chunk))
         time.sleep(0.2)
         for process, chunk in [r for r in running if r[0].poll() is not None]:
             running.remove((process, chunk))

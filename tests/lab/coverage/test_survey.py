@@ -15,6 +15,7 @@ from transformers import BertConfig, LlamaConfig, Qwen3NextConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from tests.programs import load_script as _load
+from tests.tables import unpadded
 
 # Type to outcome, blocks of the twin, and blocks whose units can be dropped.
 SAMPLE: dict[str, tuple[str, int, int]] = {
@@ -163,7 +164,7 @@ def test_the_script_writes_between_the_markers_and_leaves_the_rest(tmp_path, cap
     results = tmp_path / "coverage.jsonl"
     arguments = ["--types", "llama,resnet", "--results", str(results), "--write", str(page)]
     assert _load("coverage").main([*arguments, "--processes", "1"]) == 0
-    text = page.read_text()
+    text = unpadded(page.read_text())
     assert text.startswith(f"# Title\n\nbefore\n\n{START}\n## Every registered model type")
     assert text.endswith(f"{END}\n\nafter\n")
     assert "old" not in text
@@ -190,5 +191,5 @@ def test_reasons_are_grouped_without_names_and_numbers():
         {**record, "type": "b", "reason": "ValueError: BModel takes 5, got 6"},
     ]
     facts = {"versions": {}, "hardware": {"cores": 2, "cpu": ""}, "command": "", "seed": 0}
-    section = coverage_section(records, {**facts, "commit": ""})
+    section = unpadded(coverage_section(records, {**facts, "commit": ""}))
     assert "| 2 | refused | the model takes #, got # | a, b |" in section
