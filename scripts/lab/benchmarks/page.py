@@ -41,7 +41,10 @@ is to the step of the dense model in the same round. *Weight* and *unit* are tar
 two levels, with their recipes at the final targeting: every update ranks all candidates exactly.
 The naive port sorts every matrix in every forward, as the authors' code does. `parametrize` is
 `torch.nn.utils.parametrize` with a mask that is ranked once per update. *Of all steps* is the sum
-of a variant's steps over the sum of the dense ones, which includes what only some updates do.
+of a variant's steps over the sum of the dense ones, which includes what only some updates do. The
+float32 lines of 32 x 128 and 16 x 64 tokens on an AMD EPYC were measured with cut-offs, which keep
+one number a row and compute the mask in each forward and backward. All other lines are older: the
+mask of an update was stored.
 """
 _RIVALS = """## Other methods
 
@@ -66,26 +69,29 @@ kept as a record: the code that measured them has been deleted.
 _MEMORY = """## Memory
 
 Peak of a few steps at 32 x 128, each case in a process of its own. On the CPU it includes Python
-and its libraries, and two processes that do the same differ too, as the dense ones show. In these
-lines the mask took one byte a weight. In float32 the masked weights took 4 bytes more, which were
-kept until the backward.
+and its libraries, and two processes that do the same differ too, as the dense ones show. The lines
+of an AMD EPYC were measured with cut-offs: between updates nothing of the size of a weight is kept.
+Masked weights live from the forward to the backward, 4 bytes a weight in float32. In the other
+lines the mask took one byte a weight more.
 """
 _PRUNING = """## Waiting outside of training
 
 Measured by `scripts/bench_pruning.py`. The first patch of a model reads its structure: it runs
-three of its layers and follows gradients through them, which is most of the time. A second model of
-the same class and shape needs no reading. The baseline of an export is `save_pretrained`, which
-takes as long as the disk. A slower disk gives a lower ratio, since pruning and compacting work in
-memory: where `save_pretrained` took 5.8 seconds, the ratios were 1.29 and .98. On an H100,
-forwards through the sparse 2:4 kernels took 4.7 to 6.8 times as long as dense ones, so hf_td does
-not use these kernels.
+three of its layers and follows gradients through them, which is most of the time; since then all
+layers are run, which takes 12 ms more for BERT-large. A second model of the same class and shape
+needs no reading. The baseline of an export is `save_pretrained`, which takes as long as the disk. A
+slower disk gives a lower ratio, since pruning and compacting work in memory: where
+`save_pretrained` took 5.8 seconds, the ratios were 1.29 and .98. On an H100, forwards through the
+sparse 2:4 kernels took 4.7 to 6.8 times as long as dense ones, so hf_td does not use these kernels.
 """
 _REASONS = """
 Three parts take as long for few tokens as for many: ranking, the product of mask and weight in the
 forward, and that of mask and gradient in the backward. So their share grows as the tokens of a step
-become fewer. With bf16 the matrix products become faster and these parts do not. To rank less often
-could save no more than the line *masks* below, and is no option. Where the quartiles of a line
-reach below 1 the machine was noisy, and the error of the median is as large as their distance.
+become fewer. With cut-offs the mask is computed in the forward and again in the backward: about 15
+ms each and 11 ms for ranking, of 1,900 ms at 32 x 128 on an AMD EPYC. In return nothing is stored.
+With bf16 the matrix products become faster and these parts do not. To rank less often could save no
+more than the line *masks* below, and is no option. Where the quartiles of a line reach below 1 the
+machine was noisy, and the error of the median is as large as their distance.
 """
 _NO_GPU = """
 There are no lines of steps on a GPU. They were measured once, on an H100. That measurement found
