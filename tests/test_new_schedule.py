@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import hf_td
 from hf_td import Schedule, TargetedDropoutConfig
@@ -16,7 +17,8 @@ PACKAGE = Path(hf_td.__file__).parent
 def test_a_row_is_all_that_a_shape_needs(monkeypatch):
     monkeypatch.setitem(SHAPES, "square", lambda t: t * t)
     assert Schedule(shape="square")(0.5) == 0.25
-    config = TargetedDropoutConfig(targeting=0.8, targeting_schedule="square")
+    settings: Any = {"targeting": 0.8, "targeting_schedule": "square"}
+    config = TargetedDropoutConfig(**settings)
     assert TargetedDropoutConfig.from_json(config.to_json()) == config
 
 
