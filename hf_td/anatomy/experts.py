@@ -18,6 +18,7 @@ from torch.func import functional_call
 
 from hf_td.anatomy.blocks import Block, Projection
 from hf_td.anatomy.probe import bends, neuron_producers, number_rows
+from hf_td.anatomy.trace import evaluating
 from hf_td.modules.layouts import Stack, stacks_of
 
 # All experts run the same code, so two suffice to prove that they are independent.
@@ -107,7 +108,7 @@ class _Probe:
         draw = torch.Generator().manual_seed(1)
         hidden = (torch.rand(_TOKENS, hidden_size, generator=draw) + 0.5).to(leaf.device)
         index = (torch.arange(_TOKENS, device=leaf.device) % leaf.shape[0])[:, None]
-        with torch.enable_grad(), eager_experts(module):
+        with torch.enable_grad(), evaluating(module), eager_experts(module):
             output = functional_call(
                 module, leaves, (hidden, index, torch.ones_like(hidden[:, :1]))
             )

@@ -35,7 +35,7 @@ def load_model(name: str, *, trust_remote_code: bool) -> tuple[Any, ModelSource]
         raise UsageError(f"{name} is an untrained model. Give a model that has weights.")
     with reading_weights(source.model), blaming_input():
         model = model_class.from_pretrained(source.model, dtype="auto", **source.options)
-    _attach_saved_values(model, source)
+        _attach_saved_values(model, source)
     return model, source
 
 

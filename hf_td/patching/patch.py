@@ -20,6 +20,7 @@ from hf_td.patching.layers import (
     can_measure,
     check_not_sharded,
     check_targetable,
+    is_targeted,
     kept,
     measured_features,
     measured_in,
@@ -271,7 +272,7 @@ def find_patch(model: nn.Module) -> Patch | None:
 
     Raises:
         TypeError: `model` is no module.
-        ValueError: several parts of the model are patched separately.
+        ValueError: several parts of the model are patched separately, or a model around it is.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a model, a torch.nn.Module, got {model!r}")
@@ -281,7 +282,20 @@ def find_patch(model: nn.Module) -> Patch | None:
             f"{len(states)} parts of {type(model).__name__} are patched separately, and would be "
             "annealed separately. Unpatch them, and patch the whole model with include=[...]"
         )
+    if not states:
+        _check_no_orphans(model)
     return states[0] if states else None
+
+
+def _check_no_orphans(model: nn.Module) -> None:
+    """Raise ValueError if layers are targeted by a patch of another model than this one."""
+    orphans = [name for name, module in model.named_modules() if is_targeted(module)]
+    if orphans:
+        raise ValueError(
+            f"{len(orphans)} layers of {type(model).__name__} are targeted, such as {orphans[0]}, "
+            "by the patch of a model around it. Only the model that was patched can be annealed, "
+            "pruned or unpatched. Pass that model; before adapters are merged, unpatch it"
+        )
 
 
 def _require_patch(model: nn.Module) -> Patch:

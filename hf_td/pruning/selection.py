@@ -42,6 +42,11 @@ class Evidence:
     scores: Mapping[str, Tensor] | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.activations, Activations | None):
+            raise TypeError(
+                f"activations is an Activations, got {type(self.activations).__name__}. Pass what "
+                "measure_activations or find_activations returned, or Activations(mean_squares)"
+            )
         given = [name for name, value in vars(self).items() if value is not None]
         if len(given) > 1:
             raise ValueError(
@@ -169,6 +174,11 @@ def _by_learned(
 ) -> Sites:
     scores = find_learned(model) if evidence.scores is None else evidence.scores
     missing = [site.name for site in sites if site.name not in scores]
+    if missing and evidence.scores is not None:
+        raise ValueError(
+            f"scores has no entry for {missing[0]}, of {len(missing)} that are missing. It needs a "
+            f"tensor for each of {[site.name for site in sites]}. Add these"
+        )
     if missing:
         cure = "Train with a method that learns scores at this level"
         raise ValueError(LEARNED.missing(missing, cure))

@@ -115,6 +115,8 @@ class TargetedDropoutFields:
 
     def targeted_dropout(self) -> TargetedDropoutConfig:
         """Return the settings as a configuration; its seed is the run's."""
+        if self.level not in RECIPES:
+            return TargetedDropoutConfig(level=self.level)  # refuses it
         schedules: dict[str, Any] = {f"{rate}_schedule": self._schedule(rate) for rate in _RATES}
         names = {f.name for f in fields(TargetedDropoutConfig)} - set(schedules)
         return TargetedDropoutConfig(**{n: getattr(self, n) for n in names}, **schedules)

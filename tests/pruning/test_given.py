@@ -187,7 +187,7 @@ def test_given_scores_and_activations_have_to_be_of_all_sites():
     scores = scores_for(model)
     with pytest.raises(ValueError, match=r"have the shape \(8,\), and \(64,\) is needed"):
         prune_model(model, 0.5, level="unit", scores={**scores, DOWN: torch.ones(8)})
-    with pytest.raises(ValueError, match=r"learned scores of .* are missing"):
+    with pytest.raises(ValueError, match=r"scores has no entry for .*0\.attention\.output"):
         prune_model(model, 0.5, level="unit", scores={})
     with pytest.raises(ValueError, match=r"activations of .* and 2 more layers are missing"):
         prune_model(model, 0.5, level="unit", activations=Activations({DOWN: torch.ones(64)}))
