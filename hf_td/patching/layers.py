@@ -158,7 +158,8 @@ class TargetedExpertsMixin:
 class TargetedRouterMixin(TargetedMixin, MaskedRouterMixin):
     """Targeted dropout for routers, which do not choose the experts that this update drops.
 
-    An expert is dropped if its cut-off, one of `(experts,)`, is infinite. Measured weights are
+    An expert is dropped if its cut-off, one of `(experts,)`, is infinite and the threshold of the
+    draws is not 0. Measured weights are
     those that the router gives without dropping. Otherwise a dropped expert would seem unimportant
     and would be dropped again.
     """
@@ -171,12 +172,17 @@ class TargetedRouterMixin(TargetedMixin, MaskedRouterMixin):
         if not self.training:
             return self.route(pruned, *args, **kwargs)
         self.measure_if_due(*args, *kwargs.values())
-        return self.route(pruned | (self.cutoff > 0), *args, **kwargs)
+        return self.route(pruned | _dropped_experts(self), *args, **kwargs)
 
     def measure(self, *inputs: Any) -> None:
         """Add the squared weights of all experts that are not pruned to those of this update."""
         pruned = pruned_experts(self)
         self.add_squares(*routed_squares(self.route(pruned, *inputs), len(pruned)))
+
+
+def _dropped_experts(router: Any) -> Tensor:
+    """Return True for the experts that an update drops, `(experts,)`; a dense update drops none."""
+    return (router.cutoff > 0) & (router.draw[2] > 0)
 
 
 def _targeted_stacks(module: Any) -> list[Stack]:
@@ -357,7 +363,7 @@ def kept(layer: Any) -> Tensor:
     For a router it is `(experts,)`, True for kept experts.
     """
     if isinstance(layer, Router):
-        return cut_of(layer).cutoff <= 0
+        return ~_dropped_experts(layer.module)
     return ~functional.is_dropped(layer.weight.detach(), cut_of(layer), rule_of(layer))
 
 

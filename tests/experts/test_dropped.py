@@ -259,3 +259,16 @@ def test_the_setting_goes_through_json_and_arguments():
     assert TargetedDropoutConfig().level_of("experts") == "none"
     arguments = TargetedDropoutArguments(experts_level="unit", report_to="none")
     assert arguments.targeted_dropout().experts_level == "unit"
+
+
+@every_family
+def test_a_dense_update_drops_no_expert_whatever_the_update_before_dropped(family):
+    model = patch_model(mixture(family), **ONLY, **RATES)
+    anneal(model, progress=1.0, update=3)
+    assert all(len(chosen) < EXPERTS for chosen in kept_now(model))
+    dense = patch_of(model)
+    dense.config = TargetedDropoutConfig(**{**dense.config.to_dict(), "drop_rate": 0.0})
+    anneal(model, progress=1.0, update=4)
+    assert kept_now(model) == [list(range(EXPERTS))] * len(routers_of(model))
+    stock = unpatch_model(copy.deepcopy(model))
+    assert_close(logits(model.train()), logits(stock.train()))
