@@ -64,6 +64,11 @@ class TargetedDropoutCallback(AnnealingCallback):
     With importance by activation a resumed run is bit-identical only if the checkpoint lies in the
     `output_dir` of the run; `TargetedDropoutTrainer` takes any checkpoint. To save activations with
     the output of `save_model`, call `hf_td.ranking.activations.save_activations(model, folder)`.
+
+    The stock `Trainer` multiplies the gradient of many heads, such as `BertForSequenceClassification`,
+    by the number of micro-batches and of processes
+    (https://github.com/huggingface/transformers/issues/47688). Set
+    `trainer.model_accepts_loss_kwargs = False` for these. `TargetedDropoutTrainer` measures it.
     """
 
     def on_save(
