@@ -12,6 +12,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_td.patching.patch import anneal, find_patch
 from hf_td.ranking.activations import FILE, save_activations
+from hf_td.training.pruned_evaluation import warn_if_chosen_unpruned
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,14 @@ class AnnealingCallback(TrainerCallback):
     that is trainable; below 1 only in dense updates). It also logs `dropped_share`, the fraction of
     the targeted weights that the update dropped.
     """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Warn if the metric of the full weights chooses while the rates rise."""
+        patch = find_patch(kwargs["model"])
+        if patch is not None:
+            warn_if_chosen_unpruned(args, patch.config)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -65,8 +74,8 @@ class TargetedDropoutCallback(AnnealingCallback):
     `output_dir` of the run; `TargetedDropoutTrainer` takes any checkpoint. To save activations with
     the output of `save_model`, call `hf_td.ranking.activations.save_activations(model, folder)`.
 
-    The stock `Trainer` multiplies the gradient of many heads, such as `BertForSequenceClassification`,
-    by the number of micro-batches and of processes
+    The stock `Trainer` multiplies the gradient of many heads, `BertForSequenceClassification` among
+    them, by the number of micro-batches and of processes
     (https://github.com/huggingface/transformers/issues/47688). Set
     `trainer.model_accepts_loss_kwargs = False` for these. `TargetedDropoutTrainer` measures it.
     """
@@ -81,7 +90,8 @@ class TargetedDropoutCallback(AnnealingCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Load the activations of the checkpoint that is resumed."""
+        """Warn as `AnnealingCallback`, and load the activations of a resumed checkpoint."""
+        super().on_train_begin(args, state, control, **kwargs)
         patch = find_patch(kwargs["model"])
         if patch is None or not state.global_step:
             return
@@ -93,6 +103,14 @@ class TargetedDropoutCallback(AnnealingCallback):
                 FILE,
                 _checkpoint(args, state),
             )
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Load the activations of the best checkpoint if its weights were loaded."""
+        patch = find_patch(kwargs["model"])
+        if patch is not None and args.load_best_model_at_end and state.best_model_checkpoint:
+            patch.resume(state.best_model_checkpoint)
 
 
 def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:

@@ -31,10 +31,16 @@ class ReliableMixin:
     state: Any
 
     _loss_is_measured = False
+    _evaluates_pruned = False  # PrunedEvaluationMixin does
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         parent: Any = super()
         parent.__init__(*args, **kwargs)
+        if getattr(self.args, "eval_sparsity", None) is not None and not self._evaluates_pruned:
+            raise ValueError(
+                "eval_sparsity prunes by the ranking of targeted dropout, and "
+                f"{type(self).__name__} has none. Use TargetedDropoutTrainer, or leave it out"
+            )
         # The filter would leave a non-finite loss out of the logged mean. Here it is an error.
         self.args.logging_nan_inf_filter = False
 
