@@ -6,6 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+def install(name: str) -> str:
+    """Return the command that installs an extra: hf_td is installed from a clone."""
+    return f"pip install '.[{name}]' in the clone of hf_td"
+
+
 @contextmanager
 def extra(name: str) -> Iterator[None]:
     """Import packages of an extra inside this context; a missing one names the extra.
@@ -21,6 +26,6 @@ def extra(name: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise ImportError(
             f"{error.name} is not installed. It comes with the extra {name!r} of hf_td. "
-            f"Run pip install 'hf_td[{name}]', or in a clone pip install '.[{name}]'.",
+            f"Run {install(name)}.",
             name=error.name,
         ) from error

