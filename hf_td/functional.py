@@ -69,6 +69,22 @@ def masked(weight: Tensor, cut: Cut, rule: Rule) -> Tensor:
     return weight.masked_fill(is_dropped(weight, cut, rule), 0)
 
 
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None, fan_in_dim: int) -> Tensor:
+    """Return the output of `nn.Linear`, or of GPT-2's `Conv1D`, `(..., out)`.
+
+    Args:
+        input: `(..., in)`.
+        weight: `(out, in)`, or `(in, out)` if `fan_in_dim` is 0.
+        bias: `(out,)`, or None; not None if `fan_in_dim` is 0.
+        fan_in_dim: the dimension of the weight that runs over the inputs.
+    """
+    if fan_in_dim:
+        return torch.nn.functional.linear(input, weight, bias)
+    assert bias is not None
+    flat = input.reshape(-1, input.shape[-1])
+    return torch.addmm(bias, flat, weight).view(*input.shape[:-1], weight.shape[1])
+
+
 def is_dropped(weight: Tensor, cut: Cut, rule: Rule) -> Tensor:
     """Return True where an update drops an entry, boolean, in the shape of the weight."""
     candidates = weight_scores(weight, cut.scale, rule) < cut.cutoff

@@ -201,7 +201,7 @@ def clear(tensor: Tensor, chosen: Tensor) -> None:
 
 def _matrices(tensor: Tensor) -> list[Any]:
     """Return the numpy arrays of a matrix or of a stack of matrices, one for each expert."""
-    array = tensor.detach().numpy()
+    array = np.from_dlpack(tensor.detach())
     return [array] if array.ndim == 2 else list(array)
 
 

@@ -24,7 +24,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from hf_td import functional, kernels
@@ -65,10 +64,21 @@ class TargetedMixin:
     input_rows: Tensor
     measuring: bool = False
 
-    def masked_weight(self, *, own_gradient: bool = False) -> Tensor:
-        """Return the masked weight of this update; see `kernels.masked`."""
-        cut = Cut(self.cutoff, self.draw, self.scale)
-        return kernels.masked(self.weight, cut, self.rule, own_gradient=own_gradient)
+    bias: nn.Parameter | None
+
+    @property
+    def cut(self) -> Cut:
+        """The numbers of this update."""
+        return Cut(self.cutoff, self.draw, self.scale)
+
+    def masked_weight(self) -> Tensor:
+        """Return the masked weight of this update."""
+        return kernels.masked(self.weight, self.cut, self.rule)
+
+    def masked_linear(self, input: Tensor) -> Tensor:
+        """Return the output for an input with the masked weight of this update."""
+        self.measure_if_due(input)
+        return kernels.masked_linear(input, self.weight, self.bias, self.cut, self.rule)
 
     def measure(self, *inputs: Any) -> None:
         """Add the squares of the first input, `(..., fan_in)`, to those of this update."""
@@ -97,10 +107,7 @@ class TargetedLinear(TargetedMixin, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the output, `(..., out)`, for an input `(..., in)`."""
-        if not self.training:
-            return super().forward(input)
-        self.measure_if_due(input)
-        return F.linear(input, self.masked_weight(own_gradient=True), self.bias)
+        return self.masked_linear(input) if self.training else super().forward(input)
 
 
 class TargetedConv1D(TargetedMixin, Conv1D):
@@ -108,12 +115,7 @@ class TargetedConv1D(TargetedMixin, Conv1D):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output, `(..., out)`, for an input `(..., in)`."""
-        if not self.training:
-            return super().forward(x)
-        self.measure_if_due(x)
-        flat = x.reshape(-1, x.shape[-1])
-        weight = self.masked_weight(own_gradient=True)
-        return torch.addmm(self.bias, flat, weight).view(*x.shape[:-1], self.nf)
+        return self.masked_linear(x) if self.training else super().forward(x)
 
 
 class ShadowedMixin(TargetedMixin):

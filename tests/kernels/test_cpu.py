@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
@@ -182,8 +183,8 @@ def test_candidates_for_pruning_equal_those_of_the_plain_function(tied, fraction
         assert torch.equal(found, plain)
 
 
-def half(weight: Tensor) -> Cut:
-    return plain_cut(Ranked(weight.detach(), Rule(1)), 0.5)
+def half(weight: Tensor, dim: int = 1) -> Cut:
+    return plain_cut(Ranked(weight.detach(), Rule(dim)), 0.5)
 
 
 def test_a_gradient_with_other_readers_is_not_changed():
@@ -196,15 +197,66 @@ def test_a_gradient_with_other_readers_is_not_changed():
     assert other.grad.all()
 
 
-def test_a_gradient_without_other_readers_is_masked_in_place():
-    weight = torch.randn(9, 12, requires_grad=True)
-    masked = kernels.masked(weight, half(weight), Rule(1), own_gradient=True)
-    upstream = torch.ones(9, 12)
-    (gradient,) = torch.autograd.grad(masked, weight, upstream)
-    assert gradient.data_ptr() == upstream.data_ptr()
-    summed = kernels.masked(weight, half(weight), Rule(1), own_gradient=True).sum()
-    (gradient,) = torch.autograd.grad(summed, weight)  # arrives as one expanded number
-    assert torch.equal(gradient, upstream)
+def linears(dim: int, *shape: int, dtype: Any = None) -> list[list[Any]]:
+    """Return for the kernel and the plain functions: output, gradients of input, weight, bias."""
+    torch.manual_seed(0)
+    weight = torch.randn(*((10, 12) if dim else (12, 10)), requires_grad=True)
+    bias = torch.randn(10, requires_grad=True)
+    cut, rule = half(weight, dim), Rule(dim)
+
+    def plain(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor, *_: Any) -> torch.Tensor:
+        return functional.linear(x, functional.masked(w, cut, rule), b, dim)
+
+    found = []
+    for function in (kernels.masked_linear, plain):
+        torch.manual_seed(1)
+        input = torch.randn(*shape, 12, requires_grad=True)
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+            output = function(input, weight, bias, cut, rule)
+        upstream = torch.randn_like(output)
+        found.append([output, *torch.autograd.grad(output, (input, weight, bias), upstream)])
+    return found
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(), (7,), (3, 5), (2, 3, 4)])
+@pytest.mark.parametrize("dim", [0, 1])
+def test_a_masked_linear_equals_the_plain_functions(dim, shape, dtype):
+    kernel, plain = linears(dim, *shape, dtype=dtype)
+    for one, other in zip(kernel, plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    assert (kernel[2] == 0).any()
+
+
+@pytest.mark.parametrize("frozen", ["input", "weight", "bias"])
+def test_what_needs_no_gradient_gets_none(frozen):
+    parts = {"input": torch.randn(3, 12), "weight": torch.randn(10, 12), "bias": torch.randn(10)}
+    for name, part in parts.items():
+        part.requires_grad_(name != frozen)
+    kernels.masked_linear(*parts.values(), half(parts["weight"]), Rule(1)).sum().backward()
+    assert [name for name, part in parts.items() if part.grad is None] == [frozen]
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_a_masked_linear_has_a_second_derivative(dim):
+    torch.manual_seed(0)
+    weight = torch.randn(*((3, 4) if dim else (4, 3)), dtype=torch.float64, requires_grad=True)
+    cut = cut_at(torch.full((1, 1), 0.6, dtype=torch.float64), 1.0)  # near no weight
+    assert not torch.isclose(weight.abs(), cut.cutoff, atol=1e-2).any()
+    others = (torch.randn(2, 4).double(), torch.randn(3).double())
+    input, bias = (one.requires_grad_() for one in others)
+    product = partial(kernels.masked_linear, cut=cut, rule=Rule(dim))
+    assert torch.autograd.gradcheck(product, (input, weight, bias))
+    assert torch.autograd.gradgradcheck(product, (input, weight, bias))
+
+
+def test_a_masked_linear_saves_its_input_and_the_weight_itself():
+    weight, input = torch.randn(50, 60, requires_grad=True), torch.randn(4, 60)
+    output: Any = kernels.masked_linear(input, weight, None, half(weight), Rule(1))
+    saved = [tensor for tensor in output.grad_fn.saved_tensors if tensor is not None]
+    assert saved[0] is input
+    assert saved[1] is weight
+    assert all(tensor.numel() <= 50 for tensor in saved[2:])
 
 
 def test_the_backward_saves_nothing_else_of_the_size_of_the_weight():
