@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +30,7 @@ from hf_td.patching.layers import (
     stop_measuring,
     target,
 )
+from hf_td.patching.mistakes import EvalModeWatch, gradients_are_recorded, warn_if_in_trainer
 from hf_td.ranking.activations import (
     INTERVAL,
     Activations,
@@ -60,6 +61,8 @@ class Patch:
         self_counting: the hook that anneals before each training forward; None after the first
             `anneal`.
         measuring: True while measured sums wait to be added to the averages.
+        watch: looks out for updates in eval mode.
+        watching: the hook that tells the watch of each forward.
     """
 
     config: TargetedDropoutConfig
@@ -71,6 +74,8 @@ class Patch:
     recorded: dict[str, Any] | None = None
     self_counting: RemovableHandle | None = None
     measuring: bool = False
+    watch: EvalModeWatch = field(default_factory=EvalModeWatch)
+    watching: RemovableHandle | None = None
 
     def advance(self, progress: float, update: int | None) -> None:
         """Set the rates, cut-offs and draws of one update, and start to measure if it is due."""
@@ -187,6 +192,7 @@ def patch_model(
     if measured:
         patch._set_scales()
     setattr(model, _STATE, patch)
+    patch.watching = model.register_forward_pre_hook(_watch_forward)
     patch.self_counting = model.register_forward_pre_hook(_count_forward)
     if hasattr(model, "config"):
         patch.recorded = getattr(model.config, CONFIG_KEY, None)
@@ -227,6 +233,8 @@ def unpatch_model(model: ModelT) -> ModelT:
         restore(site.layer)
     include_in_ddp(model, before - _buffers(model))
     _stop_counting(patch)
+    if patch.watching is not None:
+        patch.watching.remove()
     for module in model.modules():
         if module.__dict__.pop(_STATE, None) is not None and not patch.updates:
             _restore_record(module, patch.recorded)
@@ -311,6 +319,15 @@ def _stop_counting(patch: Patch) -> None:
         patch.self_counting = None
 
 
+def _watch_forward(model: nn.Module, args: Any) -> None:
+    patch: Patch = model.__dict__[_STATE]
+    if model.training:
+        patch.watch.see_training()
+    elif gradients_are_recorded():
+        annealed = patch.self_counting is None
+        patch.watch.see_evaluation(model, patch.updates, annealed=annealed)
+
+
 def _count_forward(model: nn.Module, args: Any) -> None:
     if model.training:
         # Not a decorator: torch.compiler.disable imports the compiler, which takes a second.
@@ -319,4 +336,7 @@ def _count_forward(model: nn.Module, args: Any) -> None:
 
 
 def _count(model: nn.Module) -> None:
-    _require_patch(model).advance(progress=1.0, update=None)
+    patch = _require_patch(model)
+    if not patch.updates:
+        warn_if_in_trainer(model)
+    patch.advance(progress=1.0, update=None)
