@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from hf_td import functional, kernels
+from hf_td.anatomy.replaced import is_packed
 from hf_td.functional import Cut, Rule
 from hf_td.modules.classes import class_of
 from hf_td.modules.layouts import Stack, linear_layout, stacks_of
@@ -273,10 +274,11 @@ def _kind_of_weight(layer: Any) -> str:
     return f"{kind}, as quantised layers have: quantise the pruned model instead"
 
 
-def check_not_sharded(name: str, layer: Any) -> None:
-    """Raise TypeError if this process has only a shard of a weight.
+def check_still_whole(name: str, layer: Any) -> None:
+    """Raise TypeError if a weight was sharded or quantised after patching.
 
-    FSDP2 replaces a parameter by a DTensor, FSDP flattens it, and ZeRO-3 leaves it empty.
+    FSDP2 replaces a parameter by a DTensor, FSDP flattens it, and ZeRO-3 leaves it empty. torchao
+    replaces it by a packed one.
     """
     weight = layer.weight
     if isinstance(weight, DTensor) or weight.dim() < 2:
@@ -284,6 +286,12 @@ def check_not_sharded(name: str, layer: Any) -> None:
             f"the weight of {name} was sharded after patching ({type(weight).__name__} of shape "
             f"{tuple(weight.shape)}), as FSDP and ZeRO-3 do. Shards cannot be ranked. "
             "Train with DistributedDataParallel"
+        )
+    if is_packed(weight):
+        raise TypeError(
+            f"the weight of {name} was quantised after patching ({type(weight).__name__}). Packed "
+            "weights can be neither ranked nor set to zero. Train and prune the model first, and "
+            "quantise the pruned one"
         )
 
 

@@ -18,7 +18,7 @@ from hf_td.patching.cutoffs import first_cutoff, set_cutoffs
 from hf_td.patching.distributed import exclude_from_ddp, include_in_ddp, sum_over_processes
 from hf_td.patching.layers import (
     can_measure,
-    check_not_sharded,
+    check_still_whole,
     check_targetable,
     is_targeted,
     kept,
@@ -58,11 +58,10 @@ class Patch:
         rates: the rates of the current update.
         updates: number of updates so far; the number of the next one unless `anneal` gives another.
         recorded: the record of an earlier training in the model's config, or None.
-        self_counting: the hook that anneals before each training forward; None after the first
-            `anneal`.
+        self_counting: True until the first `anneal`: each training forward counts as an update.
         measuring: True while measured sums wait to be added to the averages.
         watch: looks out for updates in eval mode.
-        watching: the hook that tells the watch of each forward.
+        hook: calls `_before_forward`.
     """
 
     config: TargetedDropoutConfig
@@ -72,15 +71,15 @@ class Patch:
     rates: Rates = NO_RATES
     updates: int = 0
     recorded: dict[str, Any] | None = None
-    self_counting: RemovableHandle | None = None
+    self_counting: bool = True
     measuring: bool = False
     watch: EvalModeWatch = field(default_factory=EvalModeWatch)
-    watching: RemovableHandle | None = None
+    hook: RemovableHandle | None = None
 
     def advance(self, progress: float, update: int | None) -> None:
         """Set the rates, cut-offs and draws of one update, and start to measure if it is due."""
         for site in self.sites:
-            check_not_sharded(site.name, site.layer)
+            check_still_whole(site.name, site.layer)
         number = self.updates if update is None else update
         self.update_averages()
         self.rates = self.config.rates(progress, number)
@@ -192,8 +191,7 @@ def patch_model(
     if measured:
         patch._set_scales()
     setattr(model, _STATE, patch)
-    patch.watching = model.register_forward_pre_hook(_watch_forward)
-    patch.self_counting = model.register_forward_pre_hook(_count_forward)
+    patch.hook = model.register_forward_pre_hook(_before_forward)
     if hasattr(model, "config"):
         patch.recorded = getattr(model.config, CONFIG_KEY, None)
         setattr(model.config, CONFIG_KEY, config.to_dict())
@@ -232,9 +230,8 @@ def unpatch_model(model: ModelT) -> ModelT:
     for site in patch.sites:
         restore(site.layer)
     include_in_ddp(model, before - _buffers(model))
-    _stop_counting(patch)
-    if patch.watching is not None:
-        patch.watching.remove()
+    if patch.hook is not None:
+        patch.hook.remove()
     for module in model.modules():
         if module.__dict__.pop(_STATE, None) is not None and not patch.updates:
             _restore_record(module, patch.recorded)
@@ -270,7 +267,7 @@ def anneal(model: nn.Module, progress: float, update: int | None = None) -> Rate
     if not 0 <= progress <= 1:
         raise ValueError(f"progress is completed over all updates, in [0, 1]; got {progress}")
     patch = _require_patch(model)
-    _stop_counting(patch)
+    patch.self_counting = False
     patch.advance(progress, update)
     return patch.rates
 
@@ -313,26 +310,16 @@ def _require_patch(model: nn.Module) -> Patch:
     return patch
 
 
-def _stop_counting(patch: Patch) -> None:
-    if patch.self_counting is not None:
-        patch.self_counting.remove()
-        patch.self_counting = None
-
-
-def _watch_forward(model: nn.Module, args: Any) -> None:
+def _before_forward(model: nn.Module, args: Any) -> None:
     patch: Patch = model.__dict__[_STATE]
     if model.training:
         patch.watch.see_training()
+        if patch.self_counting:
+            # Not a decorator: torch.compiler.disable imports the compiler, which takes a second.
+            count = torch.compiler.disable(_count) if torch.compiler.is_compiling() else _count
+            count(model)
     elif gradients_are_recorded():
-        annealed = patch.self_counting is None
-        patch.watch.see_evaluation(model, patch.updates, annealed=annealed)
-
-
-def _count_forward(model: nn.Module, args: Any) -> None:
-    if model.training:
-        # Not a decorator: torch.compiler.disable imports the compiler, which takes a second.
-        count = torch.compiler.disable(_count) if torch.compiler.is_compiling() else _count
-        count(model)
+        patch.watch.see_evaluation(model, patch.updates, annealed=not patch.self_counting)
 
 
 def _count(model: nn.Module) -> None:
