@@ -79,8 +79,6 @@ class BaselineMixin(DistillationMixin, ReliableMixin):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as the parent does, then restore the stock model with the trained weights."""
         parent: Any = super()
-        if self.model_init is None and find_baseline(self.model) is None:
-            self._attach(self.model)
         done = parent.train(*args, **kwargs)
         finish_baseline(self.model)
         self.optimizer = self.lr_scheduler = None  # they reference parameters of the baseline
@@ -92,10 +90,15 @@ class BaselineMixin(DistillationMixin, ReliableMixin):
         if self.args.should_save and find_baseline(self.model) is None:
             save_learned(self.model, output_dir or self.args.output_dir)
 
-    def call_model_init(self, trial: Any = None) -> nn.Module:
-        """Return the new model of `model_init`, with the baseline attached."""
+    def _hp_search_setup(self, trial: Any) -> None:
+        """Set the arguments of a trial, and attach the baseline with them.
+
+        `train` calls this for every training, after `model_init`.
+        """
         parent: Any = super()
-        return self._attach(parent.call_model_init(trial))
+        parent._hp_search_setup(trial)
+        if find_baseline(self.model) is None:
+            self._attach(self.model)
 
     def _attach(self, model: nn.Module) -> nn.Module:
         known = isinstance(self.args, TargetedDropoutFields)

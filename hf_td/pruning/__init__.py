@@ -7,6 +7,7 @@ from hf_td.pruning.prune import (
     check_sparsity,
     kept_weights,
     prune_model,
+    pruned,
     remove_lowest,
 )
 from hf_td.pruning.report import BlockSparsity, LayerSparsity, PruningReport, count_sparsity
@@ -23,6 +24,7 @@ __all__ = [
     "count_sparsity",
     "kept_weights",
     "prune_model",
+    "pruned",
     "remove_lowest",
     "select_sites",
     "sites_to_prune",

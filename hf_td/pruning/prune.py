@@ -129,6 +129,29 @@ def remove_lowest(sites: tuple[Site, ...], sparsity: float, budget: Budget) -> N
 
 
 @contextmanager
+def pruned(
+    model: nn.Module, sparsity: float, config: TargetedDropoutConfig | None = None, **options: Any
+) -> Iterator[None]:
+    """Prune a model as `prune_model` does, and restore its weights on exit, bit for bit.
+
+    Args:
+        model: as for `prune_model`.
+        sparsity: the fraction to remove of each layer, in [0, 1].
+        config: as for `prune_model`.
+        **options: as for `prune_model`, all but the budget.
+
+    Raises:
+        ValueError: as `prune_model`.
+    """
+    check_sparsity(sparsity)
+    _, sites = select_sites(model, config, **options)
+    check_reachable(sites, sparsity)
+    with kept_weights(sites):
+        remove_lowest(sites, sparsity, as_budget("uniform", None))
+        yield
+
+
+@contextmanager
 def kept_weights(sites: tuple[Site, ...]) -> Iterator[Callable[[], None]]:
     """Restore on exit, bit for bit, every weight and bias that pruning can change.
 

@@ -13,6 +13,7 @@ from transformers import Seq2SeqTrainingArguments, TrainingArguments
 from hf_td.config import RECIPES, TargetedDropoutConfig
 from hf_td.schedules import SHAPES, Schedule
 from hf_td.training.distillation import DistillationFields
+from hf_td.training.pruned_evaluation import AT
 
 _RATES = ("targeting", "drop_rate")
 
@@ -98,6 +99,10 @@ class TargetedDropoutFields:
     pattern: str | None = _setting(
         "at the weight level, N:M: the N lowest of each M neighbours are the candidates, as in 2:4"
     )
+    eval_sparsity: float | None = _setting(
+        "evaluate the model pruned to this sparsity too, in [0, 1]; its metrics, such as "
+        "eval_accuracy_at_0.75, can be the metric_for_best_model"
+    )
     untargeted_lr_scale: float = field(
         default=2.0,
         metadata={
@@ -108,10 +113,22 @@ class TargetedDropoutFields:
 
     def __post_init__(self) -> None:
         parent: Any = super()
+        self._decide_direction()
         parent.__post_init__()
         if self.untargeted_lr_scale <= 0:
             raise ValueError(f"untargeted_lr_scale is positive, got {self.untargeted_lr_scale}")
+        if self.eval_sparsity is not None and not 0 <= self.eval_sparsity <= 1:
+            raise ValueError(
+                f"eval_sparsity is the fraction to remove, in [0, 1]; got {self.eval_sparsity}"
+            )
         self.targeted_dropout()  # refuses bad settings now, not when training starts
+
+    def _decide_direction(self) -> None:
+        """Set that a lower loss at a sparsity is better, which the name hides from the parent."""
+        arguments: Any = self
+        metric, at, _ = (arguments.metric_for_best_model or "").partition(AT)
+        if at and arguments.greater_is_better is None:
+            arguments.greater_is_better = not metric.endswith("loss")
 
     def targeted_dropout(self) -> TargetedDropoutConfig:
         """Return the settings as a configuration; its seed is the run's."""

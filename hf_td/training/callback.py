@@ -13,6 +13,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_td.patching.patch import anneal, find_patch
 from hf_td.ranking.activations import FILE, save_activations
+from hf_td.training.pruned_evaluation import warn_if_chosen_unpruned
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,14 @@ class AnnealingCallback(TrainerCallback):
             )
         return model
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Warn if the metric of the full weights chooses while the rates rise."""
+        patch = find_patch(self.model_of(kwargs))
+        if patch is not None:
+            warn_if_chosen_unpruned(args, patch.config)
+
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -70,6 +79,7 @@ class AnnealingCallback(TrainerCallback):
     ) -> None:
         """Add the rates to the training logs."""
         patch, logs = find_patch(self.model_of(kwargs)), kwargs.get("logs")
+        # Each update has its learning rate; its loss can have another name, as in SetFit.
         if patch is None or logs is None or "learning_rate" not in logs:
             return
         added = {**patch.rates._asdict(), "dropped_share": patch.dropped_share()}
@@ -90,6 +100,11 @@ class TargetedDropoutCallback(AnnealingCallback):
     With importance by activation a resumed run is bit-identical only if the checkpoint lies in the
     `output_dir` of the run; `TargetedDropoutTrainer` takes any checkpoint. To save activations with
     the output of `save_model`, call `hf_td.ranking.activations.save_activations(model, folder)`.
+
+    The stock `Trainer` multiplies the gradient of many heads, `BertForSequenceClassification` among
+    them, by the number of micro-batches and of processes
+    (https://github.com/huggingface/transformers/issues/47688). Set
+    `trainer.model_accepts_loss_kwargs = False` for these. `TargetedDropoutTrainer` measures it.
     """
 
     def on_save(
@@ -102,7 +117,8 @@ class TargetedDropoutCallback(AnnealingCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Load the activations of the checkpoint that is resumed."""
+        """Warn as `AnnealingCallback`, and load the activations of a resumed checkpoint."""
+        super().on_train_begin(args, state, control, **kwargs)
         patch = find_patch(self.model_of(kwargs))
         if patch is None or not state.global_step:
             return
@@ -114,6 +130,14 @@ class TargetedDropoutCallback(AnnealingCallback):
                 FILE,
                 _checkpoint(args, state),
             )
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Load the activations of the best checkpoint if its weights were loaded."""
+        patch = find_patch(self.model_of(kwargs))
+        if patch is not None and args.load_best_model_at_end and state.best_model_checkpoint:
+            patch.resume(state.best_model_checkpoint)
 
 
 def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:

@@ -253,6 +253,12 @@ class DistillationMixin:
         loss = (1 - self.args.distill_weight) * task_loss + distilled
         return (loss, outputs) if return_outputs else loss
 
+    def _hp_search_setup(self, trial: Any) -> None:
+        """Set the arguments of a trial, which may name another teacher."""
+        parent: Any = super()
+        parent._hp_search_setup(trial)
+        self.__dict__.pop("_teacher", None)
+
     @cached_property
     def _teacher(self) -> PreTrainedModel:
         """The teacher, loaded and compared with the student at the first batch."""

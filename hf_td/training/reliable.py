@@ -1,4 +1,4 @@
-"""Trainers that stop at a loss that is not finite, and write checkpoints that resume whole."""
+"""Trainers that mend what the stock Trainer gets wrong without a word."""
 
 from __future__ import annotations
 
@@ -12,20 +12,65 @@ from torch import Tensor
 from transformers import PreTrainedModel, Trainer
 
 from hf_td.training.distillation import DistillationMixin
+from hf_td.training.losses import divides_by_items
 
 
 class ReliableMixin:
-    """A mixin for Trainers that stops at a non-finite loss and writes resumable checkpoints."""
+    """A mixin for Trainers that mends what the stock Trainer gets wrong without a word.
 
+    It stops at a non-finite loss, writes checkpoints that resume whole, and has the same gradients
+    however a batch is split into micro-batches and over processes.
+    """
+
+    accelerator: Any
     args: Any
+    compute_loss_func: Any
+    label_smoother: Any
     model: Any
+    model_accepts_loss_kwargs: bool
     state: Any
+
+    _loss_is_measured = False
+    _evaluates_pruned = False  # PrunedEvaluationMixin does
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         parent: Any = super()
         parent.__init__(*args, **kwargs)
+        if getattr(self.args, "eval_sparsity", None) is not None and not self._evaluates_pruned:
+            raise ValueError(
+                "eval_sparsity prunes by the ranking of targeted dropout, and "
+                f"{type(self).__name__} has none. Use TargetedDropoutTrainer, or leave it out"
+            )
         # The filter would leave a non-finite loss out of the logged mean. Here it is an error.
         self.args.logging_nan_inf_filter = False
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the loss of the parent. The first call measures what the model divides by."""
+        if num_items_in_batch is not None and not self._loss_is_measured:
+            self._measure_loss(model, inputs, num_items_in_batch)
+        parent: Any = super()
+        return parent.compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def _measure_loss(self, model: Any, inputs: Any, num_items_in_batch: Any) -> None:
+        """Find out whether the model divides its loss by the items of all micro-batches.
+
+        Trainer believes it of every model that takes any keyword, and then does not divide the loss
+        itself. Many heads ignore the number: with four micro-batches, or four processes, their
+        gradients were four times as large.
+        https://github.com/huggingface/transformers/issues/47688
+        """
+        is_whole = self.args.gradient_accumulation_steps == 1 and self.args.world_size == 1
+        is_models = self.compute_loss_func is None and self.label_smoother is None
+        if is_whole or not is_models or not self.model_accepts_loss_kwargs:
+            self._loss_is_measured = True
+            return
+        unwrapped = self.accelerator.unwrap_model(model, keep_torch_compile=False)
+        divides = divides_by_items(unwrapped, inputs, num_items_in_batch)
+        if divides is not None:
+            self.model_accepts_loss_kwargs = divides
+            self._loss_is_measured = True
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Run one forward and backward.

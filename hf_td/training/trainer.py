@@ -20,16 +20,17 @@ from hf_td.training.arguments import (
 from hf_td.training.callback import AnnealingCallback
 from hf_td.training.distillation import DistillationMixin
 from hf_td.training.optimizer import scale_untargeted
+from hf_td.training.pruned_evaluation import PrunedEvaluationMixin
 from hf_td.training.reliable import ReliableMixin
 
 logger = logging.getLogger(__name__)
 
 
-class TargetedDropoutMixin(DistillationMixin, ReliableMixin):
+class TargetedDropoutMixin(PrunedEvaluationMixin, DistillationMixin, ReliableMixin):
     """A mixin for Trainers that trains with targeted dropout.
 
-    A model that is not patched yet is patched with the settings of the arguments. A patched model
-    keeps its own settings.
+    A model that is not patched yet is patched with the settings of the arguments, in a search with
+    those of the trial. A patched model keeps its own settings.
     """
 
     model: Any
@@ -37,23 +38,28 @@ class TargetedDropoutMixin(DistillationMixin, ReliableMixin):
     state: Any
     optimizer: Any
     callback_handler: Any
+    model_init: Any
 
     def __init__(self, model: Any = None, args: Any = None, *rest: Any, **kwargs: Any) -> None:
         settings = args if args is not None else self._default_arguments()
-        if isinstance(model, nn.Module):
-            _ensure_patched(model, settings)
         parent: Any = super()
         parent.__init__(model, settings, *rest, **kwargs)
+        _ensure_patched(self.model, self.args)
         # First in the list: progress bars and reports then see the rates that it adds to the logs.
         self.callback_handler.callbacks.insert(0, AnnealingCallback())
 
     def _default_arguments(self) -> Any:
         return TargetedDropoutArguments()
 
-    def call_model_init(self, trial: Any = None) -> nn.Module:
-        """Return the new model of `model_init`, patched."""
+    def _hp_search_setup(self, trial: Any) -> None:
+        """Set the arguments of a trial, and patch the new model of `model_init` with them.
+
+        `train` calls this for every training, after `model_init`.
+        """
         parent: Any = super()
-        return _ensure_patched(parent.call_model_init(trial), self.args)
+        parent._hp_search_setup(trial)
+        if self.model_init is not None:
+            _ensure_patched(self.model, self.args)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)

@@ -1,0 +1,125 @@
+"""Every trial of a hyperparameter search trains with its own settings.
+
+optuna is not needed: a stand-in for a backend trains one trial after the other, as each backend
+does. tests/friends has the real library.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import HPSearchBackend
+
+from hf_td import TargetedDropoutTrainer
+from hf_td.baselines import L1
+from hf_td.baselines.trainer import BaselineTrainer
+from hf_td.patching.patch import find_patch
+from tests.tiny import tiny_model
+from tests.training.models import arguments, examples
+
+
+class Seen(TrainerCallback):
+    """Keeps what each training starts with."""
+
+    def __init__(self, look: Any) -> None:
+        self.look, self.found = look, []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.found.append(self.look(kwargs["model"]))
+
+
+class Trial(dict[str, Any]):
+    """The settings of a trial, with what the Trainer asks of a trial of optuna."""
+
+    number = 0
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return dict(self)
+
+
+def search(trainer: Any, trials: list[dict[str, Any]]) -> None:
+    trainer.hp_search_backend, trainer.hp_name = HPSearchBackend.OPTUNA, None
+    trainer.hp_space = dict
+    for trial in trials:
+        trainer.train(trial=Trial(trial))
+
+
+def searching(folder: Any, look: Any, kind: Any = TargetedDropoutTrainer, **own: Any) -> Any:
+    args = arguments(folder, level="unit", max_steps=2, **own.pop("settings", {}))
+    seen = Seen(look)
+    trainer = kind(
+        args=args,
+        model_init=lambda: tiny_model("bert"),
+        train_dataset=examples("bert", 8),
+        callbacks=[seen],
+        **own,
+    )
+    return trainer, seen
+
+
+@pytest.mark.parametrize(
+    ("setting", "values"),
+    [
+        ("targeting", [0.75, 0.25, 0.5]),
+        ("drop_rate", [0.5, 0.25]),
+        ("importance", ["magnitude", "activation"]),
+        ("level", ["weight", "unit"]),
+        ("attention_level", ["none", "unit"]),
+    ],
+)
+def test_a_model_is_patched_with_the_settings_of_its_trial(setting, values, tmp_path):
+    def look(model: Any) -> Any:
+        patch = find_patch(model)
+        assert patch is not None
+        return getattr(patch.config, setting)
+
+    trainer, seen = searching(tmp_path, look)
+    search(trainer, [{setting: value} for value in values])
+    assert seen.found == values
+
+
+def test_schedules_belong_to_the_trial(tmp_path):
+    trainer, seen = searching(tmp_path, lambda m: find_patch(m).config.drop_rate_schedule.end)  # pyright: ignore
+    search(trainer, [{"drop_rate_end": 0.25}, {"drop_rate_end": 1.0}])
+    assert seen.found == [0.25, 1.0]
+
+
+def test_a_trial_that_cannot_be_is_refused_by_name(tmp_path):
+    trainer, _ = searching(tmp_path, id)
+    with pytest.raises(ValueError, match="targeting"):
+        search(trainer, [{"targeting": 1.5}])
+
+
+def test_a_baseline_is_attached_with_the_settings_of_its_trial(tmp_path):
+    found = []
+    trainer, _ = searching(tmp_path, id, BaselineTrainer, baseline=L1(penalty=0.1))
+    attach = trainer._attach
+    trainer._attach = lambda model: (
+        found.append(trainer.args.targeted_dropout().level) or attach(model)
+    )
+    search(trainer, [{"level": "weight"}, {"level": "unit"}])
+    assert found == ["weight", "unit"]
+
+
+def test_the_teacher_is_that_of_the_trial(tmp_path):
+    names = []
+    for seed in (1, 2):
+        names.append(str(tmp_path / str(seed)))
+        tiny_model("bert", seed=seed).save_pretrained(names[-1])
+    trainer, seen = searching(
+        tmp_path, lambda _: trainer._teacher.config._name_or_path, settings={"teacher": names[0]}
+    )
+    search(trainer, [{"teacher": name} for name in (*names, names[0])])
+    assert seen.found == [*names, names[0]]
+
+
+def test_a_search_by_the_full_weights_warns(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(Trainer, "hyperparameter_search", lambda self: "done")
+    for sparsity, warns in ((None, True), (0.5, False)):
+        caplog.clear()
+        trainer, _ = searching(tmp_path, id, settings={"eval_sparsity": sparsity})
+        assert trainer.hyperparameter_search() == "done"
+        assert ("Set eval_sparsity" in caplog.text) is warns
