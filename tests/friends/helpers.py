@@ -38,7 +38,9 @@ QUIET: dict[str, Any] = {
 def friend(name: str) -> Any:
     """Import a library, or skip the test."""
     return pytest.importorskip(
-        name, reason=f"{name} is not installed: bash scripts/test.sh --friends", exc_type=ImportError
+        name,
+        reason=f"{name} is not installed: bash scripts/test.sh --friends",
+        exc_type=ImportError,
     )
 
 

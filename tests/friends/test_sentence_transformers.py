@@ -59,9 +59,7 @@ def test_a_sentence_model_trains_and_is_made_compact(part, level, tmp_path):
     encoder = model[0].auto_model
     example = None if part == "encoder" else {"input": model.preprocess(sentences(2))}
     patched = encoder if part == "encoder" else model
-    patch_model(
-        patched, level=level, importance="activation", example_inputs=example, **RISING
-    )
+    patch_model(patched, level=level, importance="activation", example_inputs=example, **RISING)
     check = DroppedGradients(patched)
     trainer = trainer_of(model, tmp_path / "run", [TargetedDropoutCallback(), check])
     trainer.train()

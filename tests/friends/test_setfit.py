@@ -87,9 +87,7 @@ def test_the_best_checkpoint_is_loaded_with_its_activations(tmp_path):
     patch_model(model.model_body[0].auto_model, importance="activation", **RISING)
     best = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2}
     callback = TargetedDropoutCallback(model.model_body)
-    trainer = trainer_of(
-        model, tmp_path / "run", [callback], **best, load_best_model_at_end=True
-    )
+    trainer = trainer_of(model, tmp_path / "run", [callback], **best, load_best_model_at_end=True)
     trainer.train()
     assert Path(trainer.st_trainer.state.best_model_checkpoint, FILE).is_file()
     names = dict(model.model_body.named_parameters())
