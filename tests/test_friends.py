@@ -15,8 +15,9 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn import functional as F
+from torch.testing._internal.two_tensor import TwoTensor
 
-from hf_td import anneal, compact_model, patch_model, prune_model
+from hf_td import anneal, compact_model, patch_model, prune_model, read_anatomy
 from hf_td.patching.patch import find_patch
 from tests.tiny import tiny_inputs, tiny_model
 
@@ -79,6 +80,34 @@ def test_weights_of_eight_bits_are_refused():
     with pytest.raises(TypeError, match=r"Parameter of torch.float8_e4m3fn, as quantised layers"):
         patch_model(model, level="weight")
     assert find_patch(model) is None
+
+
+def quantised_by_wrappers(model: Any) -> Any:
+    """Wrap the weights of all layers, as torchao does: the layers stay nn.Linear."""
+    for layer in model.model.layers.modules():
+        if isinstance(layer, nn.Linear):
+            wrapped: Any = TwoTensor(layer.weight.data, layer.weight.data)
+            layer.weight = nn.Parameter(wrapped, requires_grad=False)
+    return model
+
+
+@pytest.mark.parametrize(
+    "change", [patch_model, lambda m: prune_model(m, 0.5, level="unit"), compact_model]
+)
+def test_wrapped_weights_are_refused(change):
+    with pytest.raises(TypeError, match=r"14 layers of LlamaForCausalLM are quantised, such as"):
+        change(quantised_by_wrappers(tiny_model("llama")))
+
+
+@every_level
+def test_a_model_that_was_quantised_after_patching_is_refused(level):
+    model = quantised_by_wrappers(patch_model(tiny_model("llama"), level=level))
+    with pytest.raises(TypeError, match=r"_proj was quantised after patching \(TwoTensor\)"):
+        anneal(model, 0.5, 0)
+    anatomy = read_anatomy(tiny_model("llama"))
+    for given in (None, anatomy):
+        with pytest.raises(TypeError, match=r"14 layers of LlamaForCausalLM are quantised"):
+            prune_model(model, 0.5, level=level, anatomy=given)
 
 
 # ---- sharded and dispatched models -------------------------------------------------------------

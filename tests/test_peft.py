@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
 from hf_td import anneal, compact_model, patch_model, prune_model, unpatch_model
 from hf_td.patching.patch import find_patch
@@ -76,3 +76,45 @@ def test_single_weights_are_pruned_after_their_adapters_are_merged():
     assert all(torch.equal(p, before[name]) for name, p in adapted.named_parameters())
     report = prune_model(adapted.merge_and_unload(), 0.5, level="weight")
     assert report.sparsity == pytest.approx(0.5, abs=0.02)
+
+
+# ---- prompts of a compact decoder --------------------------------------------------------------
+
+
+def compact_decoder() -> Any:
+    """Return a compact decoder with one KV head of eight features in each layer, of two."""
+    model = tiny_model("llama")
+    prune_model(model, 0.5, level="unit")
+    return compact_model(model, multiple_of=1)
+
+
+def prompted(kind: Any, **sizes: int) -> Any:
+    config = kind(task_type="CAUSAL_LM", num_virtual_tokens=3, **sizes)
+    return get_peft_model(compact_decoder(), config)
+
+
+def test_a_prefix_of_a_compact_decoder_needs_its_number_of_heads():
+    """The guide has these words of the error, and what works instead."""
+    model = prompted(PrefixTuningConfig)
+    with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
+        model(**tiny_inputs(model))
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [(PrefixTuningConfig, {"num_attention_heads": 1, "token_dim": 8}), (PromptTuningConfig, {})],
+)
+def test_a_compact_decoder_learns_prompts(kind, sizes):
+    model = prompted(kind, **sizes)
+    model(**tiny_inputs(model)).logits.square().mean().backward()
+    learned = [name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()]
+    assert learned == ["prompt_encoder.default.embedding.weight"]
+
+
+def test_adapters_learn_on_a_compact_decoder():
+    lora = LoraConfig(target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    model: Any = get_peft_model(compact_decoder(), lora)
+    model(**tiny_inputs(model)).logits.square().mean().backward()
+    learned = [name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()]
+    assert len(learned) == 4
+    assert all("lora_B" in name for name in learned)

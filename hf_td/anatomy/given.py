@@ -9,6 +9,7 @@ from torch import nn
 
 from hf_td.anatomy.blocks import Anatomy, Projection
 from hf_td.anatomy.reading import read_anatomy
+from hf_td.anatomy.replaced import check_not_fully_sharded, check_not_quantised
 from hf_td.modules.layouts import find_layer
 
 
@@ -31,6 +32,8 @@ def anatomy_of(
     """
     if anatomy is None:
         return read_anatomy(model, example_inputs)
+    check_not_fully_sharded(model)
+    check_not_quantised(model)
     projections = (p for block in anatomy.blocks for p in block.projections)
     foreign = [p.module for p in projections if not _fits(model, p)]
     modules = dict(model.named_modules(remove_duplicate=False))

@@ -20,6 +20,7 @@ from hf_td.anatomy.registry import described, described_blocks
 from hf_td.anatomy.replaced import (
     check_called,
     check_has_values,
+    check_not_fully_sharded,
     check_not_quantised,
     replaced_forwards,
 )
@@ -51,6 +52,7 @@ def read_anatomy(model: nn.Module, example_inputs: Mapping[str, Any] | None = No
             its registered description.
         TypeError: layers are quantised, or a kernel computes without calling them.
     """
+    check_not_fully_sharded(model)
     check_not_quantised(model)
     check_has_values(model)
     if not hasattr(model, "config"):

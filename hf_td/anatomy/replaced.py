@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from hf_td.modules.layouts import linear_layout, stacks_of
 
@@ -28,7 +31,7 @@ def replaced_forwards(model: nn.Module) -> dict[str, str]:
 
 
 def check_not_quantised(model: nn.Module) -> None:
-    """Raise TypeError if linear layers are quantised, that is, have integer weights."""
+    """Raise TypeError if linear layers are quantised, that is, have packed weights."""
     quantised = {name: m for name, m in model.named_modules() if _is_quantised(m)}
     if quantised:
         name, layer = next(iter(quantised.items()))
@@ -42,11 +45,21 @@ def check_not_quantised(model: nn.Module) -> None:
 
 def _is_quantised(module: nn.Module) -> bool:
     own = {**module._parameters, **module._buffers}
-    integers = (n for n, t in own.items() if t is not None and t.dtype in _INTEGERS and t.dim())
+    packed = (name for name, tensor in own.items() if tensor is not None and is_packed(tensor))
     # Buffers that are not saved hold no weights: a targeted layer has one of integers.
-    if all(name in module._non_persistent_buffers_set for name in integers):
+    if all(name in module._non_persistent_buffers_set for name in packed):
         return False  # before the look-ups of missing attributes, which are slow
     return hasattr(module, "in_features") and hasattr(module, "out_features")
+
+
+def is_packed(tensor: Tensor) -> bool:
+    """Return True for a tensor of integers, and for one that wraps others, as torchao's do.
+
+    A shard, which wraps others too, is none.
+    """
+    if tensor.dtype in _INTEGERS:
+        return bool(tensor.dim())
+    return is_traceable_wrapper_subclass(tensor) and not isinstance(tensor, DTensor)
 
 
 def check_has_values(model: nn.Module) -> None:
@@ -56,6 +69,16 @@ def check_has_values(model: nn.Module) -> None:
         raise ValueError(
             f"the weights of {type(model).__name__} are on the device meta and have no values. "
             "Reading needs a loaded model. Load the weights first."
+        )
+
+
+def check_not_fully_sharded(model: nn.Module) -> None:
+    """Raise TypeError if FSDP2 has sharded the model."""
+    if any(isinstance(module, FSDPModule) for module in model.modules()):
+        raise TypeError(
+            f"{type(model).__name__} is sharded by FSDP2, and no process has its whole weights. "
+            "Patch a model before fully_shard. To prune or export it, save its whole state dict, "
+            "and load that by from_pretrained in one process"
         )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from hf_td import functional
 from hf_td.kernels import cpu, cuda, reductions
 from hf_td.kernels.ranked import Ranked
+from hf_td.kernels.shards import gather_rows, is_sharded, local, rows_of
 
 # `functional.candidate_mask` with a fast selection.
 candidate_mask = partial(functional.candidate_mask, select=cpu.kth_lowest)
@@ -22,13 +23,34 @@ def cutoffs(ranked: Sequence[Ranked], fraction: float) -> list[Tensor]:
     The candidates are those of `functional.cutoffs`. On the CPU the numbers are equal too. On CUDA
     they may be any number above the last candidate and up to the next score.
 
+    Collective where weights are sharded: each process ranks its rows.
+
     Args:
-        ranked: weights, on one or several devices.
+        ranked: weights, on one or several devices, sharded by rows or not.
         fraction: the targeting (gamma), in [0, 1).
 
     Returns:
         For each weight a tensor with size 1 along the inputs, float32 or wider.
     """
+    own = [_own_rows(one) for one in ranked]
+    pairs = zip(ranked, own, strict=True)
+    # Random scores are of all rows already.
+    weights = [one.weight if mine.rule.random_key is None else mine.weight for one, mine in pairs]
+    return gather_rows(_of_own_rows(own, fraction), weights)
+
+
+def _own_rows(one: Ranked) -> Ranked:
+    """Return what this process ranks: its rows, or all rows where no weight has to be read."""
+    if not is_sharded(one.weight):
+        return one
+    rows = local(one.weight)
+    if one.rule.random_key is not None:  # the scores are functions of the position alone
+        return one._replace(weight=rows.new_empty(one.weight.shape))
+    before = None if one.before is None else rows_of(one.before, one.weight)
+    return one._replace(weight=rows, before=before)
+
+
+def _of_own_rows(ranked: Sequence[Ranked], fraction: float) -> list[Tensor]:
     found: dict[int, Tensor] = {}
     fan_ins = [one.weight.shape[one.rule.fan_in_dim] for one in ranked]
     some = [i for i, n in enumerate(fan_ins) if 0 < functional.candidate_count(n, fraction) < n]
@@ -59,6 +81,8 @@ def _on_cpu(ranked: Sequence[Ranked], fraction: float) -> list[Tensor]:
 def sums_of_squares(weights: Sequence[Tensor], dim: int) -> Tensor:
     """Return the sums of squares along a dimension of each weight, in float32 or wider.
 
+    Collective where weights are sharded: each process sums its rows.
+
     Args:
         weights: of one shape, type, stride and device, floating point, two dimensions.
         dim: the dimension that is summed over.
@@ -66,6 +90,22 @@ def sums_of_squares(weights: Sequence[Tensor], dim: int) -> Tensor:
     Returns:
         `(weights, n)`, where n is the size of the other dimension.
     """
+    sums = _sums_of_own_rows([local(weight) for weight in weights], dim)
+    if not is_sharded(weights[0]):
+        return sums
+    return torch.stack(gather_rows(list(sums.unsqueeze(dim + 1)), weights)).squeeze(dim + 1)
+
+
+def row_norms(weight: Tensor, dim: int) -> Tensor:
+    """Return the L2 norm along `dim`, in float32 or wider, without that dimension.
+
+    Collective where the weight is sharded: each process computes the norms of its rows.
+    """
+    norms = reductions.row_norms(local(weight), dim)
+    return gather_rows([norms.unsqueeze(dim)], [weight])[0].squeeze(dim)
+
+
+def _sums_of_own_rows(weights: Sequence[Tensor], dim: int) -> Tensor:
     if all(map(cuda.can_sum, weights)):
         return cuda.sums_of_squares(weights, dim)
     return torch.stack([reductions.sum_of_squares(weight, dim) for weight in weights])

@@ -42,8 +42,9 @@ def set_cutoffs(
     weights = [site for site in sites if site.kind == "weight"]
     units = [site for site in sites if site.kind != "weight"]
     for site, cutoff in zip(weights, _weight_cutoffs(weights, rates.targeting), strict=True):
-        set_buffer(site.layer, "cutoff", cutoff)
+        set_buffer(site.layer, "cutoff", cutoff.to(_device(site)))
     for site, candidates in _unit_candidates(units, rates.targeting):
+        candidates = candidates.to(_device(site))
         if config.draw == "unit" and threshold < DRAW_LEVELS:
             # Whole units are drawn here; the layer then drops all weights of the drawn units.
             draw = cut_of(site.layer).draw
@@ -59,10 +60,15 @@ def _draws(sites: Sequence[Site], seed: int, update: int, threshold: int) -> Ite
         for site in sites
     ]
     table = torch.tensor(numbers)
-    devices = {site.layer.weight.device for site in sites}
-    sent = {device: table.to(device, non_blocking=True).unbind() for device in devices}
-    for place, site in enumerate(sites):
-        yield sent[site.layer.weight.device][place]
+    devices = [_device(site) for site in sites]
+    sent = {device: table.to(device, non_blocking=True).unbind() for device in set(devices)}
+    for place, device in enumerate(devices):
+        yield sent[device][place]
+
+
+def _device(site: Site) -> torch.device:
+    """Return the device that computes; shards of weights can be offloaded to another."""
+    return cut_of(site.layer).draw.device
 
 
 def _weight_cutoffs(sites: Sequence[Any], targeting: float) -> list[Tensor]:

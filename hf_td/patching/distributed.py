@@ -1,11 +1,14 @@
-"""Distributed training of a patched model: sums over processes, and buffers outside of DDP."""
+"""Distributed training of a patched model: sums over processes, buffers outside of DDP, shards."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.tensor import Shard
+
+from hf_td.modules.layouts import linear_layout
 
 # The attribute of a model in which DistributedDataParallel looks for names to ignore; see
 # `DistributedDataParallel._set_params_and_buffers_to_ignore_for_model`.
@@ -47,3 +50,22 @@ def include_in_ddp(model: nn.Module, names: Iterable[str]) -> None:
     model.__dict__.pop(_IGNORED, None)
     if rest:
         setattr(model, _IGNORED, rest)
+
+
+def shard_by_rows(model: nn.Module) -> Callable[[nn.Parameter], Shard | None]:
+    """Return the `shard_placement_fn` of `fully_shard` that keeps each output's weights together.
+
+    FSDP2 shards along the first dimension, which is right for `nn.Linear`. The weight of GPT-2's
+    `Conv1D` is `(in, out)`, so it is sharded along the second one. The number of outputs has to be
+    a multiple of the number of processes.
+
+    Args:
+        model: the patched model that will be sharded.
+    """
+    layouts = ((layer, linear_layout(layer)) for layer in model.modules())
+    transposed = {
+        id(layer.weight)
+        for layer, layout in layouts
+        if layout is not None and layout.fan_in_dim == 0 and isinstance(layer.weight, nn.Parameter)
+    }
+    return lambda parameter: Shard(1) if id(parameter) in transposed else None

@@ -27,6 +27,7 @@ from torch.distributed.tensor import DTensor
 from transformers.pytorch_utils import Conv1D
 
 from hf_td import functional, kernels
+from hf_td.anatomy.replaced import is_packed
 from hf_td.functional import Cut, Rule
 from hf_td.modules.classes import class_of
 from hf_td.modules.layouts import Stack, linear_layout, stacks_of
@@ -275,18 +276,49 @@ def _kind_of_weight(layer: Any) -> str:
     return f"{kind}, as quantised layers have: quantise the pruned model instead"
 
 
-def check_not_sharded(name: str, layer: Any) -> None:
-    """Raise TypeError if this process has only a shard of a weight.
+def check_rankable(name: str, layer: Any) -> None:
+    """Raise TypeError if rows of a weight were cut, or the weight was quantised, after patching.
 
-    FSDP2 replaces a parameter by a DTensor, FSDP flattens it, and ZeRO-3 leaves it empty.
+    FSDP2 shards a weight by its first dimension. FSDP flattens it, and ZeRO-3 leaves it empty.
+    torchao replaces it by a packed one.
     """
     weight = layer.weight
-    if isinstance(weight, DTensor) or weight.dim() < 2:
+    if weight.dim() < 2:
         raise TypeError(
-            f"the weight of {name} was sharded after patching ({type(weight).__name__} of shape "
-            f"{tuple(weight.shape)}), as FSDP and ZeRO-3 do. Shards cannot be ranked. "
-            "Train with DistributedDataParallel"
+            f"the weight of {name} was sharded after patching (its shape is "
+            f"{tuple(weight.shape)}), as FSDP 1 and ZeRO-3 do. Only whole rows can be ranked. "
+            "Use FSDP2 (fully_shard, or fsdp_version 2), or DistributedDataParallel"
         )
+    if kernels.is_sharded(weight) and not _has_whole_rows(layer):
+        raise TypeError(
+            f"the weight of {name} is sharded across its inputs ({weight.placements}). Only whole "
+            "rows can be ranked. Shard along the outputs: give fully_shard "
+            "shard_placement_fn=hf_td.patching.shard_by_rows(model)"
+        )
+    if is_packed(weight):
+        raise TypeError(
+            f"the weight of {name} was quantised after patching ({type(weight).__name__}). Packed "
+            "weights can be neither ranked nor set to zero. Train and prune the model first, and "
+            "quantise the pruned one"
+        )
+
+
+def check_computes_whole(name: str, layer: Any) -> None:
+    """Raise TypeError if a targeted layer has become part of a tensor-parallel plan.
+
+    Such a plan turns the buffers into shards too.
+    """
+    if kernels.is_sharded(cut_of(layer).draw):
+        raise TypeError(
+            f"{name} has become part of a tensor-parallel plan after patching. It would compute "
+            "with part of its weight. Use FSDP2 or DistributedDataParallel"
+        )
+
+
+def _has_whole_rows(layer: Any) -> bool:
+    layout = linear_layout(layer)
+    dim = kernels.sharded_dim(layer.weight)
+    return dim is not None and (layout is None or dim != layout.fan_in_dim % layer.weight.dim())
 
 
 def target(layer: Any, rule: Rule, cutoff: Tensor, *, scaled: bool, measured: bool) -> None:
@@ -362,11 +394,17 @@ def rule_of(layer: Any) -> Rule:
 def kept(layer: Any) -> Tensor:
     """Return True where the current update keeps a weight, boolean, in the shape of the weight.
 
+    Of a sharded weight it is the part of this process.
     For a router it is `(experts,)`, True for kept experts.
     """
     if isinstance(layer, Router):
         return ~_dropped_experts(layer.module)
-    return ~functional.is_dropped(layer.weight.detach(), cut_of(layer), rule_of(layer))
+    weight, cut = layer.weight.detach(), cut_of(layer)
+    if not kernels.is_sharded(weight):
+        return ~functional.is_dropped(weight, cut, rule_of(layer))
+    scores = functional.weight_scores(kernels.local(weight), cut.scale, rule_of(layer))
+    drawn = kernels.rows_of(functional.is_drawn(weight.shape, cut.draw), weight)
+    return ~((scores < kernels.rows_of(cut.cutoff, weight)) & drawn)
 
 
 def measured_features(layer: Any) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +18,8 @@ from hf_td.patching.cutoffs import first_cutoff, set_cutoffs
 from hf_td.patching.distributed import exclude_from_ddp, include_in_ddp, sum_over_processes
 from hf_td.patching.layers import (
     can_measure,
-    check_not_sharded,
+    check_computes_whole,
+    check_rankable,
     check_targetable,
     is_targeted,
     kept,
@@ -30,6 +31,7 @@ from hf_td.patching.layers import (
     stop_measuring,
     target,
 )
+from hf_td.patching.mistakes import EvalModeWatch, gradients_are_recorded, warn_if_in_trainer
 from hf_td.ranking.activations import (
     INTERVAL,
     Activations,
@@ -57,9 +59,10 @@ class Patch:
         rates: the rates of the current update.
         updates: number of updates so far; the number of the next one unless `anneal` gives another.
         recorded: the record of an earlier training in the model's config, or None.
-        self_counting: the hook that anneals before each training forward; None after the first
-            `anneal`.
+        self_counting: True until the first `anneal`: each training forward counts as an update.
         measuring: True while measured sums wait to be added to the averages.
+        watch: looks out for updates in eval mode.
+        hook: calls `_before_forward`.
     """
 
     config: TargetedDropoutConfig
@@ -69,13 +72,17 @@ class Patch:
     rates: Rates = NO_RATES
     updates: int = 0
     recorded: dict[str, Any] | None = None
-    self_counting: RemovableHandle | None = None
+    self_counting: bool = True
     measuring: bool = False
+    watch: EvalModeWatch = field(default_factory=EvalModeWatch)
+    hook: RemovableHandle | None = None
 
     def advance(self, progress: float, update: int | None) -> None:
         """Set the rates, cut-offs and draws of one update, and start to measure if it is due."""
         for site in self.sites:
-            check_not_sharded(site.name, site.layer)
+            check_computes_whole(site.name, site.layer)
+            for layer in site.producers or (site.layer,):
+                check_rankable(site.name, layer)
         number = self.updates if update is None else update
         self.update_averages()
         self.rates = self.config.rates(progress, number)
@@ -187,7 +194,7 @@ def patch_model(
     if measured:
         patch._set_scales()
     setattr(model, _STATE, patch)
-    patch.self_counting = model.register_forward_pre_hook(_count_forward)
+    patch.hook = model.register_forward_pre_hook(_before_forward)
     if hasattr(model, "config"):
         patch.recorded = getattr(model.config, CONFIG_KEY, None)
         setattr(model.config, CONFIG_KEY, config.to_dict())
@@ -226,7 +233,8 @@ def unpatch_model(model: ModelT) -> ModelT:
     for site in patch.sites:
         restore(site.layer)
     include_in_ddp(model, before - _buffers(model))
-    _stop_counting(patch)
+    if patch.hook is not None:
+        patch.hook.remove()
     for module in model.modules():
         if module.__dict__.pop(_STATE, None) is not None and not patch.updates:
             _restore_record(module, patch.recorded)
@@ -262,7 +270,7 @@ def anneal(model: nn.Module, progress: float, update: int | None = None) -> Rate
     if not 0 <= progress <= 1:
         raise ValueError(f"progress is completed over all updates, in [0, 1]; got {progress}")
     patch = _require_patch(model)
-    _stop_counting(patch)
+    patch.self_counting = False
     patch.advance(progress, update)
     return patch.rates
 
@@ -305,18 +313,20 @@ def _require_patch(model: nn.Module) -> Patch:
     return patch
 
 
-def _stop_counting(patch: Patch) -> None:
-    if patch.self_counting is not None:
-        patch.self_counting.remove()
-        patch.self_counting = None
-
-
-def _count_forward(model: nn.Module, args: Any) -> None:
+def _before_forward(model: nn.Module, args: Any) -> None:
+    patch: Patch = model.__dict__[_STATE]
     if model.training:
-        # Not a decorator: torch.compiler.disable imports the compiler, which takes a second.
-        count = torch.compiler.disable(_count) if torch.compiler.is_compiling() else _count
-        count(model)
+        patch.watch.see_training()
+        if patch.self_counting:
+            # Not a decorator: torch.compiler.disable imports the compiler, which takes a second.
+            count = torch.compiler.disable(_count) if torch.compiler.is_compiling() else _count
+            count(model)
+    elif gradients_are_recorded():
+        patch.watch.see_evaluation(model, patch.updates, annealed=not patch.self_counting)
 
 
 def _count(model: nn.Module) -> None:
-    _require_patch(model).advance(progress=1.0, update=None)
+    patch = _require_patch(model)
+    if not patch.updates:
+        warn_if_in_trainer(model)
+    patch.advance(progress=1.0, update=None)

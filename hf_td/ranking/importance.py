@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from hf_td import functional
 from hf_td.anatomy import Block, Layout, Projection, features_on, find_layer, linear_layout
-from hf_td.kernels.reductions import any_nonzero, row_norms
+from hf_td.kernels import row_norms
+from hf_td.kernels.reductions import any_nonzero
 
 # A linear layer, and the features of it that belong to the units of a block.
 Member = tuple[Any, Projection]

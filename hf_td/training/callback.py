@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -24,13 +25,37 @@ class AnnealingCallback(TrainerCallback):
     the last update: `targeting`, `drop_rate` and `learning` (the fraction, lowest-ranked first,
     that is trainable; below 1 only in dense updates). It also logs `dropped_share`, the fraction of
     the targeted weights that the update dropped.
+
+    Args:
+        model: the patched model, or a wrapper around it. None for the model that the Trainer hands
+            its callbacks. Give it where that is no module, as from SetFit's Trainer.
     """
+
+    def __init__(self, model: nn.Module | None = None) -> None:
+        self.model = model
+
+    def model_of(self, given: Mapping[str, Any]) -> nn.Module:
+        """Return the model to anneal, from the keyword arguments of an event.
+
+        Raises:
+            TypeError: the callback has no model of its own, and the Trainer hands it no module.
+        """
+        if self.model is not None:
+            return self.model
+        model = given.get("model")
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                f"the Trainer hands its callbacks a {type(model).__name__} as the model, where a "
+                "torch.nn.Module was expected. Give the callback the patched model: "
+                f"{type(self).__name__}(model)"
+            )
+        return model
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Warn if the metric of the full weights chooses while the rates rise."""
-        patch = find_patch(kwargs["model"])
+        patch = find_patch(self.model_of(kwargs))
         if patch is not None:
             warn_if_chosen_unpruned(args, patch.config)
 
@@ -38,13 +63,14 @@ class AnnealingCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Anneal; called once for each update, before its first micro-batch."""
-        anneal(kwargs["model"], min(1.0, state.global_step / state.max_steps), state.global_step)
+        progress = min(1.0, state.global_step / state.max_steps)
+        anneal(self.model_of(kwargs), progress, state.global_step)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Add the update's activations to the averages; every process calls this before saving."""
-        patch = find_patch(kwargs["model"])
+        patch = find_patch(self.model_of(kwargs))
         if patch is not None:
             patch.update_averages()
 
@@ -52,8 +78,9 @@ class AnnealingCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Add the rates to the training logs."""
-        patch, logs = find_patch(kwargs["model"]), kwargs.get("logs")
-        if patch is None or logs is None or "loss" not in logs:
+        patch, logs = find_patch(self.model_of(kwargs)), kwargs.get("logs")
+        # Each update has its learning rate; its loss can have another name, as in SetFit.
+        if patch is None or logs is None or "learning_rate" not in logs:
             return
         added = {**patch.rates._asdict(), "dropped_share": patch.dropped_share()}
         add_to_logs(state, logs, added)
@@ -85,14 +112,14 @@ class TargetedDropoutCallback(AnnealingCallback):
     ) -> None:
         """Save the activations next to the weights of a checkpoint."""
         if args.should_save and _checkpoint(args, state).is_dir():
-            save_activations(kwargs["model"], _checkpoint(args, state))
+            save_activations(self.model_of(kwargs), _checkpoint(args, state))
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Warn as `AnnealingCallback`, and load the activations of a resumed checkpoint."""
         super().on_train_begin(args, state, control, **kwargs)
-        patch = find_patch(kwargs["model"])
+        patch = find_patch(self.model_of(kwargs))
         if patch is None or not state.global_step:
             return
         if not patch.resume(_checkpoint(args, state)):
@@ -108,7 +135,7 @@ class TargetedDropoutCallback(AnnealingCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Load the activations of the best checkpoint if its weights were loaded."""
-        patch = find_patch(kwargs["model"])
+        patch = find_patch(self.model_of(kwargs))
         if patch is not None and args.load_best_model_at_end and state.best_model_checkpoint:
             patch.resume(state.best_model_checkpoint)
 

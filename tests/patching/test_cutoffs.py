@@ -515,6 +515,31 @@ def test_an_average_of_the_model_can_be_made_before_the_first_update(level, deca
     assert patch_of(model).dropped_share() > 0
 
 
+def shapes_of_buffers(model: Model) -> dict[str, tuple[Any, ...]]:
+    return {n: (b.shape, b.stride(), b.dtype, b.device) for n, b in model.named_buffers()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "way", [*WAYS, {"level": "unit", "importance": "activation", "experts_level": "unit"}], ids=str
+)
+@pytest.mark.parametrize("kind", ["gpt2", "albert", "mixtral"])
+def test_the_buffers_of_a_patched_model_stay_the_same_set(kind, way, dtype):
+    """What copies a model's buffers can be made at any time: averages, optimisers, wrappers."""
+    mixed = kind == "mixtral"
+    way = {**way} if mixed else {k: v for k, v in way.items() if k != "experts_level"}
+    model = (mixture(kind) if mixed else a_model(kind)).to(dtype)
+    model = patch_model(model, **{**HALF, **way, "targeting_schedule": Schedule(off=0.5)})
+    averaged, before = AveragedModel(model), shapes_of_buffers(model)
+    dense = set()
+    for update in range(INTERVAL + 2):
+        dense.add(anneal(model.train(), 1.0, update).targeting == 0)
+        model(**(family_inputs(model) if mixed else tiny_inputs(model)))[0].sum().backward()
+        assert shapes_of_buffers(model) == before
+        averaged.update_parameters(model)
+    assert dense == {True, False}
+
+
 # --- memory ---
 
 

@@ -122,8 +122,8 @@ def test_a_copy_has_its_own_masks(level):
     assert {id(s.layer) for s in patch_of(twin).sites} <= {id(m) for m in twin.modules()}
     for site in patch_of(twin).sites:
         assert twin.get_submodule(site.name) is site.layer
-    assert len(model._forward_pre_hooks) == 1
-    assert not twin._forward_pre_hooks
+    assert patch_of(model).self_counting
+    assert not patch_of(twin).self_counting
     assert type(twin) is type(model)
     unpatch_model(twin)
     assert targeted_names(model)

@@ -173,9 +173,9 @@ def test_masks_of_counted_forwards_equal_those_of_numbered_updates():
 
 def test_anneal_ends_the_counting_of_forwards():
     model = patched("bert")
-    assert len(model._forward_pre_hooks) == 1
+    assert patch_of(model).self_counting
     anneal(model, 0.5, 4)
-    assert not model._forward_pre_hooks
+    assert not patch_of(model).self_counting
     before = masks(model)
     train_step(model)
     assert_same_masks(masks(model), before)

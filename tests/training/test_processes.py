@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 import torch
 from torch import distributed
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -95,16 +93,6 @@ def test_masks_and_sums_are_not_sent_in_every_forward(level):
     assert len(DistributedDataParallel(model).modules_buffers) == sent
     unpatch_model(model)
     assert model._ddp_params_and_buffers_to_ignore == ["of.others"]
-
-
-@pytest.mark.usefixtures("group")
-@pytest.mark.parametrize("level", ["weight", "unit"])
-def test_weights_that_are_sharded_after_patching_are_refused(level):
-    model = patch_model(tiny_model("bert"), level=level, **SETTINGS)
-    anneal(model, 0.5, 0)
-    fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
-    with pytest.raises(TypeError, match=r"sharded after patching .*DistributedDataParallel"):
-        anneal(model, 0.5, 1)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from hf_td import functional
+from hf_td import functional, kernels
 from hf_td.anatomy import Mixture
 from hf_td.functional import Rule
 from hf_td.modules.routing import mark_pruned, pruned_experts
@@ -92,7 +92,8 @@ class ExpertSite:
             scores = functional.random_scores(self.ranked_shape, self.random_key, device)
         else:
             scores = importance.expert_scores(self.weights, self.scale())
-        return scores.masked_fill(pruned_experts(self.layer.module), -torch.inf)
+        pruned = kernels.whole(pruned_experts(self.layer.module))
+        return scores.masked_fill(pruned, -torch.inf)
 
     def scale(self) -> Tensor | None:
         """Return the root mean square of the router's weight of each expert, `(experts,)`."""

@@ -1,0 +1,53 @@
+"""OpenVINO converts dense, masked and compact models, with equal outputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+from transformers import AutoModelForSequenceClassification
+
+from hf_td import compact_model, patch_model, prune_model
+from tests.friends.helpers import RISING, friend
+from tests.tiny import VOCABULARY, tiny_model
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),  # of the libraries, about each other
+]
+
+
+def tokens(batch: int, length: int) -> dict[str, torch.Tensor]:
+    draws = torch.Generator().manual_seed(length)
+    ids = torch.randint(3, VOCABULARY, (batch, length), generator=draws)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def assert_converts(model: Any) -> None:
+    """Assert that the converted model computes the same on inputs of other sizes."""
+    openvino = friend("openvino")
+    converted = openvino.convert_model(model.eval(), example_input=tokens(2, 8))
+    run = openvino.compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for sizes in ((2, 8), (3, 5)):
+        inputs = tokens(*sizes)
+        (got, *_) = run({name: np.asarray(value) for name, value in inputs.items()}).values()
+        with torch.no_grad():
+            expected = model(**inputs).logits
+        assert_close(torch.as_tensor(got), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_a_model_is_converted_at_each_stage(family, tmp_path):
+    model = tiny_model(family)
+    assert_converts(model)
+    patch_model(model, level="unit", **RISING)
+    assert_converts(model)
+    prune_model(model, 0.5, level="unit")
+    assert_converts(model)
+    compact_model(model, multiple_of=1)
+    assert_converts(model)
+    model.save_pretrained(tmp_path)
+    assert_converts(AutoModelForSequenceClassification.from_pretrained(tmp_path))
