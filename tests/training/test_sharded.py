@@ -130,8 +130,10 @@ def work(rank: int, processes: int, name: str, folder: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 4])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("name", "processes"),
+    [*((name, 2) for name in CASES), ("weights by activation", 4), ("units by activation", 4)],
+)
 def test_processes_with_shards_learn_what_one_learns(name, processes, tmp_path):
     family, settings, options = CASES[name]
     alone = fresh(family, settings)
