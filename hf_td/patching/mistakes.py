@@ -76,7 +76,8 @@ def _version(model: nn.Module) -> int:
     """
     trainable = (parameter for parameter in model.parameters() if parameter.requires_grad)
     first = next(trainable, None)
-    return 0 if first is None else first._version
+    # A tensor that was made under `torch.inference_mode` has no version, and is not trained.
+    return 0 if first is None or first.is_inference() else first._version
 
 
 def warn_if_in_trainer(model: nn.Module) -> None:
