@@ -14,6 +14,7 @@ from torch import nn
 
 from hf_td.anatomy.blocks import Anatomy, Block, Projection, layer_index, pattern_of
 from hf_td.anatomy.experts import prove_experts
+from hf_td.anatomy.inputs import passed_to
 from hf_td.anatomy.mixtures import read_mixtures
 from hf_td.anatomy.probe import prove_block
 from hf_td.anatomy.registry import described, described_blocks
@@ -43,8 +44,8 @@ def read_anatomy(model: nn.Module, example_inputs: Mapping[str, Any] | None = No
 
     Args:
         model: a `PreTrainedModel`, or any module together with `example_inputs`.
-        example_inputs: keyword arguments for a forward of `model.base_model`, for a model whose
-            input is of no known kind.
+        example_inputs: what `model(**example_inputs)` takes: keyword arguments of one forward.
+            They are needed only where none that can be made runs.
 
     Raises:
         ValueError: no example input runs, the weights have no values, or the model contradicts
@@ -114,20 +115,23 @@ def _read(model: nn.Module, example_inputs: Mapping[str, Any] | None) -> Anatomy
 
 
 def _trace(model: nn.Module, example_inputs: Mapping[str, Any] | None) -> tuple[nn.Module, Traces]:
-    """Trace the base model, or the whole model if its base does not run, and return what was run.
+    """Trace the base model, or the whole model if its base is not run, and return what was run.
 
     The base of some models takes no input of a user: DINOv3's is its encoder.
     """
     base: nn.Module = getattr(model, "base_model", model)
+    if example_inputs is not None:
+        passed = passed_to(base, model, example_inputs)
+        run = (base, passed) if passed is not None else (model, example_inputs)
+        return run[0], trace_all(*run)
     try:
-        return base, trace_all(base, example_inputs)
+        return base, trace_all(base)
     except ValueError as error:
         if described(base):
             return base, Traces(unread={"": str(error)})
-        if base is model or example_inputs is not None:
-            raise
-        with suppress(ValueError):
-            return model, trace_all(model)
+        if base is not model:
+            with suppress(ValueError):
+                return model, trace_all(model)
         raise
 
 

@@ -12,7 +12,7 @@ from hf_td.anatomy.given import anatomy_of
 from hf_td.compaction.alignment import renumber_heads
 from hf_td.compaction.check import Footprint, compare, footprint
 from hf_td.compaction.kept import choose_units, dead_heads, needed_units
-from hf_td.compaction.runs import Runs, runs_of
+from hf_td.compaction.runs import Runs, runs_of, trial_runs_of
 from hf_td.compaction.surgery import Cuts, cut_parameters, cuts_of, new_counts
 from hf_td.compaction.trial import Undo, fixed_heads, swap
 from hf_td.compaction.undo import CutRecord
@@ -187,7 +187,8 @@ def _nothing_dead(
     multiple_of: int,
     example_inputs: Mapping[str, Any] | None,
 ) -> str:
-    fixed = fixed_heads(model, dead_heads(model, anatomy), runs_of(model, anatomy, example_inputs))
+    runs = trial_runs_of(model, anatomy, example_inputs)
+    fixed = fixed_heads(model, dead_heads(model, anatomy), runs)
     if fixed:
         stay = [f"{block.name}: {reason}" for block, reason in fixed.items()]
         return (
