@@ -16,7 +16,7 @@ from hf_td.anatomy.blocks import Anatomy, Block, Projection, layer_index, patter
 from hf_td.anatomy.experts import prove_experts
 from hf_td.anatomy.inputs import passed_to
 from hf_td.anatomy.mixtures import read_mixtures
-from hf_td.anatomy.probe import prove_block
+from hf_td.anatomy.probe import SHARED_HEADS, prove_block
 from hf_td.anatomy.registry import described, described_blocks
 from hf_td.anatomy.replaced import (
     check_called,
@@ -200,14 +200,17 @@ def _in_layers(seen: Trace, found: Mapping[Call, tuple[list[Call], Block]]) -> l
     readers = Counter(source for sources, _ in inside.values() for source in sources)
     shared = seen.feeders_outside(inside) | {c for c, times in readers.items() if times > 1}
     return [
-        replace(block, obstacle=block.obstacle or _obstacle(shared.intersection(sources)))
+        replace(block, obstacle=_obstacle(block, shared.intersection(sources)))
         for sources, block in inside.values()
     ]
 
 
-def _obstacle(shared: set[Call]) -> str | None:
+def _obstacle(block: Block, shared: set[Call]) -> str | None:
+    """Return the more exact one of the reasons why the units of a block cannot be dropped."""
+    if not shared or block.obstacle == SHARED_HEADS:
+        return block.obstacle
     names = ", ".join(sorted(call.name for call in shared))
-    return f"the output of {names} is also read elsewhere in the model" if shared else None
+    return f"the output of {names} is also read elsewhere in the model"
 
 
 def _moved(block: Block, layers: Mapping[str, str], parameters: Sequence[str] = ()) -> Block:

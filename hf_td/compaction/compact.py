@@ -45,7 +45,8 @@ def compact_model(
             neurons; 1 for the narrowest (of experts, 8, as their kernels demand).
         check: compare the outputs of the masked and the compact model on a small input.
         anatomy: what `read_anatomy(model)` returned; None reads the model.
-        example_inputs: as in `patch_model`.
+        example_inputs: what `model(**example_inputs)` takes: keyword arguments of one forward.
+            They are needed only where none that can be made runs.
 
     Returns:
         `model` itself.
