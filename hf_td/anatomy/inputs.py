@@ -184,8 +184,9 @@ def _ended_ids(model: nn.Module) -> Tensor:
 
 
 def _separated_ids(model: nn.Module) -> Tensor:
-    """Return a question and a text with three separators, as Longformer expects them."""
+    """Return a question with the token of Splinter's, and the three separators of Longformer's."""
     ids = _token_ids(model)
+    ids[:, 1] = _config_value(model, "question_token_id", default=int(ids[0, 1]))
     ids[:, [2, 3, -1]] = _config_value(model, "sep_token_id", default=0)
     return ids
 

@@ -61,8 +61,9 @@ def _is_chosen(holder: Holder, config: TargetedDropoutConfig) -> bool:
     level = config.level_of(holder.part)
     if level == "none" or (isinstance(holder, Mixture) and holder.chosen == holder.units):
         return False
-    at_weights = level == "weight" and isinstance(holder, Block)
-    names = holder.modules if at_weights else (name_of(holder),)
+    names: tuple[str, ...] = (name_of(holder),)
+    if isinstance(holder, Block) and level == "weight":
+        names = holder.modules
     return any(config.selects(name, holder.layer) for name in names)
 
 
