@@ -19,6 +19,7 @@ from hf_td.compaction import compact_model
 from hf_td.pruning import prune_model
 from lab.coverage.survey import SPARSITY, Record, Twin, blame, first_line, make_twin
 
+OUTCOMES = ("passed", "mismatch", "not compact", "refused", "not built")
 _PREFIX, _SUFFIX = "MODEL_FOR_", "_MAPPING_NAMES"
 
 
