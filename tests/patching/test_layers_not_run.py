@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -108,9 +109,12 @@ def update_once(model: Any, optimizer: Any, update: int, batch: Batch) -> set[st
     return called
 
 
-@every_model
+# None: activations are not recomputed.
+@pytest.mark.parametrize(
+    ("name", "reentrant"),
+    [("wav2vec2", None), *itertools.product(("hubert", "llava"), (None, True, False))],
+)
 @every_level
-@pytest.mark.parametrize("reentrant", [None, True, False])
 def test_layers_that_are_not_run_train_in_dense_updates_and_others(name, level, reentrant):
     set_seed(0)
     make, batch_of = MODELS[name]
