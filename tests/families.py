@@ -22,6 +22,7 @@ Heads = Literal["removed", "masked", "refused"]
 Form = Literal["stock", "compact"]
 
 MULTI_QUERY = "its query heads share one key and value head, so there is one unit"
+MIXED = "its heads are mixed, as by a norm over all of them at once, so there is one unit"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +158,7 @@ def _wav2vec2() -> PreTrainedModel:
         "num_conv_pos_embeddings": 16,
         "num_conv_pos_embedding_groups": 4,
     }
-    config = hf.Wav2Vec2Config(**TEXT, **convolutions, layerdrop=0.0, mask_time_prob=0.0)
+    config = hf.Wav2Vec2Config(**TEXT, **convolutions, mask_time_prob=0.0)
     return hf.Wav2Vec2ForCTC(config)
 
 
@@ -278,6 +279,14 @@ TABLE: dict[str, Family] = {
         make=lambda: hf.Gemma3ForCausalLM(hf.Gemma3TextConfig(**_GROUPED, head_dim=8)),
         units="stock",
         sizes=(2, 64),
+    ),
+    "olmo2": Family(
+        title="OLMo 2",
+        make=lambda: hf.Olmo2ForCausalLM(hf.Olmo2Config(**_GROUPED)),
+        units="stock",
+        heads="refused",
+        why=MIXED,
+        sizes=(1, 64),
     ),
     "phi": Family(title="Phi", make=lambda: hf.PhiForCausalLM(hf.PhiConfig(**TEXT)), units="stock"),
     "phi3": Family(

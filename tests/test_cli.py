@@ -152,3 +152,15 @@ def test_without_activations_the_importance_must_be_given(monkeypatch, capsys, t
     assert "or give --importance magnitude" in printed
     assert run(monkeypatch, *words, "--importance", "magnitude") == 0
     assert "50.0% of the prunable weights are pruned" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["inspect", "prune"])
+def test_an_input_of_the_users_own_is_read_and_run(monkeypatch, capsys, llama, tmp_path, command):
+    file = tmp_path / "inputs.json"
+    words = ("inspect", llama) if command == "inspect" else ("prune", llama, tmp_path / "out")
+    half = ("--sparsity", "0.5", "--level", "unit") if command == "prune" else ()
+    file.write_text('{"input_ids": [[[5, 6]]]}')
+    assert run(monkeypatch, *words, *half, "--example-inputs", file) == 2
+    assert "LlamaForCausalLM does not run on example_inputs" in capsys.readouterr().err
+    file.write_text('{"input_ids": [[5, 6, 7]]}')
+    assert run(monkeypatch, *words, *half, "--example-inputs", file) == 0

@@ -1,8 +1,11 @@
 """Small inputs on which a model of the library can be run once.
 
 The arguments follow from the signature of the forward and from the model's main input, their shapes
-from the config. If several forms are possible (an image or a video, features first or frames
-first), the first one that runs is used.
+from the config. If several forms are possible (an image or a video, one text or two choices), the
+first one that runs is used.
+
+`example_inputs` always are keyword arguments of the whole model: what `model(**example_inputs)`
+takes.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from hf_td.anatomy.trace import trace
+from hf_td.anatomy.trace import Trace, trace
 
 T = TypeVar("T")
 
@@ -24,18 +27,19 @@ PROBE_LENGTH = 8
 # Patches on each side of an image that is given as patches, before any are merged.
 _GRID = 4
 _FRAMES = 128
+_CURE = (
+    "Pass example_inputs={...}, what model(**example_inputs) takes (--example-inputs FILE on the "
+    "command line)."
+)
 _TOWERS = ("text_config", "vision_config", "audio_config", "encoder", "decoder")
 
 
 def probe_inputs(model: nn.Module) -> dict[str, Any]:
-    """Return keyword arguments for one forward of `model`, a batch of one on its device.
+    """Return keyword arguments on which one forward of `model` runs, a batch of one on its device.
 
     Raises:
         ValueError: no input that can be made runs.
     """
-    choices = list(_candidates(model))
-    if len(choices) == 1:
-        return choices[0]
     return first_that_runs(model, lambda inputs: (trace(model, inputs), inputs)[1])
 
 
@@ -52,14 +56,58 @@ def first_that_runs(model: nn.Module, run: Callable[[dict[str, Any]], T]) -> T:
         except Exception as error:
             failures.append(error)
     refusal = f"cannot make an example input for {type(model).__name__}"
-    cure = "Pass example_inputs={...}, the keyword arguments of its forward."
     if failures:
         why = f"On the first input that was tried, a forward failed: {failures[0]}"
-        raise ValueError(f"{refusal}. {cure} {why}") from failures[0]
+        raise ValueError(f"{refusal}. {_CURE} {why}") from failures[0]
     raise ValueError(
         f"{refusal}: its main input is {_main_input(model)!r}, and the known ones are "
-        f"{sorted(_MAKERS)}. {cure}"
+        f"{sorted(_MAKERS)}. {_CURE}"
     )
+
+
+def trace_given(model: nn.Module, example_inputs: Mapping[str, Any]) -> Trace:
+    """Trace one forward of `model` on the example inputs of a user.
+
+    Raises:
+        ValueError: the forward fails.
+    """
+    try:
+        return trace(model, example_inputs)
+    except Exception as error:
+        raise ValueError(
+            f"{type(model).__name__} does not run on example_inputs: {error}. They have to be what "
+            "model(**example_inputs) takes. Correct them, or leave them out."
+        ) from error
+
+
+def passed_to(
+    part: nn.Module, model: nn.Module, example_inputs: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Return the keyword arguments that a forward of `model` passes to a part of it.
+
+    Args:
+        part: the model itself or a module in it; what it gets in its first call counts.
+        model: the whole model.
+        example_inputs: keyword arguments of its forward.
+
+    Returns:
+        None if the forward does not call the part.
+
+    Raises:
+        ValueError: the forward fails.
+    """
+    calls: list[dict[str, Any]] = []
+
+    def record(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        names = inspect.signature(part.forward).parameters
+        calls.append({**dict(zip(names, args, strict=False)), **kwargs})
+
+    hook = part.register_forward_pre_hook(record, with_kwargs=True)
+    try:
+        trace_given(model, example_inputs)
+    finally:
+        hook.remove()
+    return calls[0] if calls else None
 
 
 def _main_input(model: nn.Module) -> Any:
@@ -128,6 +176,26 @@ def _token_ids(model: nn.Module) -> Tensor:
     return (ids % vocabulary)[None].to(_device(model))
 
 
+def _ended_ids(model: nn.Module) -> Tensor:
+    """Return a text that ends with the token of its end, by which BART and T5 classify."""
+    ids = _token_ids(model)
+    ids[:, -1] = _config_value(model, "eos_token_id", default=0)
+    return ids
+
+
+def _separated_ids(model: nn.Module) -> Tensor:
+    """Return a question with the token of Splinter's, and the three separators of Longformer's."""
+    ids = _token_ids(model)
+    ids[:, 1] = _config_value(model, "question_token_id", default=int(ids[0, 1]))
+    ids[:, [2, 3, -1]] = _config_value(model, "sep_token_id", default=0)
+    return ids
+
+
+def _choice_ids(model: nn.Module) -> Tensor:
+    """Return two questions with separators, as for multiple choice."""
+    return _separated_ids(model)[:, None].expand(-1, 2, -1).contiguous()
+
+
 def _codebook_ids(model: nn.Module) -> Tensor:
     """Return one token of text and one of each codebook for every position."""
     books = _config_value(model, "num_codebooks", default=0) + 1
@@ -161,6 +229,14 @@ def _video(model: nn.Module) -> Tensor:
 
 def _colours_first_video(model: nn.Module) -> Tensor:
     return _video(model).transpose(1, 2)
+
+
+def _masked_patches(model: nn.Module) -> Tensor:
+    """Return a mask of every second patch of a video."""
+    frames = _video(model).shape[1] // _config_value(model, "tubelet_size", default=1)
+    image, patch = _pixels(model), _sides(_config_value(model, "patch_size", default=16))
+    patches = frames * (image.shape[-2] // patch[0]) * (image.shape[-1] // patch[1])
+    return (torch.arange(patches, device=_device(model)) % 2 == 0)[None]
 
 
 def _patch_area(model: nn.Module) -> int:
@@ -253,6 +329,11 @@ def _waveform(model: nn.Module) -> Tensor:
     return _noise(model, 1, math.prod(strides) * (PROBE_LENGTH + 2))
 
 
+def _long_waveform(model: nn.Module) -> Tensor:
+    """Return a sound for a head that merges many frames, as an x-vector does."""
+    return _waveform(model).repeat(1, 4)
+
+
 def _channel_wave(model: nn.Module) -> Tensor:
     return _waveform(model)[None]
 
@@ -291,7 +372,7 @@ def _fine_boxes(model: nn.Module) -> Tensor:
 
 # The forms that an argument may have, the most likely first. A new kind of input is a new row.
 _MAKERS: dict[str, tuple[Callable[[nn.Module], Tensor], ...]] = {
-    "input_ids": (_token_ids, _codebook_ids),
+    "input_ids": (_token_ids, _ended_ids, _separated_ids, _choice_ids, _codebook_ids),
     "decoder_input_ids": (_token_ids,),
     "qformer_input_ids": (_token_ids,),
     "attention_mask": (_ones,),
@@ -308,9 +389,10 @@ _MAKERS: dict[str, tuple[Callable[[nn.Module], Tensor], ...]] = {
     "audio_mel": (_mel_frames,),
     "audio_mel_mask": (_open_mask,),
     "past_values": (_series,),
-    "input_values": (_waveform, _channel_wave, _mel_frames),
+    "input_values": (_waveform, _long_waveform, _channel_wave, _mel_frames),
     "pixel_values": (_pixels, _video, _patches, _flat_patches, _square_patches),
     "pixel_values_videos": (_video, _colours_first_video),
+    "bool_masked_pos": (_masked_patches,),
     "image": (_pixels,),
     "grid_thw": (_grid, _grid, _grid, _grid, _flat_grid),
     "image_grid_thw": (_grid,),

@@ -22,6 +22,10 @@ from hf_td.anatomy.blocks import Block, Companion, Part, Projection, Role
 from hf_td.anatomy.trace import Call, FreeParameter
 
 SHARED_HEADS = "its query heads share one key and value head, so there is one unit"
+SHARED_KEYS = "its heads share keys, so there is one unit"
+MIXED_HEADS = "its heads are mixed, as by a norm over all of them at once, so there is one unit"
+# The largest difference that rounding explains between attention weights of one head.
+_ONE_HEAD = 1e-3
 _ORDER: tuple[Role, ...] = ("q", "k", "v", "gate", "up")
 
 
@@ -65,6 +69,12 @@ class Probe:
         gradients = self._send_back(torch.ones_like(self.channels), one_token=True)
         return [(g != 0).flatten(0, -2).cpu().sum(0) for g in gradients]
 
+    def token_weights(self, feeder: int) -> Tensor:
+        """Return how each row of a feeder is weighted over the tokens, `(tokens, rows)`."""
+        gradient = self._send_back(torch.ones_like(self.channels), one_token=True)[feeder]
+        weights = gradient.detach().flatten(0, -2).float().cpu()
+        return weights / weights.sum(0)
+
     def bends(self, feeder: int, rows: Tensor) -> bool:
         """Return True if the consumer's input is nonlinear in some rows of a feeder."""
         return bends(self.consumer.input, self.feeders[feeder].leaf, rows, -1)
@@ -98,7 +108,7 @@ def prove_block(
         parameters: returns the parameters outside of linear layers that feed it.
     """
     probe = Probe(consumer, feeders)
-    units = _count_units(probe)
+    units = _count_units(probe.channels, probe.reached)
     if units is None:
         return None
     sizes = [feeder.leaf.shape[-1] for feeder in feeders]
@@ -115,7 +125,7 @@ def prove_block(
         return None
     producers.sort(key=lambda p: _ORDER.index(p.role))
     reader: Role = "o" if part == "attention" else "down"
-    rows = {p.role: p.features.shape[1] for p in producers}
+    one = _one_unit(probe, producers) if part == "attention" and units == 1 else None
     return Block(
         name=_shared_path(consumer, feeders),
         part=part,
@@ -123,7 +133,7 @@ def prove_block(
         producers=tuple(producers),
         consumer=Projection(consumer.name, reader, probe.channels.view(units, -1)),
         companions=tuple(c for p in parameters() for c in _companions(probe, p, units)),
-        obstacle=SHARED_HEADS if units == 1 and rows["q"] > rows["k"] else _scattered(producers),
+        obstacle=one or _scattered(producers),
     )
 
 
@@ -160,23 +170,50 @@ def _scattered(producers: Sequence[Projection]) -> str | None:
     return None
 
 
-def _count_units(probe: Probe) -> int | None:
+def _one_unit(probe: Probe, producers: Sequence[Projection]) -> str | None:
+    """Return the reason why several heads are one unit; None if there is just one head."""
+    features = {p.role: p.features.flatten() for p in producers}
+    if len(features["q"]) == len(features["k"]) and not _several_heads(probe, producers):
+        return None
+    names = [feeder.name for feeder in probe.feeders]
+    queries = names.index(next(p.module for p in producers if p.role == "q"))
+
+    def reached(choice: Tensor) -> list[Tensor]:
+        return [probe.reached(choice)[queries][features["q"]]]
+
+    if (_count_units(probe.channels, reached) or 1) == 1:
+        return MIXED_HEADS
+    return SHARED_HEADS if len(features["v"]) < len(probe.channels) else SHARED_KEYS
+
+
+def _several_heads(probe: Probe, producers: Sequence[Projection]) -> bool:
+    """Return True if the value rows are not all weighted alike over the tokens."""
+    values = next(p for p in producers if p.role == "v")
+    feeder = [feeder.name for feeder in probe.feeders].index(values.module)
+    weights = probe.token_weights(feeder)[:, values.features.flatten()]
+    return bool((weights - weights[:, :1]).abs().max() > _ONE_HEAD)
+
+
+def _count_units(channels: Tensor, reached: Callable[[Tensor], list[Tensor]]) -> int | None:
     """Return the number of units in the finest split into equal runs whose rows do not overlap.
+
+    Args:
+        channels: indices of the consumer's input features.
+        reached: returns for each feeder which rows feed the chosen channels, boolean `(rows,)`.
 
     Returns:
         1 if there is no such split, as in attention whose query heads share one key head. None if
         every channel depends on every row.
     """
-    channels = probe.channels
     width = len(channels)
-    one = probe.reached(channels == 0)
+    one = reached(channels == 0)
     if all(bool(hit.all()) for hit in one):
         return None  # everything is mixed, as behind a norm: the common case
     for size in (n for n in range(1, width) if width % n == 0):
-        rest = probe.reached(channels >= size)
+        rest = reached(channels >= size)
         if _overlap(one, rest):
             continue  # so the rows of the whole run overlap too
-        first = probe.reached(channels < size)
+        first = reached(channels < size)
         if all(hit.any() for hit in first) and not _overlap(first, rest):
             return width // size
     return 1

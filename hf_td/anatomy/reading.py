@@ -14,8 +14,9 @@ from torch import nn
 
 from hf_td.anatomy.blocks import Anatomy, Block, Projection, layer_index, pattern_of
 from hf_td.anatomy.experts import prove_experts
+from hf_td.anatomy.inputs import passed_to
 from hf_td.anatomy.mixtures import read_mixtures
-from hf_td.anatomy.probe import prove_block
+from hf_td.anatomy.probe import SHARED_HEADS, prove_block
 from hf_td.anatomy.registry import described, described_blocks
 from hf_td.anatomy.replaced import (
     check_called,
@@ -44,8 +45,8 @@ def read_anatomy(model: nn.Module, example_inputs: Mapping[str, Any] | None = No
 
     Args:
         model: a `PreTrainedModel`, or any module together with `example_inputs`.
-        example_inputs: keyword arguments for a forward of `model.base_model`, for a model whose
-            input is of no known kind.
+        example_inputs: what `model(**example_inputs)` takes: keyword arguments of one forward.
+            They are needed only where none that can be made runs.
 
     Raises:
         ValueError: no example input runs, the weights have no values, or the model contradicts
@@ -116,20 +117,23 @@ def _read(model: nn.Module, example_inputs: Mapping[str, Any] | None) -> Anatomy
 
 
 def _trace(model: nn.Module, example_inputs: Mapping[str, Any] | None) -> tuple[nn.Module, Traces]:
-    """Trace the base model, or the whole model if its base does not run, and return what was run.
+    """Trace the base model, or the whole model if its base is not run, and return what was run.
 
     The base of some models takes no input of a user: DINOv3's is its encoder.
     """
     base: nn.Module = getattr(model, "base_model", model)
+    if example_inputs is not None:
+        passed = passed_to(base, model, example_inputs)
+        run = (base, passed) if passed is not None else (model, example_inputs)
+        return run[0], trace_all(*run)
     try:
-        return base, trace_all(base, example_inputs)
+        return base, trace_all(base)
     except ValueError as error:
         if described(base):
             return base, Traces(unread={"": str(error)})
-        if base is model or example_inputs is not None:
-            raise
-        with suppress(ValueError):
-            return model, trace_all(model)
+        if base is not model:
+            with suppress(ValueError):
+                return model, trace_all(model)
         raise
 
 
@@ -198,14 +202,17 @@ def _in_layers(seen: Trace, found: Mapping[Call, tuple[list[Call], Block]]) -> l
     readers = Counter(source for sources, _ in inside.values() for source in sources)
     shared = seen.feeders_outside(inside) | {c for c, times in readers.items() if times > 1}
     return [
-        replace(block, obstacle=block.obstacle or _obstacle(shared.intersection(sources)))
+        replace(block, obstacle=_obstacle(block, shared.intersection(sources)))
         for sources, block in inside.values()
     ]
 
 
-def _obstacle(shared: set[Call]) -> str | None:
+def _obstacle(block: Block, shared: set[Call]) -> str | None:
+    """Return the more exact one of the reasons why the units of a block cannot be dropped."""
+    if not shared or block.obstacle == SHARED_HEADS:
+        return block.obstacle
     names = ", ".join(sorted(call.name for call in shared))
-    return f"the output of {names} is also read elsewhere in the model" if shared else None
+    return f"the output of {names} is also read elsewhere in the model"
 
 
 def _moved(block: Block, layers: Mapping[str, str], parameters: Sequence[str] = ()) -> Block:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from hf_td.anatomy.inputs import first_that_runs
+from hf_td.anatomy.inputs import first_that_runs, trace_given
 from hf_td.anatomy.trace import Trace, trace
 from hf_td.modules.layouts import linear_layers
 
@@ -31,22 +31,24 @@ class Traces:
         return [join(path, name) for path, seen in self.seen.items() for name in seen.called]
 
 
-def trace_all(model: nn.Module, example_inputs: Mapping[str, Any] | None = None) -> Traces:
+def trace_all(model: nn.Module, inputs: Mapping[str, Any] | None = None) -> Traces:
     """Trace a model; a tower that it does not run is traced on an input made for the tower.
 
     Call it within `thawed`.
 
     Args:
         model: any module.
-        example_inputs: keyword arguments of its forward.
+        inputs: keyword arguments of its forward; None to make some.
 
     Raises:
         ValueError: neither the model nor a tower could be run.
     """
-    if example_inputs is not None:
-        return Traces({"": trace(model, example_inputs)})
     found = Traces()
-    failure = _try(model, "", found)
+    failure = None
+    if inputs is None:
+        failure = _try(model, "", found)
+    else:
+        found.seen[""] = trace_given(model, inputs)
     for path, tower in _towers(model):
         if not {join(path, name) for name in linear_layers(tower)}.intersection(found.called):
             _try(tower, path, found)

@@ -17,7 +17,7 @@ from hf_td.anatomy import Stack
 from hf_td.baselines.base import ByChannel, Learning, Penalised, Treatment
 from hf_td.config import TargetedDropoutConfig
 from hf_td.ranking.importance import fan_in_dim
-from hf_td.ranking.sites import Site
+from hf_td.ranking.sites import Site, general
 
 # Constants of the approximation of the divergence.
 K1, K2, K3 = 0.63576, 1.8732, 1.48695
@@ -71,10 +71,11 @@ class VariationalDropout(Penalised, Learning):
             TypeError: the site is inside experts, whose inputs and outputs no hook sees.
         """
         if any(isinstance(site.layer, Stack) for site in sites):
+            inside = f"{general(sites[0].name).rpartition('.')[0]}.*"
             raise TypeError(
                 f"variational dropout cannot reach {sites[0].name}: it adds noise to the inputs or "
                 "outputs of a layer, which the module of the experts does not expose. Pass "
-                f"exclude=[{sites[0].name!r}]"
+                f"exclude=[{inside!r}]"
             )
         noise = _WeightNoise if sites[0].kind == "weight" else _UnitNoise
         return noise(sites, self)

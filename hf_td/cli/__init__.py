@@ -24,6 +24,14 @@ Model = Annotated[str, typer.Argument(metavar="MODEL", help="a folder, or an id 
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="run the code in the model's repository")
 ]
+ExampleInputs = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="inputs of one forward, for a model that runs on none that hf_td can make: a .json "
+        'file, such as {"input_ids": [[101, 2054, 102]]}, or a .safetensors file',
+    ),
+]
 
 
 def _print_version(wanted: bool) -> None:
@@ -45,11 +53,15 @@ def program(
 
 
 @app.command()
-def inspect(model: Model, trust_remote_code: TrustRemoteCode = False) -> None:
+def inspect(
+    model: Model,
+    example_inputs: ExampleInputs = None,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
     """Print the blocks of a model, their units, and the levels at which they can be pruned."""
     from hf_td.cli.inspection import print_blocks
 
-    print_blocks(model, trust_remote_code=trust_remote_code)
+    print_blocks(model, example_inputs=example_inputs, trust_remote_code=trust_remote_code)
 
 
 @app.command()
@@ -82,6 +94,7 @@ def prune(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace the contents of the folder")
     ] = False,
+    example_inputs: ExampleInputs = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Prune a model in one shot, take out its pruned units, and export it.
@@ -101,6 +114,7 @@ def prune(
         form=form,
         budget=budget,
         overwrite=overwrite,
+        example_inputs=example_inputs,
         trust_remote_code=trust_remote_code,
     )
 

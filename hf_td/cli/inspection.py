@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -13,21 +14,23 @@ from hf_td.anatomy import Anatomy, Block, Holder, read_anatomy
 from hf_td.anatomy.blocks import pattern_of
 from hf_td.cli.loading import load_model
 from hf_td.tasks.errors import blaming_input
+from hf_td.tasks.example_inputs import read_example_inputs
 
 _FILE_WIDTH = 1000
 _UNIT_NAMES = {"attention": "heads", "feed_forward": "neurons"}
 
 
-def print_blocks(name: str, *, trust_remote_code: bool) -> None:
+def print_blocks(name: str, *, example_inputs: Path | None, trust_remote_code: bool) -> None:
     """Print the blocks of a model, and the layers that belong to no block or never run.
 
     Args:
         name: a folder, or an id on the Hub.
+        example_inputs: file with inputs of one forward, or None.
         trust_remote_code: run the code in the model's repository.
     """
     model, _ = load_model(name, trust_remote_code=trust_remote_code)
     with blaming_input():
-        anatomy = read_anatomy(model)
+        anatomy = read_anatomy(model, read_example_inputs(example_inputs, model))
     # A file or a pipe gets full lines: names are there to be copied.
     console = Console(width=None if sys.stdout.isatty() else _FILE_WIDTH)
     console.print(_blocks_table(anatomy))

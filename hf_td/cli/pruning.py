@@ -17,6 +17,7 @@ from hf_td.ranking.activations import find_activations
 from hf_td.ranking.learned import FILE as SCORES
 from hf_td.ranking.learned import find_learned
 from hf_td.tasks.errors import UsageError, blaming_input
+from hf_td.tasks.example_inputs import read_example_inputs
 
 _TOLERANCE = 0.005  # a sparsity that misses the wanted one by more is explained
 # Importance that is read from a file that a training saves next to the weights.
@@ -33,6 +34,7 @@ def prune_and_export(
     form: str,
     budget: Literal["uniform", "global"],
     overwrite: bool,
+    example_inputs: Path | None,
     trust_remote_code: bool,
 ) -> None:
     """Prune a model in one shot, export it, and print what was removed.
@@ -51,7 +53,8 @@ def prune_and_export(
     settings: dict[str, Any] = {"level": level, "importance": importance}
     given = {setting: value for setting, value in settings.items() if value is not None}
     with blaming_input():
-        anatomy = read_anatomy(model)
+        inputs = read_example_inputs(example_inputs, model)
+        anatomy = read_anatomy(model, inputs)
         report = prune_model(model, sparsity, budget=budget, anatomy=anatomy, **given)
         export = export_model(
             model,
@@ -60,6 +63,7 @@ def prune_and_export(
             processing_class=processor,
             overwrite=overwrite,
             anatomy=anatomy,
+            example_inputs=inputs,
         )
     print(
         f"{report.sparsity:.1%} of the prunable weights are pruned, "

@@ -12,7 +12,7 @@ from hf_td.anatomy.given import anatomy_of
 from hf_td.compaction.alignment import renumber_heads
 from hf_td.compaction.check import Footprint, compare, footprint
 from hf_td.compaction.kept import choose_units, dead_heads, needed_units
-from hf_td.compaction.runs import Runs, runs_of
+from hf_td.compaction.runs import Runs, runs_of, trial_runs_of
 from hf_td.compaction.surgery import Cuts, cut_parameters, cuts_of, new_counts
 from hf_td.compaction.trial import Undo, fixed_heads, swap
 from hf_td.compaction.undo import CutRecord
@@ -45,7 +45,8 @@ def compact_model(
             neurons; 1 for the narrowest (of experts, 8, as their kernels demand).
         check: compare the outputs of the masked and the compact model on a small input.
         anatomy: what `read_anatomy(model)` returned; None reads the model.
-        example_inputs: as in `patch_model`.
+        example_inputs: what `model(**example_inputs)` takes: keyword arguments of one forward.
+            They are needed only where none that can be made runs.
 
     Returns:
         `model` itself.
@@ -187,7 +188,8 @@ def _nothing_dead(
     multiple_of: int,
     example_inputs: Mapping[str, Any] | None,
 ) -> str:
-    fixed = fixed_heads(model, dead_heads(model, anatomy), runs_of(model, anatomy, example_inputs))
+    runs = trial_runs_of(model, anatomy, example_inputs)
+    fixed = fixed_heads(model, dead_heads(model, anatomy), runs)
     if fixed:
         stay = [f"{block.name}: {reason}" for block, reason in fixed.items()]
         return (

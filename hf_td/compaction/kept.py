@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_td.anatomy import Anatomy, Block, Holder, Mixture, Stack, find_layer
-from hf_td.compaction.runs import runs_of
+from hf_td.compaction.runs import trial_runs_of
 from hf_td.compaction.trial import equalised, fixed_heads
 from hf_td.pruning.report import live_units
 
@@ -32,7 +32,7 @@ def needed_units(
     """
     live = _live_anywhere(model, anatomy)
     dead = _with_dead_heads(live)
-    runs = runs_of(model, anatomy, example_inputs) if dead else {}
+    runs = trial_runs_of(model, anatomy, example_inputs) if dead else {}
     fixed = fixed_heads(model, dead, runs) if dead else {}
     counts: dict[Holder, int] = {}
     for block in live:

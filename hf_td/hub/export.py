@@ -78,8 +78,8 @@ def export_model(
         overwrite: replace a folder that holds something.
         check: load the export in a fresh process, in every way it promises, and compare.
         anatomy: what `read_anatomy(model)` returned; None reads the model.
-        example_inputs: keyword arguments for one forward of `model`, where the kind of its main
-            input is not known.
+        example_inputs: what `model(**example_inputs)` takes: keyword arguments of one forward.
+            They are needed only where none that can be made runs.
 
     Raises:
         FileExistsError: the folder holds something and `overwrite` is False.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -36,9 +37,8 @@ def verify_way(model: Any, folder: Path, way: Way, inputs: Mapping[str, Any]) ->
     Raises:
         RuntimeError: the folder does not load, or the outputs differ, if only in their dtype.
     """
-    tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
-    expected = _computed(model, tensors)
-    got = _reload(folder, way, tensors)
+    expected = _computed(model, inputs)
+    got = _reload(folder, way, inputs)
     if expected["output"].dtype in (torch.float16, torch.bfloat16):
         # Rounding makes two tokens equally likely now and then; only the output is compared.
         expected.pop("generated", None)
@@ -52,15 +52,15 @@ def verify_way(model: Any, folder: Path, way: Way, inputs: Mapping[str, Any]) ->
             ) from error
 
 
-def _computed(model: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+def _computed(model: Any, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
     with torch.no_grad(), evaluating(model), in_own_type(model), seeded(model):
         return reload.compute(model, inputs)
 
 
-def _reload(folder: Path, way: Way, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _reload(folder: Path, way: Way, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
     with tempfile.TemporaryDirectory() as scratch:
         given, result = Path(scratch) / "inputs.safetensors", Path(scratch) / "out.safetensors"
-        save_file({name: tensor.cpu().contiguous() for name, tensor in inputs.items()}, given)
+        _save_inputs(inputs, given)
         code = f"{way.imports()}\nmodel = {way.call}"
         hf_td = "without_hf_td" if way.without_hf_td else "with_hf_td"
         # Without -P the modules of this folder would hide others of the same name.
@@ -79,3 +79,14 @@ def _reload(folder: Path, way: Way, inputs: Mapping[str, Tensor]) -> dict[str, T
                 f"was written. The process said:\n{done.stderr.strip()[-2000:]}"
             )
         return load_file(result)
+
+
+def _save_inputs(inputs: Mapping[str, Any], file: Path) -> None:
+    """Write tensors as such, and all other inputs as JSON in the metadata."""
+    tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+    others = {name: value for name, value in inputs.items() if name not in tensors}
+    save_file(
+        {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
+        file,
+        metadata={reload.OTHERS: json.dumps(others)},
+    )

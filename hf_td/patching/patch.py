@@ -155,8 +155,8 @@ def patch_model(
     Args:
         model: a `PreTrainedModel`, or any module together with `example_inputs`.
         config: the settings; None for the defaults.
-        example_inputs: keyword arguments for one forward of `model.base_model`. They are needed
-            only if the kind of its main input is unknown.
+        example_inputs: what `model(**example_inputs)` takes: keyword arguments of one forward.
+            They are needed only where none that can be made runs.
         anatomy: the result of `read_anatomy(model)`; None to read the model here.
         **overrides: settings that replace those of `config`.
 

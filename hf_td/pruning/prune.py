@@ -63,7 +63,8 @@ def prune_model(
             calibration, those measured in training are used.
         scores: by the name of the site, of the shape that it ranks; the lowest are removed first.
         anatomy: what `read_anatomy(model)` returned; None reads the model.
-        example_inputs: as in `patch_model`.
+        example_inputs: what `model(**example_inputs)` takes: keyword arguments of one forward.
+            They are needed only where none that can be made runs.
         **overrides: settings that replace those of `config`, such as `level="unit"`.
 
     Returns:

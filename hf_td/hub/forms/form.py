@@ -120,7 +120,7 @@ class Form(ABC):
             model: the caller's model.
             exported: the model as it was written.
             folder: that holds the export.
-            example_inputs: keyword arguments for a forward, or None to make some.
+            example_inputs: what `model(**example_inputs)` takes, or None to make some.
 
         Returns:
             The names of the ways.
@@ -129,8 +129,9 @@ class Form(ABC):
             RuntimeError: the export does not load, or computes something else.
         """
         ways = self.ways(exported)
+        inputs = probe_inputs(model) if example_inputs is None else example_inputs
         for way in ways:
-            verify_way(model, folder, way, example_inputs or probe_inputs(model))
+            verify_way(model, folder, way, inputs)
         return tuple(way.name for way in ways)
 
     @abstractmethod

@@ -135,7 +135,7 @@ def _split(
     model: Any, example_inputs: Mapping[str, Any] | None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors of the inputs, with a mask for tokens, and all other inputs."""
-    inputs = dict(example_inputs or probe_inputs(model))
+    inputs = dict(probe_inputs(model) if example_inputs is None else example_inputs)
     if example_inputs is None and "input_ids" in inputs:
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}

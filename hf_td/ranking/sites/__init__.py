@@ -4,6 +4,7 @@ Training draws one mask for each site; pruning removes the lowest of each site. 
 is a new file and a row in `plan`.
 """
 
+from hf_td.ranking.sites.advice import general
 from hf_td.ranking.sites.experts import ExpertSite
 from hf_td.ranking.sites.plan import plan_sites
 from hf_td.ranking.sites.same_shape import SameShape, group_by_shape
@@ -23,6 +24,7 @@ __all__ = [
     "WeightSite",
     "by_feature",
     "group_by_shape",
+    "general",
     "plan_sites",
     "tied_groups",
 ]

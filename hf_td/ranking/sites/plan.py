@@ -17,6 +17,7 @@ from hf_td.modules.routing import Router, empty_rows, pruned_experts
 from hf_td.ranking import importance
 from hf_td.ranking.activations import Activations
 from hf_td.ranking.importance import members_of
+from hf_td.ranking.sites.advice import excluding, general, without_refused
 from hf_td.ranking.sites.experts import ExpertSite
 from hf_td.ranking.sites.site import Site
 from hf_td.ranking.sites.units import UnitSite
@@ -91,7 +92,7 @@ def _weight_sites(plan: _Plan, block: Block) -> Iterator[WeightSite]:
         if plan.config.selects(name, block.layer):
             layer, pattern = find_layer(plan.model, name), plan.config.neighbours
             if pattern is not None:
-                _check_divides(name, layer, pattern)
+                _check_divides(plan, name, pattern)
             yield WeightSite(
                 name,
                 layer,
@@ -102,13 +103,20 @@ def _weight_sites(plan: _Plan, block: Block) -> Iterator[WeightSite]:
             )
 
 
-def _check_divides(name: str, layer: Any, pattern: Neighbours) -> None:
-    fan_in = layer.weight.shape[importance.fan_in_dim(layer)]
+def _check_divides(plan: _Plan, name: str, pattern: Neighbours) -> None:
+    fan_in = _inputs(plan.model, name)
     if fan_in % pattern.of:
+        names = dict.fromkeys(n for block in plan.anatomy.blocks for n in block.modules)
+        uneven = [n for n in names if _inputs(plan.model, n) % pattern.of]
         raise ValueError(
             f"the {fan_in} inputs of {name} cannot be split into groups of {pattern.of} "
-            f"neighbours. Leave the layer out by exclude=[{name!r}], or use another pattern"
+            f"neighbours. Use another pattern, or {excluding(uneven, names, plan.config)}"
         )
+
+
+def _inputs(model: nn.Module, name: str) -> int:
+    layer: Any = find_layer(model, name)
+    return layer.weight.shape[importance.fan_in_dim(layer)]
 
 
 def _unit_sites(plan: _Plan, block: Block) -> Iterator[UnitSite]:
@@ -120,7 +128,7 @@ def _unit_sites(plan: _Plan, block: Block) -> Iterator[UnitSite]:
     if block.obstacle:
         raise ValueError(
             f"the units of {block.name} cannot be dropped: {block.obstacle}. "
-            f"Use level='weight', or exclude=[{name!r}]"
+            f"{without_refused(plan.anatomy, plan.config)}"
         )
     tied = plan.anatomy.tied(block)
     members = tuple(member for other in tied for member in members_of(plan.model, other))
@@ -141,10 +149,10 @@ def _expert_sites(plan: _Plan, mixture: Mixture) -> Iterator[ExpertSite]:
     if mixture.obstacle:
         raise ValueError(
             f"the experts of {mixture.name} cannot be dropped: {mixture.obstacle}. "
-            f"Use experts_level='none', or exclude=[{name!r}]"
+            f"{without_refused(plan.anatomy, plan.config)}"
         )
     router = Router(plan.model.get_submodule(name))
-    _check_router(name, router)
+    _check_router(plan, name, router)
     names = (piece.parameter.rpartition(".") for piece in mixture.slices)
     places = tuple((plan.model.get_submodule(path), leaf) for path, _, leaf in names)
     index = plan.index[name]
@@ -152,7 +160,7 @@ def _expert_sites(plan: _Plan, mixture: Mixture) -> Iterator[ExpertSite]:
     yield ExpertSite(name, router, index, mixture, places, plan.activations, random_key=random_key)
 
 
-def _check_router(name: str, router: Router) -> None:
+def _check_router(plan: _Plan, name: str, router: Router) -> None:
     """Raise if a router cannot leave experts out, or has rows of zeros, which mark experts.
 
     Raises:
@@ -164,13 +172,18 @@ def _check_router(name: str, router: Router) -> None:
             f"cannot target {name}: its forward was replaced on the instance, as device_map hooks "
             "and kernel patches do. No expert could be left out. Load the model without them"
         )
-    empty = empty_rows(router.weight) & ~pruned_experts(router.module)
-    if empty.any():
+    if unmarked := _unmarked_rows(router):
+        routers = [mixture.router for mixture in plan.anatomy.mixtures if mixture.router]
+        failing = [n for n in routers if _unmarked_rows(Router(plan.model.get_submodule(n)))]
         raise ValueError(
-            f"{int(empty.sum())} of the {len(empty)} rows of {name} are all zeros, which marks "
-            "pruned experts. Initialise the router, or leave it out by "
-            f"exclude=[{name!r}]"
+            f"{unmarked} of the {len(router.weight)} rows of {name} are all zeros, which marks "
+            f"pruned experts. Initialise them, or {excluding(failing, plan.index, plan.config)}"
         )
+
+
+def _unmarked_rows(router: Router) -> int:
+    """Return the number of rows of zeros that are not of pruned experts."""
+    return int((empty_rows(router.weight) & ~pruned_experts(router.module)).sum())
 
 
 def _names(anatomy: Anatomy) -> list[str]:
@@ -199,19 +212,18 @@ def _nothing_to_patch(model: nn.Module, anatomy: Anatomy, config: TargetedDropou
         found = _listed(_names(anatomy))
         return (
             f"nothing to target in {name}: include={list(config.include)}, "
-            f"exclude={list(config.exclude)} and the levels select none of {found}"
+            f"exclude={list(config.exclude)} and the levels select none of {found}. Include some "
+            "of them, at a level that is not 'none'"
         )
     return (
         f"nothing to target in {name}: found no attention or feed-forward block; its linear layers "
         f"are {_listed(anatomy.unclaimed) or 'none'}. Layers that no forward calls: "
-        f"{_listed(anatomy.uncalled) or 'none'}"
+        f"{_listed(anatomy.uncalled) or 'none'}. Describe its blocks by register_family"
     )
 
 
 def _listed(names: Sequence[str], most: int = 12) -> str:
     """Return names with `*` in place of layer numbers, each once, cut after `most`."""
-    patterns = dict.fromkeys(
-        ".".join("*" if part.isdigit() else part for part in name.split(".")) for name in names
-    )
+    patterns = dict.fromkeys(general(name) for name in names)
     shown = ", ".join(list(patterns)[:most])
     return f"{shown}, ..." if len(patterns) > most else shown

@@ -132,6 +132,11 @@ class ModelArguments:
     model_revision: str = argument("main", "branch, tag or commit on the Hub")
     token: str | None = argument(None, "token for the Hub; by default that of `hf auth login`")
     trust_remote_code: bool = argument(False, "run code from the model's repository")
+    example_inputs: str | None = argument(
+        None,
+        "inputs of one forward, for a model that runs on none that hf_td can make: a .json file, "
+        'such as {"input_ids": [[101, 2054, 102]]}, or a .safetensors file',
+    )
     ignore_mismatched_sizes: bool = argument(
         False, "initialise a new head if the model's has another number of labels"
     )

@@ -10,6 +10,7 @@ from torch import nn
 
 from hf_td.ranking.activations import find_activations
 from hf_td.ranking.learned import find_learned
+from hf_td.tasks.example_inputs import read_example_inputs
 from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.methods import METHODS
 from hf_td.tasks.task import Task
@@ -23,14 +24,16 @@ def how_to_prune(model: nn.Module, task: Task, arguments: Arguments) -> dict[str
     A model with learned scores is ranked by them, any other by the importance of the arguments.
     """
     config = arguments.training.targeted_dropout()
+    inputs = {"example_inputs": read_example_inputs(arguments.model.example_inputs, model)}
     if METHODS[arguments.curve.method].baseline is not None and find_learned(model):
-        return {"config": replace(config, importance="learned")}
+        return {"config": replace(config, importance="learned"), **inputs}
     measured = config.importance == "activation" and find_activations(model) is not None
     needs = config.importance in ("activation", "taylor", "movement") and not measured
     if not needs:
-        return {"config": config, "calibration": None}
+        return {"config": config, "calibration": None, **inputs}
     size, device = arguments.training.per_device_eval_batch_size, next(model.parameters()).device
-    return {"config": config, "calibration": first_batches(task, _ROWS, size, device)}
+    batches = first_batches(task, _ROWS, size, device)
+    return {"config": config, "calibration": batches, **inputs}
 
 
 def first_batches(task: Task, rows: int, size: int, device: torch.device) -> list[dict[str, Any]]:

@@ -80,8 +80,9 @@ def _export(
     with blaming_input():
         model = task.load_model(folder.parent)
         how = how_to_prune(model, task, arguments)
+        inputs = how["example_inputs"]
         prune_model(model, arguments.sparsity_to_export, **how)
-        card = _card(arguments, task, results, run, _latency(model, task))
+        card = _card(arguments, task, results, run, _latency(model, task, inputs))
         point = card.exported_point
         return export_model(
             model,
@@ -91,6 +92,7 @@ def _export(
             metrics=dict(point.metrics) if point else None,
             card=card,
             overwrite=True,
+            example_inputs=inputs,
         )
 
 
@@ -135,11 +137,11 @@ def _method(arguments: Arguments) -> str:
     return f"{method.label}{f' ({listed})' if listed else ''}{taught}"
 
 
-def _latency(model: Any, task: Task) -> Latency | None:
+def _latency(model: Any, task: Task, example_inputs: Any) -> Latency | None:
     """Compare the latency of the compact and the dense model; None if they are the same."""
-    if not can_compact(model):
+    if not can_compact(model, example_inputs=example_inputs):
         return None
-    compact = compact_model(copy.deepcopy(model))
+    compact = compact_model(copy.deepcopy(model), example_inputs=example_inputs)
     data = task.eval_data
     data = next(iter(data.values())) if isinstance(data, dict) else data
     batch = task.collator([data[i] for i in range(min(_LATENCY_BATCH, len(data)))])

@@ -17,7 +17,13 @@ from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.calibration import how_to_prune
 from hf_td.tasks.experiment.output import checkpoint_of, print_once, seed_folder
 from hf_td.tasks.experiment.start import starting_model
-from hf_td.tasks.experiment.trainers import make_trainer, model_of, save_fine_tuned, train
+from hf_td.tasks.experiment.trainers import (
+    make_trainer,
+    model_of,
+    prepare,
+    save_fine_tuned,
+    train,
+)
 from hf_td.tasks.task import Task
 from hf_td.training import TargetedDropoutArguments
 
@@ -41,6 +47,7 @@ def fine_tune_and_measure(task: Task, arguments: Arguments, seed: int) -> dict[s
     training = _training_arguments(task, arguments, seed, folder)
     started = time.perf_counter()
     model, dense = starting_model(task, arguments, training)
+    prepare(model, arguments, training, len(task.train_data))
     trainer = make_trainer(task, arguments.curve.method, training, model, arguments.method_settings)
     summary = train(trainer, checkpoint_of(arguments, seed)) if arguments.trains else {}
     trained = time.perf_counter()

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, set_seed
 from hf_td.files import whole_folder
 from hf_td.pruning import sites_to_prune
 from hf_td.tasks.errors import UsageError, blaming_input
+from hf_td.tasks.example_inputs import read_example_inputs
 from hf_td.tasks.experiment.arguments import START, Arguments
 from hf_td.tasks.experiment.output import last_checkpoint, print_once
 from hf_td.tasks.experiment.trainers import make_trainer, save_fine_tuned, train
@@ -42,7 +43,12 @@ def starting_model(
     model = task.make_model()
     with blaming_input():
         # Raises if the model has nothing to prune; activations are measured later.
-        sites_to_prune(model, training.targeted_dropout(), importance="magnitude")
+        sites_to_prune(
+            model,
+            training.targeted_dropout(),
+            importance="magnitude",
+            example_inputs=read_example_inputs(arguments.model.example_inputs, model),
+        )
     stage = _dense_stage(arguments, training, model)
     if stage is None:
         if training.teacher == START:

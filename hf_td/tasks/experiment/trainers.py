@@ -9,14 +9,35 @@ from typing import Any
 
 from transformers import PreTrainedModel, Trainer
 
-from hf_td.patching.patch import find_patch
+from hf_td.baselines import attach_baseline
+from hf_td.patching.patch import find_patch, patch_model
 from hf_td.ranking.activations import attach_activations, save_activations
 from hf_td.ranking.learned import save_learned
 from hf_td.tasks.errors import blaming_input
+from hf_td.tasks.example_inputs import read_example_inputs
+from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.methods import METHODS
 from hf_td.tasks.experiment.output import print_once
 from hf_td.tasks.task import Task
 from hf_td.training import TargetedDropoutArguments, load_teacher
+
+
+def prepare(
+    model: PreTrainedModel, arguments: Arguments, training: TargetedDropoutArguments, examples: int
+) -> None:
+    """Patch a model, or attach its baseline, by the user's example inputs; a no-op without any.
+
+    The Trainers do the same on inputs that are made.
+    """
+    inputs = read_example_inputs(arguments.model.example_inputs, model)
+    if inputs is None:
+        return
+    method, config = METHODS[arguments.curve.method], training.targeted_dropout()
+    baseline = method.make_baseline(training.level, arguments.method_settings)
+    if method.targets:
+        patch_model(model, config, example_inputs=inputs)
+    elif baseline is not None and arguments.trains:
+        attach_baseline(model, baseline, config, examples=examples, example_inputs=inputs)
 
 
 def make_trainer(

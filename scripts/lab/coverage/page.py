@@ -10,6 +10,7 @@ from typing import Any
 
 from hf_td.analysis.tables import markdown_table
 from hf_td.files import write_text
+from lab.coverage.heads import OUTCOMES, kinds_of_heads
 
 Record = Mapping[str, Any]
 
@@ -40,13 +41,15 @@ def write_section(page: Path, text: str) -> None:
 
 
 def coverage_section(records: Sequence[Record], facts: Record) -> str:
-    """Return totals, reasons and a row for each type, as Markdown.
+    """Return totals, reasons and a row for each type, as Markdown; then the same for heads.
 
     Args:
-        records: from `survey_type`, one for each type.
+        records: from `survey_type` and `survey_head`, one for each type and each head.
         facts: `environment()`, and the `command` and `seed` of the survey.
     """
-    records = sorted(records, key=lambda r: r["type"])
+    ordered = sorted(records, key=lambda r: r["type"])
+    heads = [r for r in ordered if ":" in r["type"]]
+    records = [r for r in ordered if ":" not in r["type"]]
     return "\n\n".join(
         [
             "## Every registered model type",
@@ -62,6 +65,7 @@ def coverage_section(records: Sequence[Record], facts: Record) -> str:
                 ("type", "attention", "feed-forward", "read", "level", "compact", "the whole way"),
                 [_line(r) for r in records if r.get("projections")],
             ),
+            *(_heads_section(heads, facts) if heads else ()),
         ]
     )
 
@@ -83,6 +87,37 @@ after `/`. The numbers of heads are those of the type, or smaller where there is
 linear layers in blocks, of those in numbered layers. *Level*: the level that can be targeted;
 `unit 3/4` where one block in four has an obstacle. *Compact*: the form in which half of the units
 is exported: `stock` if a stock config can express it, else `padded` (and `compact`)."""
+
+
+_HEADS = """Each head that an Auto class other than `AutoModel` builds is shrunk like its type. Its
+tiny twin is read, and half of its units are pruned. It is made compact once with the comparison of
+all outputs and once without. Both have to take out as much. *Not built* and *refused* are mostly
+those of the type. *Not compact*: no input that can be made runs the head, or the comparison is
+refused. A head of two kinds counts in both rows."""
+
+
+def _heads_section(records: Sequence[Record], facts: Record) -> list[str]:
+    kinds = kinds_of_heads()
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for record in records:
+        for kind in kinds[record["type"]]:
+            counts[kind][record["outcome"]] += 1
+    counts["all, each once"] = Counter(r["outcome"] for r in records)
+    rows = [
+        (kind, str(n.total()), *(str(n[outcome] or "") for outcome in OUTCOMES))
+        for kind, n in counts.items()
+    ]
+    refused = [r for r in records if r["outcome"] not in ("passed", "not built")]
+    return [
+        "## Every task head",
+        _HEADS,
+        markdown_table(("heads", "number", *OUTCOMES), rows),
+        _made_by(records, facts),
+        markdown_table(
+            ("head", "outcome", "reason"),
+            [(r["type"], r["outcome"], _cell(_general(r["reason"]))) for r in refused],
+        ),
+    ]
 
 
 def _totals(records: Sequence[Record]) -> str:
@@ -111,7 +146,7 @@ def _totals(records: Sequence[Record]) -> str:
 
 def _made_by(records: Sequence[Record], facts: Record) -> str:
     commits = Counter(r["commit"] for r in records if r.get("commit"))
-    ran = ", ".join(f"{n} types at commit {commit[:12]}" for commit, n in commits.most_common())
+    ran = ", ".join(f"{n} at commit {commit[:12]}" for commit, n in commits.most_common())
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     hardware = facts["hardware"]
     return (

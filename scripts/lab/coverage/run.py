@@ -18,10 +18,11 @@ from transformers.utils import logging
 
 from hf_td.analysis.record import environment
 from hf_td.files import append_json_line, read_json_lines
+from lab.coverage.heads import survey_head
 from lab.coverage.survey import survey_type
 
 CHUNK = 40
-# Seconds that one type may take.
+# Seconds of processor time that one type may take.
 TYPE_TIMEOUT = 60
 _CODE = "import sys; from lab.coverage.run import survey_chunk; survey_chunk(sys.argv[1:])"
 
@@ -90,18 +91,18 @@ def survey_chunk(arguments: Sequence[str]) -> None:
 
 
 def _surveyed(types: Sequence[str]) -> Iterator[dict[str, Any]]:
-    signal.signal(signal.SIGALRM, _give_up)
+    signal.signal(signal.SIGPROF, _give_up)
     for model_type in types:
         start = time.perf_counter()
-        signal.alarm(TYPE_TIMEOUT)
+        signal.setitimer(signal.ITIMER_PROF, TYPE_TIMEOUT)
         try:
-            record = survey_type(model_type)
+            record = (survey_head if ":" in model_type else survey_type)(model_type)
         except _TooLong:
             record = _refused(model_type, f"took longer than {TYPE_TIMEOUT} seconds")
         except Exception as error:
             record = _refused(model_type, f"{type(error).__name__}: {error}"[:200])
         finally:
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
         yield {**record, "seconds": round(time.perf_counter() - start, 1)}
 
 

@@ -10,7 +10,7 @@ import copy
 import re
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,14 +69,14 @@ def survey_type(model_type: str) -> Record:
         with torch.device("meta"):
             stock = AutoModel.from_config(config)
     except Exception as error:
-        return {**record, "reason": _first_line(error)}
+        return {**record, "reason": first_line(error)}
     record |= {"class": type(stock).__name__, "projections": has_projections(stock)}
     if not record["projections"]:
         return {**record, "outcome": "no projections"}
     del stock
     record["outcome"] = "refused"
     try:
-        twin = make_twin(config)
+        twin = make_twin(config, AutoModel.from_config)
     except ValueError as error:
         return {**record, "reason": str(error)}
     return record | _describe(twin) | _go_the_whole_way(twin)
@@ -88,8 +88,12 @@ def has_projections(model: nn.Module) -> bool:
     return in_layers or any("Attention" in type(m).__name__ for m in model.modules())
 
 
-def make_twin(config: Any) -> Twin:
+def make_twin(config: Any, build: Callable[[Any], Any]) -> Twin:
     """Return the first readable twin of those that the recipes make.
+
+    Args:
+        config: the default config of a type.
+        build: makes a model from a config.
 
     Raises:
         ValueError: no twin is readable; the message is the most common failure.
@@ -97,22 +101,22 @@ def make_twin(config: Any) -> Twin:
     failures: list[str] = []
     for recipe in RECIPES:
         try:
-            model = _tiny(shrunk(copy.deepcopy(config), recipe))
+            model = _tiny(shrunk(copy.deepcopy(config), recipe), build)
             return Twin(model, read_anatomy(model), recipe)
         except Exception as error:
-            failures.append(_first_line(error))
+            failures.append(first_line(error))
         if failures.count(failures[-1]) >= SAME_FAILURES:
             break
     raise ValueError(Counter(failures).most_common(1)[0][0])
 
 
-def _tiny(config: Any) -> Any:
+def _tiny(config: Any, build: Callable[[Any], Any]) -> Any:
     with torch.device("meta"):
-        size = sum(p.numel() for p in AutoModel.from_config(config).parameters())
+        size = sum(p.numel() for p in build(config).parameters())
     if size > MOST_PARAMETERS:
         raise ValueError("too big for a CPU")
     torch.manual_seed(SEED)
-    model = AutoModel.from_config(config).eval()
+    model = build(config).eval()
     if getattr(model.config, "_experts_implementation", None):
         model.set_experts_implementation("eager")  # other implementations lack float64
     with torch.no_grad():  # zeros and ones would hide a mistake
@@ -122,7 +126,7 @@ def _tiny(config: Any) -> Any:
     return model
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """Return the first line of an error, or of the error of a failed forward in it."""
     text = str(error).strip()
     text = text.rpartition("a forward failed: ")[2] or text
@@ -198,11 +202,11 @@ def _patched(model: Any, level: Any, exclude: list[str]) -> Record:
     try:
         patch_model(model, level=level, exclude=exclude, targeting=0.9, drop_rate=0.5)
     except (ValueError, TypeError) as error:
-        return {level: False, "reason": _first_line(error)}
+        return {level: False, "reason": first_line(error)}
     try:
         update(model)
     except Exception as error:
-        return {level: False, "reason": f"training: {_first_line(error)}"} | _blame(error)
+        return {level: False, "reason": f"training: {first_line(error)}"} | blame(error)
     finally:
         unpatch_model(model)
         model.eval()
@@ -239,13 +243,13 @@ def _compacted(twin: Twin, exclude: list[str]) -> Record:
         prune_model(model, SPARSITY, level="unit", exclude=exclude)
         compact_model(model, multiple_of=1)
     except Exception as error:
-        text = _first_line(error)
+        text = first_line(error)
         wrong = "differs from the masked" in str(error)
-        return {"outcome": "mismatch" if wrong else "patched", "reason": text} | _blame(error)
+        return {"outcome": "mismatch" if wrong else "patched", "reason": text} | blame(error)
     return {"outcome": "passed"}
 
 
-def _blame(error: Exception) -> Record:
+def blame(error: Exception) -> Record:
     """Return a mismatch for an error that the library did not raise as a refusal."""
     files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
     ours = any(room in file.parents for room in _ROOMS for file in files)
@@ -259,5 +263,5 @@ def _form(twin: Twin) -> str:
     try:
         _, units = express(twin.model, twin.anatomy.blocks, wanted)
     except REFUSALS as error:
-        return f"compact ({_first_line(error)})"
+        return f"compact ({first_line(error)})"
     return "stock" if all(units[b] == wanted[b] for b in blocks) else "padded"

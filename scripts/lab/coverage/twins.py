@@ -24,7 +24,7 @@ _WIDTH = re.compile(
 _NO_WIDTH = re.compile(
     r"vocab|image|img|patch|kernel|position(?!.*dim)|window|codebook_size|chunk|max|^num_(?!.*groups$)|token|batch|"
     r"grid|crop|bucket|rate|stride|_id$|_ids$|ratio|layers|frame|context|block_size|mel|input_size|"
-    r"in_chans|num_channels|dimension$|expand|dropout|seed|attention_window|pool|factor|length|"
+    r"in_chans|num_channels|dimension$|expand|dropout|seed|attention_window|pool(?!er_hidden)|factor|length|"
     r"layer_id|step|epsilon|theta|base$|feat_size"
 )
 _ID = re.compile(r"_ids?$|_token_index$")
