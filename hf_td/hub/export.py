@@ -21,7 +21,6 @@ from hf_td.hub.card.removal import count_removal
 from hf_td.hub.card.writing import ExportFacts, write_card
 from hf_td.hub.forms import AUTO, FORMS, check_form, load_form
 from hf_td.hub.forms.form import Plan, Refusal, Source
-from hf_td.hub.modeling_file import make_stock_class
 from hf_td.patching.patch import find_patch, unpatch_model
 
 
@@ -148,7 +147,6 @@ def _shell_of(model: Any) -> Any:
     shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
     with in_own_type(model):
         shell = copy.deepcopy(model, shared)
-    make_stock_class(shell)
     return unpatch_model(shell) if find_patch(shell) is not None else shell
 
 
