@@ -20,6 +20,7 @@ from hf_td.modules.compact_layout import record_layout
 from hf_td.modules.compact_shapes import count_of
 from hf_td.modules.routing import mark_pruned, marked_routers
 from hf_td.patching.patch import find_patch, unpatch_model
+from hf_td.ranking.source import forget_source, keep_unsaved
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -104,6 +105,8 @@ def cut_model(
             for _, undo in _cut_in_turn(model, anatomy, kept):
                 _record(model, *undo)
         renumber_heads(model, kept)
+        forget_source(model)
+        keep_unsaved(model)
     finally:
         for router in routers.values():
             mark_pruned(router)  # makes it a stock module again, unless the cut was undone

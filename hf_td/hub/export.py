@@ -22,6 +22,7 @@ from hf_td.hub.card.writing import ExportFacts, write_card
 from hf_td.hub.forms import AUTO, FORMS, check_form, load_form
 from hf_td.hub.forms.form import Plan, Refusal, Source
 from hf_td.patching.patch import find_patch, unpatch_model
+from hf_td.ranking.source import keep_unsaved
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,7 @@ def _shell_of(model: Any) -> Any:
     shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
     with in_own_type(model):
         shell = copy.deepcopy(model, shared)
+    keep_unsaved(shell)
     return unpatch_model(shell) if find_patch(shell) is not None else shell
 
 

@@ -6,7 +6,6 @@ has the layout of its part, so that each part loads from the checkpoint of the w
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,6 +18,7 @@ from torch import nn
 
 from hf_td.modules.compact_file import FILE, MODULE, loader_source
 from hf_td.modules.compact_shapes import QUANT_METHODS, CompactLayout
+from hf_td.modules.saving import is_pretrained, save_with
 
 # The key of the layout in a compact model's config.
 LAYOUT_KEY = "quantization_config"
@@ -68,7 +68,7 @@ def parts_of(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Yield the name and the module of each part that has a config of its own."""
     known = {id(getattr(model, "config", None))}
     for name, module in model.named_modules():
-        if _is_model(module) and id(module.config) not in known:
+        if is_pretrained(module) and id(module.config) not in known:
             known.add(id(module.config))
             yield name, module
 
@@ -88,15 +88,9 @@ def attach_layout(model: nn.Module, layout: CompactLayout) -> None:
     for path, part in parts.items():
         _set_layout(part.config, layout.under(path))
     for path, module in model.named_modules():
-        if _is_model(module):
-            module.__dict__.pop("save_pretrained", None)
-            if own := (layout.under(path) if path else layout):
-                module.__dict__["save_pretrained"] = partial(save_compact, module, own)
-
-
-def _is_model(module: nn.Module) -> bool:
-    """Return True for a `PreTrainedModel`, whose import would import this module again."""
-    return hasattr(type(module), "base_model_prefix")
+        if is_pretrained(module):
+            own = layout.under(path) if path else layout
+            save_with(module, FILE, partial(saving_layout, own) if own else None)
 
 
 def _set_layout(config: Any, layout: CompactLayout) -> None:
@@ -106,25 +100,15 @@ def _set_layout(config: Any, layout: CompactLayout) -> None:
         delattr(config, LAYOUT_KEY)
 
 
-def save_compact(
-    model: Any,
-    layout: CompactLayout,
-    save_directory: str | Path,
-    is_main_process: bool = True,
-    *args: Any,
-    push_to_hub: bool = False,
-    **options: Any,
-) -> None:
-    """Save a model as its class does, with the file that loads it where hf_td is not installed.
+@contextmanager
+def saving_layout(layout: CompactLayout, model: Any, folder: Path) -> Iterator[None]:
+    """Save a layout in the config of a model, and write the file that loads it without hf_td.
 
     Args:
-        model: the model, or a part of one that shares its config.
-        layout: of this model, by its own names.
-        save_directory: as all others an argument of `save_pretrained`.
-        is_main_process: see there.
-        *args: see there.
-        push_to_hub: see there.
-        **options: see there.
+        layout: of this model, by its own names; a part of a model can share the config of the
+            whole.
+        model: a model that is saved meanwhile.
+        folder: where it is saved.
 
     Raises:
         ValueError: experts are pruned, but not taken out. A stock router would choose them again.
@@ -135,22 +119,10 @@ def save_compact(
             "stock shapes the router would choose them again. Call compact_model(model) first, or "
             "write the model with export_model"
         )
-    save = partial(type(model).save_pretrained, model, save_directory, is_main_process, *args)
-    if layout_of_config(model.config) is None or not _is_stock(model):
-        save(push_to_hub=push_to_hub, **options)
+    config = model.config
+    if layout_of_config(config) is None or not _is_stock(model):
+        yield
         return
-    if push_to_hub:  # the class would upload only what it has written itself
-        _save_and_push(model, save_directory, is_main_process, options)
-        return
-    with _described(model.config, layout):
-        save(**options)
-    if is_main_process and not getattr(model, "_hf_peft_config_loaded", False):
-        (Path(save_directory) / FILE).write_text(loader_source(), encoding="utf-8")
-
-
-@contextmanager
-def _described(config: Any, layout: CompactLayout) -> Iterator[None]:
-    """Let a config have the layout of the model to save and name the modeling file meanwhile."""
     whole = getattr(config, LAYOUT_KEY)
     try:
         config.auto_map = _AUTO_MAP
@@ -159,23 +131,12 @@ def _described(config: Any, layout: CompactLayout) -> Iterator[None]:
     finally:
         setattr(config, LAYOUT_KEY, whole)
         del config.auto_map
+    (folder / FILE).write_text(loader_source(), encoding="utf-8")
 
 
 def _is_stock(model: Any) -> bool:
     """Return False for a model whose own code is not a part of transformers."""
     return all(type(one).__module__.startswith("transformers.") for one in (model, model.config))
-
-
-def _save_and_push(
-    model: Any, save_directory: str | Path, is_main_process: bool, options: dict[str, Any]
-) -> None:
-    repo_id = options.pop("repo_id", Path(save_directory).name)
-    saving = inspect.signature(type(model).save_pretrained).parameters
-    pushing = inspect.signature(model.push_to_hub).parameters
-    own = {name: value for name, value in options.items() if name in saving}
-    model.save_pretrained(save_directory, is_main_process, **own)
-    if is_main_process:
-        model.push_to_hub(repo_id, **{n: v for n, v in options.items() if n in pushing})
 
 
 def forget_file(config: Any) -> None:

@@ -147,7 +147,7 @@ class CompactLayout:
         the layout. The layout of another model stays as it is, for `check` to refuse.
         """
         kind = getattr(getattr(model, "config", None), "model_type", None)
-        if kind in self.parts:
+        if kind is not None and kind in self.parts:
             return self.under(self.parts[kind]).for_model(model)
         prefix = f"{getattr(model, 'base_model_prefix', '')}."
         names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
