@@ -19,7 +19,7 @@ from hf_td.hub.auto_classes import PIPELINES, auto_class
 from hf_td.hub.card.info import CardInfo, is_metric
 from hf_td.hub.card.metadata import hub_id, make_metadata
 from hf_td.hub.card.removal import Removal
-from hf_td.hub.card.text import FORMATS, limitations, versions
+from hf_td.hub.card.text import FORMATS, limitations, versions, without_paths
 from hf_td.hub.forms.form import Form, Place
 
 README = "README.md"
@@ -118,6 +118,8 @@ def _about_training(info: CardInfo) -> dict[str, Any]:
     environment = info.environment or {}
     return {
         "info": info,
+        "dataset": _shown_base(info.dataset),
+        "command": None if info.command is None else without_paths(info.command),
         "base": _shown_base(info.base_model),
         "points": info.points,
         "metrics": {name: _metric_label(name, info) for name in _metric_names(info)},
