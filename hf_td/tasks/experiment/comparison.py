@@ -76,9 +76,8 @@ def labels_of(experiments: Sequence[Results]) -> list[str]:
         _told(settings[i], [settings[j] for j, other in enumerate(labels) if other == label])
         for i, label in enumerate(labels)
     ]
-    named = [
-        f"{label} ({tale})" if tale else label for label, tale in zip(labels, told, strict=True)
-    ]
+    pairs = zip(labels, told, strict=True)
+    named = [f"{label} ({tale})" if tale else label for label, tale in pairs]
     return [
         f"{name}, run {named[:i].count(name) + 1}" if named.count(name) > 1 else name
         for i, name in enumerate(named)
