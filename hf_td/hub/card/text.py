@@ -76,9 +76,7 @@ def no_smaller(removal: Removal, parameters: int, form: Form) -> str | None:
         )
     cure = "Pruned heads and neurons (level='unit') are taken out, and"
     if removal.structured:
-        cure = (
-            "The form 'compact' takes pruned heads and neurons out where the model allows it, and"
-        )
+        cure = "The form 'compact' takes them out where the model allows it, and"
     return f"{form.limitation(all_stored=True)} {cure} the form 'archive' compresses zeros."
 
 

@@ -61,7 +61,11 @@ def write_card(
         ValueError: the model has another sparsity than `info.sparsity`.
     """
     info = info or CardInfo()
-    info = replace(info, targeted_dropout=info.targeted_dropout or trained_with(model))
+    info = replace(
+        info,
+        targeted_dropout=info.targeted_dropout or trained_with(model),
+        dataset=_without_folder(info.dataset),
+    )
     _check_sparsity(info, facts.removal)
     pipeline = info.pipeline_tag or PIPELINES.get(auto_class(model))
     name = info.name or facts.name
@@ -118,7 +122,6 @@ def _about_training(info: CardInfo) -> dict[str, Any]:
     environment = info.environment or {}
     return {
         "info": info,
-        "dataset": _shown_base(info.dataset),
         "command": None if info.command is None else without_paths(info.command),
         "base": _shown_base(info.base_model),
         "points": info.points,
@@ -128,6 +131,11 @@ def _about_training(info: CardInfo) -> dict[str, Any]:
         "trained_on": _trained_on(environment),
         "commit": info.commit or environment.get("commit"),
     }
+
+
+def _without_folder(dataset: str | None) -> str | None:
+    """Return the name of a data set, of a local one without the path."""
+    return Path(dataset).name if dataset is not None and Path(dataset).exists() else dataset
 
 
 def _shown_base(base_model: str | Path | None) -> str | None:
