@@ -151,6 +151,34 @@ def test_stock_may_keep_all_heads(tmp_path):
     assert_same(found, computed(model))
 
 
+def test_auto_keeps_all_heads_where_it_is_asked_to(tmp_path):
+    model = masked_model("bert")
+    done = export_model(model, tmp_path / "x", keep_heads_stock=True, check=False)
+    assert (done.form, done.notes) == ("stock", ())
+    (note,) = export_model(model, tmp_path / "y", check=False).notes
+    assert "With keep_heads_stock=True" in note
+    assert export_model(uneven_model("bert"), tmp_path / "z", check=False).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("level", "sparsity", "form", "words"),
+    [
+        ("unit", 0.5, "compact", None),
+        ("unit", 0.5, "padded", None),  # pads up to half of the neurons
+        ("unit", 0, "auto", "nothing was pruned. Prune heads and neurons first"),
+        ("weight", 0.5, "auto", "(level='unit') are taken out, and the form 'archive'"),
+        ("weight", 0.5, "archive", None),
+    ],
+)
+def test_an_export_that_is_no_smaller_says_so(level, sparsity, form, words, tmp_path):
+    model = tiny_model("llama")
+    prune_model(model, sparsity, level=level)
+    done = export_model(model, tmp_path / "x", form=form, check=False)
+    assert [words in note for note in done.notes] == ([] if words is None else [True])
+    card = " ".join((done.folder / "README.md").read_text().split())
+    assert all(note in card for note in done.notes)
+
+
 def test_an_unknown_form_is_refused(tmp_path):
     form: Any = "nonsense"
     with pytest.raises(ValueError, match=r"form must be one of .* got 'nonsense'"):
