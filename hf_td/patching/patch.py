@@ -20,7 +20,6 @@ from hf_td.config import (
     Rates,
     TargetedDropoutConfig,
     configure,
-    trained_with,
 )
 from hf_td.patching.cutoffs import first_cutoff, set_cutoffs
 from hf_td.patching.distributed import exclude_from_ddp, include_in_ddp, sum_over_processes
@@ -216,8 +215,9 @@ def _measured_before(model: nn.Module, sites: Iterable[Site]) -> Activations:
         if site.name in names and squares[site.name].numel() == measured_features(site.layer)
     }
     missing = [site.name for site in measured if site.name not in known]
-    earlier = trained_with(model)
-    if missing and not known and earlier is not None and earlier.importance == "activation":
+    # Not parsed: it can be of a later version.
+    earlier = getattr(getattr(model, "config", None), CONFIG_KEY, None) or {}
+    if missing and not known and earlier.get("importance") == "activation":
         logger.warning(ACTIVATIONS.missing(model, missing, "The averages start anew. Leave it so"))
     return Activations(known)
 

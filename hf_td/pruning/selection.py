@@ -164,7 +164,10 @@ def _by_activation(
     missing = [name for name in names if name not in measured]
     # A patched model before its first update has measured nothing: it ranks as that update would.
     if known is None or (measured and missing):
-        cure = "Pass training batches as calibration=..., prune by importance='magnitude'"
+        cure = (
+            "Pass a few batches of training data as calibration=..., prune by "
+            "importance='magnitude'"
+        )
         raise ValueError(ACTIVATIONS.missing(model, missing, cure))
     return tuple(replace(site, activations=known) for site in sites)
 
