@@ -123,14 +123,16 @@ def saving_layout(layout: CompactLayout, model: Any, folder: Path) -> Iterator[N
     if layout_of_config(config) is None or not _is_stock(model):
         yield
         return
-    whole = getattr(config, LAYOUT_KEY)
+    before = dict(config.__dict__)
     try:
         config.auto_map = _AUTO_MAP
         _set_layout(config, layout)
         yield
     finally:
-        setattr(config, LAYOUT_KEY, whole)
-        del config.auto_map
+        setattr(config, LAYOUT_KEY, before[LAYOUT_KEY])
+        config.__dict__.pop("auto_map")
+        if "auto_map" in before:
+            config.auto_map = before["auto_map"]
     (folder / FILE).write_text(loader_source(), encoding="utf-8")
 
 
