@@ -59,6 +59,7 @@ def test_two_runs_of_one_method_are_two_curves(monkeypatch, tmp_path):
 
 def test_a_page_shows_the_sparsity_that_was_asked_for_and_what_was_removed():
     page = comparison_markdown([experiment(0.7), experiment(0.8)], "title", "stem")
+    page = " ".join(page.split())
     assert "sparsity asked for | of the prunable weights | of all parameters" in page
-    assert "90% | 86% | 40%" in " ".join(page.split())
+    assert "90% | 86% | 40%" in page
     assert "targeted dropout, run 2: seeds 0" in page
