@@ -71,6 +71,49 @@ def test_a_sparsity_that_is_not_reached_is_explained(
     assert (why or "") in printed
 
 
+def test_heads_and_neurons_are_pruned_by_default(monkeypatch, capsys, llama, tmp_path):
+    assert run(monkeypatch, "prune", llama, tmp_path / "half", "--sparsity", "0.5") == 0
+    before, after = (AutoModelForCausalLM.from_pretrained(p) for p in (llama, tmp_path / "half"))
+    assert after.num_parameters() < before.num_parameters()
+    assert "no smaller" not in capsys.readouterr().out
+
+
+def test_a_result_that_is_no_smaller_says_so(monkeypatch, capsys, llama, tmp_path):
+    words = ("--sparsity", "0.5", "--level", "weight")
+    assert run(monkeypatch, "prune", llama, tmp_path / "half", *words) == 0
+    printed = capsys.readouterr().out
+    assert "the files are as large as those of the dense model" in printed
+    assert "Pruned heads and neurons (level='unit') are taken out" in printed
+    assert run(monkeypatch, "prune", llama, tmp_path / "a", *words, "--form", "archive") == 0
+    assert "as large" not in capsys.readouterr().out
+
+
+def test_all_heads_can_be_kept_for_a_stock_form(monkeypatch, capsys, tmp_path):
+    tiny_model("bert").save_pretrained(tmp_path / "bert")
+    words = ("prune", tmp_path / "bert", tmp_path / "half", "--sparsity", "0.5")
+    assert run(monkeypatch, *words) == 0
+    printed = capsys.readouterr().out
+    assert "half: compact form" in printed
+    assert "(--keep-heads-stock) all heads stay" in printed
+    assert run(monkeypatch, *words, "--keep-heads-stock", "--overwrite") == 0
+    printed = capsys.readouterr().out
+    assert "half: stock form" in printed
+    assert "keep-heads-stock" not in printed
+
+
+@pytest.mark.parametrize("command", ["inspect", "prune"])
+def test_an_archive_is_named_with_the_way_to_write_it_as_a_checkpoint(
+    monkeypatch, capsys, llama, tmp_path, command
+):
+    words = ("--sparsity", "0.5", "--level", "weight", "--form", "archive")
+    assert run(monkeypatch, "prune", llama, tmp_path / "small", *words) == 0
+    rest = (tmp_path / "out", "--sparsity", "0.5") if command == "prune" else ()
+    assert run(monkeypatch, command, tmp_path / "small", *rest) == 2
+    printed = capsys.readouterr().err
+    assert "is an archive of compressed weights" in printed
+    assert "load_archived_model" in printed
+
+
 def test_the_version_is_printed(monkeypatch, capsys):
     assert run(monkeypatch, "--version") == 0
     assert capsys.readouterr().out == f"hf_td {__version__}\n"
@@ -149,7 +192,8 @@ def test_without_activations_the_importance_must_be_given(monkeypatch, capsys, t
     assert run(monkeypatch, *words) == 2
     printed = capsys.readouterr().err
     assert "--importance activation needs activations.safetensors, which is missing" in printed
-    assert "or give --importance magnitude" in printed
+    command = " ".join(map(str, ("hf-td", *words, "--importance magnitude")))
+    assert command in " ".join(printed.split())
     assert run(monkeypatch, *words, "--importance", "magnitude") == 0
     assert "50.0% of the prunable weights are pruned" in capsys.readouterr().out
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 import transformers as hf
-from transformers import PreTrainedModel
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 VOCABULARY = 64
 # By the names that most configs have for them.
@@ -81,3 +83,11 @@ def tiny_inputs(model: PreTrainedModel, batch: int = 2, length: int = 7) -> dict
     ids = torch.randint(3, VOCABULARY, (batch, length), generator=generator)
     decoder = {"decoder_input_ids": ids[:, :5]} if model.config.is_encoder_decoder else {}
     return {"input_ids": ids, **decoder}
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of one word."""
+    words = WordLevel({"[PAD]": 0, "[UNK]": 1, "word": 2}, unk_token="[UNK]")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(words), pad_token="[PAD]", unk_token="[UNK]"
+    )

@@ -216,7 +216,7 @@ def _draw(
     for place, (name, seeds) in enumerate(curves.items()):
         _add_method(axes, place, name, [seed for seed in seeds if seed])
     axes.set_title(title, loc="left", fontsize=12)
-    axes.set_xlabel("sparsity: removed share of the prunable weights (%)")
+    axes.set_xlabel("sparsity asked for: share of the prunable weights (%)")
     _set_scale(axes, metric, lower_is_better)
     axes.set_xticks(_ticks(curves))
     axes.tick_params(color=_GREY)
@@ -247,7 +247,7 @@ def _draw_panels(panels: Sequence[Sequence[Panel]], title: str) -> Figure:
         axes.tick_params(color=_GREY)
         axes.grid(color="#dddddd", linewidth=0.8)
         axes.set_axisbelow(True)
-    figure.supxlabel("sparsity: removed share of the prunable weights (%)", fontsize=11)
+    figure.supxlabel("sparsity asked for: share of the prunable weights (%)", fontsize=11)
     named = [handles[name] for name in places]
     look: Any = {"frameon": False, "loc": "outside upper right", "ncols": min(3, len(places))}
     figure.legend(named, list(places), **look)

@@ -74,7 +74,8 @@ def prune(
     level: Annotated[
         Literal["weight", "unit"] | None,
         typer.Option(
-            help="single weights, or heads and neurons; by default the level of the training"
+            help="single weights (the files get no smaller), or heads and neurons; by default the "
+            "level of a training by targeted dropout, else heads and neurons"
         ),
     ] = None,
     importance: Annotated[
@@ -91,6 +92,14 @@ def prune(
         Literal["uniform", "global"],
         typer.Option(help="remove the same fraction of every layer, or the lowest of all layers"),
     ] = "uniform",
+    keep_heads_stock: Annotated[
+        bool,
+        typer.Option(
+            "--keep-heads-stock",
+            help="keep all heads (pruned ones as zeros) where a stock config cannot say fewer, as "
+            "for BERT, so that the result loads with transformers alone",
+        ),
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace the contents of the folder")
     ] = False,
@@ -113,6 +122,7 @@ def prune(
         importance=importance,
         form=form,
         budget=budget,
+        keep_heads_stock=keep_heads_stock,
         overwrite=overwrite,
         example_inputs=example_inputs,
         trust_remote_code=trust_remote_code,

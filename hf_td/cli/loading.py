@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import transformers
 from transformers import AutoProcessor
 
+from hf_td.hub.forms.archive import ARCHIVE_NAME
 from hf_td.ranking.activations import attach_activations, download_activations, find_activations
 from hf_td.ranking.learned import attach_learned, download_learned, find_learned
 from hf_td.tasks.errors import UsageError, blaming_input
@@ -33,10 +35,21 @@ def load_model(name: str, *, trust_remote_code: bool) -> tuple[Any, ModelSource]
     model_class = _find_class(name, source.load_config())
     if source.is_new:
         raise UsageError(f"{name} is an untrained model. Give a model that has weights.")
+    _check_no_archive(name)
     with reading_weights(source.model), blaming_input():
         model = model_class.from_pretrained(source.model, dtype="auto", **source.options)
         _attach_saved_values(model, source)
     return model, source
+
+
+def _check_no_archive(name: str) -> None:
+    """Raise UsageError for a local archive: no class of transformers loads it."""
+    if (Path(name) / ARCHIVE_NAME).is_file() or Path(name).name == ARCHIVE_NAME:
+        raise UsageError(
+            f"{name} is an archive of compressed weights. Write it as a checkpoint first, and give "
+            f'that: python -c "from hf_td.hub import load_archived_model as load; '
+            f"load('{name}').save_pretrained('FOLDER')\""
+        )
 
 
 def _attach_saved_values(model: Any, source: ModelSource) -> None:

@@ -33,13 +33,15 @@ def prune_and_export(
     importance: str | None,
     form: str,
     budget: Literal["uniform", "global"],
+    keep_heads_stock: bool,
     overwrite: bool,
     example_inputs: Path | None,
     trust_remote_code: bool,
 ) -> None:
     """Prune a model in one shot, export it, and print what was removed.
 
-    The arguments are the options of `hf-td prune`. None stands for the setting of the training.
+    The arguments are the options of `hf-td prune`. None stands for the setting of the training, and
+    for heads and neurons without one.
 
     Raises:
         UsageError: an argument cannot work.
@@ -48,8 +50,9 @@ def prune_and_export(
         check_free(output.absolute(), overwrite=overwrite)  # before the long work
         check_form(form)
     model, source = load_model(name, trust_remote_code=trust_remote_code)
-    _check_measured(model, importance)
+    _check_measured(model, importance, f"hf-td prune {name} {output} --sparsity {sparsity}")
     processor = load_processor(source)
+    level = level or ("unit" if trained_with(model) is None else None)
     settings: dict[str, Any] = {"level": level, "importance": importance}
     given = {setting: value for setting, value in settings.items() if value is not None}
     with blaming_input():
@@ -61,29 +64,39 @@ def prune_and_export(
             output,
             form=form,
             processing_class=processor,
+            keep_heads_stock=keep_heads_stock,
             overwrite=overwrite,
             anatomy=anatomy,
             example_inputs=inputs,
         )
     print(
-        f"{report.sparsity:.1%} of the prunable weights are pruned, "
+        f"{report.sparsity:.1%} of the prunable weights are pruned ({sparsity:.1%} asked for), "
         f"{report.share_of_parameters:.1%} of all parameters"
     )
     if report.sparsity < sparsity - _TOLERANCE:
         print(f"less than {sparsity:.1%}: {_shortfall(report, budget)}")
     size = f"{export.parameters:,} parameters, {export.bytes / 1e6:.1f} MB"
     print(f"{export.folder}: {export.form} form ({export.reason}), {size}")
+    for note in export.notes:
+        print(note)
 
 
-def _check_measured(model: Any, importance: str | None) -> None:
-    """Raise UsageError where an importance needs a file of the training, which is missing."""
+def _check_measured(model: Any, importance: str | None, command: str) -> None:
+    """Raise UsageError where an importance needs a file of the training, which is missing.
+
+    Args:
+        model: the model.
+        importance: the one that was asked for; None for that of the training.
+        command: that was given, for the message.
+    """
     recorded = trained_with(model)
     wanted = importance or (recorded.importance if recorded else "magnitude")
     file, find = _FILES.get(wanted, ("", lambda _: True))
     if not find(model):
         raise UsageError(
             f"--importance {wanted} needs {file}, which is missing. A training with this "
-            "importance saves it next to the weights. Put it there, or give --importance magnitude."
+            "importance saves it next to the weights. Put it there, or rank by magnitude: "
+            f"{command} --importance magnitude"
         )
 
 

@@ -20,6 +20,7 @@ from hf_td.modules.compact_layout import record_layout
 from hf_td.modules.compact_shapes import count_of
 from hf_td.modules.routing import mark_pruned, marked_routers
 from hf_td.patching.patch import find_patch, unpatch_model
+from hf_td.ranking.source import forget_source, keep_unsaved
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -37,7 +38,8 @@ def compact_model(
     A unit is taken out if its consumer reads nothing of it (all its columns are zero), an expert if
     its router never chooses it. Every layer keeps at least one unit, even one that contributes
     nothing. If the forward of a family needs all heads, they stay, as zeros. The layout is recorded
-    in `model.config`: what `save_pretrained` writes loads again after `import hf_td`.
+    in `model.config`: what `save_pretrained` writes loads again after `import hf_td`, or by its own
+    file, with `trust_remote_code=True`.
 
     Args:
         model: a model that was pruned at the unit level; patched models are unpatched.
@@ -105,6 +107,8 @@ def cut_model(
             for _, undo in _cut_in_turn(model, anatomy, kept):
                 _record(model, *undo)
         renumber_heads(model, kept)
+        forget_source(model)
+        keep_unsaved(model)
     finally:
         for router in routers.values():
             mark_pruned(router)  # makes it a stock module again, unless the cut was undone

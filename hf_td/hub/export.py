@@ -18,11 +18,12 @@ from hf_td.compaction import cut_model, needed_units
 from hf_td.files import check_free, folder_bytes, whole_folder, write_text
 from hf_td.hub.card.info import CardInfo
 from hf_td.hub.card.removal import count_removal
+from hf_td.hub.card.text import no_smaller
 from hf_td.hub.card.writing import ExportFacts, write_card
 from hf_td.hub.forms import AUTO, FORMS, check_form, load_form
 from hf_td.hub.forms.form import Plan, Refusal, Source
-from hf_td.hub.modeling_file import make_stock_class
 from hf_td.patching.patch import find_patch, unpatch_model
+from hf_td.ranking.source import keep_unsaved
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Export:
         parameters: number of parameters of the exported model.
         bytes: size of all files.
         ways: the ways in which it was loaded again and compared.
+        notes: sentences for its user: that it is no smaller, or what would make it stock.
     """
 
     folder: Path
@@ -44,6 +46,7 @@ class Export:
     parameters: int
     bytes: int
     ways: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def export_model(
@@ -69,10 +72,10 @@ def export_model(
         form: a name in `hf_td.hub.forms.FORMS`, which says what each form is. `stock` needs nothing
             but transformers; `compact` has uneven widths and loads after `import hf_td`, or without
             it by `trust_remote_code=True`. `auto` is stock where that loses nothing, else compact.
-        keep_heads_stock: with `stock`, keep all heads (pruned ones as zeros) where the stock
-            config cannot express fewer, and take only neurons out.
+        keep_heads_stock: with `stock` and `auto`, keep all heads (pruned ones as zeros) where the
+            stock config cannot express fewer, and take only neurons out.
         multiple_of: feed-forward widths are rounded up to a multiple of it.
-        processing_class: tokenizer or processor to save along.
+        processing_class: tokenizer, processor, image processor or feature extractor to save along.
         metrics: written to metrics.json.
         card: facts for the model card, beside those that the model itself shows.
         overwrite: replace a folder that holds something.
@@ -97,6 +100,7 @@ def export_model(
     needed = needed_units(shell, anatomy, multiple_of, example_inputs)
     source = Source(model=shell, anatomy=anatomy, needed=needed, keep_heads_stock=keep_heads_stock)
     name, plan, reason = _choose(form, source)
+    hint = _stock_hint(source) if form == AUTO and name != "stock" else None
     removal = count_removal(shell, anatomy.holders)  # before it is cut
     _cut(source, plan, example_inputs, check=check)
     chosen = load_form(name)
@@ -122,6 +126,7 @@ def export_model(
         parameters=shell.num_parameters(),
         bytes=folder_bytes(folder),
         ways=ways,
+        notes=tuple(filter(None, [no_smaller(removal, shell.num_parameters(), chosen), hint])),
     )
 
 
@@ -148,7 +153,7 @@ def _shell_of(model: Any) -> Any:
     shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
     with in_own_type(model):
         shell = copy.deepcopy(model, shared)
-    make_stock_class(shell)
+    keep_unsaved(shell)
     return unpatch_model(shell) if find_patch(shell) is not None else shell
 
 
@@ -163,7 +168,6 @@ def _choose(form: str, source: Source) -> tuple[str, Plan, str]:
         exception = f", with {plan.exception}" if plan.exception else ""
         return form, plan, f"it was asked for{exception}"
     reason = ""
-    source = replace(source, keep_heads_stock=False)
     for name in [name for name, row in FORMS.items() if row.automatic]:
         try:
             plan = load_form(name).plan(source)
@@ -172,6 +176,18 @@ def _choose(form: str, source: Source) -> tuple[str, Plan, str]:
         else:
             return name, plan, reason or plan.reason
     raise ValueError(f"no form can hold this model: {reason}")
+
+
+def _stock_hint(source: Source) -> str | None:
+    """Return the sentence about kept heads, if the model would be stock with all its heads."""
+    try:
+        load_form("stock").plan(replace(source, keep_heads_stock=True))
+    except Refusal:
+        return None
+    return (
+        "A stock config cannot express its heads. With keep_heads_stock=True (--keep-heads-stock) "
+        "all heads stay, pruned ones as zeros, and it loads by transformers alone."
+    )
 
 
 def _cut(

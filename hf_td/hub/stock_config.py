@@ -19,6 +19,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from hf_td.anatomy import Block, Holder, Mixture, Part, find_layer, parameter_names
+from hf_td.compaction import LAYOUT_KEY
 
 # Fields that may hold a feed-forward width, or its ratio to the hidden size.
 RATIO_FIELDS = ("mlp_ratio",)
@@ -190,8 +191,16 @@ def _stock_config(config: Any, fields: Fields) -> Any:
     values = config.to_dict()
     for (*path, name), value in fields.items():
         reduce(getitem, path, values)[name] = value
-    values.pop("quantization_config", None)
+    _drop_layouts(values)
     return type(config).from_dict(values)
+
+
+def _drop_layouts(values: dict[str, Any]) -> None:
+    """Remove the layouts of a config and of the configs nested in it, in their JSON forms."""
+    values.pop(LAYOUT_KEY, None)
+    for nested in values.values():
+        if isinstance(nested, dict):
+            _drop_layouts(nested)
 
 
 def _attempt(model: nn.Module, config: Any, fields: Fields) -> nn.Module | None:

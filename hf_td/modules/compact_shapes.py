@@ -4,14 +4,14 @@ A layout is kept in config.json, and anybody may have written that. It is checke
 model before anything is allocated, it can only make tensors smaller, and it names nothing but
 parameters, routers and a fixed set of counts.
 
-This file imports nothing of hf_td: an export takes a copy of it along, as the modeling file that
-loads a compact model where hf_td is not installed.
+This file imports nothing of hf_td: a saved model takes a copy of it along, see
+`hf_td.modules.compact_file`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,8 +20,16 @@ from torch import nn
 VERSION = 1
 
 # Transformers builds the model of a checkpoint in the shapes of its quantization method, so a
-# compact model presents itself as one. `hf_td.hub.loading` registers the method of this name.
-QUANT_METHOD = "hf_td"
+# compact model presents itself as one. Where nothing registers this method, transformers prints
+# its name in "Unknown quantization type, got ...", and gives advice that leads to random weights.
+# So the name tells the cure.
+QUANT_METHOD = (
+    "hf_td. This model is compact, and not quantized. To load it, `import hf_td` first, or use an "
+    "Auto class with trust_remote_code=True. Do not delete quantization_config, and do not set "
+    "ignore_mismatched_sizes: layers would get random weights"
+)
+# The first name is that of the loader, and of the method in older checkpoints.
+QUANT_METHODS = ("hf_td", QUANT_METHOD)
 
 # Counts that modules keep and their forwards read. Another spelling is another row.
 QUERY_HEADS = frozenset(
@@ -51,21 +59,27 @@ class CompactLayout:
         attributes: module name to the counts that its forward reads.
         routers: names of the routers that never choose what has rows of zeros: experts that were
             pruned and not taken out. Only archives keep such models.
+        parts: model type of a part with its own config, such as a text tower, to its module name.
     """
 
-    shapes: Mapping[str, tuple[int, ...]]
-    attributes: Mapping[str, Mapping[str, int]]
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    attributes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     routers: tuple[str, ...] = ()
+    parts: Mapping[str, str] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        """Return False for the layout of a stock model."""
+        return bool(self.shapes or self.attributes or self.routers)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form, as `quantization_config` of a model's config."""
-        routers = {"routers": list(self.routers)} if self.routers else {}
+        rest = {"routers": list(self.routers), "parts": dict(self.parts)}
         return {
             "quant_method": QUANT_METHOD,
             "version": VERSION,
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
             "attributes": {name: dict(counts) for name, counts in self.attributes.items()},
-            **routers,
+            **{name: value for name, value in rest.items() if value},
         }
 
     @classmethod
@@ -78,26 +92,63 @@ class CompactLayout:
         _expect(isinstance(values, Mapping), "layout", "a mapping", values)
         known = {"quant_method", "version", "shapes", "attributes"}
         found = sorted(map(str, values))
-        _expect(set(values) - {"routers"} == known, "layout", f"the keys {sorted(known)}", found)
-        for field, wanted in (("quant_method", QUANT_METHOD), ("version", VERSION)):
-            got = values[field]
-            same = type(got) is type(wanted) and got == wanted  # True and 1.0 equal 1
-            _expect(same, f"layout.{field}", repr(wanted), got)
-        for field in ("shapes", "attributes"):
-            mapping = isinstance(values[field], Mapping)
-            _expect(mapping, f"layout.{field}", "a mapping", values[field])
+        fine = set(values) - {"routers", "parts"} == known
+        _expect(fine, "layout", f"the keys {sorted(known)}", found)
+        for key, wanted in (("quant_method", QUANT_METHODS), ("version", (VERSION,))):
+            got = values[key]
+            same = any(type(got) is type(one) and got == one for one in wanted)  # True equals 1
+            _expect(same, f"layout.{key}", repr(wanted[0]), got)
+        for key in ("shapes", "attributes"):
+            mapping = isinstance(values[key], Mapping)
+            _expect(mapping, f"layout.{key}", "a mapping", values[key])
         return cls(
             shapes={name: _shape(name, dims) for name, dims in values["shapes"].items()},
             attributes={name: _counts(name, c) for name, c in values["attributes"].items()},
             routers=_names(values.get("routers", ())),
+            parts=_paths(values.get("parts", {})),
+        )
+
+    def under(self, path: str) -> CompactLayout:
+        """Return what this layout says of the module at a path, by the names inside that module."""
+        within = f"{path}."
+
+        def inside(names: Mapping[str, Any]) -> dict[str, Any]:
+            return {n.removeprefix(within): v for n, v in names.items() if n.startswith(within)}
+
+        parts = {kind: name for kind, name in self.parts.items() if name.startswith(within)}
+        return CompactLayout(
+            shapes=inside(self.shapes),
+            attributes=inside(self.attributes),
+            routers=tuple(inside(dict.fromkeys(self.routers))),
+            parts={kind: name.removeprefix(within) for kind, name in parts.items()},
+        )
+
+    def placed(self, path: str) -> CompactLayout:
+        """Return this layout by the names of a model that has the module at a path."""
+        return CompactLayout(
+            shapes={f"{path}.{name}": shape for name, shape in self.shapes.items()},
+            attributes={f"{path}.{name}": counts for name, counts in self.attributes.items()},
+            routers=tuple(f"{path}.{name}" for name in self.routers),
+        )
+
+    def __or__(self, other: CompactLayout) -> CompactLayout:
+        """Return both layouts together; where they differ, `other` counts."""
+        return CompactLayout(
+            shapes={**self.shapes, **other.shapes},
+            attributes={**self.attributes, **other.attributes},
+            routers=tuple(dict.fromkeys((*self.routers, *other.routers))),
+            parts={**self.parts, **other.parts},
         )
 
     def for_model(self, model: nn.Module) -> CompactLayout:
         """Return the layout under the names of a model: a bare base model, or one with a head.
 
-        A model that is a part of the saved one (an encoder, fewer layers) gets a part of the
-        layout. The layout of another model stays as it is, for `check` to refuse.
+        A model that is a part of the saved one (an encoder, a tower, fewer layers) gets a part of
+        the layout. The layout of another model stays as it is, for `check` to refuse.
         """
+        kind = getattr(getattr(model, "config", None), "model_type", None)
+        if kind is not None and kind in self.parts:
+            return self.under(self.parts[kind]).for_model(model)
         prefix = f"{getattr(model, 'base_model_prefix', '')}."
         names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         names |= {name for name, _ in model.named_modules()}
@@ -168,6 +219,14 @@ def _names(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _paths(value: Any) -> dict[str, str]:
+    fine = isinstance(value, Mapping) and all(
+        isinstance(text, str) for item in value.items() for text in item
+    )
+    _expect(fine, "layout.parts", "a mapping of model types to names", value)
+    return dict(value)
+
+
 def _counts(name: str, counts: Any) -> dict[str, int]:
     where = f"layout.attributes[{name!r}]"
     _expect(isinstance(name, str), where, "called by a string", name)
@@ -190,19 +249,6 @@ def apply_layout(model: nn.Module, layout: CompactLayout) -> None:
         first = parameters[name].detach()[tuple(map(slice, shape))]
         set_parameter(model, name, first.clone())
     set_counts(model, layout.attributes)
-
-
-def make_compact(model: Any) -> None:
-    """Cut a stock model down to the layout in its config, in place.
-
-    Raises:
-        ValueError: the layout is malformed, or that of another model.
-    """
-    recorded = model.config.quantization_config
-    values = recorded if isinstance(recorded, dict) else recorded.to_dict()
-    layout = CompactLayout.from_dict(values).for_model(model)
-    _expect(not layout.routers, "layout.routers", "empty where hf_td does not load", layout.routers)
-    apply_layout(model, layout)
 
 
 def set_parameter(model: nn.Module, name: str, value: torch.Tensor) -> None:

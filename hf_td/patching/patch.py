@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,13 @@ from torch.utils.hooks import RemovableHandle
 
 from hf_td.anatomy import Anatomy
 from hf_td.anatomy.given import anatomy_of
-from hf_td.config import CONFIG_KEY, IN_TRAINING, Rates, TargetedDropoutConfig, configure
+from hf_td.config import (
+    CONFIG_KEY,
+    IN_TRAINING,
+    Rates,
+    TargetedDropoutConfig,
+    configure,
+)
 from hf_td.patching.cutoffs import first_cutoff, set_cutoffs
 from hf_td.patching.distributed import exclude_from_ddp, include_in_ddp, sum_over_processes
 from hf_td.patching.layers import (
@@ -33,12 +40,15 @@ from hf_td.patching.layers import (
 )
 from hf_td.patching.mistakes import EvalModeWatch, gradients_are_recorded, warn_if_in_trainer
 from hf_td.ranking.activations import (
+    ACTIVATIONS,
     INTERVAL,
     Activations,
     attach_activations,
     find_activations,
 )
 from hf_td.ranking.sites import Site, plan_sites
+
+logger = logging.getLogger(__name__)
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -205,14 +215,18 @@ def _measured_before(model: nn.Module, sites: Iterable[Site]) -> Activations:
     """Return the activations of the sites from an earlier training of this model."""
     found = find_activations(model) or Activations()
     names, squares = found.names(), found.mean_squares
-    known = (site for site in sites if site.name in names and can_measure(site.layer))
-    return Activations(
-        {
-            site.name: squares[site.name]
-            for site in known
-            if squares[site.name].numel() == measured_features(site.layer)
-        }
-    )
+    measured = [site for site in sites if can_measure(site.layer)]
+    known = {
+        site.name: squares[site.name]
+        for site in measured
+        if site.name in names and squares[site.name].numel() == measured_features(site.layer)
+    }
+    missing = [site.name for site in measured if site.name not in known]
+    # Not parsed: it can be of a later version.
+    earlier = getattr(getattr(model, "config", None), CONFIG_KEY, None) or {}
+    if missing and not known and earlier.get("importance") == "activation":
+        logger.warning(ACTIVATIONS.missing(model, missing, "The averages start anew. Leave it so"))
+    return Activations(known)
 
 
 def _buffers(model: nn.Module) -> set[str]:

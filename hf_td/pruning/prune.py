@@ -19,6 +19,7 @@ from hf_td.pruning.report import PruningReport, count_sparsity
 from hf_td.pruning.selection import select_sites
 from hf_td.ranking.activations import Activations
 from hf_td.ranking.sites import Site
+from hf_td.ranking.source import forget_source
 
 
 def prune_model(
@@ -46,6 +47,9 @@ def prune_model(
     router become zeros too, and the router gets a class that never chooses them, in eval mode too.
     `compact_model` and `export_model` take them out. Until then `save_pretrained` refuses: no stock
     checkpoint can say which experts are removed.
+
+    The pruned model no longer names the folder that it was loaded from (`name_or_path`), which has
+    the model before pruning. Save it, and load it from there, where a program needs a name.
 
     Args:
         model: any model that can be patched; patched or not, trained with targeted dropout or not.
@@ -91,6 +95,8 @@ def prune_model(
     remove_lowest(sites, sparsity, budget)
     if any(site.kind == "expert" for site in sites):
         record_layout(model)
+    if sparsity > 0:
+        forget_source(model)
     return count_sparsity(model, anatomy.holders)
 
 

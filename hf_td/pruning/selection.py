@@ -164,8 +164,11 @@ def _by_activation(
     missing = [name for name in names if name not in measured]
     # A patched model before its first update has measured nothing: it ranks as that update would.
     if known is None or (measured and missing):
-        cure = "Pass a few batches of training data as calibration=..."
-        raise ValueError(ACTIVATIONS.missing(missing, cure))
+        cure = (
+            "Pass a few batches of training data as calibration=..., prune by "
+            "importance='magnitude'"
+        )
+        raise ValueError(ACTIVATIONS.missing(model, missing, cure))
     return tuple(replace(site, activations=known) for site in sites)
 
 
@@ -180,8 +183,10 @@ def _by_learned(
             f"tensor for each of {[site.name for site in sites]}. Add these"
         )
     if missing:
-        cure = "Train with a method that learns scores at this level"
-        raise ValueError(LEARNED.missing(missing, cure))
+        cure = (
+            "Train with a method that learns scores at this level, prune by importance='magnitude'"
+        )
+        raise ValueError(LEARNED.missing(model, missing, cure))
     for site in sites:
         shape, found = (tuple(one.shape) for one in (site.scores(), scores[site.name]))
         if found != shape:

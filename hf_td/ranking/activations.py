@@ -22,7 +22,7 @@ from hf_td.config import trained_with
 from hf_td.modules.routing import routed_squares
 from hf_td.ranking.saved import Saved
 
-ACTIVATIONS = Saved("activations.safetensors", "_hf_td_activations", "activations")
+ACTIVATIONS = Saved("activations.safetensors", "activations", "_hf_td_activations", "activations")
 FILE = ACTIVATIONS.file
 
 # One of this many updates is measured: averages change slowly, and on a GPU the launch overhead of
@@ -191,8 +191,20 @@ def measure_activations(
 
 
 def attach_activations(model: nn.Module, activations: Activations | None) -> None:
-    """Attach activations to a model; None marks those of an earlier training as stale."""
-    ACTIVATIONS.attach(model, activations)
+    """Attach activations to a model, whose saves then write them.
+
+    None marks those of an earlier training as stale.
+    """
+    ACTIVATIONS.attach(model, activations, save_activations)
+
+
+def load_activations(model: nn.Module, folder: str | Path) -> None:
+    """Attach the activations that were saved in a folder to a model that does not find them.
+
+    Raises:
+        FileNotFoundError: the folder has none.
+    """
+    attach_activations(model, Activations(ACTIVATIONS.load(Path(folder) / FILE, model)))
 
 
 def find_activations(model: nn.Module) -> Activations | None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hf_td.ranking.saved import Saved
 
-LEARNED = Saved("learned_scores.safetensors", "_hf_td_learned", "learned scores")
+LEARNED = Saved("learned_scores.safetensors", "learned", "_hf_td_learned", "learned scores")
 FILE = LEARNED.file
 
 
@@ -22,7 +22,16 @@ def attach_learned(model: nn.Module, scores: Mapping[str, Tensor]) -> None:
         scores: by the name of the site (see `hf_td.ranking.sites`), each of the shape that the site
             ranks. The lowest are pruned first. Empty if the method learns no scores.
     """
-    LEARNED.attach(model, dict(scores))
+    LEARNED.attach(model, dict(scores), save_learned)
+
+
+def load_learned(model: nn.Module, folder: str | Path) -> None:
+    """Attach the scores that were saved in a folder to a model that does not find them.
+
+    Raises:
+        FileNotFoundError: the folder has none.
+    """
+    attach_learned(model, LEARNED.load(Path(folder) / FILE, model))
 
 
 def find_learned(model: nn.Module) -> dict[str, Tensor]:

@@ -1,16 +1,18 @@
 """Values that training measured or learned, saved next to the weights of a model.
 
 A stock checkpoint has no place for activations and learned scores, so each kind has its own file.
-One rule finds both kinds: attached to the model, else in the local folder that the model was loaded
-from. Names are found under another prefix when a head was added or taken off. Only the `download`
-functions reach the Hub.
+Every save of a model writes what is attached to it. One rule finds both kinds: attached to the
+model, else in the local folder that the model was loaded from. Names are found under another prefix
+when a head was added or taken off. Only the `download` functions reach the Hub.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ from torch import Tensor, nn
 from transformers.utils.hub import cached_file
 
 from hf_td.files import replacing
+from hf_td.modules.saving import save_with
+
+Write = Callable[[nn.Module, Path], None]
 
 _CONFIG = "config.json"
 # Entries of a config that another version or loading may change.
@@ -31,17 +36,26 @@ class Saved:
 
     Attributes:
         file: name of the file next to the weights.
+        module: of hf_td.ranking, with the functions of this kind.
         attribute: name of the attribute of a model that the values are attached to.
         noun: name of the values in messages.
     """
 
     file: str
+    module: str
     attribute: str
     noun: str
 
-    def attach(self, model: nn.Module, value: Any) -> None:
-        """Attach a value to a model; None marks the file next to its weights as stale."""
+    def attach(self, model: nn.Module, value: Any, write: Write) -> None:
+        """Attach a value to a model, and let every save of the model write it.
+
+        Args:
+            model: the model.
+            value: the value; None marks the file next to the weights as stale.
+            write: writes the value of a model to a folder.
+        """
         model.__dict__[self.attribute] = value
+        save_with(model, self.file, partial(_writing, write) if value is not None else None)
 
     def attached(self, model: nn.Module) -> tuple[Any] | None:
         """Return the value attached to a model or a part of it, in a tuple; None if none is."""
@@ -88,20 +102,37 @@ class Saved:
             with replacing(Path(folder) / self.file) as draft:
                 save_file(every, draft)
 
-    def missing(self, names: Collection[str], cure: str) -> str:
+    def missing(self, model: nn.Module, names: Collection[str], cure: str) -> str:
         """Return the message for missing values.
 
         Args:
+            model: the model.
             names: the layers without values, at least one.
             cure: the start of the last sentence, an advice that fits the caller.
         """
         first, *more = names
         others = f" and {len(more)} more layers" if more else ""
         return (
-            f"The {self.noun} of {first}{others} are missing. They are looked for with the model "
-            f"and in {self.file} next to its weights. {cure}, keep {self.file} next to the "
-            "weights, or prune by importance='magnitude'."
+            f"The {self.noun} of {first}{others} are missing. They were looked for with the model "
+            f"and {self._place(model)}. {cure}, or give the folder that has {self.file}: "
+            f"hf_td.ranking.{self.module}.load_{self.module}(model, folder)"
         )
+
+    def _place(self, model: nn.Module) -> str:
+        """Return where the file was looked for, in words."""
+        name = getattr(model, "name_or_path", "")
+        if not name:
+            return "in no folder, since the model names none that it was loaded from"
+        if not Path(name).is_dir():
+            return f"in no folder, since {name} is none from the working directory {Path.cwd()}"
+        return f"in the folder {name}"
+
+
+@contextmanager
+def _writing(write: Write, model: nn.Module, folder: Path) -> Iterator[None]:
+    """Write values after a save."""
+    yield
+    write(model, folder)
 
 
 def _folder(model: nn.Module, file: str) -> Path | None:

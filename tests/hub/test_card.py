@@ -421,3 +421,29 @@ def test_importing_the_room_loads_neither_torch_nor_transformers():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "set()"
+
+
+def test_rows_are_shown_and_folders_are_not(known, tmp_path):
+    (tmp_path / "mine").mkdir()
+    given = replace(
+        known,
+        dataset=str(tmp_path / "mine"),
+        trained_rows=4000,
+        measured_rows=872,
+        command=f"python run.py --output_dir={tmp_path}/out --teacher {tmp_path} --level unit",
+    )
+    card = export(pruned(), tmp_path / "half", given, form="compact")
+    assert row(card, "rows trained on") == ["4,000"]
+    assert row(card, "rows measured on") == ["872"]
+    assert str(tmp_path) not in card.content
+    shown = f"python run.py --output_dir=path/to/out --teacher path/to/{tmp_path.name} --level unit"
+    assert shown in card.text
+
+
+def test_a_sparsity_that_was_not_reached_is_shown_beside_the_one_that_was_asked_for(
+    known, tmp_path
+):
+    points = [replace(point, removed_prunable=0.49) for point in known.points]
+    card = export(pruned(), tmp_path / "half", replace(known, curve=points), form="compact")
+    assert results_of(card)[0].metric_name == "accuracy at 50% (49% removed) sparsity"
+    assert "| sparsity asked for | of the prunable weights |" in card.text

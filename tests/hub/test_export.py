@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
 from transformers import (
     AutoModelForCausalLM,
     PreTrainedTokenizerFast,
@@ -41,7 +39,7 @@ from tests.compaction.models import (
     small_model,
     uneven_model,
 )
-from tests.tiny import tiny_inputs, tiny_model
+from tests.tiny import tiny_inputs, tiny_model, tiny_tokenizer
 
 # The families whose configs have a field for the size of a head.
 STOCK_HEADS = {"llama", "t5", "t5_gated", "vit"}
@@ -153,6 +151,34 @@ def test_stock_may_keep_all_heads(tmp_path):
     assert_same(found, computed(model))
 
 
+def test_auto_keeps_all_heads_where_it_is_asked_to(tmp_path):
+    model = masked_model("bert")
+    done = export_model(model, tmp_path / "x", keep_heads_stock=True, check=False)
+    assert (done.form, done.notes) == ("stock", ())
+    (note,) = export_model(model, tmp_path / "y", check=False).notes
+    assert "With keep_heads_stock=True" in note
+    assert export_model(uneven_model("bert"), tmp_path / "z", check=False).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("level", "sparsity", "form", "words"),
+    [
+        ("unit", 0.5, "compact", None),
+        ("unit", 0.5, "padded", None),  # pads up to half of the neurons
+        ("unit", 0, "auto", "nothing was pruned. Prune heads and neurons first"),
+        ("weight", 0.5, "auto", "(level='unit') are taken out, and the form 'archive'"),
+        ("weight", 0.5, "archive", None),
+    ],
+)
+def test_an_export_that_is_no_smaller_says_so(level, sparsity, form, words, tmp_path):
+    model = tiny_model("llama")
+    prune_model(model, sparsity, level=level)
+    done = export_model(model, tmp_path / "x", form=form, check=False)
+    assert [words in note for note in done.notes] == ([] if words is None else [True])
+    card = " ".join((done.folder / "README.md").read_text().split())
+    assert all(note in card for note in done.notes)
+
+
 def test_an_unknown_form_is_refused(tmp_path):
     form: Any = "nonsense"
     with pytest.raises(ValueError, match=r"form must be one of .* got 'nonsense'"):
@@ -208,13 +234,6 @@ def test_a_model_in_bfloat16_stays_in_it(tmp_path):
     model.to(torch.bfloat16)
     done = export_model(model, tmp_path / "x", check=False)
     assert load(model, done.folder).dtype == torch.bfloat16
-
-
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    words = WordLevel({"[PAD]": 0, "[UNK]": 1, "word": 2}, unk_token="[UNK]")
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(words), pad_token="[PAD]", unk_token="[UNK]"
-    )
 
 
 def test_tokenizer_and_metrics_lie_beside_the_model(tmp_path):
@@ -320,7 +339,7 @@ def test_an_uneven_export_loads_with_hf_td_and_as_remote_code(tmp_path):
     assert done.ways == ("hf_td", "remote_code")
     config = json.loads((done.folder / "config.json").read_text())
     assert config["architectures"] == ["BertForSequenceClassification"]
-    assert set(config["auto_map"]) == {"AutoModel", "AutoModelForSequenceClassification"}
+    assert config["auto_map"] == {"AutoConfig": "modeling_hf_td.CompactModelConfig"}
     assert (done.folder / "modeling_hf_td.py").is_file()
 
 
@@ -394,9 +413,9 @@ def test_what_remote_code_loaded_is_exported_again(tmp_path):
         from hf_td import prune_model
         from hf_td.hub.export import export_model
         model = A.from_pretrained(sys.argv[1], trust_remote_code=True)
-        assert type(model).__name__ == "CompactBertForSequenceClassification"
+        assert type(model).__name__ == "BertForSequenceClassification"
         print(export_model(model, sys.argv[2]))
-        assert type(model).__name__ == "CompactBertForSequenceClassification"
+        assert type(model).__name__ == "BertForSequenceClassification"
     """
     command = [sys.executable, "-c", textwrap.dedent(code), tmp_path / "first", tmp_path / "second"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)

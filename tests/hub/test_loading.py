@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import importlib.util
 import json
@@ -26,10 +27,15 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
 
 from hf_td import compact_model, prune_model
 from hf_td.compaction import layout_of_model
-from hf_td.hub.modeling_file import write_modeling_file
+from hf_td.hub.loading import CheckedQuantizer
+from hf_td.modules.compact_file import FILE, loader_source
+from hf_td.modules.compact_loading import CompactConfig
+from hf_td.modules.compact_saving import forget_file
+from hf_td.modules.compact_shapes import QUANT_METHODS
 from tests.compaction.models import (
     assert_identical,
     assert_same,
@@ -40,7 +46,7 @@ from tests.compaction.models import (
     small_model,
     uneven_model,
 )
-from tests.tiny import TEXT, VOCABULARY, tiny_inputs, tiny_model
+from tests.tiny import TEXT, VOCABULARY, tiny_inputs, tiny_model, tiny_tokenizer
 
 WEIGHT = "bert.encoder.layer.0.intermediate.dense.weight"
 ATTENTION = "bert.encoder.layer.0.attention.self"
@@ -252,35 +258,54 @@ def test_a_layout_that_the_weights_do_not_have_fails_loudly(uneven, tmp_path):
         AutoModelForSequenceClassification.from_pretrained(tmp_path)
 
 
-def test_a_model_saved_again_does_not_name_a_file_that_is_not_there(uneven, tmp_path):
-    copied = copy.deepcopy(uneven)
-    write_modeling_file(copied, tmp_path)
-    found: Any = reloaded(copied, tmp_path)
-    assert "auto_map" in json.loads((tmp_path / "config.json").read_text())
-    found.save_pretrained(tmp_path / "again")
-    assert "auto_map" not in json.loads((tmp_path / "again/config.json").read_text())
+def test_the_config_in_memory_names_no_modeling_file(uneven, tmp_path):
+    found: Any = reloaded(uneven, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["auto_map"]
+    assert not hasattr(uneven.config, "auto_map")
+    assert not hasattr(found.config, "auto_map")
 
 
-@pytest.fixture
-def modeling(uneven, tmp_path, monkeypatch) -> Any:
-    """Import the generated modeling file as a module."""
-    write_modeling_file(copy.deepcopy(uneven), tmp_path)
-    spec = importlib.util.spec_from_file_location("generated", tmp_path / "modeling_hf_td.py")
+def test_the_modeling_file_of_a_repository_is_forgotten(uneven):
+    uneven.config.auto_map = {
+        "AutoConfig": "user/name--modeling_hf_td.CompactModelConfig",
+        "AutoModel": "user/name--modeling_own.Own",
+    }
+    forget_file(uneven.config)
+    assert uneven.config.auto_map == {"AutoModel": "user/name--modeling_own.Own"}
+
+
+@pytest.fixture(scope="module")
+def modeling(tmp_path_factory) -> Any:
+    """Import the modeling file as a module; hf_td's loader stays registered."""
+    path = tmp_path_factory.mktemp("modeling") / FILE
+    path.write_text(loader_source())
+    spec = importlib.util.spec_from_file_location("generated", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "generated", module)  # as an import does
+    sys.modules["generated"] = module  # as an import does
     spec.loader.exec_module(module)
-    return module
+    yield module
+    del sys.modules["generated"]
 
 
-def test_the_generated_file_makes_the_same_model(modeling, uneven):
+def shaped_by(modeling: Any, model: Any, layout: Any) -> None:
+    """Give a stock model the shapes of a layout, by the loader of the modeling file."""
+    quantizer = modeling.CompactQuantizer(modeling.CompactConfig(**layout))
+    quantizer._process_model_before_weight_loading(model)
+
+
+def test_the_modeling_file_makes_the_same_model(modeling, uneven):
     stock = tiny_model("bert")
-    stock.config.quantization_config = uneven.config.quantization_config
-    modeling.make_compact(stock)
+    shaped_by(modeling, stock, uneven.config.quantization_config)
     assert str(stock) == str(uneven)
     stock.load_state_dict(uneven.state_dict())
     assert_identical(stock, uneven)
+
+
+def test_the_modeling_file_leaves_a_registered_loader_alone(modeling):
+    assert AUTO_QUANTIZER_MAPPING["hf_td"] is CheckedQuantizer
+    assert {AUTO_QUANTIZATION_CONFIG_MAPPING[name] for name in QUANT_METHODS} == {CompactConfig}
 
 
 @pytest.mark.parametrize(
@@ -290,26 +315,51 @@ def test_the_generated_file_makes_the_same_model(modeling, uneven):
         {"shapes": {"../x": [1]}},
         {"shapes": {"bert.__class__": [1]}},
         {"routers": ["classifier"]},
+        {"parts": {"bert": 1}},
         *({"attributes": {ATTENTION: {"num_attention_heads": c}}} for c in (0, -1, 9, True, "2")),
         *({"attributes": {ATTENTION: {name: 1}}} for name in ("forward", "__class__", "nhead")),
     ],
     ids=str,
 )
-def test_the_generated_file_refuses_malformed_layouts(modeling, uneven, changes):
-    stock = tiny_model("bert")
-    stock.config.quantization_config = {**uneven.config.quantization_config, **changes}
+def test_the_modeling_file_refuses_malformed_layouts(modeling, uneven, changes):
+    layout = {**uneven.config.quantization_config, **changes}
     with pytest.raises(ValueError, match="malformed compact layout"):
-        modeling.make_compact(stock)
+        shaped_by(modeling, tiny_model("bert"), layout)
 
 
-def test_the_generated_file_makes_a_part_of_the_model(modeling, uneven):
+def test_the_modeling_file_makes_a_part_of_the_model(modeling, uneven):
     part = BertForSequenceClassification(BertConfig(**{**TEXT, "num_hidden_layers": 1}))
     layout = uneven.config.quantization_config
     attributes = {**layout["attributes"], "os": {"num_heads": 1}}
-    part.config.quantization_config = {**layout, "attributes": attributes}
-    modeling.make_compact(part)
+    shaped_by(modeling, part, {**layout, "attributes": attributes})
     theirs = parameters_of(uneven)
     assert all(value.shape == theirs[name].shape for name, value in part.named_parameters())
+
+
+def test_the_modeling_file_needs_no_other_package():
+    imports = {
+        (node.module or "").partition(".")[0]
+        for node in ast.walk(ast.parse(loader_source()))
+        if isinstance(node, ast.ImportFrom)
+    }
+    assert imports <= {*sys.stdlib_module_names, "torch", "transformers"}
+
+
+def test_an_older_folder_loads(uneven, tmp_path):
+    change_layout(saved(uneven, tmp_path), quant_method="hf_td")
+    assert_identical(type(uneven).from_pretrained(tmp_path), uneven)
+
+
+@pytest.mark.parametrize("key", [None, "encoder"])
+def test_programs_read_the_layout_as_a_mapping_and_by_attributes(key, tmp_path):
+    model = small_model("t5")
+    for found in (model, reloaded(model, tmp_path), copy.deepcopy(model)):
+        part: Any = found if key is None else getattr(found, key)
+        recorded = part.config.quantization_config
+        assert recorded.quant_method is None  # not quantized
+        assert recorded.get("quant_method") == recorded["quant_method"] == QUANT_METHODS[1]
+        assert recorded.to_dict() == dict(recorded)
+        assert not hasattr(recorded, "sym")
 
 
 def run(code: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
@@ -319,21 +369,62 @@ def run(code: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
 
 
-def test_without_hf_td_and_remote_code_loading_fails_loudly(uneven, tmp_path):
-    code = (
-        "import sys; sys.modules['hf_td'] = None\n"
-        "from transformers import AutoModelForSequenceClassification as A\n"
-        "A.from_pretrained(sys.argv[1])"
-    )
-    done = run(code, saved(uneven, tmp_path))
+WITHOUT = "import sys; sys.modules['hf_td'] = None\n"
+LOADED = (
+    "from transformers import AutoModelForSequenceClassification as A\n"
+    "model = A.from_pretrained(sys.argv[1]{})\n"
+)
+
+
+def test_without_hf_td_and_remote_code_loading_fails_and_tells_the_cure(uneven, tmp_path):
+    done = run(WITHOUT + LOADED.format(""), saved(uneven, tmp_path))
     assert done.returncode == 1
     assert "RuntimeError" in done.stderr
     assert "size mismatch" in done.stderr
+    told = "got hf_td. This model is compact, and not quantized. To load it, `import hf_td` first"
+    assert told in done.stderr
+    assert "with trust_remote_code=True. Do not delete quantization_config" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "start", ["import sys, hf_td\n", pytest.param(WITHOUT, marks=pytest.mark.slow)]
+)
+def test_loading_that_works_is_quiet_and_saves_what_loads_again(start, uneven, tmp_path):
+    code = (
+        start
+        + LOADED.format(", trust_remote_code=True")
+        + (
+            "print(type(model).__module__, model.num_parameters())\n"
+            "model.save_pretrained(sys.argv[2])\n"
+            "print(A.from_pretrained(sys.argv[2], trust_remote_code=True).num_parameters())"
+        )
+    )
+    done = run(code, saved(uneven, tmp_path / "first"), tmp_path / "second")
+    assert done.returncode == 0, done.stderr
+    count = uneven.num_parameters()
+    assert done.stdout == f"transformers.models.bert.modeling_bert {count}\n{count}\n"
+    bars = ("Loading weights", "Writing model shards")
+    assert [line for line in done.stderr.split("\n") if line and not line.startswith(bars)] == []
+    assert (tmp_path / "second" / FILE).read_text() == loader_source()
+
+
+@pytest.mark.slow
+def test_a_pipeline_of_remote_code_prints_nothing_else(uneven, tmp_path):
+    saved(uneven, tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    code = WITHOUT + (
+        "from transformers import pipeline\n"
+        "pipe = pipeline('text-classification', sys.argv[1], trust_remote_code=True)\n"
+        "print(len(pipe('a b')))"
+    )
+    done = run(code, tmp_path)
+    assert done.stdout == "1\n", done.stderr
+    assert "not supported" not in done.stderr
 
 
 @pytest.mark.parametrize("order", ["hf_td, transformers", "transformers.modeling_utils, hf_td"])

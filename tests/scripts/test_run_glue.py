@@ -204,7 +204,7 @@ def test_an_export_is_kept_if_it_is_what_the_call_asks_for_and_else_made_anew(op
     assert told(export_sparsity=0.9, export_form="archive").endswith("of an earlier export")
     assert not (folder / "model.safetensors").exists()
     assert (folder / "model.archive.safetensors").is_file()
-    (folder / ".asked.json").unlink()  # the state after a killed call
+    folder.with_name("export.asked.json").unlink()  # the state after a killed call
     assert told(export_sparsity=0.9, export_form="archive").startswith("exported as archive")
 
 

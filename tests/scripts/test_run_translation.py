@@ -311,7 +311,8 @@ def test_settings_of_one_method_are_compared_by_labels_in_both_metrics(options, 
     compare = load_script("compare")
     compare.main([*results, *argv_of({**page, "labels": [".5", ".9"]})])
     text = (tmp_path / "page.md").read_text()
-    assert " ".join(text.split()).count("| sparsity | of all parameters | .5 | .9 |") == 2
+    heads = "| sparsity asked for | of the prunable weights | of all parameters | .5 | .9 |"
+    assert " ".join(text.split()).count(heads) == 2
     for output, label in zip(outputs, (".5", ".9"), strict=True):
         point = results_of({"output_dir": output})["summary"][1]["metrics"]["token_accuracy"]
         assert f"{point['mean']:.4f}" in text

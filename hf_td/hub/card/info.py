@@ -29,6 +29,8 @@ class CardInfo:
         dataset: id on the Hub, or a name.
         dataset_config: name of the part of the dataset.
         dataset_split: that the metrics were measured on.
+        trained_rows: number of rows that the model was trained on.
+        measured_rows: number of rows that the metrics were measured on.
         metric: name of the main metric, among the curve's metrics.
         lower_is_better: True for a metric such as a perplexity.
         curve: what `pruning_curve` returned, or the same as mappings.
@@ -58,6 +60,8 @@ class CardInfo:
     dataset: str | None = None
     dataset_config: str | None = None
     dataset_split: str | None = None
+    trained_rows: int | None = None
+    measured_rows: int | None = None
     metric: str | None = None
     lower_is_better: bool = False
     curve: Sequence[CurvePoint | Mapping[str, Any]] = ()

@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from hf_td.analysis import CurvePoint
 from hf_td.hub.card.info import CardInfo, is_metric
 from hf_td.hub.card.removal import Removal
 
@@ -89,6 +90,12 @@ def _front_matter(base_model: str | Path | None) -> dict[str, Any]:
     return card.data.to_dict()
 
 
+def _sparsity(point: CurvePoint) -> str:
+    """Return the sparsity that was asked for, and the removed share where it is another."""
+    asked, got = f"{point.sparsity:.0%}", f"{point.removed_prunable:.0%}"
+    return asked if asked == got else f"{asked} ({got} removed)"
+
+
 def eval_results(info: CardInfo, pipeline: str | None) -> list[EvalResult]:
     """Return a result for each metric at the exported sparsity; none where the data are unknown."""
     point = info.exported_point
@@ -103,7 +110,7 @@ def eval_results(info: CardInfo, pipeline: str | None) -> list[EvalResult]:
             dataset_config=info.dataset_config,
             dataset_split=info.dataset_split,
             metric_type=metric,
-            metric_name=f"{metric.replace('_', ' ')} at {point.sparsity:.0%} sparsity",
+            metric_name=f"{metric.replace('_', ' ')} at {_sparsity(point)} sparsity",
             metric_value=float(value),  # YAML does not know numpy's numbers
         )
         for metric, value in point.metrics.items()

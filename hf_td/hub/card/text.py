@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +31,17 @@ def versions() -> str:
     return ", ".join(f"{name} {module.__version__}" for name, module in modules.items())
 
 
+def without_paths(command: str) -> str:
+    """Return a command line with the last part alone of paths of this machine."""
+    words = []
+    for word in shlex.split(command):
+        option, equals, value = word.rpartition("=") if word.startswith("-") else ("", "", word)
+        local = value.startswith(("/", "~")) or (os.sep in value and Path(value).exists())
+        shown = f"path/to/{Path(value).name}" if local else value
+        words.append(f"{option}{equals}{shown}")
+    return shlex.join(words)
+
+
 def limitations(
     info: CardInfo, form: Form, removal: Removal, parameters: int, license: str | None
 ) -> list[str]:
@@ -44,11 +58,26 @@ def limitations(
     sentences = [
         _on_quality(info),
         "Its speed was not measured." if info.latency is None else None,
-        form.limitation(all_stored=all_stored),
+        no_smaller(removal, parameters, form) or form.limitation(all_stored=all_stored),
         "It has the limits and the biases of its base model." if info.base_model else None,
         "Its licence is unknown." if license is None else None,
     ]
     return [*filter(None, sentences), *info.limitations]
+
+
+def no_smaller(removal: Removal, parameters: int, form: Form) -> str | None:
+    """Return the sentence about an export that is as large as the dense model, with what helps."""
+    if form.compresses or parameters < removal.parameters:
+        return None
+    if not removal.removed:
+        return (
+            "It is no smaller than the dense model: nothing was pruned. Prune heads and neurons "
+            "first: prune_model(model, sparsity, level='unit'), or hf-td prune."
+        )
+    cure = "Pruned heads and neurons (level='unit') are taken out, and"
+    if removal.structured:
+        cure = "The form 'compact' takes them out where the model allows it, and"
+    return f"{form.limitation(all_stored=True)} {cure} the form 'archive' compresses zeros."
 
 
 def _on_quality(info: CardInfo) -> str:

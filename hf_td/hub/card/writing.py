@@ -19,7 +19,7 @@ from hf_td.hub.auto_classes import PIPELINES, auto_class
 from hf_td.hub.card.info import CardInfo, is_metric
 from hf_td.hub.card.metadata import hub_id, make_metadata
 from hf_td.hub.card.removal import Removal
-from hf_td.hub.card.text import FORMATS, limitations, versions
+from hf_td.hub.card.text import FORMATS, limitations, versions, without_paths
 from hf_td.hub.forms.form import Form, Place
 
 README = "README.md"
@@ -61,7 +61,11 @@ def write_card(
         ValueError: the model has another sparsity than `info.sparsity`.
     """
     info = info or CardInfo()
-    info = replace(info, targeted_dropout=info.targeted_dropout or trained_with(model))
+    info = replace(
+        info,
+        targeted_dropout=info.targeted_dropout or trained_with(model),
+        dataset=_without_folder(info.dataset),
+    )
     _check_sparsity(info, facts.removal)
     pipeline = info.pipeline_tag or PIPELINES.get(auto_class(model))
     name = info.name or facts.name
@@ -118,6 +122,7 @@ def _about_training(info: CardInfo) -> dict[str, Any]:
     environment = info.environment or {}
     return {
         "info": info,
+        "command": None if info.command is None else without_paths(info.command),
         "base": _shown_base(info.base_model),
         "points": info.points,
         "metrics": {name: _metric_label(name, info) for name in _metric_names(info)},
@@ -126,6 +131,11 @@ def _about_training(info: CardInfo) -> dict[str, Any]:
         "trained_on": _trained_on(environment),
         "commit": info.commit or environment.get("commit"),
     }
+
+
+def _without_folder(dataset: str | None) -> str | None:
+    """Return the name of a data set, of a local one without the path."""
+    return Path(dataset).name if dataset is not None and Path(dataset).exists() else dataset
 
 
 def _shown_base(base_model: str | Path | None) -> str | None:

@@ -22,6 +22,7 @@ class Archive(Form):
     """A config and a compressed file of weights."""
 
     files = (ARCHIVE_NAME,)
+    compresses = True
 
     def plan(self, source: Source) -> Plan:
         """Keep everything."""

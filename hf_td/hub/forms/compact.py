@@ -7,29 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from hf_td.compaction import layout_of_model
-from hf_td.hub import modeling_file, safetensors_files
+from hf_td.hub import safetensors_files
 from hf_td.hub.auto_classes import auto_class
 from hf_td.hub.forms import stock
 from hf_td.hub.forms.form import Form, Place, Plan, Source, loading_code, python_block
 from hf_td.hub.way import Way
+from hf_td.modules.compact_file import FILE
 
 
 class Compact(Form):
     """A checkpoint that loads by hf_td's loader or by its own modeling file."""
 
-    files = (*safetensors_files.PATTERNS, modeling_file.FILE)
+    files = (*safetensors_files.PATTERNS, FILE)
 
     def plan(self, source: Source) -> Plan:
         """Keep what is needed: every width can be written."""
         return Plan(units=source.needed)
 
     def write(self, model: Any, folder: Path, example_inputs: Mapping[str, Any] | None) -> None:
-        """Write the checkpoint and its modeling file."""
-        if layout_of_model(model) is not None:
-            modeling_file.write_modeling_file(model, folder)
-        # Transformers maps old names to new ones by class, and a class of a modeling file has no
-        # map. So the checkpoint has the names of the model itself.
-        model.save_pretrained(folder, save_original_format=False)
+        """Write what `save_pretrained` writes: the checkpoint and its modeling file."""
+        model.save_pretrained(folder)
 
     def ways(self, model: Any) -> tuple[Way, ...]:
         """Return `from_pretrained` after `import hf_td`, and with `trust_remote_code`."""

@@ -80,9 +80,11 @@ class Form(ABC):
 
     Attributes:
         files: patterns of the names of the files that hold an export, beside config.json.
+        compresses: True where zeros take no space in these files.
     """
 
     files: ClassVar[Sequence[str]] = safetensors_files.PATTERNS
+    compresses: ClassVar[bool] = False
 
     def check_installed(self) -> None:  # noqa: B027 - most forms need no extra
         """Raise ImportError unless the packages that the form needs are installed."""

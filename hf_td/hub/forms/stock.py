@@ -48,7 +48,7 @@ class Stock(Form):
         """Return why holders may be wider than they need; raise Refusal where they may not."""
         heads = all(holder.part == "attention" for holder in wider)
         if wider and not (heads and keep_heads):
-            hint = "keep_heads_stock=True, " if heads else ""
+            hint = "keep_heads_stock=True (--keep-heads-stock), " if heads else ""
             raise Refusal(
                 f"a stock config cannot express the widths of {_listed(_names(wider))}; pass "
                 f"{hint}form='padded' (zeros up to what it can express) or form='compact'",

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
 from hf_td.analysis.tables import markdown_table
 from hf_td.tasks.experiment.methods import METHODS
-from hf_td.tasks.experiment.results import Results, cell, curves_of, label_of, plot_results
+from hf_td.tasks.experiment.results import (
+    SHARES,
+    Results,
+    cell,
+    curves_of,
+    label_of,
+    plot_results,
+    shares_of,
+)
 
 
 def comparison_table(experiments: Sequence[Results], caption: str | None = None) -> Table:
@@ -27,7 +36,7 @@ def comparison_table(experiments: Sequence[Results], caption: str | None = None)
 
 def plot_comparison(experiments: Sequence[Results], stem: Path, title: str) -> tuple[Path, Path]:
     """Plot the curves of all experiments; return the paths of the PNG and the SVG."""
-    curves = {_label(experiment): curves_of(experiment) for experiment in experiments}
+    curves = dict(zip(labels_of(experiments), map(curves_of, experiments), strict=True))
     finite = {label: found for label, found in curves.items() if found}
     return plot_results(finite, stem, experiments[0], title)
 
@@ -46,7 +55,8 @@ def comparison_markdown(
     """
     metrics = metrics or [experiments[0]["metric"]]
     tables = "\n\n".join(_markdown(experiments, metric) for metric in metrics)
-    sources = "\n".join(_source(experiment) for experiment in experiments)
+    labels = labels_of(experiments)
+    sources = "\n".join(map(_source, labels, experiments))
     return f"# {title}\n\n{tables}\n\n![{title}]({stem}.png)\n\n## Where it comes from\n\n{sources}"
 
 
@@ -55,15 +65,53 @@ def _label(experiment: Results) -> str:
     return experiment.get("label") or METHODS[experiment["method"]].label
 
 
+def labels_of(experiments: Sequence[Results]) -> list[str]:
+    """Return a label of its own for each experiment.
+
+    Experiments of one label get the settings in which they differ, or else a number.
+    """
+    labels = list(map(_label, experiments))
+    settings = [_settings(experiment.get("configuration")) for experiment in experiments]
+    told = [
+        _told(settings[i], [settings[j] for j, other in enumerate(labels) if other == label])
+        for i, label in enumerate(labels)
+    ]
+    pairs = zip(labels, told, strict=True)
+    named = [f"{label} ({tale})" if tale else label for label, tale in pairs]
+    return [
+        f"{name}, run {named[:i].count(name) + 1}" if named.count(name) > 1 else name
+        for i, name in enumerate(named)
+    ]
+
+
+def _settings(configuration: Any) -> dict[str, str]:
+    """Return the settings of a configuration by their own names, without those of one run."""
+    found: dict[str, str] = {}
+    for name, value in (configuration or {}).items():
+        if isinstance(value, Mapping):
+            found |= _settings(value)
+        elif not name.endswith(("_dir", "seed", "seeds", "run_name")):
+            found[name] = str(value)
+    return found
+
+
+def _told(own: Mapping[str, str], every: Sequence[Mapping[str, str]], most: int = 2) -> str:
+    """Return the settings that differ among experiments; empty if none or too many do."""
+    differing = [name for name, value in own.items() if any(o.get(name) != value for o in every)]
+    if not 0 < len(differing) <= most:
+        return ""
+    return ", ".join(f"{name.replace('_', ' ')} {own[name]}" for name in differing)
+
+
 def _heads(experiments: Sequence[Results]) -> list[str]:
-    return ["sparsity", "of all parameters", *map(_label, experiments)]
+    return [*SHARES, *labels_of(experiments)]
 
 
 def _rows(experiments: Sequence[Results], metric: str) -> Iterator[list[str]]:
     """Yield the cells of each sparsity."""
     for points in zip(*(e["summary"] for e in experiments), strict=True):
         values = [cell(point["metrics"][metric], point["seeds"]) for point in points]
-        yield [f"{points[0]['sparsity']:.0%}", f"{points[0]['removed_of_all']:.0%}", *values]
+        yield [*shares_of(points[0]), *values]
 
 
 def _markdown(experiments: Sequence[Results], metric: str) -> str:
@@ -75,14 +123,14 @@ def _markdown(experiments: Sequence[Results], metric: str) -> str:
     )
 
 
-def _source(experiment: Results) -> str:
+def _source(label: str, experiment: Results) -> str:
     """Return the seeds, time, hardware, versions, commit and command of one experiment."""
     environment = experiment["environment"]
     hardware = environment["hardware"]
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
     seeds = ", ".join(str(run["seed"]) for run in experiment["runs"])
     return (
-        f"{_label(experiment)}: seeds {seeds}; {experiment['seconds'] / 60:.0f} minutes on "
+        f"{label}: seeds {seeds}; {experiment['seconds'] / 60:.0f} minutes on "
         f"{hardware['cpu']}, {hardware['torch_threads']} thread(s); {versions}; commit "
         f"`{environment['commit']}`\n\n```text\n{experiment['command']}\n```\n"
     )

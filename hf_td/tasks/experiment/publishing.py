@@ -23,8 +23,8 @@ from hf_td.tasks.experiment.results import Results
 from hf_td.tasks.models import base_model_facts
 from hf_td.tasks.task import Task
 
-# File in an export with the arguments that it was made for. Hidden files are not published.
-_ASKED = ".asked.json"
+# File next to an export with the arguments that it was made for.
+_ASKED = "export.asked.json"
 _LATENCY_BATCH = 8
 
 
@@ -52,8 +52,9 @@ def publish(arguments: Arguments, task: Task, results: Results) -> None:
         else:
             replaced = ", in place of an earlier export" if folder.exists() else ""
             export = _export(arguments, task, results, run, folder)
-            write_json(folder / _ASKED, asked)
+            write_json(folder.with_name(_ASKED), asked)
             print(f"exported as {export.form} ({export.reason}) to {folder}{replaced}", flush=True)
+            print(*export.notes, sep="\n", end="\n" if export.notes else "", flush=True)
         if arguments.training.push_to_hub:
             _push(arguments, folder, arguments.repo_id(run["seed"]))
 
@@ -69,7 +70,8 @@ def _asked(arguments: Arguments, seed: int) -> dict[str, Any]:
 
 def _holds(folder: Path, asked: dict[str, Any]) -> bool:
     try:
-        return json.loads((folder / _ASKED).read_text(encoding="utf-8")) == asked
+        text = folder.with_name(_ASKED).read_text(encoding="utf-8")
+        return folder.is_dir() and json.loads(text) == asked
     except (OSError, ValueError):
         return False
 
@@ -112,6 +114,8 @@ def _card(
         dataset=task.dataset,
         dataset_config=task.dataset_config,
         dataset_split=task.split,
+        trained_rows=_rows(task.train_data),
+        measured_rows=_rows(task.eval_data),
         metric=task.metric if run["curve"] else None,
         lower_is_better=task.lower_is_better,
         curve=run["curve"],
@@ -126,6 +130,14 @@ def _card(
         latency=latency,
         **base_model_facts(arguments.model),
     )
+
+
+def _rows(data: Any) -> int | None:
+    """Return the number of rows of a data set, or of several; None where it is not known."""
+    if isinstance(data, dict):
+        counts = [_rows(one) for one in data.values()]
+        return None if None in counts else sum(filter(None, counts))
+    return len(data) if hasattr(data, "__len__") else None
 
 
 def _method(arguments: Arguments) -> str:

@@ -126,12 +126,22 @@ def results_table(results: Results) -> Table:
     table = Table(title=title)
     points = results["summary"]
     names = [n for n in (points[0]["metrics"] if points else ()) if not n.endswith("loss")]
-    for head in ("sparsity", "of all parameters", *(label_of(results, name) for name in names)):
+    for head in (*SHARES, *(label_of(results, name) for name in names)):
         table.add_column(head, justify="right")
     for point in points:
         values = [cell(point["metrics"][name], point["seeds"]) for name in names]
-        table.add_row(f"{point['sparsity']:.1%}", f"{point['removed_of_all']:.1%}", *values)
+        table.add_row(*shares_of(point, decimals=1), *values)
     return table
+
+
+# The headings of what `shares_of` returns.
+SHARES = ("sparsity asked for", "of the prunable weights", "of all parameters")
+
+
+def shares_of(point: Mapping[str, Any], decimals: int = 0) -> list[str]:
+    """Return the sparsity that was asked for, and the shares that were removed, as texts."""
+    shares = (point["sparsity"], point["removed_prunable"], point["removed_of_all"])
+    return [f"{share:.{decimals}%}" for share in shares]
 
 
 def cell(spread: dict[str, float] | None, seeds: int) -> str:

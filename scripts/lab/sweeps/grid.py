@@ -90,6 +90,7 @@ def read_sweep(path: str | Path, changes: Values = _NOTHING) -> Sweep:
         _check_mapping(section, found.get(section))
         for name, arguments in found[section].items():
             _check_arguments(f"{name} of {section}", arguments)
+    _check_labels(found["methods"])
     _check_arguments("common", found.get("common"))
     sweep = {**found, "common": {**(found.get("common") or {}), **changes}}
     places = [*_grid(sweep), *_knobs(sweep)]
@@ -198,6 +199,14 @@ def _extra(sweep: Values, row: Values, section: str, name: str, method: str) -> 
         return None
     _check_arguments(f"{name} in {what}", extra)
     return extra or {}
+
+
+def _check_labels(methods: Values) -> None:
+    """Raise UsageError for two methods of one label: their curves would be one in the report."""
+    labels = [label for row in methods.values() if (label := (row or {}).get("label"))]
+    twice = [label for label in labels if labels.count(label) > 1]
+    if twice:
+        raise UsageError(f"two methods have the label {twice[0]!r}. Give each a label of its own.")
 
 
 def _check_mapping(what: str, value: Any) -> None:

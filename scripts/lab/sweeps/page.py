@@ -95,11 +95,12 @@ def _section(report: Report, table: Table, stem: Path) -> Iterator[str]:
     yield f"## {title}\n"
     label = metric_label(metric, lower_is_better=table.lower_is_better)
     shares = ", ".join(
-        f"{p['removed_of_all']:.0%} at {p['sparsity']:.0%}" for p in table.first["curve"]
+        f"{p['removed_prunable']:.0%} and {p['removed_of_all']:.0%} at {p['sparsity']:.0%}"
+        for p in table.first["curve"]
     )
     yield (
-        f"{label} on the {table.first['split']} split. Shares of all parameters that are removed: "
-        f"{shares}.\n"
+        f"{label} on the {table.first['split']} split. Removed of the prunable weights and of all "
+        f"parameters, by the sparsity that was asked for: {shares}.\n"
     )
     yield _curve_table(table)
     curves = {row.label: row.curves for row in table.rows if row.curves}

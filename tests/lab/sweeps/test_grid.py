@@ -125,3 +125,9 @@ def test_the_title_is_the_name_of_the_file_where_it_says_none(tmp_path):
     path.write_text(path.read_text().replace("title: x\n", ""))
     assert GRID["title"] not in path.read_text()
     assert read_sweep(path).title == "sweep"
+
+
+def test_two_methods_of_one_label_are_refused(tmp_path):
+    methods = {"none": {"label": "same"}, "targeted_dropout": {"label": "same"}}
+    with pytest.raises(UsageError, match="two methods have the label 'same'"):
+        _places(tmp_path, methods=methods)

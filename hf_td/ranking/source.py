@@ -1,0 +1,42 @@
+"""Lets a changed model name no folder: who loads the folder gets the model as it was before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from hf_td.modules.saving import is_pretrained, save_with
+from hf_td.ranking.activations import ACTIVATIONS, attach_activations, find_activations
+from hf_td.ranking.learned import LEARNED, attach_learned, find_learned
+
+
+def forget_source(model: nn.Module) -> None:
+    """Remove the name of the folder or repository from a model that was pruned in memory.
+
+    Programs load a model again by this name: trl does for the reference of a policy, and peft for
+    the base of an adapter. They would get the model before pruning, without a warning. A model
+    without a name is refused by them. What is saved next to the weights is attached first.
+    """
+    _attach_saved(model)
+    for module in model.modules():
+        if is_pretrained(module):
+            module.__dict__["name_or_path"] = module.config.name_or_path = ""
+        for adapter in getattr(module, "peft_config", {}).values():
+            adapter.base_model_name_or_path = None
+
+
+def _attach_saved(model: Any) -> None:
+    """Attach the activations and learned scores in the folder of a model."""
+    if ACTIVATIONS.attached(model) is None and (measured := find_activations(model)) is not None:
+        attach_activations(model, measured)
+    if LEARNED.attached(model) is None and (learned := find_learned(model)):
+        attach_learned(model, learned)
+
+
+def keep_unsaved(model: nn.Module) -> None:
+    """Write no activations and learned scores next to a model that is smaller, or exported."""
+    for module in model.modules():
+        for kind in (ACTIVATIONS, LEARNED):
+            if kind.attribute in module.__dict__:
+                save_with(module, kind.file, None)
