@@ -5,6 +5,8 @@ from __future__ import annotations
 import datasets
 import numpy as np
 
+from hf_td.extras import extra
+
 
 def check_size(name: str, size: int | None) -> None:
     """Raise ValueError if the size is neither positive nor None (all rows)."""
@@ -36,3 +38,48 @@ def hold_out(
         raise ValueError(f"cannot hold {size} rows out of {len(split)}. Hold out fewer.")
     rows = np.random.default_rng(seed).permutation(len(split)).tolist()
     return split.select(sorted(rows[size:])), split.select(sorted(rows[:size]))
+
+
+def divide(
+    rows: datasets.Dataset, percentage: int, label: str | None, seed: int = 0
+) -> tuple[datasets.Dataset, datasets.Dataset, str]:
+    """Divide rows into those to train on and those to measure on.
+
+    Args:
+        rows: all rows.
+        percentage: share of the rows to measure on, in percent.
+        label: column whose values have the same shares in both parts where that is possible; None
+            measures on the last rows.
+        seed: seed of the random choice.
+
+    Returns:
+        The two parts, in the order of `rows`, and how they were chosen, in words.
+
+    Raises:
+        ValueError: there is only one row.
+    """
+    size = max(1, round(len(rows) * percentage / 100))
+    if len(rows) <= size:
+        raise ValueError(f"{len(rows)} row cannot be divided. Give a file to measure on.")
+    if label is None:
+        last = len(rows) - size
+        return rows.select(range(last)), rows.select(range(last, len(rows))), "the last rows"
+    values = [str(value) for value in rows[label][:]]
+    try:
+        train, held = _random_parts(len(rows), size, values, seed)
+        how = f"stratified by {label}, seed {seed}"
+    except ValueError:  # a label that only one row has, or fewer rows than labels
+        train, held = _random_parts(len(rows), size, None, seed)
+        how = f"random, seed {seed}"
+    return rows.select(sorted(train)), rows.select(sorted(held)), how
+
+
+def _random_parts(
+    count: int, size: int, labels: list[str] | None, seed: int
+) -> tuple[list[int], list[int]]:
+    with extra("tasks"):
+        from sklearn.model_selection import train_test_split
+
+    every = list(range(count))
+    train, held = train_test_split(every, test_size=size, stratify=labels, random_state=seed)
+    return list(train), list(held)

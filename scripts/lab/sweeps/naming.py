@@ -16,7 +16,7 @@ from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.checks import check_values
 from hf_td.tasks.experiment.methods import METHODS
 from hf_td.tasks.experiment.parsing import parse_arguments
-from hf_td.tasks.text_classification.task import TextClassificationArguments
+from hf_td.tasks.glue.task import GlueArguments
 
 # Arguments of settings as the recipes had them when cells were first named. One that has been
 # retired since keeps its place in the hash: with the value in the sweep, or else with this one.
@@ -53,7 +53,7 @@ def parse_words(words: tuple[str, ...]) -> Arguments:
     Raises:
         UsageError: an argument is unknown or wrong.
     """
-    arguments = parse_arguments([*words, "--output_dir", "unused"], TextClassificationArguments)
+    arguments = parse_arguments([*words, "--output_dir", "unused"], GlueArguments)
     check_values(arguments)
     return arguments
 
