@@ -94,7 +94,7 @@ def measure(arguments: Arguments, rows: int, size: int) -> list[Dependence]:
     how = how_to_prune(model, task, arguments)
     return [
         measure_dependence(model, sparsity, batches, **how)
-        for sparsity in arguments.curve.sparsities
+        for sparsity in arguments.sparsities
         if sparsity > 0
     ]
 

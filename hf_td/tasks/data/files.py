@@ -20,6 +20,7 @@ READERS = {
     ".txt": "text",
 }
 _COMPRESSED = (".gz", ".bz2", ".xz")
+_CHUNK = 1 << 20  # characters
 _SEPARATORS = ",;\t|"
 # The start of a JSON file, without white space.
 _ROWS_UNDER_DATA = re.compile(r'\{("version":"[^"]*",)?"data":\[')
@@ -37,9 +38,22 @@ def read_file(path: Path) -> datasets.Dataset:
     if kind_of(path) not in READERS:
         raise ValueError(f"{path}: a file of the kinds {', '.join(READERS)} was expected.")
     reader, options = reader_of(path)
+    check_encoding(path)
     try:
         return datasets.load_dataset(reader, data_files=str(path), split="train", **options)
     except (DatasetsError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {reason(error)}") from error
+
+
+def check_encoding(path: Path) -> None:
+    """Raise ValueError if a file of text is not UTF-8: the reader of JSON would not notice."""
+    if kind_of(path) == ".parquet" or path.suffix.lower() in _COMPRESSED:
+        return
+    try:
+        with path.open(encoding="utf-8") as file:
+            while file.read(_CHUNK):
+                pass
+    except UnicodeDecodeError as error:
         raise ValueError(f"{path} cannot be read: {reason(error)}") from error
 
 

@@ -11,7 +11,14 @@ from typing import Any, NamedTuple
 import datasets
 from datasets.exceptions import DatasetsError
 
-from hf_td.tasks.data.files import READERS, kind_of, read_file, reader_of, reason
+from hf_td.tasks.data.files import (
+    READERS,
+    check_encoding,
+    kind_of,
+    read_file,
+    reader_of,
+    reason,
+)
 from hf_td.tasks.data.hub import is_path, load_from_hub
 from hf_td.tasks.data.subsets import check_size, divide
 from hf_td.tasks.experiment.arguments import argument
@@ -203,6 +210,8 @@ def _load_folder(folder: Path, config: str | None, split: Any) -> Any:
         )
     if config is None and len(kinds) == 1 and tables:  # its options are known
         reader, options = reader_of(tables[0])
+        for path in tables:
+            check_encoding(path)
         return datasets.load_dataset(reader, data_dir=str(folder), split=split, **options)
     return datasets.load_dataset(str(folder), config, split=split)
 

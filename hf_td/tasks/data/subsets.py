@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
+
 import datasets
 import numpy as np
 
@@ -65,21 +68,30 @@ def divide(
         last = len(rows) - size
         return rows.select(range(last)), rows.select(range(last, len(rows))), "the last rows"
     values = [str(value) for value in rows[label][:]]
-    try:
-        train, held = _random_parts(len(rows), size, values, seed)
-        how = f"stratified by {label}, seed {seed}"
-    except ValueError:  # a label that only one row has, or fewer rows than labels
-        train, held = _random_parts(len(rows), size, None, seed)
-        how = f"random, seed {seed}"
-    return rows.select(sorted(train)), rows.select(sorted(held)), how
+    pool = _without_one_of_each(values)
+    pool = pool if len(pool) >= size else list(range(len(rows)))
+    held, how = _drawn(pool, [values[i] for i in pool], size, seed)
+    train = sorted(set(range(len(rows))) - set(held))
+    return rows.select(train), rows.select(sorted(held)), how.format(label=label, seed=seed)
 
 
-def _random_parts(
-    count: int, size: int, labels: list[str] | None, seed: int
-) -> tuple[list[int], list[int]]:
+def _without_one_of_each(values: list[str]) -> list[int]:
+    """Return all rows but one of each label, which must be learned; all if most rows differ."""
+    first = {value: i for i, value in reversed(list(enumerate(values)))}
+    kept = set(first.values()) if len(first) <= len(values) / 2 else set()
+    return [i for i in range(len(values)) if i not in kept]
+
+
+def _drawn(pool: list[int], values: list[str], size: int, seed: int) -> tuple[list[int], str]:
+    """Return rows of a pool, and how they were chosen."""
     with extra("tasks"):
         from sklearn.model_selection import train_test_split
 
-    every = list(range(count))
-    train, held = train_test_split(every, test_size=size, stratify=labels, random_state=seed)
-    return list(train), list(held)
+    counts = Counter(values)
+    often = [i for i, value in enumerate(values) if counts[value] > 1]
+    labels = [values[i] for i in often]
+    try:
+        _, held = train_test_split(often, test_size=size, stratify=labels, random_state=seed)
+        return [pool[i] for i in held], "stratified by {label}, seed {seed}"
+    except ValueError:  # too few rows for this many labels
+        return random.Random(seed).sample(pool, size), "random, seed {seed}"

@@ -34,7 +34,8 @@ def encode(rows: datasets.Dataset, labels: Labels, split: str) -> datasets.Datas
 
 
 def _targets(rows: datasets.Dataset, labels: Labels, split: str) -> tuple[list[Any], Any]:
-    columns = [label_values(rows, column, split) for column in labels.columns]
+    empty = labels.separator is not None
+    columns = [label_values(rows, n, split, may_be_empty=empty) for n in labels.columns]
     if labels.problem == REGRESSION:
         return _numbers(columns[0], labels, split), datasets.Value("float32")
     if labels.problem == MULTI:

@@ -76,7 +76,7 @@ def read_labels(splits: datasets.DatasetDict, arguments: LabelArguments) -> Labe
     if len(columns) > 1:
         return Labels(problem=MULTI, columns=columns, names=columns)
     column = arguments.label_columns[0]
-    values = label_values(rows, column, "train")
+    values = label_values(rows, column, "train", may_be_empty=separator is not None)
     if separator is not None or is_list(rows.features[column]):
         names = _names_of_lists(rows, column, values, separator)
         return Labels(problem=MULTI, columns=columns, names=names, separator=separator)

@@ -13,14 +13,22 @@ _LISTS = datasets.List, datasets.LargeList
 _NO_NUMBERS = frozenset({"nan", "na", "n/a", "none", "null", "<na>"})
 
 
-def label_values(rows: datasets.Dataset, column: str, split: str) -> list[Any]:
+def label_values(
+    rows: datasets.Dataset, column: str, split: str, *, may_be_empty: bool = False
+) -> list[Any]:
     """Return the labels of a column: those of `ClassLabel` as the names of their classes.
+
+    Args:
+        rows: rows of the split.
+        column: column with the labels.
+        split: name of the split, for messages.
+        may_be_empty: True if an empty text is a label.
 
     Raises:
         ValueError: a row has no label, or rows have labels of different kinds.
     """
     values = [_named(value, rows.features[column]) for value in rows[column][:]]
-    _check_missing(values, column, split)
+    _check_missing([v for v in values if not (may_be_empty and v == "")], column, split)
     _check_kinds(values, column, split)
     return values
 

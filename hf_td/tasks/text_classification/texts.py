@@ -17,7 +17,7 @@ def check_texts(
     splits: datasets.DatasetDict, columns: Sequence[str], options: Sequence[str]
 ) -> None:
     """Raise ValueError for a column that does not exist, holds no texts, an empty text, or ids."""
-    for column, option in zip(columns, options, strict=True):
+    for column, option in zip(columns, options, strict=False):
         check_columns(splits, [column], option)
         check_text(splits, [column], option)
         for split, rows in splits.items():
