@@ -81,6 +81,7 @@ def test_a_card_names_the_data_and_the_labels(wanted):
     export = Path(asked["output_dir"]) / "seed-42" / "export"
     card = (export / "README.md").read_text()
     assert "own.jsonl" in card
+    assert "| labels | bad, good |" in card
     assert str(Path(asked["train_file"]).parent) not in card.replace(asked["train_file"], "")
     assert json.loads((export / "config.json").read_text())["label2id"] == {"bad": 0, "good": 1}
 

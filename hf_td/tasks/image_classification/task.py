@@ -76,6 +76,7 @@ def image_classification_task(arguments: Arguments) -> Task:
         dataset="scikit-learn's digits" if _is_digits(data) else shown_name(source_of(data)),
         dataset_config=data.dataset_config_name,
         split=measured,
+        labels=labels.names,
         metric=f"{VALIDATION}_{metric}" if several else metric,
         lower_is_better=lower_is_better(metric),
         make_model=partial(

@@ -36,6 +36,7 @@ def text_classification_task(arguments: Arguments) -> Task:
         dataset=shown_name(source_of(data)),
         dataset_config=data.dataset_config_name,
         split=texts.measured,
+        labels=texts.labels.names,
         metric=texts.metric,
         lower_is_better=lower_is_better(texts.metric.removeprefix("validation_")),
         make_model=partial(
