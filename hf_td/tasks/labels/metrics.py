@@ -96,6 +96,7 @@ def _functions(problem: str) -> Mapping[str, Callable[[Any, Any], float]]:
 
 
 def _averaged_f1(found: np.ndarray, true: np.ndarray, average: str) -> float:
-    from sklearn.metrics import f1_score
+    with extra("tasks"):
+        from sklearn.metrics import f1_score
 
     return float(f1_score(true, found, average=average, zero_division=0.0))  # pyright: ignore

@@ -34,6 +34,8 @@ _ALWAYS_OF_SCHEDULES = frozenset({"shape", "initial", "begin", "end", "sampled",
 _OF_ANNEALING = frozenset({"targeting_schedule", "drop_rate", "drop_rate_schedule", "resting"})
 # Arguments that may differ between machines; each line of results records them.
 _OF_MACHINES = frozenset({"bf16", "fp16", "tf32", "use_cpu"})
+# Sparsities that were the default when cells were first named, so they are in no hash.
+_SPARSITIES = [0, 0.5, 0.75, 0.9]
 _RATES = ("targeting", "drop_rate")
 _SCHEDULES = {f"{rate}_{field.name}" for rate in _RATES for field in fields(Schedule)}
 _SETTINGS = frozenset({field.name for field in fields(TargetedDropoutConfig)} | _SCHEDULES)
@@ -99,6 +101,8 @@ def _arguments(arguments: Mapping[str, Any], parsed: Arguments) -> dict[str, Any
         for name, value in arguments.items()
         if name not in _OF_MACHINES | settings and not name.startswith(("targeting_", "drop_rate_"))
     }
+    if found.get("sparsities") == _SPARSITIES:
+        del found["sparsities"]
     if "dataset_name" in found:
         found["dataset_name"] = shown_name(found["dataset_name"])
     return found
