@@ -80,7 +80,8 @@ def test_the_cells_of_a_sweep_keep_their_names(name, world, request):
 
 
 def test_the_sparsities_that_were_the_default_are_in_no_name(tmp_path):
-    grid = {"tasks": {"sst2": {"task_name": "sst2"}}, "seeds": [0]}
+    grid: dict[str, Any] = {"tasks": {"sst2": {"task_name": "sst2"}}, "seeds": [0]}
+    grid["levels"] = {"weight": {"level": "weight"}}
     given = {"none": {"sparsities": [0, 0.5, 0.75, 0.9]}}
     assert list(cells_of(tmp_path, **grid, methods=given)) == list(
         cells_of(tmp_path, **grid, methods={"none": {}})
