@@ -21,11 +21,11 @@ from hf_td.tasks.experiment.methods import METHODS
 from hf_td.tasks.experiment.parsing import parse_arguments
 from hf_td.tasks.experiment.results import Results
 from hf_td.tasks.experiment.series import run_experiment
-from hf_td.tasks.models import BUILTIN_MODEL, base_model_facts
-from hf_td.tasks.text_classification.task import (
-    TextClassificationArguments,
-    text_classification_task,
+from hf_td.tasks.glue.task import (
+    GlueArguments,
+    glue_task,
 )
+from hf_td.tasks.models import BUILTIN_MODEL, base_model_facts
 
 EXPORTED = 0.75
 RUN_GLUE = ".venv/bin/python scripts/run_glue.py"
@@ -65,9 +65,7 @@ def run_stage(method: str, model: str, folder: Path, more: Sequence[str]) -> Res
     options += ["--num_train_epochs", str(EPOCHS[method])]
     options += ["--output_dir", str(stage_folder(folder, method)), *more]
     print(f"\n{STAGES[method]}:\n{RUN_GLUE} {shlex.join(options)}\n", flush=True)
-    return run_experiment(
-        parse_arguments(options, TextClassificationArguments), text_classification_task
-    )
+    return run_experiment(parse_arguments(options, GlueArguments), glue_task)
 
 
 def stage_folder(folder: Path, method: str) -> Path:

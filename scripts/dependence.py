@@ -24,9 +24,9 @@ from hf_td.tasks.errors import UsageError, run_program
 from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.calibration import first_batches, how_to_prune
 from hf_td.tasks.experiment.parsing import parse_arguments
-from hf_td.tasks.text_classification.task import (
-    TextClassificationArguments,
-    text_classification_task,
+from hf_td.tasks.glue.task import (
+    GlueArguments,
+    glue_task,
 )
 
 INTRODUCTION = """\
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     measured = {}
     for label, model in zip(labels, options.models, strict=True):
         words = ["--model_name_or_path", model, "--output_dir", str(options.output), *rest]
-        arguments = parse_arguments(words, TextClassificationArguments)
+        arguments = parse_arguments(words, GlueArguments)
         measured[label] = measure(arguments, options.rows, options.batch_size)
         for found in measured[label]:
             change = f"predicted {found.predicted:+.4f}, true {found.true:+.4f}"
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def measure(arguments: Arguments, rows: int, size: int) -> list[Dependence]:
     """Measure one model at each sparsity."""
-    task = text_classification_task(arguments)
+    task = glue_task(arguments)
     device = arguments.training.device
     model = task.make_model()
     model.to(device)  # pyright: ignore[reportArgumentType]  # a decorator hides its type
@@ -94,7 +94,7 @@ def measure(arguments: Arguments, rows: int, size: int) -> list[Dependence]:
     how = how_to_prune(model, task, arguments)
     return [
         measure_dependence(model, sparsity, batches, **how)
-        for sparsity in arguments.curve.sparsities
+        for sparsity in arguments.sparsities
         if sparsity > 0
     ]
 

@@ -10,7 +10,7 @@ from hf_td.tasks.registry import run_task
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the experiment that the command line, or one JSON or YAML file, describes."""
-    run_task("text_classification", argv, __doc__)
+    run_task("glue", argv, __doc__)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 # `evaluate` copies this module into a cache; metrics.py beside it checks its imports.
-COPIED = ROOT / "hf_td/tasks/text_classification/glue_metric.py"
+COPIED = ROOT / "hf_td/tasks/glue/glue_metric.py"
 FILES = [path for path in sorted((ROOT / "hf_td").rglob("*.py")) if path != COPIED]
 # What these files draw runs inside `write_figure`, which has checked for matplotlib.
 DRAWN = {ROOT / "hf_td/analysis/plots.py", ROOT / "hf_td/analysis/dependence_page.py"}

@@ -9,6 +9,7 @@ from typing import Any
 from hf_td.tasks.experiment.arguments import OF_ONE_SIZE, Arguments
 from hf_td.tasks.experiment.parsing import parse_arguments
 from hf_td.tasks.experiment.series import report, run_experiment
+from hf_td.tasks.glue.task import GlueArguments, glue_task
 from hf_td.tasks.image_classification.task import (
     ImageClassificationArguments,
     image_classification_task,
@@ -17,10 +18,8 @@ from hf_td.tasks.language_modelling.task import LanguageModellingArguments, lang
 from hf_td.tasks.question_answering.questions import QuestionAnsweringArguments
 from hf_td.tasks.question_answering.task import question_answering_task
 from hf_td.tasks.task import Task
-from hf_td.tasks.text_classification.task import (
-    TextClassificationArguments,
-    text_classification_task,
-)
+from hf_td.tasks.text_classification.arguments import TextClassificationArguments
+from hf_td.tasks.text_classification.task import text_classification_task
 from hf_td.tasks.translation.task import TRANSLATION, TranslationArguments, translation_task
 from hf_td.training import TargetedDropoutArguments, TargetedDropoutSeq2SeqArguments
 
@@ -43,6 +42,7 @@ class TaskKind:
 
 
 TASKS: dict[str, TaskKind] = {
+    "glue": TaskKind(data=GlueArguments, make=glue_task),
     "text_classification": TaskKind(
         data=TextClassificationArguments, make=text_classification_task
     ),

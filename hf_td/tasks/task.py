@@ -20,6 +20,7 @@ class Task:
         dataset: Hub id of the data, or a description of them.
         dataset_config: configuration of the data set, if it has several.
         split: split that is evaluated.
+        labels: names of the classes, or of the number that is predicted; empty for other tasks.
         metric: key in the evaluation's result of the metric that the curve shows.
         lower_is_better: True where a good model has a low metric.
         make_model: loads the pretrained model; new weights depend on the global random state.
@@ -39,6 +40,7 @@ class Task:
     dataset: str
     dataset_config: str | None
     split: str
+    labels: tuple[str, ...] = ()
     metric: str
     lower_is_better: bool = False
     make_model: Callable[[], PreTrainedModel]

@@ -15,8 +15,8 @@ from transformers import (
 
 from hf_td import TargetedDropoutArguments, TargetedDropoutTrainer, prune_model
 from hf_td.hub import export_model, push_to_hub
+from hf_td.tasks.glue.loading import load_glue, tokenize
 from hf_td.tasks.models import builtin_model
-from hf_td.tasks.text_classification.loading import load_glue, tokenize
 
 pytestmark = [
     pytest.mark.slow,

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from hf_td.tasks.text_classification.acceptability import generate
+from hf_td.tasks.glue.acceptability import generate
 from tests.tiny import SIZES
 
 

@@ -13,7 +13,7 @@ from hf_td.tasks import models as experiment_models
 from hf_td.tasks.errors import run_program
 from hf_td.tasks.experiment import checks
 from hf_td.tasks.experiment.parsing import parse_arguments
-from hf_td.tasks.text_classification.task import TextClassificationArguments
+from hf_td.tasks.glue.task import GlueArguments
 from tests.programs import SCRIPTS, argv_of, results_of
 from tests.scripts.glue_runs import refused, run_glue, start
 
@@ -118,7 +118,7 @@ def test_a_missing_builtin_model_names_the_extra(options, monkeypatch, capsys):
 @pytest.mark.parametrize(("method", "warnings"), [("targeted_dropout", 1), ("none", 0)])
 def test_a_sparsity_above_the_targeting_is_a_warning(options, method, warnings, caplog):
     argv = argv_of({**options, "method": method, "targeting": 0.5})
-    checks.check_arguments(parse_arguments(argv, TextClassificationArguments))
+    checks.check_arguments(parse_arguments(argv, GlueArguments))
     assert len(caplog.messages) == warnings
     assert all("above the targeting 0.5" in message for message in caplog.messages)
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.programs import argv_of, results_of
+from hf_td.files import write_json
+from hf_td.tasks.experiment.checkpoints import is_whole, mark, newest_whole, remove_torn
+from tests.programs import argv_of, refusal, results_of
 from tests.scripts.glue_runs import run_glue, start
 
 
@@ -22,9 +24,20 @@ def test_finished_seeds_are_kept(options, capsys):
     assert len(results_of(options)["runs"]) == 2
 
 
+def test_a_finished_run_says_so_and_how_to_begin_anew(options, capsys):
+    run_glue.main(argv_of(options))
+    capsys.readouterr()
+    run_glue.main(argv_of(options))
+    told = capsys.readouterr().out
+    assert "all seeds are finished, so nothing is trained. Give --overwrite_output" in told
+
+
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_result(options, tmp_path):
-    options |= {"num_train_epochs": 12, "save_strategy": "steps", "save_steps": 10}
+@pytest.mark.parametrize(
+    "saving", [{"checkpoint_minutes": 1e-4}, {"save_strategy": "steps", "save_steps": 10}], ids=str
+)
+def test_a_killed_run_goes_on_to_the_same_result(options, tmp_path, saving):
+    options |= {"num_train_epochs": 100, "logging_steps": 7, **saving}
     whole = {**options, "output_dir": str(tmp_path / "whole")}
     run_glue.main(argv_of(whole))
     _kill_after_a_checkpoint(options)
@@ -34,20 +47,75 @@ def test_a_killed_run_goes_on_to_the_same_result(options, tmp_path):
     assert "continuing from" in out
     (ours,), (theirs,) = results_of(options)["runs"], results_of(whole)["runs"]
     assert ours["curve"] == theirs["curve"]
+    assert ours["training"] == pytest.approx(theirs["training"])
+    weights = [Path(o["output_dir"]) / "seed-42" / "model.safetensors" for o in (options, whole)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    kept = list((Path(options["output_dir"]) / "seed-42").glob("checkpoint-*"))
+    assert len(kept) == (2 if "save_strategy" in saving else 0)
     assert results_of(options)["command"].startswith("python ")
 
 
 def _kill_after_a_checkpoint(options: dict[str, Any]) -> None:
     process = start(options)
-    checkpoint = Path(options["output_dir"]) / "seed-42" / "checkpoint-20" / "trainer_state.json"
+    folder = Path(options["output_dir"]) / "seed-42"
     deadline = time.monotonic() + 300
-    while not checkpoint.is_file():
+    while newest_whole(folder) is None:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not results_of(options)["runs"]
+
+
+def _checkpoint(folder: Path, step: int) -> Path:
+    checkpoint = folder / f"checkpoint-{step}"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "trainer_state.json").write_text(f'{{"global_step": {step}}}')
+    (checkpoint / "optimizer.pt").write_bytes(b"0" * 100)
+    mark(checkpoint)
+    return checkpoint
+
+
+@pytest.mark.parametrize("torn", ["trainer_state.json", "optimizer.pt", "whole.json"])
+@pytest.mark.parametrize("how", ["cut", "lost"])
+def test_a_torn_checkpoint_is_passed_over(tmp_path, torn, how):
+    older, newer = _checkpoint(tmp_path, 9), _checkpoint(tmp_path, 10)
+    (tmp_path / "checkpoint-notes").mkdir()
+    assert newest_whole(tmp_path) == newer
+    damaged = newer / torn
+    damaged.unlink() if how == "lost" else damaged.write_bytes(damaged.read_bytes()[:-5])
+    assert not is_whole(newer)
+    assert newest_whole(tmp_path) == older
+    assert remove_torn(tmp_path) == [newer]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-9", "checkpoint-notes"]
+
+
+def test_a_torn_checkpoint_is_removed_and_the_one_before_continued(options, capsys):
+    saving = {"num_train_epochs": 3, "save_strategy": "epoch"}
+    run_glue.main(argv_of({**options, **saving}))
+    whole, folder = results_of(options), Path(options["output_dir"])
+    state = folder / "seed-42" / "checkpoint-12" / "trainer_state.json"
+    assert not (folder / "seed-42" / "checkpoint-4").exists()  # two are kept
+    state.write_text(state.read_text()[:50])
+    write_json(folder / "results.json", {**whole, "runs": []})
+    capsys.readouterr()
+    run_glue.main(argv_of({**options, **saving}))
+    told = capsys.readouterr().out
+    assert f"passed over and removed, since it is not whole: {state.parent}" in told
+    assert f"continuing from {folder}/seed-42/checkpoint-8" in told
+    assert results_of(options)["runs"][0]["curve"] == whole["runs"][0]["curve"]
+
+
+def test_a_torn_checkpoint_that_is_given_is_refused(options, tmp_path, capsys):
+    (tmp_path / "trainer_state.json").write_text('{"global_')
+    message = refusal(run_glue, {**options, "resume_from_checkpoint": tmp_path}, capsys)
+    assert "has no whole trainer_state.json" in message
+    assert "`last` for the newest whole one" in message
+
+
+def test_a_negative_time_between_checkpoints_is_refused(options, capsys):
+    assert "is at least 0" in refusal(run_glue, {**options, "checkpoint_minutes": -1}, capsys)
 
 
 def test_a_given_checkpoint_is_continued(options, tmp_path, capsys):

@@ -22,13 +22,13 @@ from transformers import (
 )
 
 from hf_td.tasks.experiment.parsing import parse_arguments
+from hf_td.tasks.glue.acceptability import generate
 from hf_td.tasks.language_modelling.self_text import write
 from hf_td.tasks.language_modelling.task import (
     LanguageModellingArguments,
     language_modelling_task,
     token_losses,
 )
-from hf_td.tasks.text_classification.acceptability import generate
 from tests.programs import (
     argv_of,
     load_script,

@@ -23,7 +23,7 @@ from hf_td.hub import load_archived_model
 from hf_td.hub.forms.form import Form
 from hf_td.tasks.experiment.parsing import parse_arguments
 from hf_td.tasks.experiment.results import _command
-from hf_td.tasks.text_classification.task import TextClassificationArguments
+from hf_td.tasks.glue.task import GlueArguments
 from hf_td.training import distillation
 from tests.hub.loopback import Fault
 from tests.programs import argv_of, results_of
@@ -312,6 +312,4 @@ def test_the_recorded_command_has_no_token():
 
 def test_the_recorded_configuration_has_no_token(options):
     argv = argv_of({**options, "token": "hf_secret", "hub_token": "hf_secret"})
-    assert "hf_secret" not in json.dumps(
-        parse_arguments(argv, TextClassificationArguments).configuration()
-    )
+    assert "hf_secret" not in json.dumps(parse_arguments(argv, GlueArguments).configuration())

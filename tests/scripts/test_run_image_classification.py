@@ -163,7 +163,7 @@ def test_classes_can_be_words(options, images, tmp_path):
     columns = {"image_column": "picture", "label_column": "kind"}
     task = _task({**options, "dataset_name": tmp_path / "words", **columns})
     assert [task.train_data[i]["labels"] for i in range(4)] in ([0, 1, 0, 1], [1, 0, 1, 0])
-    assert task.train_data.rows.features["kind"].names == CLASSES
+    assert task.train_data.rows.features["labels"].names == CLASSES
 
 
 # ---- bad input ---------------------------------------------------------------------------------
@@ -189,11 +189,34 @@ def test_bad_input_is_one_message_and_no_traceback(options, wrong, message, caps
     assert message in refusal(run_image_classification, {**options, **wrong}, capsys)
 
 
-def test_a_folder_without_validation_images_is_refused(options, folder, capsys):
+def test_without_validation_images_some_are_held_out_of_each_class(options, folder, caplog):
     (folder / "validation").rename(folder.parent / "elsewhere")
-    message = refusal(run_image_classification, {**options, "dataset_name": folder}, capsys)
-    assert 'Unknown split "validation"' in message
-    assert "train[:90%] and train[90%:]" in message
+    task = _task({**options, "dataset_name": folder, "validation_split_percentage": 25})
+    assert (len(task.train_data), len(task.eval_data)) == (12, 4)
+    assert sorted(task.eval_data.rows["labels"]) == [0, 0, 1, 1]
+    assert task.split == "held-out 25 % of the training"
+    assert "25 % of the training rows are held out" in caplog.text
+
+
+def test_a_table_of_paths_of_images_is_classified(options, folder, tmp_path):
+    files = sorted((folder / "train").rglob("*.png"))
+    lines = [f"{path.relative_to(tmp_path)};{path.parent.name}" for path in files]
+    (tmp_path / "pictures.csv").write_text("\n".join(["where;kind", *lines]))
+    del options["dataset_name"]
+    options |= {"train_file": tmp_path / "pictures.csv", "image_column": "where"}
+    task = _task({**options, "label_column": "kind"})
+    assert task.train_data[0]["pixel_values"].shape == (3, 8, 8)
+    assert task.train_data.rows.features["labels"].names == CLASSES
+
+
+def test_a_table_of_missing_images_is_refused(options, tmp_path, capsys):
+    (tmp_path / "pictures.csv").write_text("image,label\nhere.png,a\nthere.png,b\n")
+    del options["dataset_name"]
+    options["train_file"] = tmp_path / "pictures.csv"
+    message = refusal(
+        run_image_classification, {**options, "validation_file": options["train_file"]}, capsys
+    )
+    assert f"2 of 2 images of the train split do not exist, such as {tmp_path}/here.png" in message
 
 
 @pytest.mark.parametrize(
@@ -201,7 +224,7 @@ def test_a_folder_without_validation_images_is_refused(options, folder, capsys):
     [
         ({"image_column": "picture"}, "has no column picture. It has image, label. Name the"),
         ({"label_column": "kind"}, "Name the column with --label_column"),
-        ({"image_column": "label"}, "the column label must hold images"),
+        ({"image_column": "label"}, "the column label must hold images or their paths"),
     ],
     ids=str,
 )

@@ -15,7 +15,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, EvalPrediction, S
 from hf_td.tasks.errors import UsageError
 from hf_td.tasks.experiment.methods import METHODS
 from hf_td.tasks.experiment.parsing import parse_arguments
-from hf_td.tasks.text_classification.acceptability import generate
+from hf_td.tasks.glue.acceptability import generate
 from hf_td.tasks.translation.task import (
     TRANSLATION,
     TranslationArguments,

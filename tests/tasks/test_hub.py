@@ -12,7 +12,7 @@ from datasets import config
 from datasets.arrow_writer import ArrowWriter
 
 from hf_td.tasks.data import hub
-from hf_td.tasks.text_classification.loading import load_glue
+from hf_td.tasks.glue.loading import load_glue
 
 
 def run(program, tmp_path, *arguments, **environment):
@@ -23,7 +23,7 @@ def run(program, tmp_path, *arguments, **environment):
 
 FAILS_AT_ONCE = """
 import json, time
-from hf_td.tasks.text_classification.loading import load_glue
+from hf_td.tasks.glue.loading import load_glue
 start = time.monotonic()
 try:
     load_glue("rte")
@@ -49,7 +49,7 @@ def test_no_network_fails_at_once(tmp_path, environment, reason):
 
 
 CACHES = """
-from hf_td.tasks.text_classification.loading import load_glue
+from hf_td.tasks.glue.loading import load_glue
 data = load_glue("rte", "some/glue")
 assert data["train"]["label"][:] == [0, 1]
 """

@@ -24,6 +24,7 @@ class CardInfo:
         base_model: the model that was fine-tuned: an id on the Hub, or a local folder. The card in
             a local folder gives the licence and the language where they are not given here.
         task: that it was trained for, in words or as GLUE calls it.
+        labels: names of the classes, or of the number that is predicted.
         pipeline_tag: the Hub's name of the task, such as `text-classification`; by default that of
             the model's class.
         dataset: id on the Hub, or a name.
@@ -56,6 +57,7 @@ class CardInfo:
     repo_id: str | None = None
     base_model: str | Path | None = None
     task: str | None = None
+    labels: Sequence[str] = ()
     pipeline_tag: str | None = None
     dataset: str | None = None
     dataset_config: str | None = None

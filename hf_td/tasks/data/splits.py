@@ -1,72 +1,117 @@
-"""Loads the splits of any data set: from the Hub, from a local folder or from a local file."""
+"""Loads the splits of any data set: from the Hub, from a local folder or from local files."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 from datasets.exceptions import DatasetsError
 
+from hf_td.tasks.data.files import (
+    READERS,
+    check_encoding,
+    kind_of,
+    read_file,
+    reader_of,
+    reason,
+)
 from hf_td.tasks.data.hub import is_path, load_from_hub
-from hf_td.tasks.data.subsets import check_size
+from hf_td.tasks.data.subsets import check_size, divide
 from hf_td.tasks.experiment.arguments import argument
 
-# The reader of a file and its options: text keeps its line breaks, and the word "None" stays text.
-_READERS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".txt": ("text", {"keep_linebreaks": True}),
-    ".csv": ("csv", {"keep_default_na": False}),
-    ".json": ("json", {}),
-    ".jsonl": ("json", {}),
-    ".parquet": ("parquet", {}),
-}
+logger = logging.getLogger(__name__)
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
 
 @dataclass(kw_only=True)
 class DatasetArguments:
     """The data to fine-tune on."""
 
-    dataset_name: str = field(
-        metadata={
-            "help": "local folder or file, Hub id, or data that need no download: self for "
-            "language models, digits for images"
-        }
+    dataset_name: str | None = argument(
+        None,
+        "local folder or file, Hub id, or data that need no download: self for language models, "
+        "digits for images",
     )
     dataset_config_name: str | None = argument(None, "configuration of the data set")
-    train_split: str = argument("train", "split to train on, or a part of one: train[:90%%]")
-    validation_split: str = argument("validation", "split to measure on, or a part: train[90%%:]")
+    train_file: str | None = argument(
+        None, f"in place of --dataset_name, a file to train on: {', '.join(READERS)}"
+    )
+    validation_file: str | None = argument(None, "with --train_file, a file to measure on")
+    train_split: str = argument(TRAIN, "split to train on, or a part of one: train[:90%%]")
+    validation_split: str | None = argument(
+        None,
+        "split to measure on, or a part: train[90%%:]. By default validation, else test, else a "
+        "part that is held out of the training split",
+    )
+    validation_split_percentage: int = argument(
+        10, "size of the part that is held out where there is no split to measure on, in percent"
+    )
     max_train_samples: int | None = argument(None, "train on a fixed random subset of this size")
     max_eval_samples: int | None = argument(None, "evaluate on the first rows, this many")
 
 
-def load_splits(arguments: DatasetArguments, builtin: str) -> datasets.DatasetDict:
-    """Load the training and the validation split under the names `train` and `validation`.
+class Loaded(NamedTuple):
+    """Loaded data.
+
+    Attributes:
+        splits: `train` and `validation`, and `test` if a file was given for it.
+        measured: the split that `validation` is, in words.
+    """
+
+    splits: datasets.DatasetDict
+    measured: str
+
+
+def load_splits(
+    arguments: DatasetArguments,
+    builtin: str,
+    *,
+    label: str | None = None,
+    test_file: str | None = None,
+) -> Loaded:
+    """Load a split to train on and one to measure on.
+
+    Without a split to measure on, a part of the training split is held out: random rows, with all
+    labels in the same shares where possible; without a label, the last rows.
 
     Args:
         arguments: name the data set and its splits.
         builtin: alternative that error messages suggest when there is no network.
+        label: column with the labels.
+        test_file: file with rows to measure on as well.
 
     Raises:
         ValueError: a split does not exist or is empty, or the data cannot be read.
         OSError: the data do not exist, or the Hub cannot be reached.
     """
-    name = arguments.dataset_name
-    try:
-        splits = _load(arguments, builtin)
-    except (DatasetsError, ValueError) as error:
-        if isinstance(error, OSError):
-            raise  # the data do not exist
-        raise ValueError(
-            f"{name} cannot be read as --train_split {arguments.train_split} and "
-            f"--validation_split {arguments.validation_split}: {error} A split can be part of "
-            "another, such as train[:90%] and train[90%:]."
-        ) from error
-    for split, rows in splits.items():
-        if not len(rows):
-            raise ValueError(f"{name}: the {split} split has no rows.")
-    return splits
+    _check_source(arguments)
+    if arguments.train_file is None:
+        splits = _from_dataset(arguments, builtin)
+        splits |= {} if test_file is None else {TEST: read_file(_path(test_file))}
+    else:
+        splits = _from_files(arguments, test_file)
+    _check_rows(splits, source_of(arguments))
+    if VALIDATION in splits:
+        return Loaded(splits, arguments.validation_split or VALIDATION)
+    if TEST in splits:
+        logger.warning("warning: there is no validation split. The test split is measured.")
+        return Loaded(datasets.DatasetDict({TRAIN: splits[TRAIN], VALIDATION: splits[TEST]}), TEST)
+    return _held_out(splits[TRAIN], arguments.validation_split_percentage, label)
+
+
+def own_splits(arguments: DatasetArguments) -> dict[str, str]:
+    """Return the splits to train and to measure on of data that have all of them."""
+    return {TRAIN: arguments.train_split, VALIDATION: arguments.validation_split or VALIDATION}
+
+
+def source_of(arguments: DatasetArguments) -> str:
+    """Return the Hub id, the folder or the file of the data."""
+    return str(arguments.dataset_name or arguments.train_file)
 
 
 def check_samples(arguments: DatasetArguments) -> None:
@@ -75,20 +120,71 @@ def check_samples(arguments: DatasetArguments) -> None:
         check_size(name, getattr(arguments, name))
 
 
-def _load(arguments: DatasetArguments, builtin: str) -> Any:
-    name, config = arguments.dataset_name, arguments.dataset_config_name
-    split: Any = {"train": arguments.train_split, "validation": arguments.validation_split}
-    path = Path(name).expanduser()
+def _check_source(arguments: DatasetArguments) -> None:
+    if (arguments.dataset_name is None) == (arguments.train_file is None):
+        raise ValueError("give either --dataset_name or --train_file.")
+    if arguments.validation_file is not None and arguments.train_file is None:
+        raise ValueError(
+            "--validation_file needs --train_file. A split of a data set is --validation_split."
+        )
+    if not 0 < arguments.validation_split_percentage < 100:
+        raise ValueError(
+            "--validation_split_percentage is from 1 to 99, got "
+            f"{arguments.validation_split_percentage}."
+        )
+
+
+def _check_rows(splits: datasets.DatasetDict, name: str) -> None:
+    for split, rows in splits.items():
+        if not len(rows):
+            raise ValueError(f"{name}: the {split} split has no rows.")
+
+
+def _from_files(arguments: DatasetArguments, test_file: str | None) -> datasets.DatasetDict:
+    files = {TRAIN: arguments.train_file, VALIDATION: arguments.validation_file, TEST: test_file}
+    return datasets.DatasetDict(
+        {split: read_file(_path(name)) for split, name in files.items() if name is not None}
+    )
+
+
+def _from_dataset(arguments: DatasetArguments, builtin: str) -> datasets.DatasetDict:
+    """Load the splits that the arguments name; by default the test split if it is the only other.
+
+    Only the splits that are needed are returned: `train`, and `validation` or `test`, or neither.
+    """
+    asked = arguments.validation_split
+    if asked is not None:
+        return _load(arguments, builtin, {TRAIN: arguments.train_split, VALIDATION: asked})
+    found = _load(arguments, builtin, None)
+    other = next((split for split in (VALIDATION, TEST) if split in found), None)
+    if arguments.train_split in found:
+        splits = {TRAIN: found[arguments.train_split]}
+    else:
+        splits = _load(arguments, builtin, {TRAIN: arguments.train_split})
+    return datasets.DatasetDict({**splits, **({} if other is None else {other: found[other]})})
+
+
+def _load(arguments: DatasetArguments, builtin: str, split: dict[str, str] | None) -> Any:
+    name = source_of(arguments)
+    try:
+        return _load_from(name, arguments.dataset_config_name, builtin, split)
+    except (DatasetsError, ValueError) as error:
+        if isinstance(error, OSError):
+            raise  # the data do not exist
+        wanted = "" if split is None else f" as {' and '.join(split.values())}"
+        hint = " A split can be part of another, such as train[:90%] and train[90%:]."
+        raise ValueError(
+            f"{name} cannot be read{wanted}: {reason(error)}{hint if 'split' in str(error) else ''}"
+        ) from error
+
+
+def _load_from(name: str, config: str | None, builtin: str, split: Any) -> Any:
+    path = _path(name)
     if path.is_file():
-        if path.suffix not in _READERS:
-            raise ValueError(f"a file of the kinds {', '.join(_READERS)} was expected.")
-        reader, options = _READERS[path.suffix]
-        return datasets.load_dataset(reader, data_files=str(path), split=split, **options)
-    if path.is_dir() and config is None and _is_plain_text(path):
-        reader, options = _READERS[".txt"]
-        return datasets.load_dataset(reader, data_dir=str(path), split=split, **options)
+        rows = datasets.DatasetDict({TRAIN: read_file(path)})
+        return rows if split is None else _parts(path, split)
     if path.is_dir():
-        return datasets.load_dataset(str(path), config, split=split)
+        return _load_folder(path, config, split)
     if is_path(name):
         raise FileNotFoundError(
             f"the folder {name} does not exist. Give an existing folder or file, an id on the "
@@ -97,10 +193,46 @@ def _load(arguments: DatasetArguments, builtin: str) -> Any:
     return load_from_hub(name, config, builtin=builtin, split=split)
 
 
-def _is_plain_text(folder: Path) -> bool:
-    """Return True if all files of the folder, except its card, are plain text."""
-    files = {path.suffix for path in folder.rglob("*") if path.is_file() and path.suffix != ".md"}
-    return files == {".txt"}
+def _parts(path: Path, split: dict[str, str]) -> Any:
+    """Load parts of a file, such as `train[:90%]`."""
+    reader, options = reader_of(path)
+    return datasets.load_dataset(reader, data_files=str(path), split=split, **options)  # type: ignore
+
+
+def _load_folder(folder: Path, config: str | None, split: Any) -> Any:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    kinds = {kind_of(path) for path in files if not path.name.startswith(".")}
+    tables = [path for path in files if kind_of(path) in READERS]
+    if not kinds - {".md"}:
+        raise FileNotFoundError(
+            f"the folder {folder} has no data files. Give a folder with files of the kinds "
+            f"{', '.join(READERS)}, such as train.csv and validation.csv, or with images."
+        )
+    if config is None and len(kinds) == 1 and tables:  # its options are known
+        reader, options = reader_of(tables[0])
+        for path in tables:
+            check_encoding(path)
+        return datasets.load_dataset(reader, data_dir=str(folder), split=split, **options)
+    return datasets.load_dataset(str(folder), config, split=split)
+
+
+def _held_out(rows: datasets.Dataset, percentage: int, label: str | None) -> Loaded:
+    known = label if label in rows.column_names else None
+    train, held, how = divide(rows, percentage, known)
+    logger.warning(
+        "warning: there is no validation split. %d %% of the training rows are held out to measure "
+        "on (%s): %d of %d.",
+        percentage,
+        how,
+        len(held),
+        len(rows),
+    )
+    splits = datasets.DatasetDict({TRAIN: train, VALIDATION: held})
+    return Loaded(splits, f"held-out {percentage} % of the training")
+
+
+def _path(name: str) -> Path:
+    return Path(name).expanduser()
 
 
 def check_columns(splits: datasets.DatasetDict, columns: Sequence[str], option: str) -> None:
@@ -124,12 +256,16 @@ def check_text(splits: datasets.DatasetDict, columns: Sequence[str], option: str
     """Raise ValueError if an existing column is not text; arguments as in `check_columns`."""
     for name, split in splits.items():
         for column in columns:
-            kind = split.features[column]
-            if getattr(kind, "dtype", None) not in ("string", "large_string"):
+            if not is_text(split.features[column]):
                 raise ValueError(
-                    f"the column {column} of the {name} split must hold text. It holds {kind}. "
-                    f"Name another with {option}."
+                    f"the column {column} of the {name} split must hold text. It holds "
+                    f"{split.features[column]}. Name another with {option}."
                 )
+
+
+def is_text(feature: Any) -> bool:
+    """Return True for a column of strings."""
+    return getattr(feature, "dtype", None) in ("string", "large_string")
 
 
 def shown_name(dataset_name: str) -> str:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
+
 import datasets
 import numpy as np
+
+from hf_td.extras import extra
 
 
 def check_size(name: str, size: int | None) -> None:
@@ -36,3 +41,57 @@ def hold_out(
         raise ValueError(f"cannot hold {size} rows out of {len(split)}. Hold out fewer.")
     rows = np.random.default_rng(seed).permutation(len(split)).tolist()
     return split.select(sorted(rows[size:])), split.select(sorted(rows[:size]))
+
+
+def divide(
+    rows: datasets.Dataset, percentage: int, label: str | None, seed: int = 0
+) -> tuple[datasets.Dataset, datasets.Dataset, str]:
+    """Divide rows into those to train on and those to measure on.
+
+    Args:
+        rows: all rows.
+        percentage: share of the rows to measure on, in percent.
+        label: column whose values have the same shares in both parts where that is possible; None
+            measures on the last rows.
+        seed: seed of the random choice.
+
+    Returns:
+        The two parts, in the order of `rows`, and how they were chosen, in words.
+
+    Raises:
+        ValueError: there is only one row.
+    """
+    size = max(1, round(len(rows) * percentage / 100))
+    if len(rows) <= size:
+        raise ValueError(f"{len(rows)} row cannot be divided. Give a file to measure on.")
+    if label is None:
+        last = len(rows) - size
+        return rows.select(range(last)), rows.select(range(last, len(rows))), "the last rows"
+    values = [str(value) for value in rows[label][:]]
+    pool = _without_one_of_each(values)
+    pool = pool if len(pool) >= size else list(range(len(rows)))
+    held, how = _drawn(pool, [values[i] for i in pool], size, seed)
+    train = sorted(set(range(len(rows))) - set(held))
+    return rows.select(train), rows.select(sorted(held)), how.format(label=label, seed=seed)
+
+
+def _without_one_of_each(values: list[str]) -> list[int]:
+    """Return all rows but one of each label, which must be learned; all if most rows differ."""
+    first = {value: i for i, value in reversed(list(enumerate(values)))}
+    kept = set(first.values()) if len(first) <= len(values) / 2 else set()
+    return [i for i in range(len(values)) if i not in kept]
+
+
+def _drawn(pool: list[int], values: list[str], size: int, seed: int) -> tuple[list[int], str]:
+    """Return rows of a pool, and how they were chosen."""
+    with extra("tasks"):
+        from sklearn.model_selection import train_test_split
+
+    counts = Counter(values)
+    often = [i for i, value in enumerate(values) if counts[value] > 1]
+    labels = [values[i] for i in often]
+    try:
+        _, held = train_test_split(often, test_size=size, stratify=labels, random_state=seed)
+        return [pool[i] for i in held], "stratified by {label}, seed {seed}"
+    except ValueError:  # too few rows for this many labels
+        return random.Random(seed).sample(pool, size), "random, seed {seed}"

@@ -81,11 +81,15 @@ def recipe(
     return {**RECIPE, **_LEVEL_RECIPES.get((method, level), {}), **task}
 
 
+# Sparsities that are measured by default, where they are not above the targeting.
+SPARSITIES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95)
+
 # Value of --teacher for the model that the method starts from.
 START = "start"
 
 # Arguments that may change between two calls of one experiment, or must not be recorded.
 _NOT_OF_THE_EXPERIMENT = {
+    "checkpoint_minutes",
     "disable_tqdm",
     "export_form",
     "export_sparsity",
@@ -100,6 +104,7 @@ _NOT_OF_THE_EXPERIMENT = {
     "overwrite_output",
     "push_to_hub",
     "resume_from_checkpoint",
+    "save_total_limit",
     "seed",
     "seeds",
     "token",
@@ -163,9 +168,12 @@ class CurveArguments:
     dense_learning_rate: float = argument(
         RECIPE["learning_rate"], "learning rate of the dense stage"
     )
-    sparsities: list[float] = field(
-        default_factory=lambda: [0.0, 0.5, 0.75, 0.9],
-        metadata={"help": "shares of the prunable weights to remove, in [0, 1]"},
+    sparsities: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "shares of the prunable weights to remove, in [0, 1]; by default those of "
+            f"{', '.join(map(str, SPARSITIES))} that are not above the targeting"
+        },
     )
     seeds: list[int] | None = field(
         default=None, metadata={"help": "seeds, one run each; by default --seed"}
@@ -176,6 +184,12 @@ class CurveArguments:
         "the largest sparsity that is not above the targeting",
     )
     export_form: str = argument(AUTO, forms_help(), choices=form_choices())
+    checkpoint_minutes: float = argument(
+        2.0,
+        "write a checkpoint every so many minutes, from which the same command goes on after it "
+        "was killed; removed when the seed is finished. 0 for none. --save_strategy steps or epoch "
+        "takes its place",
+    )
     overwrite_output: bool = argument(
         False,
         "replace earlier results in output_dir",
@@ -210,6 +224,14 @@ class Arguments:
         return [self.training.seed] if self.curve.seeds is None else self.curve.seeds
 
     @property
+    def sparsities(self) -> list[float]:
+        """Sparsities to measure: by default those that the model is trained for."""
+        if self.curve.sparsities is not None:
+            return self.curve.sparsities
+        targeting = self.training.targeted_dropout().targeting
+        return [sparsity for sparsity in SPARSITIES if sparsity <= targeting]
+
+    @property
     def trains(self) -> bool:
         """True unless only `--do_eval` is given."""
         # Transformers sets do_eval itself if there is an eval_strategy.
@@ -222,6 +244,11 @@ class Arguments:
         return self.training.do_eval or not self.training.do_train
 
     @property
+    def minutes_between_checkpoints(self) -> float:
+        """Minutes between two checkpoints; 0 if `--save_strategy` says when to save."""
+        return self.curve.checkpoint_minutes if self.training.save_strategy == "no" else 0.0
+
+    @property
     def exports(self) -> bool:
         """True if the fine-tuned models are exported."""
         return self.curve.export_sparsity is not None or self.training.push_to_hub
@@ -232,7 +259,7 @@ class Arguments:
         if self.curve.export_sparsity is not None:
             return self.curve.export_sparsity
         targeting = self.training.targeted_dropout().targeting
-        return max((s for s in self.curve.sparsities if s <= targeting), default=0.0)
+        return max((s for s in self.sparsities if s <= targeting), default=0.0)
 
     def repo_id(self, seed: int) -> str:
         """Return the Hub id for the export of a seed; by default the name of output_dir."""

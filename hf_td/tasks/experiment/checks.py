@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -39,6 +40,10 @@ def check_values(arguments: Arguments) -> None:
     _check_importance(arguments)
     _check_length(arguments)
     _check_dense_stage(arguments)
+    if arguments.curve.checkpoint_minutes < 0:
+        raise UsageError(
+            f"--checkpoint_minutes is at least 0, got {arguments.curve.checkpoint_minutes:g}."
+        )
     _check_sparsities(arguments)
     _check_export(arguments)
     _check_seeds(arguments.seeds)
@@ -71,7 +76,7 @@ def _check_importance(arguments: Arguments) -> None:
 
 
 def _check_sparsities(arguments: Arguments) -> None:
-    sparsities = arguments.curve.sparsities
+    sparsities = arguments.sparsities
     targeting = arguments.training.targeted_dropout().targeting
     wrong = [sparsity for sparsity in sparsities if not 0 <= sparsity <= 1]
     if wrong or not sparsities:
@@ -86,7 +91,7 @@ def _check_sparsities(arguments: Arguments) -> None:
 
 def _warn_of_untrained(arguments: Arguments) -> None:
     targeting = arguments.training.targeted_dropout().targeting
-    above = [sparsity for sparsity in arguments.curve.sparsities if sparsity > targeting]
+    above = [sparsity for sparsity in arguments.sparsities if sparsity > targeting]
     if above and METHODS[arguments.curve.method].targets:
         logger.warning(
             "warning: the sparsities %s are above the targeting %s, so the model is not trained "
@@ -98,9 +103,9 @@ def _warn_of_untrained(arguments: Arguments) -> None:
 
 def _check_export(arguments: Arguments) -> None:
     wanted = arguments.curve.export_sparsity
-    if wanted is not None and arguments.measures and wanted not in arguments.curve.sparsities:
+    if wanted is not None and arguments.measures and wanted not in arguments.sparsities:
         raise UsageError(
-            f"--export_sparsity {wanted} is none of the sparsities {arguments.curve.sparsities}, "
+            f"--export_sparsity {wanted} is none of the sparsities {arguments.sparsities}, "
             "so its metrics would not be known. Add it to --sparsities."
         )
     if arguments.exports and not arguments.trains:
@@ -127,11 +132,13 @@ def _check_checkpoint(arguments: Arguments) -> None:
             f"--resume_from_checkpoint {checkpoint} is the checkpoint of one seed, but there are "
             f"the seeds {arguments.seeds}. Give `last` to continue each from its last checkpoint."
         )
-    if not (Path(checkpoint) / "trainer_state.json").is_file():
+    try:
+        json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise UsageError(
-            f"--resume_from_checkpoint {checkpoint} is no checkpoint of a Trainer (it has no "
-            "trainer_state.json). Give such a folder, or `last`."
-        )
+            f"--resume_from_checkpoint {checkpoint} is no checkpoint of a Trainer (it has no whole "
+            "trainer_state.json). Give such a folder, or `last` for the newest whole one."
+        ) from error
 
 
 def names_a_folder(checkpoint: str | bool | None) -> bool:

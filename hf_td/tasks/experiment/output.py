@@ -11,10 +11,12 @@ from transformers import TrainingArguments
 
 from hf_td.tasks.errors import UsageError
 from hf_td.tasks.experiment.arguments import Arguments
+from hf_td.tasks.experiment.checkpoints import newest_whole, remove_checkpoints, remove_torn
 from hf_td.tasks.experiment.checks import names_a_folder
 
 RESULTS = "results.json"
 EXPORT = "export"
+DENSE_TRAINING = "dense-training"  # folder of the checkpoints of the dense stage
 _OURS = (RESULTS, "curve.png", "curve.svg", "seed-*")
 
 
@@ -59,14 +61,23 @@ def checkpoint_of(arguments: Arguments, seed: int) -> str | None:
     wanted = arguments.training.resume_from_checkpoint
     if names_a_folder(wanted):
         return wanted
-    return last_checkpoint(seed_folder(arguments, seed))
+    return last_checkpoint(arguments.training, seed_folder(arguments, seed))
 
 
-def last_checkpoint(folder: Path) -> str | None:
-    """Return the latest checkpoint in a folder, or None."""
-    found = folder.glob("checkpoint-*/trainer_state.json")
-    steps = {int(path.parent.name.split("-")[1]): path.parent for path in found}
-    return str(steps[max(steps)]) if steps else None
+def last_checkpoint(training: TrainingArguments, folder: Path) -> str | None:
+    """Return the newest whole checkpoint in a folder, or None; remove those that are not whole."""
+    for path in remove_torn(folder) if training.should_save else ():
+        print_once(training, f"passed over and removed, since it is not whole: {path}")
+    found = newest_whole(folder)
+    return None if found is None else str(found)
+
+
+def remove_timed_checkpoints(arguments: Arguments, seed: int) -> None:
+    """Remove the checkpoints of a finished seed, unless `--save_strategy` asked for them."""
+    if arguments.training.should_save and arguments.training.save_strategy == "no":
+        folder = seed_folder(arguments, seed)
+        remove_checkpoints(folder)
+        shutil.rmtree(folder / DENSE_TRAINING, ignore_errors=True)
 
 
 def _clear(folder: Path) -> None:

@@ -111,6 +111,7 @@ def _card(
         name=Path(arguments.repo_id(run["seed"])).name,
         repo_id=arguments.repo_id(run["seed"]) if training.push_to_hub else None,
         task=task.name,
+        labels=task.labels,
         dataset=task.dataset,
         dataset_config=task.dataset_config,
         dataset_split=task.split,

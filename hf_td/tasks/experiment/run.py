@@ -15,6 +15,7 @@ from hf_td.analysis import pruning_curve
 from hf_td.analysis.metrics import metric_value
 from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.calibration import how_to_prune
+from hf_td.tasks.experiment.checkpoints import KEPT, TimedCheckpoints
 from hf_td.tasks.experiment.output import checkpoint_of, print_once, seed_folder
 from hf_td.tasks.experiment.start import starting_model
 from hf_td.tasks.experiment.trainers import (
@@ -49,6 +50,7 @@ def fine_tune_and_measure(task: Task, arguments: Arguments, seed: int) -> dict[s
     model, dense = starting_model(task, arguments, training)
     prepare(model, arguments, training, len(task.train_data))
     trainer = make_trainer(task, arguments.curve.method, training, model, arguments.method_settings)
+    trainer.add_callback(TimedCheckpoints(arguments.minutes_between_checkpoints))
     summary = train(trainer, checkpoint_of(arguments, seed)) if arguments.trains else {}
     trained = time.perf_counter()
     if arguments.trains:
@@ -72,6 +74,7 @@ def _training_arguments(
     training.push_to_hub = False  # the export is published, not a checkpoint
     training.teacher = training.teacher if arguments.trains else None
     training.seed, training.output_dir = seed, str(folder)
+    training.save_total_limit = training.save_total_limit or KEPT
     if (training.metric_for_best_model or "").removeprefix("eval_") == task.metric:
         training.greater_is_better = not task.lower_is_better
     training.dataloader_pin_memory &= torch.accelerator.is_available()  # or torch warns
@@ -79,7 +82,7 @@ def _training_arguments(
 
 
 def _measure(trainer: Trainer, task: Task, arguments: Arguments) -> list[dict[str, Any]]:
-    sparsities = iter(arguments.curve.sparsities)
+    sparsities = iter(arguments.sparsities)
 
     def evaluate(_: Any) -> dict[str, float]:
         metrics = _metrics(trainer.evaluate())
@@ -89,7 +92,7 @@ def _measure(trainer: Trainer, task: Task, arguments: Arguments) -> list[dict[st
 
     points = pruning_curve(
         model_of(trainer),
-        arguments.curve.sparsities,
+        arguments.sparsities,
         evaluate,
         **how_to_prune(model_of(trainer), task, arguments),
     )

@@ -11,7 +11,11 @@ from hf_td.tasks.errors import blaming_input
 from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.checks import check_arguments
 from hf_td.tasks.experiment.methods import METHODS
-from hf_td.tasks.experiment.output import finished_runs, print_once
+from hf_td.tasks.experiment.output import (
+    finished_runs,
+    print_once,
+    remove_timed_checkpoints,
+)
 from hf_td.tasks.experiment.publishing import publish
 from hf_td.tasks.experiment.results import (
     Results,
@@ -29,7 +33,7 @@ def run_experiment(arguments: Arguments, make_task: Callable[[Arguments], Task])
     """Fine-tune and measure with every seed, and write results.json and the plot of the curve.
 
     A second call with equal arguments keeps finished seeds, and continues an unfinished one from
-    its last checkpoint.
+    its newest whole checkpoint.
 
     Args:
         arguments: arguments of the experiment.
@@ -53,6 +57,7 @@ def run_experiment(arguments: Arguments, make_task: Callable[[Arguments], Task])
             print_once(arguments.training, f"seed {seed}: {method} on {task.name}")
             runs = [*runs, fine_tune_and_measure(task, arguments, seed)]
             _record(arguments, task, runs)
+            remove_timed_checkpoints(arguments, seed)
     finally:
         forget_teacher()
     results = assemble(arguments, task, runs)
@@ -71,7 +76,14 @@ def _missing(arguments: Arguments, runs: Sequence[Run]) -> list[int]:
     kept = [seed for seed in arguments.seeds if seed in finished]
     if kept:
         print_once(arguments.training, f"kept from an earlier call: seeds {kept}")
-    return [seed for seed in arguments.seeds if seed not in finished]
+    missing = [seed for seed in arguments.seeds if seed not in finished]
+    if not missing:
+        print_once(
+            arguments.training,
+            "all seeds are finished, so nothing is trained. Give --overwrite_output to begin anew, "
+            "or other --seeds.",
+        )
+    return missing
 
 
 def _record(arguments: Arguments, task: Task, runs: Sequence[Run]) -> None:

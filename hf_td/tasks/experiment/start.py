@@ -17,7 +17,8 @@ from hf_td.pruning import sites_to_prune
 from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.example_inputs import read_example_inputs
 from hf_td.tasks.experiment.arguments import START, Arguments
-from hf_td.tasks.experiment.output import last_checkpoint, print_once
+from hf_td.tasks.experiment.checkpoints import TimedCheckpoints
+from hf_td.tasks.experiment.output import DENSE_TRAINING, last_checkpoint, print_once
 from hf_td.tasks.experiment.trainers import make_trainer, save_fine_tuned, train
 from hf_td.tasks.models import locate
 from hf_td.tasks.task import Task
@@ -55,7 +56,7 @@ def starting_model(
             training.teacher = _already_fine_tuned(arguments, model)
         return model, None
     folder = Path(str(training.output_dir)) / "dense"
-    summary = _fine_tune(task, stage, model, folder)
+    summary = _fine_tune(task, arguments, stage, model, folder)
     if training.teacher == START:
         training.teacher = str(folder)
     set_seed(training.seed)  # the method's draws do not depend on the dense stage
@@ -73,20 +74,25 @@ def _dense_stage(
     if epochs is not None:
         stage.num_train_epochs, stage.max_steps = epochs, -1
     stage.learning_rate = arguments.curve.dense_learning_rate
-    stage.output_dir = str(Path(str(training.output_dir)) / "dense-training")
+    stage.output_dir = str(Path(str(training.output_dir)) / DENSE_TRAINING)
     stage.teacher = None
     return stage
 
 
 def _fine_tune(
-    task: Task, stage: TargetedDropoutArguments, model: PreTrainedModel, folder: Path
+    task: Task,
+    arguments: Arguments,
+    stage: TargetedDropoutArguments,
+    model: PreTrainedModel,
+    folder: Path,
 ) -> dict[str, Any]:
     """Fine-tune plainly and save the model in `folder`; a no-op if the folder exists."""
     if folder.is_dir():
         return {"model": folder.name}
     print_once(stage, f"seed {stage.seed}: plain fine-tuning first, for the head is new")
     trainer = make_trainer(task, "none", stage, model)
-    summary = train(trainer, last_checkpoint(Path(str(stage.output_dir))))
+    trainer.add_callback(TimedCheckpoints(arguments.minutes_between_checkpoints))
+    summary = train(trainer, last_checkpoint(stage, Path(str(stage.output_dir))))
     if stage.should_save:
         with whole_folder(folder) as temporary:
             save_fine_tuned(trainer, temporary)

@@ -7,7 +7,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import TrainOutput
 
 from hf_td.baselines import attach_baseline
 from hf_td.patching.patch import find_patch, patch_model
@@ -84,8 +86,23 @@ def train(trainer: Trainer, checkpoint: str | None) -> dict[str, Any]:
     """Train, from a checkpoint if one is given; return the number of updates and the loss."""
     if checkpoint is not None:
         print_once(trainer.args, f"seed {trainer.args.seed}: continuing from {checkpoint}")
+    before = None if checkpoint is None else _state_of(checkpoint)
     done = trainer.train(resume_from_checkpoint=checkpoint)
-    return {"updates": done.global_step, "loss": done.training_loss}
+    loss = done.training_loss if before is None else _mean_loss(before, done)
+    return {"updates": done.global_step, "loss": loss}
+
+
+def _state_of(checkpoint: str) -> TrainerState:
+    return TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+
+
+def _mean_loss(before: TrainerState, done: TrainOutput) -> float:
+    """Return the mean loss of all updates; a resumed `Trainer` knows that of the later ones."""
+    logged = [(entry["step"], entry["loss"]) for entry in before.log_history if "loss" in entry]
+    starts = [0, *(step for step, _ in logged)]
+    total = sum(loss * (step - start) for (step, loss), start in zip(logged, starts, strict=False))
+    later = done.global_step - before.global_step
+    return (total + done.training_loss * later) / max(done.global_step, 1)
 
 
 def save_fine_tuned(trainer: Trainer, folder: Path) -> None:

@@ -7,27 +7,34 @@ from functools import partial
 from typing import Any
 
 import datasets
-import numpy as np
 import torch
-from torch import Tensor
-from transformers import (
-    AutoModelForImageClassification,
-    EvalPrediction,
-    PretrainedConfig,
-    default_data_collator,
-)
+from transformers import AutoModelForImageClassification, PretrainedConfig, default_data_collator
 
 from hf_td.tasks.data.splits import (
-    DatasetArguments,
-    check_columns,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Loaded,
     check_samples,
     load_splits,
+    own_splits,
     shown_name,
+    source_of,
 )
 from hf_td.tasks.data.subsets import first_rows, random_subset
 from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.experiment.arguments import Arguments, argument
 from hf_td.tasks.image_classification.digits import load_digits
+from hf_td.tasks.image_classification.pictures import as_images
+from hf_td.tasks.labels import (
+    LabelArguments,
+    check_metric,
+    encode,
+    first_output,
+    label_metrics,
+    lower_is_better,
+    read_labels,
+)
 from hf_td.tasks.models import find_model
 from hf_td.tasks.task import Task
 
@@ -36,15 +43,16 @@ _MODES = {1: "L", 3: "RGB"}  # mode of an image by its number of channels
 
 
 @dataclass(kw_only=True)
-class ImageClassificationArguments(DatasetArguments):
+class ImageClassificationArguments(LabelArguments):
     """The images to fine-tune on; `--dataset_name digits` are bundled with scikit-learn."""
 
-    image_column: str = argument("image", "column with the images")
-    label_column: str = argument("label", "column with the classes")
+    image_column: str = argument(
+        "image", "column with the images, or with their paths from the folder of the file"
+    )
 
 
 def image_classification_task(arguments: Arguments) -> Task:
-    """Load the model and the images that the arguments name; the metric is the accuracy.
+    """Load the model and the images that the arguments name.
 
     Raises:
         UsageError: the model or the images do not exist or do not fit.
@@ -52,23 +60,25 @@ def image_classification_task(arguments: Arguments) -> Task:
     data: ImageClassificationArguments = arguments.data
     source = find_model(arguments.model)
     with blaming_input():
-        splits = _load_images(data)
-    classes = splits["train"].features[data.label_column].names
-    config = source.load_config(
-        id2label=dict(enumerate(classes)), label2id={name: i for i, name in enumerate(classes)}
-    )
+        splits, measured = _load_images(data)
+        labels = read_labels(splits, data)
+        metric = check_metric(labels, data.metric)
+        encoded = {str(name): encode(rows, labels, str(name)) for name, rows in splits.items()}
+    config = source.load_config(**labels.config)
     processor = source.load_image_processor(_image_size(config))
-    train = random_subset(splits["train"], data.max_train_samples)
-    validation = first_rows(splits["validation"], data.max_eval_samples)
-    prepared = [Images(rows, data, processor, config) for rows in (train, validation)]
-    _check_size(prepared[0], config)
-    name = data.dataset_name
+    rows = {name: first_rows(split, data.max_eval_samples) for name, split in encoded.items()}
+    rows[TRAIN] = random_subset(encoded[TRAIN], data.max_train_samples)
+    prepared = {name: Images(r, data.image_column, processor, config) for name, r in rows.items()}
+    _check_size(prepared[TRAIN], config)
+    several = TEST in prepared
     return Task(
-        name="image classification",
-        dataset="scikit-learn's digits" if name == DIGITS else shown_name(name),
+        name=labels.task_name("image"),
+        dataset="scikit-learn's digits" if _is_digits(data) else shown_name(source_of(data)),
         dataset_config=data.dataset_config_name,
-        split=data.validation_split,
-        metric="accuracy",
+        split=measured,
+        labels=labels.names,
+        metric=f"{VALIDATION}_{metric}" if several else metric,
+        lower_is_better=lower_is_better(metric),
         make_model=partial(
             source.load_model,
             AutoModelForImageClassification,
@@ -77,11 +87,11 @@ def image_classification_task(arguments: Arguments) -> Task:
         ),
         load_model=AutoModelForImageClassification.from_pretrained,
         processor=processor,
-        train_data=prepared[0],
-        eval_data=prepared[1],
+        train_data=prepared[TRAIN],
+        eval_data={n: prepared[n] for n in (VALIDATION, TEST)} if several else prepared[VALIDATION],
         collator=default_data_collator,
-        compute_metrics=accuracy,
-        reduce_logits=predicted_classes,
+        compute_metrics=label_metrics(labels),
+        reduce_logits=first_output,
     )
 
 
@@ -89,21 +99,15 @@ class Images(torch.utils.data.Dataset):
     """Images that are prepared for the model on access, to save memory.
 
     Args:
-        rows: rows with a column of images and a column of classes.
-        data: names the columns.
+        rows: rows with a column of images, and targets in `labels`.
+        column: column with the images.
         processor: image processor of the model.
         config: configuration of the model.
     """
 
-    def __init__(
-        self,
-        rows: datasets.Dataset,
-        data: ImageClassificationArguments,
-        processor: Any,
-        config: Any,
-    ) -> None:
+    def __init__(self, rows: datasets.Dataset, column: str, processor: Any, config: Any) -> None:
         self.rows = rows
-        self.columns = data.image_column, data.label_column
+        self.column = column
         self.processor = processor
         self.mode = _MODES.get(getattr(config, "num_channels", 3), "RGB")
 
@@ -112,47 +116,27 @@ class Images(torch.utils.data.Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return one image, `(channels, height, width)`, and its class."""
-        image, label = (self.rows[index][column] for column in self.columns)
-        pixels = self.processor(images=image.convert(self.mode), return_tensors="pt")
-        return {"pixel_values": pixels["pixel_values"][0], "labels": label}
+        """Return one image, `(channels, height, width)`, and its target."""
+        row = self.rows[index]
+        pixels = self.processor(images=row[self.column].convert(self.mode), return_tensors="pt")
+        return {"pixel_values": pixels["pixel_values"][0], "labels": row["labels"]}
 
 
-def predicted_classes(logits: Any, labels: Tensor) -> Tensor:
-    """Return the class of each row, from logits `(rows, classes)`."""
-    return (logits[0] if isinstance(logits, tuple) else logits).argmax(-1)
+def _is_digits(data: ImageClassificationArguments) -> bool:
+    return data.dataset_name == DIGITS and data.train_file is None
 
 
-def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """Return the share of rows whose class is right."""
-    right = np.asarray(prediction.predictions) == np.asarray(prediction.label_ids)
-    return {"accuracy": float(right.mean())}
-
-
-def _load_images(data: ImageClassificationArguments) -> datasets.DatasetDict:
-    """Load and check both splits; other labels are converted to `ClassLabel`."""
+def _load_images(data: ImageClassificationArguments) -> Loaded:
+    """Load the splits, with images and labels."""
     check_samples(data)
-    if data.dataset_name == DIGITS:
-        splits = {"train": data.train_split, "validation": data.validation_split}
-        return load_digits(splits, data.image_column, data.label_column)
-    splits = load_splits(data, f"--dataset_name {DIGITS}")
-    check_columns(splits, [data.image_column], "--image_column")
-    check_columns(splits, [data.label_column], "--label_column")
-    found = splits["train"].features
-    if not isinstance(found[data.image_column], datasets.Image):
-        raise ValueError(
-            f"the column {data.image_column} must hold images. It holds "
-            f"{found[data.image_column]}. Name another with --image_column."
-        )
-    if not isinstance(found[data.label_column], datasets.ClassLabel):
-        splits = _encode_classes(splits, data.label_column)
-    return splits
-
-
-def _encode_classes(splits: datasets.DatasetDict, column: str) -> datasets.DatasetDict:
-    values = [set(map(str, split[column])) for split in splits.values()]
-    names = datasets.ClassLabel(names=sorted(set.union(*values)))
-    return splits.cast_column(column, datasets.Value("string")).cast_column(column, names)
+    label = data.label_columns[0]
+    if _is_digits(data):
+        names = own_splits(data)
+        return Loaded(load_digits(names, data.image_column, label), names[VALIDATION])
+    splits, measured = load_splits(
+        data, f"--dataset_name {DIGITS}", label=label, test_file=data.test_file
+    )
+    return Loaded(as_images(splits, data.image_column, source_of(data)), measured)
 
 
 def _image_size(config: PretrainedConfig) -> int:

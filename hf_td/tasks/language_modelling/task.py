@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -29,7 +29,9 @@ from hf_td.tasks.data.splits import (
     check_samples,
     check_text,
     load_splits,
+    own_splits,
     shown_name,
+    source_of,
 )
 from hf_td.tasks.data.subsets import first_rows, random_subset
 from hf_td.tasks.errors import UsageError, blaming_input
@@ -75,13 +77,13 @@ def language_modelling_task(arguments: Arguments) -> Task:
     config = source.load_config()
     size = _block_size(data.block_size, config)
     make_model = partial(_load, source, config)
-    texts = _texts(data, tokenizer, make_model)
+    texts, measured = _texts(data, tokenizer, make_model)
     blocks = {name: _blocks(rows, tokenizer, size, name) for name, rows in texts.items()}
     return Task(
         name="language modelling",
         dataset=_dataset_name(arguments),
         dataset_config=data.dataset_config_name,
-        split=data.validation_split,
+        split=measured,
         metric="perplexity",
         lower_is_better=True,
         make_model=make_model,
@@ -119,7 +121,7 @@ def perplexity(prediction: EvalPrediction) -> dict[str, float]:
 def _dataset_name(arguments: Arguments) -> str:
     if arguments.data.dataset_name == SELF:
         return f"text that {shown_name(arguments.model.model_name_or_path)} wrote"
-    return shown_name(arguments.data.dataset_name)
+    return shown_name(source_of(arguments.data))
 
 
 def _block_size(wanted: int | None, config: PretrainedConfig) -> int:
@@ -155,20 +157,17 @@ def _check_causal(model: PreTrainedModel) -> None:
 
 def _texts(
     data: LanguageModellingArguments, tokenizer: Tokenizer, make_model: Any
-) -> dict[str, Iterable[str]]:
-    """Return the texts of both splits."""
+) -> tuple[Mapping[str, Iterable[str]], str]:
+    """Return the texts of both splits, and the split that is measured, in words."""
     with blaming_input():
         if data.dataset_name == SELF:
-            return write_splits(
-                make_model(),
-                tokenizer,
-                data.self_tokens,
-                {"train": data.train_split, "validation": data.validation_split},
-            )
-        splits = load_splits(data, f"--dataset_name {SELF}")
+            names = own_splits(data)
+            texts = write_splits(make_model(), tokenizer, data.self_tokens, names)
+            return texts, names["validation"]
+        splits, measured = load_splits(data, f"--dataset_name {SELF}")
         check_columns(splits, [data.text_column], "--text_column")
         check_text(splits, [data.text_column], "--text_column")
-    return {str(name): split[data.text_column] for name, split in splits.items()}
+    return {str(name): split[data.text_column] for name, split in splits.items()}, measured
 
 
 def _blocks(

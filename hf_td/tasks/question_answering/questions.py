@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import datasets
 
-from hf_td.tasks.data.splits import DatasetArguments, check_columns, check_text, load_splits
+from hf_td.tasks.data.splits import (
+    DatasetArguments,
+    Loaded,
+    check_columns,
+    check_text,
+    load_splits,
+)
 from hf_td.tasks.errors import blaming_input
 from hf_td.tasks.experiment.arguments import argument
+from hf_td.tasks.question_answering.forms import one_question_a_row, with_answer_lists
 
 logger = logging.getLogger(__name__)
+
+SQUAD = "rajpurkar/squad"
 
 
 @dataclass(kw_only=True)
 class QuestionAnsweringArguments(DatasetArguments):
-    """The questions to learn to answer, with contexts, and answers in SQuAD's format."""
+    """The questions to learn to answer, with contexts and answers."""
 
-    dataset_name: str = argument("rajpurkar/squad", "local folder or file, or Hub id")
+    dataset_name: str | None = argument(
+        None, f"local folder or file, or Hub id; without it and without --train_file {SQUAD}"
+    )
     question_column: str = argument("question", "column with the questions")
     context_column: str = argument("context", "column with the texts that contain the answers")
     answers_column: str = argument(
-        "answers", "column with the answers, {text: [...], answer_start: [...]}"
+        "answers", "column with the answers: {text: [...], answer_start: [...]}, or one text"
+    )
+    answer_start_column: str | None = argument(
+        None,
+        "with answers that are one text, column with the place of its first character in the "
+        "context; by default the first place where it is",
     )
     version_2_with_negative: bool = argument(
         False, "some questions have no answer, as in rajpurkar/squad_v2: their lists are empty"
@@ -41,7 +57,13 @@ class QuestionAnsweringArguments(DatasetArguments):
     max_answer_length: int = argument(30, "maximum tokens in an answer")
 
 
-def load_questions(data: QuestionAnsweringArguments) -> dict[str, datasets.Dataset]:
+def or_squad(data: QuestionAnsweringArguments) -> QuestionAnsweringArguments:
+    """Return the arguments; those that name no data name SQuAD."""
+    named = data.dataset_name is not None or data.train_file is not None
+    return data if named else replace(data, dataset_name=SQUAD)
+
+
+def load_questions(data: QuestionAnsweringArguments) -> Loaded:
     """Load `train` and `validation` with the columns `question`, `context` and `answers`.
 
     Raises:
@@ -53,17 +75,19 @@ def load_questions(data: QuestionAnsweringArguments) -> dict[str, datasets.Datas
         "answers": data.answers_column,
     }
     with blaming_input():
-        splits = load_splits(data, "a folder with a file for each split")
+        loaded, measured = load_splits(data, "a folder with a file for each split")
+        splits = datasets.DatasetDict({n: one_question_a_row(rows) for n, rows in loaded.items()})
         for standard, name in names.items():
             check_columns(splits, [name], f"--{standard}_column")
         for standard in ("question", "context"):
             check_text(splits, [names[standard]], f"--{standard}_column")
+        splits = with_answer_lists(splits, data)
         chosen = {str(split): _renamed(rows, names) for split, rows in splits.items()}
         for split, rows in chosen.items():
             _check_complete(rows, split)
             _check_answers(rows, split, data)
     _warn_of_misplaced(chosen["train"])
-    return chosen
+    return Loaded(datasets.DatasetDict({**chosen}), measured)
 
 
 def _renamed(rows: datasets.Dataset, names: dict[str, str]) -> datasets.Dataset:
@@ -85,8 +109,8 @@ def _check_answers(rows: datasets.Dataset, split: str, data: QuestionAnsweringAr
     if not {"text", "answer_start"} <= lists:
         raise ValueError(
             f"the column {data.answers_column} of the {split} split must hold "
-            f"{{text: [...], answer_start: [...]}}. It holds {kind}. Name another with "
-            "--answers_column."
+            f"{{text: [...], answer_start: [...]}}. It holds {kind}. One text also "
+            "works. Name another with --answers_column."
         )
     uneven = sum(len(true["text"]) != len(true["answer_start"]) for true in rows["answers"])
     if uneven:

@@ -14,14 +14,18 @@ from transformers import (
     EvalPrediction,
 )
 
-from hf_td.tasks.data.splits import check_samples, shown_name
+from hf_td.tasks.data.splits import check_samples, shown_name, source_of
 from hf_td.tasks.data.subsets import first_rows, random_subset
 from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.models import ModelSource, Tokenizer, find_model, possible_length
 from hf_td.tasks.ordered_evaluation import OrderedEvaluationTrainer
 from hf_td.tasks.question_answering.answers import Choice, answer_texts
-from hf_td.tasks.question_answering.questions import QuestionAnsweringArguments, load_questions
+from hf_td.tasks.question_answering.questions import (
+    QuestionAnsweringArguments,
+    load_questions,
+    or_squad,
+)
 from hf_td.tasks.question_answering.squad import squad_scores
 from hf_td.tasks.question_answering.windows import PLACE, longest_stride, make_windows
 from hf_td.tasks.task import Task
@@ -39,14 +43,14 @@ def question_answering_task(arguments: Arguments) -> Task:
     Raises:
         UsageError: the model or the questions do not exist or do not fit.
     """
-    data: QuestionAnsweringArguments = arguments.data
+    data: QuestionAnsweringArguments = or_squad(arguments.data)
     _check_numbers(data)
     source = find_model(arguments.model)
     tokenizer = _tokenizer(source)
     config = source.load_config(**_TWO_LOGITS)
     length = possible_length(data.max_seq_length, tokenizer, config)
     _check_stride(data.doc_stride, tokenizer, length)
-    splits = load_questions(data)
+    splits, measured = load_questions(data)
     train = random_subset(splits["train"], data.max_train_samples)
     validation = first_rows(splits["validation"], data.max_eval_samples)
     cut = partial(make_windows, tokenizer=tokenizer, length=length, stride=data.doc_stride)
@@ -54,9 +58,9 @@ def question_answering_task(arguments: Arguments) -> Task:
     threshold = data.null_score_diff_threshold
     return Task(
         name="question answering",
-        dataset=shown_name(data.dataset_name),
+        dataset=shown_name(source_of(data)),
         dataset_config=data.dataset_config_name,
-        split=data.validation_split,
+        split=measured,
         metric="f1",
         make_model=partial(
             source.load_model,

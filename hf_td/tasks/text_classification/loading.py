@@ -1,168 +1,114 @@
-"""Loads a GLUE task from the Hub, from a local folder or from the generator, and tokenises it."""
+"""Loads the user's texts and labels, prepared for a Trainer."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 import datasets
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from hf_td.tasks.data.hub import is_path, load_from_hub
-from hf_td.tasks.data.subsets import check_size, first_rows, hold_out, random_subset
-from hf_td.tasks.text_classification import acceptability
-from hf_td.tasks.text_classification.checks import check_columns, check_labels, check_splits
-from hf_td.tasks.text_classification.folder import load_from_folder
-from hf_td.tasks.text_classification.fragments import whole_texts
-from hf_td.tasks.text_classification.glue import GlueTask, get_glue_task
-
-if TYPE_CHECKING:  # transformers takes seconds to import
-    from transformers import PreTrainedTokenizerBase
-
-GLUE_DATASET = "nyu-mll/glue"
-BUILTIN = "builtin"
-
-Splits = TypeVar("Splits", datasets.Dataset, datasets.DatasetDict)
+from hf_td.tasks.data.splits import TEST, TRAIN, VALIDATION, check_samples, load_splits
+from hf_td.tasks.data.subsets import first_rows, random_subset
+from hf_td.tasks.labels import Labels, check_metric, encode, label_metrics, read_labels
+from hf_td.tasks.labels.encoding import TARGETS
+from hf_td.tasks.text_classification.arguments import TextClassificationArguments
+from hf_td.tasks.text_classification.texts import check_texts
 
 
-def load_glue(
-    task: str | GlueTask,
-    dataset_name: str = GLUE_DATASET,
-    *,
-    max_train_samples: int | None = None,
-    max_eval_samples: int | None = None,
-    drop_fragments: bool = False,
-    held_out: int | None = None,
-    seed: int = 0,
-) -> datasets.DatasetDict:
-    """Load the training and validation splits of a task, and check that they fit it.
+@dataclass(frozen=True, kw_only=True)
+class TextData:
+    """Texts and labels, prepared for a model and its Trainer.
 
-    The task `acceptability` is generated, with default sizes and seed, unless another data set is
-    named.
+    Attributes:
+        labels: the meaning of the labels. `labels.config` has the arguments of `from_pretrained`.
+        train: rows with `input_ids` and `labels`.
+        evaluation: rows to measure on; a dictionary of `validation` and `test` if there are both.
+        measured: the split that is measured, in words.
+        metric: name of the main metric, as in the result of `Trainer.evaluate` after `eval_`.
+        tokenizer: tokenizer of the model.
+    """
+
+    labels: Labels
+    train: datasets.Dataset
+    evaluation: datasets.Dataset | dict[str, datasets.Dataset]
+    measured: str
+    metric: str
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def for_trainer(self) -> dict[str, Any]:
+        """Arguments of `Trainer`: the data, the collator, the metrics and the tokenizer."""
+        return {
+            "train_dataset": self.train,
+            "eval_dataset": self.evaluation,
+            "data_collator": DataCollatorWithPadding(self.tokenizer),
+            "compute_metrics": label_metrics(self.labels),
+            "processing_class": self.tokenizer,
+        }
+
+
+def load_texts(tokenizer: PreTrainedTokenizerBase, **arguments: Any) -> TextData:
+    """Load texts and labels from files, a folder or the Hub.
 
     Args:
-        task: the task or its name.
-        dataset_name: a local folder (see `folder.load_from_folder`), a Hub id, or `builtin`.
-        max_train_samples: keep a random subset of at most this many training rows.
-        max_eval_samples: keep at most this many rows, the first, of each validation split.
-        drop_fragments: drop training rows whose text is part of another row's. Most training rows
-            of SST-2 are phrases, while its validation rows are sentences.
-        held_out: evaluate on this many random training rows, held out after fragments are dropped,
-            in place of the validation split.
-        seed: seed of the random subset.
+        tokenizer: tokenizer of the model.
+        **arguments: fields of `TextClassificationArguments`, the arguments of
+            scripts/run_classification.py: `train_file="reviews.csv"`, `text_column="review"`,
+            `label_column="stars"` and so on.
 
     Raises:
-        FileNotFoundError: the folder, the data set, or the task in the folder does not exist.
-        NotADirectoryError: `dataset_name` is a file.
-        ConnectionError: the Hub cannot be reached and the data are not in the cache.
-        ValueError: the task is unknown, a size is not positive, or the data do not fit the task.
+        ValueError: the data cannot be read, or do not fit; the message says what to change.
+        OSError: the data do not exist.
+        TypeError: there is no such argument.
     """
-    task = get_glue_task(task)
-    check_size("max_train_samples", max_train_samples)
-    check_size("max_eval_samples", max_eval_samples)
-    check_size("held_out", held_out)
-    splits = _checked_splits(_load(task, dataset_name), task, dataset_name)
-    train = _whole_rows(splits["train"], task) if drop_fragments else splits["train"]
-    if held_out is not None:
-        train, held = hold_out(train, held_out)
-        splits |= dict.fromkeys(task.validation_splits, held)
-    evaluation = {n: first_rows(splits[n], max_eval_samples) for n in task.validation_splits}
-    return datasets.DatasetDict(
-        {"train": random_subset(train, max_train_samples, seed), **evaluation}
+    return prepare_texts(TextClassificationArguments(**arguments), tokenizer)
+
+
+def prepare_texts(
+    arguments: TextClassificationArguments, tokenizer: PreTrainedTokenizerBase
+) -> TextData:
+    """Load and tokenise the data that the arguments name; raises as `load_texts`."""
+    check_samples(arguments)
+    splits, measured = load_splits(
+        arguments,
+        "your files (--train_file)",
+        label=arguments.label_columns[0],
+        test_file=arguments.test_file,
+    )
+    check_texts(splits, arguments.text_columns, ["--text_column", "--text_pair_column"])
+    labels = read_labels(splits, arguments)
+    metric = check_metric(labels, arguments.metric)
+    encoded = {split: encode(rows, labels, str(split)) for split, rows in splits.items()}
+    chosen = {split: _sample(rows, str(split), arguments) for split, rows in encoded.items()}
+    ready = {n: _tokenised(rows, arguments, tokenizer) for n, rows in chosen.items()}
+    several = TEST in ready
+    return TextData(
+        labels=labels,
+        train=ready[TRAIN],
+        evaluation={n: ready[n] for n in (VALIDATION, TEST)} if several else ready[VALIDATION],
+        measured=measured,
+        metric=f"{VALIDATION}_{metric}" if several else metric,
+        tokenizer=tokenizer,
     )
 
 
-def tokenize(
-    dataset: Splits,
-    task: str | GlueTask,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int = 128,
-) -> Splits:
-    """Tokenise the text columns of a task, and rename the column `label` to `labels`.
-
-    All other columns are removed; the order of rows stays. Texts are truncated, not padded: pad
-    each batch with `transformers.DataCollatorWithPadding`.
-
-    Args:
-        dataset: one split, or the dictionary of splits that `load_glue` returns.
-        task: the task or its name.
-        tokenizer: tokenizer of the model.
-        max_length: maximum number of tokens in a row, special tokens included.
-
-    Raises:
-        ValueError: no task has this name.
-    """
-    task = get_glue_task(task)
-    if isinstance(dataset, datasets.Dataset):
-        return _tokenize_split(dataset, task, tokenizer, max_length)
-    splits = {
-        name: _tokenize_split(split, task, tokenizer, max_length) for name, split in dataset.items()
-    }
-    return datasets.DatasetDict(splits)
-
-
-def label_names(dataset: datasets.Dataset | datasets.DatasetDict) -> list[str] | None:
-    """Return the names of the classes in id order; None if the data do not name them."""
-    split = next(iter(dataset.values())) if isinstance(dataset, datasets.DatasetDict) else dataset
-    feature = split.features.get("label", split.features.get("labels"))
-    return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
-
-
-def _load(task: GlueTask, dataset_name: str) -> datasets.DatasetDict:
-    """Load the splits from the source that `dataset_name` names."""
-    is_builtin_task = task.name == acceptability.NAME
-    if dataset_name == BUILTIN and not is_builtin_task:
-        raise ValueError(
-            f"The built-in data are for the task {acceptability.NAME!r}, not {task.name!r}. Choose "
-            f"that task, or give a folder or a Hub id such as {GLUE_DATASET!r} for {task.name!r}."
-        )
-    if is_builtin_task and dataset_name in (BUILTIN, GLUE_DATASET):
-        return acceptability.generate()
-    folder = Path(dataset_name).expanduser()
-    if folder.is_dir():
-        return load_from_folder(folder, task.name, ("train", *task.validation_splits))
-    if folder.is_file():
-        raise NotADirectoryError(
-            f"{dataset_name} is a file. Give the folder that contains it, with a file for each "
-            "split, such as train.csv and validation.csv."
-        )
-    if is_path(dataset_name):
-        raise FileNotFoundError(
-            f"The folder {dataset_name} does not exist. Give an existing folder, a Hub id such as "
-            f"{GLUE_DATASET!r}, or {BUILTIN!r} with the task {acceptability.NAME!r}."
-        )
-    instead = f"the built-in task (--task_name {acceptability.NAME})"
-    return load_from_hub(dataset_name, task.name, builtin=instead)
-
-
-def _checked_splits(
-    found: datasets.DatasetDict, task: GlueTask, dataset_name: str
-) -> datasets.DatasetDict:
-    """Return the splits of the task, checked; scores become float32, as a regression needs."""
-    check_splits(found, task, dataset_name)
-    splits = datasets.DatasetDict()
-    for name in ("train", *task.validation_splits):
-        split = found[name]
-        check_columns(split, task, f"{dataset_name}, split {name}")
-        check_labels(split, task, f"{dataset_name}, split {name}")
-        if task.is_regression:
-            split = split.cast_column("label", datasets.Value("float32"))
-        splits[name] = split
-    return splits
-
-
-def _whole_rows(split: datasets.Dataset, task: GlueTask) -> datasets.Dataset:
-    texts = zip(*(split[column] for column in task.sentences), strict=True)
-    # The separator is a word of its own, so a pair can only be part of another pair.
-    return split.select(whole_texts([" \0 ".join(row) for row in texts]))
-
-
-def _tokenize_split(
-    split: datasets.Dataset, task: GlueTask, tokenizer: PreTrainedTokenizerBase, max_length: int
+def _sample(
+    rows: datasets.Dataset, split: str, arguments: TextClassificationArguments
 ) -> datasets.Dataset:
-    def encode(batch):
-        texts = [batch[column] for column in task.sentences]
-        return tokenizer(*texts, truncation=True, max_length=max_length)
+    if split == TRAIN:
+        return random_subset(rows, arguments.max_train_samples)
+    return first_rows(rows, arguments.max_eval_samples)
 
-    removed = [name for name in split.column_names if name != "label"]
-    encoded = split.map(encode, batched=True, remove_columns=removed, desc="Tokenising")
-    return encoded.rename_column("label", "labels")
+
+def _tokenised(
+    rows: datasets.Dataset,
+    arguments: TextClassificationArguments,
+    tokenizer: PreTrainedTokenizerBase,
+) -> datasets.Dataset:
+    def batch(columns: Any) -> Any:
+        texts = [columns[name] for name in arguments.text_columns]
+        return tokenizer(*texts, truncation=True, max_length=arguments.max_seq_length)
+
+    removed = [name for name in rows.column_names if name != TARGETS]
+    return rows.map(batch, batched=True, remove_columns=removed, desc="Tokenising")

@@ -21,7 +21,14 @@ from transformers import (
 )
 
 from hf_td.extras import extra
-from hf_td.tasks.data.splits import DatasetArguments, check_samples, load_splits, shown_name
+from hf_td.tasks.data.splits import (
+    DatasetArguments,
+    Loaded,
+    check_samples,
+    load_splits,
+    shown_name,
+    source_of,
+)
 from hf_td.tasks.data.subsets import first_rows, random_subset
 from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.experiment.arguments import Arguments, argument
@@ -68,7 +75,7 @@ def translation_task(arguments: Arguments) -> Task:
     _check(arguments)
     source = find_model(arguments.model)
     with blaming_input():
-        splits = _load_pairs(data)
+        splits, measured = _load_pairs(data)
     tokenizer = _tokenizer(source, splits["train"], data)
     config = _config(source, tokenizer)
     train = random_subset(splits["train"], data.max_train_samples)
@@ -76,9 +83,9 @@ def translation_task(arguments: Arguments) -> Task:
     encode = partial(_encode, data=data, tokenizer=tokenizer, length=_length(data, config))
     return Task(
         name=f"translation from {data.source_language} to {data.target_language}",
-        dataset=shown_name(data.dataset_name),
+        dataset=shown_name(source_of(data)),
         dataset_config=data.dataset_config_name,
-        split=data.validation_split,
+        split=measured,
         metric="bleu",
         make_model=partial(source.load_model, AutoModelForSeq2SeqLM, config),
         load_model=AutoModelForSeq2SeqLM.from_pretrained,
@@ -147,10 +154,11 @@ def _check(arguments: Arguments) -> None:
         raise UsageError("--predict_with_generate is off. BLEU is of generated text. Leave it on.")
 
 
-def _load_pairs(data: TranslationArguments) -> datasets.DatasetDict:
+def _load_pairs(data: TranslationArguments) -> Loaded:
     """Load both splits, with a column of text for each language."""
-    splits = load_splits(data, "a folder with a file for each split")
-    return datasets.DatasetDict({n: _columns(rows, data, str(n)) for n, rows in splits.items()})
+    splits, measured = load_splits(data, "a folder with a file for each split")
+    pairs = {n: _columns(rows, data, str(n)) for n, rows in splits.items()}
+    return Loaded(datasets.DatasetDict(pairs), measured)
 
 
 def _columns(rows: datasets.Dataset, data: TranslationArguments, split: str) -> datasets.Dataset:

@@ -13,7 +13,7 @@ from typing import Any
 from hf_td.tasks.errors import UsageError
 from hf_td.tasks.experiment.output import RESULTS
 from hf_td.tasks.experiment.parsing import check_names
-from hf_td.tasks.text_classification.task import TextClassificationArguments
+from hf_td.tasks.glue.task import GlueArguments
 from lab.sweeps.grid import Place, Sweep
 from lab.sweeps.naming import name_cell, parse_words, split_retired
 
@@ -107,7 +107,7 @@ class _Planner:
             if isinstance(value, str) and (found := _REFERENCE.fullmatch(value))
         }
         arguments, retired = split_retired(place.arguments)
-        check_names(arguments, str(place), TextClassificationArguments)
+        check_names(arguments, str(place), GlueArguments)
         names = {name: f"cell-{cell.name}" for name, cell in models.items()}
         try:
             name = name_cell(tuple(_words({**arguments, **names})), place.seed, retired)

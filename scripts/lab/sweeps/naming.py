@@ -16,7 +16,7 @@ from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.checks import check_values
 from hf_td.tasks.experiment.methods import METHODS
 from hf_td.tasks.experiment.parsing import parse_arguments
-from hf_td.tasks.text_classification.task import TextClassificationArguments
+from hf_td.tasks.glue.task import GlueArguments
 
 # Arguments of settings as the recipes had them when cells were first named. One that has been
 # retired since keeps its place in the hash: with the value in the sweep, or else with this one.
@@ -34,6 +34,8 @@ _ALWAYS_OF_SCHEDULES = frozenset({"shape", "initial", "begin", "end", "sampled",
 _OF_ANNEALING = frozenset({"targeting_schedule", "drop_rate", "drop_rate_schedule", "resting"})
 # Arguments that may differ between machines; each line of results records them.
 _OF_MACHINES = frozenset({"bf16", "fp16", "tf32", "use_cpu"})
+# Sparsities that were the default when cells were first named, so they are in no hash.
+_SPARSITIES = [0, 0.5, 0.75, 0.9]
 _RATES = ("targeting", "drop_rate")
 _SCHEDULES = {f"{rate}_{field.name}" for rate in _RATES for field in fields(Schedule)}
 _SETTINGS = frozenset({field.name for field in fields(TargetedDropoutConfig)} | _SCHEDULES)
@@ -53,7 +55,7 @@ def parse_words(words: tuple[str, ...]) -> Arguments:
     Raises:
         UsageError: an argument is unknown or wrong.
     """
-    arguments = parse_arguments([*words, "--output_dir", "unused"], TextClassificationArguments)
+    arguments = parse_arguments([*words, "--output_dir", "unused"], GlueArguments)
     check_values(arguments)
     return arguments
 
@@ -99,6 +101,8 @@ def _arguments(arguments: Mapping[str, Any], parsed: Arguments) -> dict[str, Any
         for name, value in arguments.items()
         if name not in _OF_MACHINES | settings and not name.startswith(("targeting_", "drop_rate_"))
     }
+    if found.get("sparsities") == _SPARSITIES:
+        del found["sparsities"]
     if "dataset_name" in found:
         found["dataset_name"] = shown_name(found["dataset_name"])
     return found

@@ -18,9 +18,9 @@ from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.experiment.output import RESULTS
 from hf_td.tasks.experiment.parsing import parse_arguments
 from hf_td.tasks.experiment.series import run_experiment
-from hf_td.tasks.text_classification.task import (
-    TextClassificationArguments,
-    text_classification_task,
+from hf_td.tasks.glue.task import (
+    GlueArguments,
+    glue_task,
 )
 from lab.sweeps.cells import Cell
 
@@ -168,7 +168,7 @@ def _clear_useless(folder: Path, model: Path) -> None:
 
 def _measure(cell: Cell, root: Path) -> Line:
     _clear_useless(cell.folder(root), cell.model(root))
-    arguments = parse_arguments(cell.argv(root), TextClassificationArguments)
-    results = run_experiment(arguments, text_classification_task)
+    arguments = parse_arguments(cell.argv(root), GlueArguments)
+    results = run_experiment(arguments, glue_task)
     (run,) = results["runs"]
     return {**{n: results[n] for n in _FROM_RESULTS}, **{n: run[n] for n in _FROM_RUN}}

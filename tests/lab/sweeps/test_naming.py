@@ -79,6 +79,15 @@ def test_the_cells_of_a_sweep_keep_their_names(name, world, request):
         assert planned == {line["cell"] for line in lines if "cell" in line}
 
 
+def test_the_sparsities_that_were_the_default_are_in_no_name(tmp_path):
+    grid: dict[str, Any] = {"tasks": {"sst2": {"task_name": "sst2"}}, "seeds": [0]}
+    grid["levels"] = {"weight": {"level": "weight"}}
+    given = {"none": {"sparsities": [0, 0.5, 0.75, 0.9]}}
+    assert list(cells_of(tmp_path, **grid, methods=given)) == list(
+        cells_of(tmp_path, **grid, methods={"none": {}})
+    )
+
+
 def test_a_retired_setting_that_a_sweep_gives_still_counts(tmp_path, request):
     methods = {
         "as_then": {"method": "targeted_dropout"},

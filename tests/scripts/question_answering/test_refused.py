@@ -31,7 +31,7 @@ from tests.scripts.question_answering.questions import (
         ({"question_column": "q"}, "has no column q. It has id, question, context, answers. Name"),
         ({"context_column": "text"}, "Name the column with --context_column"),
         ({"context_column": "answers"}, "must hold text. It holds"),
-        ({"answers_column": "id"}, "must hold {text: [...], answer_start: [...]}. It holds Value"),
+        ({"answers_column": "id"}, "such as '0'. An answer must be a part of its context"),
         ({"model_name_or_path": "new:vit"}, "new:vit has no tokenizer"),
     ],
     ids=str,
@@ -62,10 +62,16 @@ def test_rows_that_cannot_be_learnt_from_are_refused(options, changes, message, 
     assert message in refusal(run_question_answering, options, capsys)
 
 
-def test_data_without_a_validation_split_are_refused(options, tmp_path, capsys):
+def test_one_question_cannot_be_divided(options, tmp_path, capsys):
     options["dataset_name"] = write(tmp_path / "bad", train=[question(0)])
     message = refusal(run_question_answering, options, capsys)
-    assert 'Unknown split "validation"' in message
+    assert "1 row cannot be divided. Give a file to measure on" in message
+
+
+def test_a_part_of_a_split_that_is_not_there_is_refused(options, tmp_path, capsys):
+    options |= {"dataset_name": write(tmp_path / "bad", train=[question(0)])}
+    message = refusal(run_question_answering, {**options, "validation_split": "dev"}, capsys)
+    assert 'Unknown split "dev"' in message
     assert "train[:90%] and train[90%:]" in message
 
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import EvalPrediction
 
-from hf_td.tasks.text_classification.glue import GLUE_TASKS, get_glue_task
-from hf_td.tasks.text_classification.metrics import METRIC_PATH, compute_metrics, load_metric
+from hf_td.tasks.glue.benchmark import GLUE_TASKS, get_glue_task
+from hf_td.tasks.glue.metrics import METRIC_PATH, compute_metrics, load_metric
 
 OUTSIDE = {
     "accuracy": lambda p, y: (p == y).mean(),

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_td.tasks.text_classification.acceptability import _new_pairs, generate
-from hf_td.tasks.text_classification.grammar import PHENOMENA, lexicon
-from hf_td.tasks.text_classification.grammar.writing import sentence, with_article
+from hf_td.tasks.glue.acceptability import _new_pairs, generate
+from hf_td.tasks.glue.grammar import PHENOMENA, lexicon
+from hf_td.tasks.glue.grammar.writing import sentence, with_article
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast
 
-from hf_td.tasks.text_classification.fragments import whole_texts
-from hf_td.tasks.text_classification.glue import get_glue_task
-from hf_td.tasks.text_classification.loading import label_names, load_glue, tokenize
-from tests.tasks.text_classification.files import write_task
+from hf_td.tasks.glue.benchmark import get_glue_task
+from hf_td.tasks.glue.fragments import whole_texts
+from hf_td.tasks.glue.loading import label_names, load_glue, tokenize
+from tests.tasks.glue.files import write_task
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import random
 
 import datasets
 
-from hf_td.tasks.text_classification.grammar import PHENOMENA, Pair, Template
+from hf_td.tasks.glue.grammar import PHENOMENA, Pair, Template
 
 NAME = "acceptability"
 

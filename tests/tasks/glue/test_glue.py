@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from hf_td.tasks.text_classification.glue import GLUE_TASKS, GlueTask, get_glue_task
+from hf_td.tasks.glue.benchmark import GLUE_TASKS, GlueTask, get_glue_task
 
 # From the GLUE paper (Wang et al., 2019), table 1, and the columns of nyu-mll/glue.
 GLUE = {

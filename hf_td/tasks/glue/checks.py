@@ -7,7 +7,7 @@ import math
 import datasets
 
 from hf_td.extras import extra
-from hf_td.tasks.text_classification.glue import GlueTask
+from hf_td.tasks.glue.benchmark import GlueTask
 
 with extra("tasks"):
     import pyarrow as pa

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hf_td.extras import extra
-from hf_td.tasks.text_classification.glue import GlueTask, get_glue_task
+from hf_td.tasks.glue.benchmark import GlueTask, get_glue_task
 
 if TYPE_CHECKING:  # both take seconds to import
     from evaluate import EvaluationModule

@@ -3,10 +3,10 @@
 import datasets
 import pytest
 
-from hf_td.tasks.text_classification.checks import check_columns
-from hf_td.tasks.text_classification.glue import GLUE_TASKS, get_glue_task
-from hf_td.tasks.text_classification.loading import label_names, load_glue
-from tests.tasks.text_classification.files import WRITERS, rows_of, write, write_task
+from hf_td.tasks.glue.benchmark import GLUE_TASKS, get_glue_task
+from hf_td.tasks.glue.checks import check_columns
+from hf_td.tasks.glue.loading import label_names, load_glue
+from tests.tasks.glue.files import WRITERS, rows_of, write, write_task
 
 REAL = ["cola", "mrpc", "sst2", "stsb", "wnli"]
 
