@@ -258,6 +258,11 @@ class Arguments:
         """Sparsity of the exports: by default the largest that is not above the targeting."""
         if self.curve.export_sparsity is not None:
             return self.curve.export_sparsity
+        return self.largest_trained_sparsity
+
+    @property
+    def largest_trained_sparsity(self) -> float:
+        """The largest sparsity to measure that is not above the targeting; 0 if all are."""
         targeting = self.training.targeted_dropout().targeting
         return max((s for s in self.sparsities if s <= targeting), default=0.0)
 

@@ -38,6 +38,7 @@ def check_values(arguments: Arguments) -> None:
             arguments.training.level, arguments.method_settings
         )
     _check_importance(arguments)
+    _check_eval_sparsity(arguments)
     _check_length(arguments)
     _check_dense_stage(arguments)
     if arguments.curve.checkpoint_minutes < 0:
@@ -72,6 +73,15 @@ def _check_importance(arguments: Arguments) -> None:
         raise UsageError(
             f"--importance {importance} ranks for pruning alone. Method {arguments.curve.method} "
             f"ranks while it trains. Give one of {list(IN_TRAINING)}."
+        )
+
+
+def _check_eval_sparsity(arguments: Arguments) -> None:
+    method = arguments.curve.method
+    if arguments.training.eval_sparsity is not None and not METHODS[method].targets:
+        raise UsageError(
+            f"--eval_sparsity prunes by the ranking of targeted dropout, and method {method} has "
+            "none. Leave it out."
         )
 
 

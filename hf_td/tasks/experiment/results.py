@@ -123,7 +123,7 @@ def results_table(results: Results) -> Table:
     """Return a table for `rich.print`: a row for each sparsity."""
     seeds = len(results["runs"])
     title = f"{results['task']}: {METHODS[results['method']].label}, {seeds} seed(s)"
-    table = Table(title=title)
+    table = Table(title=title, caption=_one_answer(results["runs"]))
     points = results["summary"]
     names = [n for n in (points[0]["metrics"] if points else ()) if not n.endswith("loss")]
     for head in (*SHARES, *(label_of(results, name) for name in names)):
@@ -142,6 +142,13 @@ def shares_of(point: Mapping[str, Any], decimals: int = 0) -> list[str]:
     """Return the sparsity that was asked for, and the shares that were removed, as texts."""
     shares = (point["sparsity"], point["removed_prunable"], point["removed_of_all"])
     return [f"{share:.{decimals}%}" for share in shares]
+
+
+def _one_answer(runs: Sequence[Run]) -> str | None:
+    """Return a line on the sparsities at which a model gives one answer for every row, if any."""
+    places = sorted({sparsity for run in runs for sparsity in run.get("one_answer", ())})
+    shown = ", ".join(f"{sparsity:.0%}" for sparsity in places)
+    return f"one answer for every row at {shown}" if places else None
 
 
 def cell(spread: dict[str, float] | None, seeds: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,7 @@ from hf_td.analysis.metrics import metric_value
 from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.calibration import how_to_prune
 from hf_td.tasks.experiment.checkpoints import KEPT, TimedCheckpoints
+from hf_td.tasks.experiment.choosing import choose_by_pruned
 from hf_td.tasks.experiment.output import checkpoint_of, print_once, seed_folder
 from hf_td.tasks.experiment.start import starting_model
 from hf_td.tasks.experiment.trainers import (
@@ -28,6 +30,8 @@ from hf_td.tasks.experiment.trainers import (
 from hf_td.tasks.task import Task
 from hf_td.training import TargetedDropoutArguments
 
+logger = logging.getLogger(__name__)
+
 # Endings of entries of an evaluation that are no metrics.
 _NOT_METRICS = ("runtime", "per_second", "epoch", "preparation_time")
 
@@ -38,7 +42,8 @@ def fine_tune_and_measure(task: Task, arguments: Arguments, seed: int) -> dict[s
     Returns:
         A dictionary: `seed`; `model`, the folder of the saved model (None without training);
         `dense` (None without dense stage) and `training`, the summaries of `trainers.train`;
-        `curve`, a point for each sparsity; `train_seconds` and `measure_seconds`.
+        `curve`, a point for each sparsity; `one_answer`, the sparsities at which the model gives
+        one answer for every row; `train_seconds` and `measure_seconds`.
 
     Raises:
         UsageError: the model cannot be loaded, or cannot be pruned at this level.
@@ -55,13 +60,14 @@ def fine_tune_and_measure(task: Task, arguments: Arguments, seed: int) -> dict[s
     trained = time.perf_counter()
     if arguments.trains:
         save_fine_tuned(trainer, folder)
-    curve = _measure(trainer, task, arguments) if arguments.measures else []
+    curve, one_answer = _measure(trainer, task, arguments) if arguments.measures else ([], [])
     return {
         "seed": seed,
         "model": folder.name if arguments.trains else None,
         "dense": dense,
         "training": summary,
         "curve": curve,
+        "one_answer": one_answer,
         "train_seconds": trained - started,
         "measure_seconds": time.perf_counter() - trained,
     }
@@ -75,19 +81,26 @@ def _training_arguments(
     training.teacher = training.teacher if arguments.trains else None
     training.seed, training.output_dir = seed, str(folder)
     training.save_total_limit = training.save_total_limit or KEPT
-    if (training.metric_for_best_model or "").removeprefix("eval_") == task.metric:
-        training.greater_is_better = not task.lower_is_better
+    choose_by_pruned(task, arguments, training)
     training.dataloader_pin_memory &= torch.accelerator.is_available()  # or torch warns
     return training
 
 
-def _measure(trainer: Trainer, task: Task, arguments: Arguments) -> list[dict[str, Any]]:
-    sparsities = iter(arguments.sparsities)
+def _measure(
+    trainer: Trainer, task: Task, arguments: Arguments
+) -> tuple[list[dict[str, Any]], list[float]]:
+    """Return the curve, and the sparsities at which the model gives one answer for every row."""
+    trainer.args.eval_sparsity = None  # pyright: ignore[reportAttributeAccessIssue]
+    watch: Any = trainer.compute_metrics
+    sparsities, one_answer = iter(arguments.sparsities), []
 
     def evaluate(_: Any) -> dict[str, float]:
-        metrics = _metrics(trainer.evaluate())
+        metrics, sparsity = _metrics(trainer.evaluate()), next(sparsities)
+        if watch.found:
+            one_answer.append(sparsity)
         value = metric_value(metrics[task.metric])
-        print_once(trainer.args, f"  {next(sparsities):.1%} removed: {task.metric} {value}")
+        note = " (one answer for every row)" if watch.found else ""
+        print_once(trainer.args, f"  {sparsity:.1%} removed: {task.metric} {value}{note}")
         return metrics
 
     points = pruning_curve(
@@ -96,7 +109,14 @@ def _measure(trainer: Trainer, task: Task, arguments: Arguments) -> list[dict[st
         evaluate,
         **how_to_prune(model_of(trainer), task, arguments),
     )
-    return [asdict(point) for point in points]
+    if min(arguments.sparsities) in one_answer:
+        logger.warning(
+            "warning: with %.0f %% removed the model gives one answer for every row. It has "
+            "learned nothing that could be pruned, so its curve is no result. Train longer, with "
+            "more rows or another learning rate, or begin with a fine-tuned model",
+            100 * min(arguments.sparsities),
+        )
+    return [asdict(point) for point in points], one_answer
 
 
 def _metrics(evaluation: dict[str, float]) -> dict[str, float]:

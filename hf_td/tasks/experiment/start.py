@@ -18,6 +18,7 @@ from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.example_inputs import read_example_inputs
 from hf_td.tasks.experiment.arguments import START, Arguments
 from hf_td.tasks.experiment.checkpoints import TimedCheckpoints
+from hf_td.tasks.experiment.choosing import choose_by_full
 from hf_td.tasks.experiment.output import DENSE_TRAINING, last_checkpoint, print_once
 from hf_td.tasks.experiment.trainers import make_trainer, save_fine_tuned, train
 from hf_td.tasks.models import locate
@@ -50,7 +51,7 @@ def starting_model(
             importance="magnitude",
             example_inputs=read_example_inputs(arguments.model.example_inputs, model),
         )
-    stage = _dense_stage(arguments, training, model)
+    stage = _dense_stage(task, arguments, training, model)
     if stage is None:
         if training.teacher == START:
             training.teacher = _already_fine_tuned(arguments, model)
@@ -64,7 +65,7 @@ def starting_model(
 
 
 def _dense_stage(
-    arguments: Arguments, training: TargetedDropoutArguments, model: PreTrainedModel
+    task: Task, arguments: Arguments, training: TargetedDropoutArguments, model: PreTrainedModel
 ) -> TargetedDropoutArguments | None:
     """Return the training arguments of the dense stage; None if there is none."""
     epochs = arguments.curve.dense_epochs
@@ -76,6 +77,7 @@ def _dense_stage(
     stage.learning_rate = arguments.curve.dense_learning_rate
     stage.output_dir = str(Path(str(training.output_dir)) / DENSE_TRAINING)
     stage.teacher = None
+    choose_by_full(task, stage)
     return stage
 
 

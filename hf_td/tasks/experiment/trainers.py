@@ -19,6 +19,7 @@ from hf_td.tasks.errors import blaming_input
 from hf_td.tasks.example_inputs import read_example_inputs
 from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.methods import METHODS
+from hf_td.tasks.experiment.one_answer import OneAnswerWatch
 from hf_td.tasks.experiment.output import print_once
 from hf_td.tasks.task import Task
 from hf_td.training import TargetedDropoutArguments, load_teacher
@@ -71,7 +72,7 @@ def make_trainer(
         eval_dataset=task.eval_data,
         processing_class=task.processor,
         data_collator=task.collator,
-        compute_metrics=task.compute_metrics,
+        compute_metrics=OneAnswerWatch(task.compute_metrics),
         preprocess_logits_for_metrics=task.reduce_logits,
     )
     if find_patch(model) is None:
