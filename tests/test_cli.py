@@ -203,7 +203,7 @@ def test_an_input_of_the_users_own_is_read_and_run(monkeypatch, capsys, llama, t
     file = tmp_path / "inputs.json"
     words = ("inspect", llama) if command == "inspect" else ("prune", llama, tmp_path / "out")
     half = ("--sparsity", "0.5", "--level", "unit") if command == "prune" else ()
-    file.write_text('{"input_ids": [[[5, 6]]]}')
+    file.write_text('{"input_ids": [[5, 999]]}')
     assert run(monkeypatch, *words, *half, "--example-inputs", file) == 2
     assert "LlamaForCausalLM does not run on example_inputs" in capsys.readouterr().err
     file.write_text('{"input_ids": [[5, 6, 7]]}')

@@ -25,7 +25,16 @@ from hf_td.hub import export_model
 from tests.families import TRANSLATOR, tiny_family
 from tests.tiny import TEXT, tiny_model, with_random_biases
 
-_T5: dict[str, Any] = {"vocab_size": 64, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2}
+_T5: dict[str, Any] = {
+    "vocab_size": 64,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 64,
+    "num_layers": 2,
+    "num_heads": 4,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 0,
+}
 _BART: dict[str, Any] = {**TRANSLATOR, "max_position_embeddings": 64, "num_labels": 3}
 ENDED = torch.tensor([[5, 6, 7, 8, 2], [9, 4, 3, 7, 2]])
 CHOICES = torch.arange(3, 35).view(2, 2, 8)
@@ -37,15 +46,15 @@ def _longformer() -> Any:
 
 
 def _xvector() -> Any:
-    config = copy.deepcopy(tiny_family("wav2vec2").config)
+    config: Any = copy.deepcopy(tiny_family("wav2vec2").config)
     config.update({"tdnn_dim": (16, 16), "tdnn_kernel": (5, 3), "tdnn_dilation": (1, 2)})
     config.xvector_output_dim = 8
     return hf.Wav2Vec2ForXVector(config)
 
 
 def _videomae() -> Any:
-    sizes = {"image_size": 16, "patch_size": 4, "num_frames": 4, "tubelet_size": 2}
-    decoder = {"decoder_hidden_size": 32, "decoder_num_hidden_layers": 1}
+    sizes: dict[str, Any] = {"image_size": 16, "patch_size": 4, "num_frames": 4, "tubelet_size": 2}
+    decoder: dict[str, Any] = {"decoder_hidden_size": 32, "decoder_num_hidden_layers": 1}
     config = hf.VideoMAEConfig(
         hidden_size=32,
         num_hidden_layers=2,
@@ -71,9 +80,7 @@ HEADS: dict[str, tuple[Callable[[], Any], Callable[[], dict[str, Tensor]]]] = {
         lambda: {"input_ids": ENDED},
     ),
     "t5, a sequence": (
-        lambda: hf.T5ForSequenceClassification(
-            hf.T5Config(**_T5, num_heads=4, eos_token_id=2, decoder_start_token_id=0)
-        ),
+        lambda: hf.T5ForSequenceClassification(hf.T5Config(**_T5)),
         lambda: {"input_ids": ENDED},
     ),
     "bert, choices": (
@@ -134,7 +141,8 @@ def test_a_head_goes_the_whole_way(name, tmp_path):
 @every_head
 def test_the_check_does_not_change_what_is_taken_out(name):
     sizes = set()
-    for how in ({}, {"check": False}, {"example_inputs": HEADS[name][1]()}):
+    ways: tuple[dict[str, Any], ...] = ({}, {"check": False}, {"example_inputs": HEADS[name][1]()})
+    for how in ways:
         model = head(name)
         prune_model(model, 0.5, level="unit")
         sizes.add(compact_model(model, **how).num_parameters())

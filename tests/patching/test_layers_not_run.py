@@ -57,7 +57,7 @@ def wav2vec2() -> Any:
 def llava() -> Any:
     vision = hf.CLIPVisionConfig(**{**IMAGE, "patch_size": 8})
     config = hf.LlavaConfig(
-        vision_config=vision, text_config=hf.LlamaConfig(**TEXT), image_token_id=63
+        vision_config=vision, text_config=hf.LlamaConfig(**TEXT), image_token_index=63
     )
     assert config.vision_feature_layer == -2  # the last vision layer gets no gradient
     return hf.LlavaForConditionalGeneration(config)
