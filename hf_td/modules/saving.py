@@ -34,7 +34,7 @@ def save_with(model: nn.Module, file: str, around: Around | None) -> None:
         file: the file that the context writes; a later context for this file replaces this one.
         around: the context; None for none.
     """
-    every: dict[str, Around] = {**model.__dict__.pop(_AROUND, {}), file: around}
+    every: dict[str, Around | None] = {**model.__dict__.pop(_AROUND, {}), file: around}
     model.__dict__.pop("save_pretrained", None)
     every = {name: one for name, one in every.items() if one is not None}
     if every and is_pretrained(model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -19,7 +20,8 @@ def forget_source(model: nn.Module) -> None:
     without a name is refused by them. What is saved next to the weights is attached first.
     """
     _attach_saved(model)
-    for module in model.modules():
+    every: Iterator[Any] = model.modules()
+    for module in every:
         if is_pretrained(module):
             module.__dict__["name_or_path"] = module.config.name_or_path = ""
         for adapter in getattr(module, "peft_config", {}).values():

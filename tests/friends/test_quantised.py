@@ -106,7 +106,7 @@ def test_a_patched_model_that_torchao_quantised_is_refused(level):
     with pytest.raises(TypeError, match=r"was quantised after patching \(Int8Tensor\)"):
         anneal(model, 0.5, 0)
     for change in (prune_model, pruning_curve):
-        given = {"evaluate": lambda model: 0.0} if change is pruning_curve else {}
+        given: dict[str, Any] = {"evaluate": lambda model: 0.0} if change is pruning_curve else {}
         target: Any = [0.5] if change is pruning_curve else 0.5
         with pytest.raises(TypeError, match=r"14 layers of Bert.* are quantised"):
             change(model, target, **given)

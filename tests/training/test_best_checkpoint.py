@@ -145,7 +145,7 @@ def test_the_callback_warns_and_loads_the_activations_of_the_best_model(tmp_path
     assert UNPRUNED in caplog.text
     best = trainer.state.best_model_checkpoint
     assert best is not None
-    assert trainer.state.best_global_step < 9
+    assert trainer.state.best_global_step in range(9)
     found, saved = find_activations(model), Activations.load(best)
     assert found is not None
     assert saved is not None
