@@ -14,7 +14,7 @@ def test_without_a_validation_split_rows_are_held_out_of_each_class(tokenizer, t
     file = table(["x"] * 30 + ["y"] * 10)
     data = load_texts(tokenizer, train_file=file)
     assert isinstance(data.evaluation, Dataset)
-    assert sorted(row["labels"] for row in data.evaluation) == [0, 0, 0, 1]
+    assert sorted(data.evaluation["labels"]) == [0, 0, 0, 1]
     assert (len(data.train), data.measured) == (36, "held-out 10 % of the training")
     assert "10 % of the training rows are held out" in caplog.text
     assert "stratified by label, seed 0" in caplog.text
