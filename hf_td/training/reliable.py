@@ -12,18 +12,19 @@ from torch import Tensor
 from transformers import PreTrainedModel, Trainer
 
 from hf_td.training.distillation import DistillationMixin
+from hf_td.training.epoch_order import RepeatableOrderMixin
 from hf_td.training.losses import divides_by_items
 
 
-class ReliableMixin:
+class ReliableMixin(RepeatableOrderMixin):
     """A mixin for Trainers that mends what the stock Trainer gets wrong without a word.
 
-    It stops at a non-finite loss, writes checkpoints that resume whole, and has the same gradients
-    however a batch is split into micro-batches and over processes.
+    It stops at a non-finite loss, and writes checkpoints that resume whole, also inside an epoch
+    whose rows are grouped by length. It has the same gradients however a batch is split into
+    micro-batches and over processes.
     """
 
     accelerator: Any
-    args: Any
     compute_loss_func: Any
     label_smoother: Any
     model: Any

@@ -9,11 +9,14 @@ import torch
 
 from hf_td import TargetedDropoutConfig
 from hf_td.patching.layers import is_targeted, kept
+from hf_td.training import ReliableTrainer, TargetedDropoutTrainer
 from tests.tiny import tiny_model
 from tests.training.models import (
     STEPS,
+    arguments,
     assert_same_weights,
     every_level,
+    examples,
     patch_of,
     saving_halfway,
     seq2seq,
@@ -46,6 +49,22 @@ def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(
     assert_same_weights(resumed.model, whole.model)
     for site, twin in zip(patch_of(whole.model).sites, patch_of(resumed.model).sites, strict=True):
         assert torch.equal(kept(site.layer), kept(twin.layer))
+
+
+@pytest.mark.parametrize("trainer", [TargetedDropoutTrainer, ReliableTrainer])
+def test_a_run_that_groups_rows_by_length_resumes_inside_an_epoch(trainer, tmp_path):
+    def train(folder: str, **resume: Any) -> Any:
+        settings = {**saving_halfway("weight", 1), "save_steps": STEPS - 1}
+        settings["train_sampling_strategy"] = "group_by_length"
+        args = arguments(tmp_path / folder, **settings)
+        model = tiny_model("bert")
+        made = trainer(model, args, train_dataset=examples("bert", 8))  # 4 updates an epoch
+        made.train(**resume)
+        return model
+
+    whole = train("whole")
+    resumed = train("resumed", resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-5"))
+    assert_same_weights(resumed, whole)
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "t5", "vit"])
