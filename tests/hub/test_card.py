@@ -282,7 +282,7 @@ def test_the_card_shows_the_sizes(tmp_path):
 
 def test_the_card_shows_the_metric_at_every_sparsity(known, curve, tmp_path):
     card = export(pruned(), tmp_path / "half", known, form="compact")
-    assert row(card, "sparsity")[2:] == ["accuracy", "f1 score"]  # and no loss
+    assert row(card, "sparsity asked for")[2:] == ["accuracy", "f1 score"]  # and no loss
     for point in curve:
         here = " (this model)" if point.sparsity == 0.5 else ""
         assert row(card, f"{point.sparsity:.1%}{here}") == [

@@ -96,7 +96,7 @@ def test_a_folder_that_holds_something_is_refused(tmp_path):
 
 def test_a_missing_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    needs = r"onnxruntime is not installed. .* pip install 'hf_td\[onnx\]'"
+    needs = r"onnxruntime is not installed. .* pip install '\.\[onnx\]'"
     with pytest.raises(ImportError, match=needs):
         export_model(uneven_model("vit"), tmp_path / "x", form="onnx")
     assert list(tmp_path.iterdir()) == []

@@ -36,10 +36,16 @@ def without_paths(command: str) -> str:
     words = []
     for word in shlex.split(command):
         option, equals, value = word.rpartition("=") if word.startswith("-") else ("", "", word)
-        local = value.startswith(("/", "~")) or (os.sep in value and Path(value).exists())
-        shown = f"path/to/{Path(value).name}" if local else value
-        words.append(f"{option}{equals}{shown}")
+        words.append(f"{option}{equals}{_shown(value)}")
     return shlex.join(words)
+
+
+def _shown(value: str) -> str:
+    path = Path(value)
+    if path.suffix == ".py" and path.parent.name == "scripts":
+        return f"scripts/{path.name}"  # of a clone, wherever it is
+    is_local = value.startswith(("/", "~")) or (os.sep in value and path.exists())
+    return f"path/to/{path.name}" if is_local else value
 
 
 def limitations(
