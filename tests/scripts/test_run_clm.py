@@ -286,9 +286,9 @@ def test_wikitext_is_learnt(options, stories_folder, wikitext_folder):
         ({"block_size": 1}, "block_size is 1. The model takes 2 to 64"),
         ({"dataset_name": "./nowhere"}, "the folder ./nowhere does not exist"),
         ({"dataset_name": "nobody/nothing"}, "--dataset_name self"),
-        ({"dataset_name": __file__}, "a file of the kinds .txt"),
+        ({"dataset_name": __file__}, "a file of the kinds .csv"),
         ({"validation_split": "dev"}, "--validation_split dev"),
-        ({"validation_split": "train[:0%]"}, "corresponds to no data"),
+        ({"validation_split": "train[:0%]"}, "it has no rows"),
         ({"max_eval_samples": 0}, "max_eval_samples must be at least 1"),
         ({"dataset_name": "self", "self_tokens": 0}, "self_tokens must be at least 1"),
         (
@@ -324,7 +324,7 @@ def test_a_split_without_rows_is_refused(options, text, tmp_path, capsys):
         )
         rows.to_parquet(tmp_path / f"{split}.parquet")
     message = refusal(run_clm, {**options, "dataset_name": tmp_path}, capsys)
-    assert "corresponds to no data" in message
+    assert "it has no rows" in message
 
 
 def test_a_column_of_numbers_is_refused(options, tmp_path, capsys):

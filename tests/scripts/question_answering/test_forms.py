@@ -33,7 +33,11 @@ def _load(file: str, **more: Any) -> Any:
     ).splits["train"]
 
 
-COLUMNS = {"question_column": "ask", "context_column": "text", "answers_column": "reply"}
+COLUMNS: dict[str, Any] = {
+    "question_column": "ask",
+    "context_column": "text",
+    "answers_column": "reply",
+}
 
 
 @pytest.mark.parametrize("more", [{}, {"answer_start_column": "at"}], ids=str)
