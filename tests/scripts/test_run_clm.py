@@ -286,9 +286,9 @@ def test_wikitext_is_learnt(options, stories_folder, wikitext_folder):
         ({"block_size": 1}, "block_size is 1. The model takes 2 to 64"),
         ({"dataset_name": "./nowhere"}, "the folder ./nowhere does not exist"),
         ({"dataset_name": "nobody/nothing"}, "--dataset_name self"),
-        ({"dataset_name": __file__}, ".jsonl, .parquet, .txt was expected"),
-        ({"validation_split": "dev"}, 'Unknown split "dev"'),
-        ({"validation_split": "train[:0%]"}, "train[:0%]: it has no rows"),
+        ({"dataset_name": __file__}, "a file of the kinds .csv"),
+        ({"validation_split": "dev"}, "--validation_split dev"),
+        ({"validation_split": "train[:0%]"}, "it has no rows"),
         ({"max_eval_samples": 0}, "max_eval_samples must be at least 1"),
         ({"dataset_name": "self", "self_tokens": 0}, "self_tokens must be at least 1"),
         (

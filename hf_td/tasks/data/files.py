@@ -35,8 +35,6 @@ def read_file(path: Path) -> datasets.Dataset:
     """
     if not path.is_file():
         raise FileNotFoundError(f"the file {path} does not exist. Give an existing file.")
-    if kind_of(path) not in READERS:
-        raise ValueError(f"{path}: a file of the kinds {', '.join(READERS)} was expected.")
     reader, options = reader_of(path)
     check_encoding(path)
     try:
@@ -71,7 +69,12 @@ def reader_of(path: Path) -> tuple[str, dict[str, Any]]:
     Text keeps its line breaks, and the word "None" in a table stays text. The separator of a table
     is the one of `,`, `;`, tab and `|` that its first line has most of. A JSON file whose first
     value is an object can have its rows under the key `data`, as those of SQuAD.
+
+    Raises:
+        ValueError: the kind is unknown.
     """
+    if kind_of(path) not in READERS:
+        raise ValueError(f"{path}: a file of the kinds {', '.join(READERS)} was expected.")
     reader = READERS[kind_of(path)]
     if reader == "text":
         return reader, {"keep_linebreaks": True}

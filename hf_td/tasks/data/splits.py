@@ -166,23 +166,29 @@ def _from_dataset(arguments: DatasetArguments, builtin: str) -> datasets.Dataset
 
 def _load(arguments: DatasetArguments, builtin: str, split: dict[str, str] | None) -> Any:
     name = source_of(arguments)
+    if _path(name).is_file() and split is None:
+        return datasets.DatasetDict({TRAIN: read_file(_path(name))})
     try:
         return _load_from(name, arguments.dataset_config_name, builtin, split)
     except (DatasetsError, ValueError) as error:
         if isinstance(error, OSError):
             raise  # the data do not exist
-        wanted = "" if split is None else f" as {' and '.join(split.values())}"
+        wanted = "" if split is None else f" as {_shown(split)}"
         hint = " A split can be part of another, such as train[:90%] and train[90%:]."
         raise ValueError(
             f"{name} cannot be read{wanted}: {reason(error)}{hint if 'split' in str(error) else ''}"
         ) from error
 
 
+def _shown(split: dict[str, str]) -> str:
+    return " and ".join(f"--{name}_split {part}" for name, part in split.items())
+
+
 def _load_from(name: str, config: str | None, builtin: str, split: Any) -> Any:
     path = _path(name)
     if path.is_file():
-        rows = datasets.DatasetDict({TRAIN: read_file(path)})
-        return rows if split is None else _parts(path, split)
+        reader, options = reader_of(path)
+        return datasets.load_dataset(reader, data_files=str(path), split=split, **options)
     if path.is_dir():
         return _load_folder(path, config, split)
     if is_path(name):
@@ -191,12 +197,6 @@ def _load_from(name: str, config: str | None, builtin: str, split: Any) -> Any:
             f"Hub, or {builtin}."
         )
     return load_from_hub(name, config, builtin=builtin, split=split)
-
-
-def _parts(path: Path, split: dict[str, str]) -> Any:
-    """Load parts of a file, such as `train[:90%]`."""
-    reader, options = reader_of(path)
-    return datasets.load_dataset(reader, data_files=str(path), split=split, **options)  # type: ignore
 
 
 def _load_folder(folder: Path, config: str | None, split: Any) -> Any:
