@@ -8,6 +8,7 @@ from itertools import chain
 from math import ceil, floor, log10
 from pathlib import Path
 from statistics import fmean, median
+from textwrap import fill
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -247,10 +248,14 @@ def _draw_panels(panels: Sequence[Sequence[Panel]], title: str) -> Figure:
         axes.tick_params(color=_GREY)
         axes.grid(color="#dddddd", linewidth=0.8)
         axes.set_axisbelow(True)
-    figure.supxlabel("sparsity asked for: share of the prunable weights (%)", fontsize=11)
+    for axes in figure.axes[-columns:]:
+        axes.set_xlabel("sparsity asked for (%)", fontsize=11)
     named = [handles[name] for name in places]
-    look: Any = {"frameon": False, "loc": "outside upper right", "ncols": min(3, len(places))}
-    figure.legend(named, list(places), **look)
+    # Short labels have room beside the title, long ones below the panels, one in a line.
+    is_short = sum(map(len, places)) < 20 * columns
+    where = "outside upper right" if is_short else "outside lower left"
+    look: Any = {"frameon": False, "loc": where, "ncols": min(3, len(places)) if is_short else 1}
+    figure.legend(named, [fill(name, 32 * columns) for name in places], **look)
     return figure
 
 
