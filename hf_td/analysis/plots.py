@@ -224,7 +224,9 @@ def _draw(
     axes.grid(color="#dddddd", linewidth=0.8, which="both" if lower_is_better else "major")
     axes.set_axisbelow(True)
     if many:
-        figure.legend(frameon=False, loc="outside right upper", handlelength=3, fontsize=10)
+        handles, labels = axes.get_legend_handles_labels()
+        look: Any = {"frameon": False, "loc": "outside right upper", "handlelength": 3}
+        figure.legend(handles, [fill(label, 36) for label in labels], fontsize=10, **look)
     else:
         axes.legend(frameon=False, loc="best")
     return figure
