@@ -84,7 +84,7 @@ def masked(weight: Tensor, cut: Cut, rule: Rule) -> Tensor:
 def masked_linear(
     input: Tensor, weight: Tensor, bias: Tensor | None, cut: Cut, rule: Rule
 ) -> Tensor:
-    """Compute `functional.linear` with the masked weight, which no backward has to wait for.
+    """Compute `functional.linear` with the masked weight, of which no copy is saved.
 
     Args:
         input: `(..., fan_in)`.

@@ -22,9 +22,8 @@ class AnnealingCallback(TrainerCallback):
     """A callback that anneals before each update and logs the rates.
 
     The progress is `global_step / max_steps`, and the callback holds no state. It logs the rates of
-    the last update: `targeting`, `drop_rate` and `learning` (the fraction, lowest-ranked first,
-    that is trainable; below 1 only in dense updates). It also logs `dropped_share`, the fraction of
-    the targeted weights that the update dropped.
+    the last update, `targeting` and `drop_rate`, and `dropped_share`, the fraction of the targeted
+    weights that the update dropped.
 
     Args:
         model: the patched model, or a wrapper around it. None for the model that the Trainer hands
