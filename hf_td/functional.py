@@ -253,49 +253,58 @@ def is_drawn(shape: Sequence[int], draw: Tensor) -> Tensor:
     return draws(shape, draw) < draw[2]
 
 
-def draws(shape: Sequence[int], draw: Tensor) -> Tensor:
+def draws(shape: Sequence[int], draw: Tensor, start: int = 0) -> Tensor:
     """Return an integer in [0, 2**16) for each entry, a function of (key, position) alone.
 
-    Each 32-bit word yields the draws of two neighbours. Draws are equal on all devices.
+    Each 32-bit word yields the draws of two neighbours, the low half first. Draws are equal on all
+    devices.
 
     Args:
-        shape: shape of the whole weight; positions count its entries in order.
+        shape: shape of the whole weight, or of consecutive entries of it.
         draw: see `Cut`.
+        start: the position of the first entry; positions count the entries of the whole weight in
+            order.
 
     Returns:
         int32, in `shape`.
     """
     total = torch.Size(shape).numel()
-    words = _mixed(_positions(-(-total // 2), draw.device), draw[0], draw[1])
-    halves = torch.stack([words & 0xFFFF, _shifted(words, 16)], -1)
-    return halves.flatten()[:total].view(*shape)
+    first, end = start // 2, -(-(start + total) // 2)
+    words = _mixed(_positions(first, end, draw.device), draw[0], draw[1])
+    return words.view(torch.uint16)[start % 2 :][:total].to(torch.int32).view(*shape)
 
 
 def random_scores(shape: Sequence[int], key: int, device: torch.device | None = None) -> Tensor:
     """Return a number in [0, 1) for each entry, float32, a function of (key, position) alone."""
-    positions = _positions(torch.Size(shape).numel(), device)
+    positions = _positions(0, torch.Size(shape).numel(), device)
     mixed = _mixed(positions, *(torch.tensor(half) for half in draw_of(key, 0)[:2]))
-    return (_shifted(mixed, 8).float() / (1 << 24)).view(*shape)
+    return (_shifted(mixed, 8, mixed).float() / (1 << 24)).view(*shape)
 
 
-def _positions(total: int, device: torch.device | None) -> Tensor:
-    """Return 0 to `total - 1` as int32, wrapped to 32 bits."""
-    wide = torch.int32 if total < 1 << 31 else torch.int64
-    return torch.arange(total, dtype=wide, device=device).to(torch.int32)
+def _positions(first: int, end: int, device: torch.device | None) -> Tensor:
+    """Return `first` to `end - 1` as int32, wrapped to 32 bits."""
+    wide = torch.int32 if end < 1 << 31 else torch.int64
+    return torch.arange(first, end, dtype=wide, device=device).to(torch.int32)
 
 
 def _mixed(words: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Return `lowbias32` of 32-bit words, with both halves of a key mixed in."""
+    """Return `lowbias32` of 32-bit words, in place, with both halves of a key mixed in."""
     first, second = map(_signed, MULTIPLIERS)
-    words = words ^ low
-    words = (words ^ _shifted(words, 16)) * first
-    words = ((words ^ _shifted(words, 15)) + high) * second
-    return words ^ _shifted(words, 16)
+    spare = torch.empty_like(words)
+    words ^= low
+    words ^= _shifted(words, 16, spare)
+    words *= first
+    words ^= _shifted(words, 15, spare)
+    words += high
+    words *= second
+    words ^= _shifted(words, 16, spare)
+    return words
 
 
-def _shifted(words: Tensor, bits: int) -> Tensor:
-    """Return 32-bit words shifted to the right, filled with zeros."""
-    return (words >> bits) & ((1 << (32 - bits)) - 1)
+def _shifted(words: Tensor, bits: int, out: Tensor) -> Tensor:
+    """Return 32-bit words shifted to the right, filled with zeros, in `out`."""
+    torch.bitwise_right_shift(words, bits, out=out)
+    return out.bitwise_and_((1 << (32 - bits)) - 1)
 
 
 def _signed(number: int) -> int:

@@ -4,7 +4,7 @@ They compute equal results in one pass over the weights: on the CPU in blocks of
 cache, on CUDA in Triton. Other types and devices fall back to `hf_td.functional`.
 """
 
-from hf_td.kernels.cpu import clear
+from hf_td.kernels.cpu_masking import clear
 from hf_td.kernels.masking import masked, masked_linear
 from hf_td.kernels.ranked import Ranked
 from hf_td.kernels.ranking import candidate_mask, cutoffs, row_norms, sums_of_squares

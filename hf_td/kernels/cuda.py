@@ -97,7 +97,7 @@ def _cutoffs(group: Sequence[Ranked], fraction: float) -> list[Tensor]:
 def write_masked(source: Tensor, weight: Tensor, cut: Cut, rule: Rule, out: Tensor) -> None:
     """Write a weight, or its gradient, with zeros where an update drops an entry.
 
-    See `hf_td.kernels.cpu.write_masked`.
+    See `hf_td.kernels.cpu_masking.write_masked`.
     """
     from hf_td.kernels.triton_masking import write_masked as write  # Triton exists on CUDA alone
 

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from hf_td import functional
 from hf_td.functional import Cut, Rule
-from hf_td.kernels import cpu, cuda
+from hf_td.kernels import cpu_masking, cuda
 
 
 class _Masked(torch.autograd.Function):
-    """`functional.masked` with the cast of autocast.
-
-    The backward recomputes the mask from the weight and the cut. So nothing else of the size of a
-    weight is saved.
-    """
+    """`functional.masked` with the cast of autocast."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, cut: Cut, rule: Rule, dtype: torch.dtype) -> Tensor:
-        ctx.save_for_backward(weight, *cut)
-        ctx.rule = rule
-        return _write(weight, weight, cut, rule, torch.empty_like(weight, dtype=dtype))
+        mask = _Mask(weight, _kept(weight, cut, rule), rule, cut)
+        mask.save(ctx)
+        return mask.of_weight(dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        weight, *numbers = ctx.saved_tensors
-        (grad,), cut = grads, Cut(*numbers)
-        return _masked_gradient(grad, weight, cut, ctx.rule, own=False), None, None, None
+        mask = _Mask.saved(ctx)
+        return mask.of_gradient(grads[0], own=False), None, None, None
 
 
 class _MaskedLinear(torch.autograd.Function):
@@ -43,26 +38,26 @@ class _MaskedLinear(torch.autograd.Function):
     def forward(
         ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, cut: Cut, rule: Rule
     ) -> Tensor:
+        mask = _Mask(weight, _kept(weight, cut, rule), rule, cut)
         dtype = _compute_type(weight)
-        masked = _write(weight, weight, cut, rule, torch.empty_like(weight, dtype=dtype))
-        ctx.type_of_input, ctx.rule = input.dtype, rule
+        ctx.type_of_input = input.dtype
         input = input if dtype == weight.dtype else input.to(dtype)  # as autocast does
-        ctx.save_for_backward(input, weight, *cut)
-        return functional.linear(input, masked, bias, rule.fan_in_dim)
+        mask.save(ctx, input)
+        return functional.linear(input, mask.of_weight(dtype), bias, rule.fan_in_dim)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        input, weight, *numbers = ctx.saved_tensors
-        cut, rule = Cut(*numbers), ctx.rule
+        mask, input = _Mask.saved(ctx), ctx.saved_tensors[0]
         grad, rows = (one.reshape(-1, one.shape[-1]) for one in (grads[0], input))
         for_input = for_weight = for_bias = None
+        fan_in_dim = mask.rule.fan_in_dim
         if ctx.needs_input_grad[0]:
-            masked = _masked_again(weight, cut, rule, input.dtype)
-            for_input = grad @ (masked if rule.fan_in_dim else masked.t())
+            masked = mask.of_weight(input.dtype)
+            for_input = grad @ (masked if fan_in_dim else masked.t())
             for_input = for_input.view(input.shape).to(ctx.type_of_input)
         if ctx.needs_input_grad[1]:
-            product = grad.t() @ rows if rule.fan_in_dim else rows.t() @ grad
-            for_weight = _masked_gradient(product, weight, cut, rule, own=True)
+            product = grad.t() @ rows if fan_in_dim else rows.t() @ grad
+            for_weight = mask.of_gradient(product, own=True)
         if ctx.needs_input_grad[2]:
             for_bias = grad.sum(0)
         return for_input, for_weight, for_bias, None, None
@@ -99,27 +94,82 @@ def masked_linear(
     return _MaskedLinear.apply(input, weight, bias, cut, rule)
 
 
-def _masked_again(weight: Tensor, cut: Cut, rule: Rule, dtype: torch.dtype) -> Tensor:
-    if torch.is_grad_enabled():  # by create_graph=True, for a second derivative
-        return functional.masked(weight, cut, rule).to(dtype)
-    return _write(weight, weight, cut, rule, torch.empty_like(weight, dtype=dtype))
+class _Mask(NamedTuple):
+    """The mask of one weight in one forward and its backward.
 
-
-def _masked_gradient(grad: Tensor, weight: Tensor, cut: Cut, rule: Rule, *, own: bool) -> Tensor:
-    """Return the gradient in the type of the weight, with zeros at dropped entries.
-
-    Args:
-        grad: of the shape of the weight.
+    Attributes:
         weight: the weight.
-        cut: the numbers of the update.
+        kept: from `_kept`.
         rule: the rule of the weight.
-        own: True if nothing else reads `grad`, which can then be masked in place.
+        cut: the numbers of the update.
     """
-    if torch.is_grad_enabled():
-        dropped = functional.is_dropped(weight, cut, rule)
-        return grad.to(weight.dtype).masked_fill(dropped, 0)
-    in_place = own and grad.dtype == weight.dtype and grad.is_contiguous()
-    return _write(grad, weight, cut, rule, grad if in_place else torch.empty_like(weight))
+
+    weight: Tensor
+    kept: Tensor | None
+    rule: Rule
+    cut: Cut
+
+    def save(self, ctx: Any, *others: Tensor) -> None:
+        """Save the mask, after other tensors, for the backward."""
+        ctx.save_for_backward(*others, self.weight, self.kept, *self.cut)
+        ctx.rule = self.rule
+
+    @staticmethod
+    def saved(ctx: Any) -> _Mask:
+        """Return what `save` saved."""
+        weight, kept, *cut = ctx.saved_tensors[-2 - len(Cut._fields) :]
+        return _Mask(weight, kept, ctx.rule, Cut(*cut))
+
+    def of_weight(self, dtype: torch.dtype) -> Tensor:
+        """Return the masked weight in a type."""
+        if torch.is_grad_enabled():  # by create_graph=True, for a second derivative
+            return functional.masked(self.weight, self.cut, self.rule).to(dtype)
+        return self.write(self.weight, torch.empty_like(self.weight, dtype=dtype))
+
+    def of_gradient(self, grad: Tensor, *, own: bool) -> Tensor:
+        """Return the gradient in the type of the weight, with zeros at dropped entries.
+
+        Args:
+            grad: of the shape of the weight.
+            own: True if nothing else reads `grad`, which can then be masked in place.
+        """
+        weight = self.weight
+        if torch.is_grad_enabled():
+            dropped = functional.is_dropped(weight, self.cut, self.rule)
+            return grad.to(weight.dtype).masked_fill(dropped, 0)
+        in_place = own and grad.dtype == weight.dtype and grad.is_contiguous()
+        return self.write(grad, grad if in_place else torch.empty_like(weight))
+
+    def write(self, source: Tensor, out: Tensor) -> Tensor:
+        """Write the weight or its gradient to `out`, with zeros at dropped entries; return `out`.
+
+        Bits are kept or cleared, so a dropped entry becomes zero even if it is not finite.
+        """
+        kept = self.kept
+        if kept is None and cuda.can_mask(source, self.weight, self.rule, out):
+            cuda.write_masked(source, self.weight, self.cut, self.rule, out)
+            return out
+        if kept is None:
+            kept = _plainly_kept(self.weight, self.cut, self.rule)
+        cpu_masking.write_kept(source, kept, out)
+        return out
+
+
+def _kept(weight: Tensor, cut: Cut, rule: Rule) -> Tensor | None:
+    """Return -1 where an update keeps an entry and 0 elsewhere, int8, broadcasts to the weight.
+
+    The backward needs it twice, and to save one byte for an entry is faster than to compute it
+    again. On CUDA, where the kernel computes it while it waits for the memory, return None.
+    """
+    if cuda.can_mask(weight, weight, rule, weight):
+        return None
+    if cpu_masking.can_mask(weight, rule):
+        return cpu_masking.kept(weight, cut, rule)
+    return _plainly_kept(weight, cut, rule)
+
+
+def _plainly_kept(weight: Tensor, cut: Cut, rule: Rule) -> Tensor:
+    return functional.is_dropped(weight, cut, rule).to(torch.int8).sub_(1)
 
 
 def _compute_type(weight: Tensor) -> torch.dtype:
@@ -128,14 +178,3 @@ def _compute_type(weight: Tensor) -> torch.dtype:
     if weight.dtype != torch.float32 or not torch.is_autocast_enabled(kind):
         return weight.dtype
     return torch.get_autocast_dtype(kind)
-
-
-def _write(source: Tensor, weight: Tensor, cut: Cut, rule: Rule, out: Tensor) -> Tensor:
-    """Write a weight or its gradient to `out`, with zeros at dropped entries, and return `out`."""
-    if cpu.can_compute(weight, rule):
-        cpu.write_masked(source, weight, cut, rule, out)
-    elif cuda.can_mask(source, weight, rule, out):
-        cuda.write_masked(source, weight, cut, rule, out)
-    else:
-        out.copy_(source).masked_fill_(functional.is_dropped(weight, cut, rule), 0)
-    return out

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from hf_td import functional
-from hf_td.kernels import cpu, cuda, reductions
+from hf_td.kernels import cpu_ranking, cuda, reductions
 from hf_td.kernels.ranked import Ranked
 from hf_td.kernels.shards import gather_rows, is_sharded, local, rows_of
 
 # `functional.candidate_mask` with a fast selection.
-candidate_mask = partial(functional.candidate_mask, select=cpu.kth_lowest)
+candidate_mask = partial(functional.candidate_mask, select=cpu_ranking.kth_lowest)
 
 
 def cutoffs(ranked: Sequence[Ranked], fraction: float) -> list[Tensor]:
@@ -54,7 +54,7 @@ def _of_own_rows(ranked: Sequence[Ranked], fraction: float) -> list[Tensor]:
     found: dict[int, Tensor] = {}
     fan_ins = [one.weight.shape[one.rule.fan_in_dim] for one in ranked]
     some = [i for i, n in enumerate(fan_ins) if 0 < functional.candidate_count(n, fraction) < n]
-    for can_rank, compute in ((cuda.can_rank, cuda.cutoffs), (cpu.can_compute, _on_cpu)):
+    for can_rank, compute in ((cuda.can_rank, cuda.cutoffs), (cpu_ranking.can_rank, _on_cpu)):
         taken = [i for i in some if i not in found and can_rank(ranked[i].weight, ranked[i].rule)]
         if taken:
             found.update(zip(taken, compute([ranked[i] for i in taken], fraction), strict=True))
@@ -66,7 +66,7 @@ def _of_own_rows(ranked: Sequence[Ranked], fraction: float) -> list[Tensor]:
 
 def _plain(one: Ranked, fraction: float) -> Tensor:
     scores = functional.weight_scores(one.weight, one.scale, one.rule)
-    found = functional.cutoffs(scores, fraction, one.rule.fan_in_dim, cpu.kth_lowest)
+    found = functional.cutoffs(scores, fraction, one.rule.fan_in_dim, cpu_ranking.kth_lowest)
     return found.to(torch.promote_types(found.dtype, torch.float32))
 
 
@@ -74,7 +74,7 @@ def _on_cpu(ranked: Sequence[Ranked], fraction: float) -> list[Tensor]:
     outs = [torch.empty_like(one.weight.narrow(one.rule.fan_in_dim, 0, 1)) for one in ranked]
     count = partial(functional.candidate_count, fraction=fraction)
     weights, rules, scales, _ = zip(*ranked, strict=True)
-    cpu.write_cutoffs(weights, scales, [rule.fan_in_dim for rule in rules], count, outs)
+    cpu_ranking.write_cutoffs(weights, scales, [rule.fan_in_dim for rule in rules], count, outs)
     return outs
 
 

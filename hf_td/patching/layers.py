@@ -7,8 +7,9 @@ How a weight is masked:
 2. The mask is a pure function of the weight, of these buffers and `scale`, and of the layer's fixed
    `rule`: `functional.is_dropped`. So every micro-batch, every recomputation of a checkpointed
    activation and every call of a shared layer computes the same mask.
-3. In training mode `kernels.masked` computes the mask in the forward, and again for the gradient.
-   Neither the mask nor the masked weight outlives them.
+3. In training mode `kernels.masked_linear` computes the mask in the forward. For the backward it
+   saves one byte for each weight on the CPU; on CUDA it computes the mask again. Neither the mask
+   nor the masked weight outlives them.
 4. A unit is dropped at its consumer, by infinite cut-offs in the unit's inputs; an expert at its
    router, by an infinite cut-off of its own.
 5. `scale` changes only together with the averages of measured activations.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hf_td import functional, kernels
 from hf_td.functional import Cut, Rule
-from hf_td.kernels import Ranked, cpu
+from hf_td.kernels import Ranked, cpu_masking, cpu_ranking
 
 SHAPES = [(1, 7), (5, 1), (64, 96), (3, 2500), (3, 40, 31)]
 KEY = functional.draw_key(7)
@@ -25,7 +25,8 @@ KEY = functional.draw_key(7)
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Cut the matrices of a test into many blocks with a remainder."""
-    monkeypatch.setattr(cpu, "_BLOCK", 1000)
+    for kernels_of in (cpu_masking, cpu_ranking):
+        monkeypatch.setattr(kernels_of, "_BLOCK", 1000)
 
 
 @pytest.fixture
@@ -251,21 +252,31 @@ def test_a_masked_linear_has_a_second_derivative(dim):
     assert torch.autograd.gradgradcheck(product, (input, weight, bias))
 
 
-def test_a_masked_linear_saves_its_input_and_the_weight_itself():
+def test_a_masked_linear_saves_its_input_the_weight_itself_and_a_byte_for_each_entry():
     weight, input = torch.randn(50, 60, requires_grad=True), torch.randn(4, 60)
     output: Any = kernels.masked_linear(input, weight, None, half(weight), Rule(1))
     saved = [tensor for tensor in output.grad_fn.saved_tensors if tensor is not None]
     assert saved[0] is input
     assert saved[1] is weight
-    assert all(tensor.numel() <= 50 for tensor in saved[2:])
+    assert saved[2].nbytes == weight.numel()
+    assert all(tensor.numel() <= 50 for tensor in saved[3:])
 
 
-def test_the_backward_saves_nothing_else_of_the_size_of_the_weight():
+def test_the_backward_saves_a_byte_for_each_entry_of_the_weight():
     weight = torch.randn(50, 60, requires_grad=True)
     masked: Any = kernels.masked(weight, half(weight), Rule(1))
     saved = [tensor for tensor in masked.grad_fn.saved_tensors if tensor is not None]
     assert saved[0] is weight
-    assert all(tensor.numel() <= 50 for tensor in saved[1:])
+    assert saved[1].nbytes == weight.numel()
+    assert all(tensor.numel() <= 50 for tensor in saved[2:])
+
+
+def test_the_backward_saves_one_byte_for_each_input_where_whole_inputs_are_dropped():
+    weight = torch.randn(50, 60, requires_grad=True)
+    limits = torch.full((1, 60), -torch.inf)
+    masked: Any = kernels.masked(weight, cut_at(limits, 1.0), Rule(1))
+    saved = [tensor for tensor in masked.grad_fn.saved_tensors if tensor is not None]
+    assert [tensor.numel() for tensor in saved] == [3000, 60, 60, 3]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

@@ -19,7 +19,7 @@ from torch.testing import assert_close
 from hf_td import Schedule, anneal, functional, kernels, patch_model, read_anatomy, unpatch_model
 from hf_td.anatomy import given
 from hf_td.functional import DRAW_LEVELS, Cut, Rule
-from hf_td.kernels import cpu
+from hf_td.kernels import cpu_masking, cpu_ranking
 from hf_td.patching.layers import kept
 from hf_td.ranking.activations import INTERVAL
 from hf_td.ranking.sites import UnitSite
@@ -703,9 +703,10 @@ def test_a_mask_does_not_depend_on_blocks_or_threads(shape, dim, threads, monkey
     cut = Cut(cutoff, torch.tensor(draw))
     expected = functional.masked(weight, cut, rule)
     assert 0.2 < float((expected == 0).float().mean()) < 0.45
-    monkeypatch.setattr(cpu, "_BLOCKS_PER_THREAD", 1)
+    monkeypatch.setattr(cpu_ranking, "_BLOCKS_PER_THREAD", 1)
     for block in (1, 40, 1000, 1 << 17):
-        monkeypatch.setattr(cpu, "_BLOCK", block)
+        monkeypatch.setattr(cpu_masking, "_BLOCK", block)
+        monkeypatch.setattr(cpu_ranking, "_BLOCK", block)
         for number in (1, 3):
             threads(number)
             assert torch.equal(kernels.masked(weight, cut, rule), expected)
