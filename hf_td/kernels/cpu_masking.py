@@ -118,11 +118,6 @@ def _scale(cut: Cut, weight: Tensor, rule: Rule) -> Tensor | None:
 
 def _limits(cutoff: Tensor) -> Tensor:
     """Return the bits of the highest score below each cut-off as an integer, -1 for none."""
-    return cutoff.view(INTEGERS[cutoff.element_size()]).clamp(min=0) - 1
-
-
-def _limits(cutoff: Tensor) -> Tensor:
-    """Return the bits of the highest score below each cut-off as an integer, -1 for none."""
     wide = cutoff.to(torch.promote_types(cutoff.dtype, torch.float32))
     return wide.view(INTEGERS[wide.element_size()]).clamp(min=0) - 1
 
