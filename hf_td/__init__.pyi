@@ -20,6 +20,8 @@ from .training import TargetedDropoutCallback as TargetedDropoutCallback
 from .training import TargetedDropoutSeq2SeqArguments as TargetedDropoutSeq2SeqArguments
 from .training import TargetedDropoutSeq2SeqTrainer as TargetedDropoutSeq2SeqTrainer
 from .training import TargetedDropoutTrainer as TargetedDropoutTrainer
+from .vocabulary import TrimReport as TrimReport
+from .vocabulary import trim_vocabulary as trim_vocabulary
 
 __all__: list[str]
 __version__: str

@@ -8,11 +8,19 @@ from typing import cast
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, ViTImageProcessor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    ViTImageProcessor,
+)
 
 from hf_td import __version__, cli, patch_model
 from hf_td.tasks.models import builtin_model
 from tests.tiny import tiny_model
+from tests.vocabulary.test_trim import llama as tiny_llama
+from tests.vocabulary.tokenizers_of import CORPUS, FAMILIES
 
 
 def run(monkeypatch, *words):
@@ -51,6 +59,44 @@ def test_prune_writes_a_smaller_model_that_loads(monkeypatch, capsys, llama, tmp
     assert after.num_parameters() < before.num_parameters()
     assert after.dtype == before.dtype
     assert torch.isfinite(after(torch.arange(9)[None]).logits).all()
+
+
+@pytest.fixture
+def reader(tmp_path) -> Path:
+    """A Llama with a tokenizer."""
+    tokenizer = FAMILIES["byte_level"]()
+    folder = tmp_path / "reader"
+    tiny_llama(tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_trim_writes_a_model_and_tokenizer_of_the_texts(monkeypatch, capsys, reader, tmp_path):
+    texts, out = tmp_path / "texts.csv", tmp_path / "trimmed"
+    texts.write_text(f'text,label\n"{CORPUS[0]}",1\n"{CORPUS[1]}",0\n')
+    further = max(AutoTokenizer.from_pretrained(reader).tokenize(CORPUS[3]), key=len)
+    assert run(monkeypatch, "trim", reader, out, "--texts", texts, "--keep", further) == 0
+    assert "100.00% of the texts' tokens" in capsys.readouterr().out
+    full, smaller = (AutoTokenizer.from_pretrained(path) for path in (reader, out))
+    model = AutoModelForCausalLM.from_pretrained(out)
+    assert model.config.vocab_size == len(smaller) < len(full)
+    assert further in smaller.get_vocab()
+    assert smaller.tokenize(CORPUS[0]) == full.tokenize(CORPUS[0])
+
+
+@pytest.mark.parametrize(
+    ("contents", "words", "message"),
+    [
+        ("label\n1\n", (), "has no column of text, only label"),
+        ("text\none\n", ("--keep", "no token"), "no token 'no token'"),
+    ],
+)
+def test_trim_names_a_mistake(monkeypatch, capsys, reader, tmp_path, contents, words, message):
+    texts, out = tmp_path / "texts.csv", tmp_path / "trimmed"
+    texts.write_text(contents)
+    assert run(monkeypatch, "trim", reader, out, "--texts", texts, *words) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(

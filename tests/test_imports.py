@@ -32,6 +32,7 @@ ROOMS = [
     "training",
     "analysis",
     "compaction",
+    "vocabulary",
     "hub",
     "baselines",
     "tasks",

@@ -2,6 +2,7 @@
 
     hf-td inspect MODEL
     hf-td prune MODEL OUTPUT --sparsity 0.75 --level unit
+    hf-td trim MODEL OUTPUT --texts train.csv
 
 MODEL is a folder or an id on the Hub. For fine-tuning, use the scripts. This module only declares
 the options: a command imports torch and transformers when it runs, so `--help` needs neither.
@@ -125,6 +126,49 @@ def prune(
         keep_heads_stock=keep_heads_stock,
         overwrite=overwrite,
         example_inputs=example_inputs,
+        trust_remote_code=trust_remote_code,
+    )
+
+
+@app.command()
+def trim(
+    model: Model,
+    output: Annotated[Path, typer.Argument(help="the folder to write")],
+    texts: Annotated[
+        list[Path],
+        typer.Option(
+            metavar="FILE",
+            help="texts whose tokens stay, such as the training set: .txt, .csv, .json, .jsonl or "
+            ".parquet; may be given several times",
+        ),
+    ],
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TOKEN", help="a further token that stays; may be given several times"
+        ),
+    ] = None,
+    min_count: Annotated[
+        int, typer.Option(min=1, help="how often a token has to occur in the texts")
+    ] = 1,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace the contents of the folder")
+    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Take the tokens that no text uses out of a model and its tokenizer, and export both.
+
+    Texts of the kept tokens are split as before. Any other text is split into smaller tokens.
+    """
+    from hf_td.cli.trimming import trim_and_export
+
+    trim_and_export(
+        model,
+        output,
+        texts=texts,
+        keep=keep or (),
+        min_count=min_count,
+        overwrite=overwrite,
         trust_remote_code=trust_remote_code,
     )
 
