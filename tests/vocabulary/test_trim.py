@@ -164,8 +164,8 @@ MODELS: dict[str, Any] = {
             d_ff=64,
             num_layers=2,
             num_heads=4,
-            decoder_start_token_id=ids["pad_token_id"],
             **ids,
+            **{"decoder_start_token_id": ids["pad_token_id"]},
         )
     ),
 }
