@@ -13,6 +13,7 @@ from .patching import anneal as anneal
 from .patching import patch_model as patch_model
 from .patching import unpatch_model as unpatch_model
 from .pruning import PruningReport as PruningReport
+from .pruning import keep_pruned as keep_pruned
 from .pruning import prune_model as prune_model
 from .schedules import Schedule as Schedule
 from .training import TargetedDropoutArguments as TargetedDropoutArguments

@@ -1,6 +1,7 @@
 """Removes the least important weights or units of a model, and reports what is removed."""
 
 from hf_td.pruning.budgets import Budget
+from hf_td.pruning.keep import KeptPruned, keep_pruned, zeros_restored
 from hf_td.pruning.prune import (
     as_budget,
     check_reachable,
@@ -16,16 +17,19 @@ from hf_td.pruning.selection import select_sites, sites_to_prune
 __all__ = [
     "BlockSparsity",
     "Budget",
+    "KeptPruned",
     "LayerSparsity",
     "PruningReport",
     "as_budget",
     "check_reachable",
     "check_sparsity",
     "count_sparsity",
+    "keep_pruned",
     "kept_weights",
     "prune_model",
     "pruned",
     "remove_lowest",
     "select_sites",
     "sites_to_prune",
+    "zeros_restored",
 ]

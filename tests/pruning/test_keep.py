@@ -1,0 +1,121 @@
+"""A pruned model trains on, and its zeros stay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import peft
+import pytest
+import torch
+from torch import Tensor
+from transformers import Trainer, TrainingArguments
+
+from hf_td import keep_pruned, patch_model, prune_model, unpatch_model
+from hf_td.pruning import zeros_restored
+from tests.tiny import tiny_inputs, tiny_model
+
+FAMILIES = ["bert", "gpt2", "llama", "t5"]
+
+
+def pruned_weights(model: Any, **settings: Any) -> dict[str, Tensor]:
+    """Prune a model, and return where its matrices are zero, by name."""
+    prune_model(model, 0.5, **settings)
+    return zeros(model)
+
+
+def zeros(model: Any) -> dict[str, Tensor]:
+    found = {name: p == 0 for name, p in model.named_parameters() if p.dim() > 1}
+    return {name: mask for name, mask in found.items() if mask.any() and "embed" not in name}
+
+
+def train(model: Any, optimizer: torch.optim.Optimizer, updates: int = 3) -> None:
+    model.train()
+    for _ in range(updates):
+        loss = model(**tiny_inputs(model)).logits.square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "settings", [{"level": "weight"}, {"level": "weight", "pattern": "2:4"}, {"level": "unit"}]
+)
+def test_zeros_stay_and_the_rest_learns(family, settings):
+    model = tiny_model(family)
+    expected = pruned_weights(model, **settings)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    kept = keep_pruned(model)
+    assert kept.entries > 1000
+    train(model, torch.optim.AdamW(model.parameters(), lr=1e-2))
+    now = dict(model.named_parameters())
+    for name, mask in expected.items():
+        assert torch.equal(now[name] == 0, mask), name
+        assert (now[name] != before[name])[~mask].float().mean() > 0.9, name
+
+
+def test_without_it_zeros_are_filled_and_so_they_are_afterwards():
+    model = tiny_model("bert")
+    expected = pruned_weights(model, level="weight")
+    with keep_pruned(model):
+        train(model, torch.optim.AdamW(model.parameters(), lr=1e-2))
+    assert all(map(torch.equal, zeros(model).values(), expected.values()))
+    train(model, torch.optim.AdamW(model.parameters(), lr=1e-2))
+    assert sum(int(mask.sum()) for mask in zeros(model).values()) < 100
+
+
+def test_biases_of_pruned_units_stay_zero_and_others_that_are_zero_learn():
+    model = tiny_model("bert")
+    prune_model(model, 0.5, level="unit", attention_level=None)
+    layer: Any = model.bert.encoder.layer[0]  # type: ignore[attr-defined]
+    up = layer.intermediate.dense
+    gone = (up.weight == 0).all(1)
+    assert gone.sum() == 32
+    with torch.no_grad():
+        up.bias.zero_()
+    keep_pruned(model)
+    up.bias.register_hook(torch.ones_like)  # a gradient even where no consumer reads
+    train(model, torch.optim.SGD(model.parameters(), lr=1e-2))
+    assert torch.equal(up.bias == 0, gone)
+
+
+def test_the_trainer_keeps_zeros(tmp_path):
+    model = tiny_model("bert")
+    expected = pruned_weights(model, level="weight")
+    keep_pruned(model)
+    row = {name: value[0] for name, value in tiny_inputs(model).items()} | {"labels": 1}
+    settings = TrainingArguments(
+        output_dir=str(tmp_path), max_steps=3, learning_rate=1e-2, report_to=[], use_cpu=True
+    )
+    Trainer(model, settings, train_dataset=[row] * 8).train()  # type: ignore[arg-type]
+    assert all(map(torch.equal, zeros(model).values(), expected.values()))
+
+
+def test_merged_adapters_leave_the_zeros():
+    model = tiny_model("llama")
+    expected = pruned_weights(model, level="weight")
+    targets = ["q_proj", "up_proj"]
+    adapted: Any = peft.get_peft_model(model, peft.LoraConfig(target_modules=targets))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    with zeros_restored(adapted):
+        merged = adapted.merge_and_unload()
+    now = zeros(merged)
+    assert now.keys() == expected.keys()
+    assert all(torch.equal(now[name], mask) for name, mask in expected.items())
+
+
+def test_a_model_trained_by_targeted_dropout_goes_on_after_pruning():
+    model = tiny_model("bert")
+    patch_model(model, level="weight")
+    expected = pruned_weights(model)
+    unpatch_model(model)
+    keep_pruned(model)
+    train(model, torch.optim.AdamW(model.parameters(), lr=1e-2))
+    assert all(map(torch.equal, zeros(model).values(), expected.values()))
+
+
+def test_a_model_without_zeros_is_refused():
+    with pytest.raises(ValueError, match="prune it first"):
+        keep_pruned(tiny_model("bert"))
