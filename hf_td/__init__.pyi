@@ -15,6 +15,7 @@ from .patching import unpatch_model as unpatch_model
 from .pruning import PruningReport as PruningReport
 from .pruning import keep_pruned as keep_pruned
 from .pruning import prune_model as prune_model
+from .pruning import prune_units as prune_units
 from .schedules import Schedule as Schedule
 from .training import TargetedDropoutArguments as TargetedDropoutArguments
 from .training import TargetedDropoutCallback as TargetedDropoutCallback

@@ -173,6 +173,11 @@ class Anatomy:
         """Blocks, then mixtures."""
         return (*self.blocks, *self.mixtures)
 
+    def part_of(self, name: str) -> str:
+        """Return the part that a projection or a router belongs to, by its dotted name."""
+        names = ((b.part, b.modules) for b in self.blocks)
+        return next((part for part, modules in names if name in modules), "experts")
+
     def tied(self, block: Block) -> tuple[Block, ...]:
         """Return the blocks that share a companion with `block`, including `block`.
 

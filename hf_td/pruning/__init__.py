@@ -2,6 +2,7 @@
 
 from hf_td.pruning.budgets import Budget
 from hf_td.pruning.keep import KeptPruned, keep_pruned, zeros_restored
+from hf_td.pruning.named import prune_units
 from hf_td.pruning.prune import (
     as_budget,
     check_reachable,
@@ -27,6 +28,7 @@ __all__ = [
     "keep_pruned",
     "kept_weights",
     "prune_model",
+    "prune_units",
     "pruned",
     "remove_lowest",
     "select_sites",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from numbers import Real
@@ -24,7 +24,7 @@ from hf_td.ranking.source import forget_source
 
 def prune_model(
     model: nn.Module,
-    sparsity: float,
+    sparsity: float | Mapping[str, float],
     config: TargetedDropoutConfig | None = None,
     *,
     budget: Literal["uniform", "global"] | Budget = "uniform",
@@ -54,7 +54,9 @@ def prune_model(
     Args:
         model: any model that can be patched; patched or not, trained with targeted dropout or not.
         sparsity: the fraction to remove, in [0, 1]; under a pattern N:M at most N/M, at which every
-            group of M neighbours loses exactly N (below it, at most N).
+            group of M neighbours loses exactly N (below it, at most N). A mapping gives each part
+            its own, such as `{"attention": 0.25, "feed_forward": 0.75}`; a part that is not in it
+            stays whole.
         config: which layers, and at which level. None means the settings that the model was trained
             with (its own config records them), or else the defaults. Their importance is by the
             scores that a baseline has learned, by activation if there is a calibration, or by
@@ -79,7 +81,8 @@ def prune_model(
             prune; single weights have adapters beside them that are not merged; what the
             importance needs is missing, or is given twice; or the anatomy is of another model.
     """
-    check_sparsity(sparsity)
+    for one in sparsity.values() if isinstance(sparsity, Mapping) else (sparsity,):
+        check_sparsity(one)
     budget = as_budget(budget, of)
     anatomy, sites = select_sites(
         model,
@@ -91,13 +94,39 @@ def prune_model(
         example_inputs=example_inputs,
         **overrides,
     )
-    check_reachable(sites, sparsity)
-    remove_lowest(sites, sparsity, budget)
+    if isinstance(sparsity, Mapping):
+        wanted = _by_part(sites, anatomy, sparsity)
+    else:
+        wanted = [(sites, sparsity)]
+    for some, fraction in wanted:
+        check_reachable(some, fraction)
+    for some, fraction in wanted:
+        remove_lowest(some, fraction, budget)
     if any(site.kind == "expert" for site in sites):
         record_layout(model)
-    if sparsity > 0:
+    if any(fraction > 0 for _, fraction in wanted):
         forget_source(model)
     return count_sparsity(model, anatomy.holders)
+
+
+def _by_part(
+    sites: Sequence[Site], anatomy: Anatomy, sparsities: Mapping[str, float]
+) -> list[tuple[tuple[Site, ...], float]]:
+    """Return the sites of each part that has a sparsity, with it.
+
+    Raises:
+        ValueError: the model has no such part, or it is not ranked.
+    """
+    parts: dict[str, list[Site]] = {}
+    for site in sites:
+        parts.setdefault(anatomy.part_of(site.name), []).append(site)
+    unknown = sparsities.keys() - parts.keys()
+    if unknown:
+        raise ValueError(
+            f"sparsity names {', '.join(sorted(unknown))}, but what is ranked here is "
+            f"{', '.join(parts)}. Name these parts, or set the level of the other part"
+        )
+    return [(tuple(parts[part]), fraction) for part, fraction in sparsities.items()]
 
 
 def check_sparsity(sparsity: float) -> None:

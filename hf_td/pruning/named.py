@@ -1,0 +1,94 @@
+"""Prunes the units that the caller names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hf_td.anatomy import Anatomy, Block
+from hf_td.anatomy.given import anatomy_of
+from hf_td.config import TargetedDropoutConfig
+from hf_td.pruning.report import PruningReport, count_sparsity
+from hf_td.ranking.sites import UnitSite, plan_sites
+from hf_td.ranking.source import forget_source
+
+# Kinds of units to the part of the model that has them.
+_PARTS = {"heads": "attention", "neurons": "feed_forward"}
+# The units to prune of each block: its number among the blocks of its part, or its name.
+Named = Mapping[int | str, Iterable[int]]
+
+
+@torch.no_grad()
+def prune_units(
+    model: nn.Module, units: Mapping[str, Named], *, anatomy: Anatomy | None = None
+) -> PruningReport:
+    """Set these heads and neurons to zero, in place.
+
+    `prune_units(model, {"heads": {0: [1, 3]}, "neurons": {5: range(512)}})` prunes two heads of the
+    first attention block and the first 512 neurons of the sixth feed-forward block. Blocks count
+    from 0, in the order in which the model runs them; with grouped queries a head is a KV head
+    together with its query heads. Where blocks are tied, as in T5, their units go together.
+
+    Args:
+        model: any model that can be patched; patched or not.
+        units: `heads` and `neurons`, each with the numbers or names of blocks, and their units.
+        anatomy: what `read_anatomy(model)` returned; None reads the model.
+
+    Returns:
+        What is removed, by layer and in total.
+
+    Raises:
+        ValueError: there is no such kind, block or unit, or a block's units cannot be removed.
+    """
+    anatomy = anatomy_of(model, anatomy, None)
+    named = dict(_blocks_of(anatomy, units))
+    config = TargetedDropoutConfig(level="unit")
+    sites = [site for site in plan_sites(model, anatomy, config) if isinstance(site, UnitSite)]
+    chosen: dict[int, Tensor] = {}
+    for site in sites:
+        if site.block in named:
+            mask = chosen.setdefault(site.index, torch.zeros(site.ranked_shape, dtype=torch.bool))
+            mask[..., _checked(site.block, named.pop(site.block))] = True
+    if named:
+        block = next(iter(named))
+        raise ValueError(f"the units of {block.name} cannot be removed: {block.obstacle}")
+    for site in sites:
+        if site.index in chosen:
+            site.remove(chosen[site.index].to(site.layer.weight.device))
+    if chosen:
+        forget_source(model)
+    return count_sparsity(model, anatomy.holders)
+
+
+def _blocks_of(
+    anatomy: Anatomy, units: Mapping[str, Named]
+) -> Iterator[tuple[Block, Iterable[int]]]:
+    """Yield each named block with its units."""
+    for kind, named in units.items():
+        if kind not in _PARTS:
+            raise ValueError(f"units are {' or '.join(_PARTS)}, got {kind!r}")
+        blocks = [block for block in anatomy.blocks if block.part == _PARTS[kind]]
+        for key, some in named.items():
+            yield _find(blocks, key, kind), some
+
+
+def _find(blocks: Sequence[Block], key: int | str, kind: str) -> Block:
+    for number, block in enumerate(blocks):
+        if key in (number, block.name):
+            return block
+    raise ValueError(
+        f"there is no block {key!r} with {kind}: the model has {len(blocks)}, from 0 to "
+        f"{len(blocks) - 1}, named {', '.join(block.name for block in blocks[:2])}, ..."
+    )
+
+
+def _checked(block: Block, units: Iterable[int]) -> list[int]:
+    numbers = list(units)
+    wrong = next((n for n in numbers if not 0 <= n < block.units), None)
+    if wrong is not None:
+        raise ValueError(
+            f"{block.name} has the units 0 to {block.units - 1}, so {wrong} cannot be pruned"
+        )
+    return numbers
