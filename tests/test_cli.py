@@ -147,6 +147,11 @@ def test_an_error_of_the_user_is_one_message(monkeypatch, capsys, llama, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+def test_a_wrong_sparsity_is_refused_before_the_model_is_looked_for(monkeypatch, capsys, tmp_path):
+    assert run(monkeypatch, "prune", "./nowhere", tmp_path / "out", "--sparsity", "75") == 2
+    assert "fraction to remove, in [0, 1]; got 75.0" in capsys.readouterr().err
+
+
 def test_a_folder_that_holds_files_is_not_replaced(monkeypatch, capsys, llama, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from hf_td.anatomy import Anatomy
+from hf_td.anatomy import Anatomy, evaluating
 from hf_td.config import TargetedDropoutConfig
 from hf_td.pruning import (
     Budget,
@@ -65,8 +65,8 @@ def pruning_curve(
     Args:
         model: as for `prune_model`; left as it was, also after an error.
         sparsities: fractions in [0, 1].
-        evaluate: called once for each sparsity with the pruned model; returns a number, or a
-            mapping from names to numbers.
+        evaluate: called once for each sparsity with the pruned model, in eval mode; returns a
+            number, or a mapping from names to numbers.
         config: as for `prune_model`.
         budget: as for `prune_model`.
         of: as for `prune_model`.
@@ -102,7 +102,8 @@ def pruning_curve(
         for sparsity in sparsities:
             remove_lowest(sites, sparsity, budget)
             found = count_sparsity(model, anatomy.holders)
-            value = evaluate(model)
+            with evaluating(model):
+                value = evaluate(model)
             metrics = dict(value) if isinstance(value, Mapping) else {"metric": float(value)}
             points.append(CurvePoint(sparsity, found.sparsity, found.share_of_parameters, metrics))
             restore()

@@ -11,7 +11,7 @@ from hf_td.config import trained_with
 from hf_td.files import check_free
 from hf_td.hub.export import export_model
 from hf_td.hub.forms import check_form
-from hf_td.pruning import PruningReport, prune_model
+from hf_td.pruning import PruningReport, check_sparsity, prune_model
 from hf_td.ranking.activations import FILE as ACTIVATIONS
 from hf_td.ranking.activations import find_activations
 from hf_td.ranking.learned import FILE as SCORES
@@ -46,8 +46,9 @@ def prune_and_export(
     Raises:
         UsageError: an argument cannot work.
     """
-    with blaming_input():
-        check_free(output.absolute(), overwrite=overwrite)  # before the long work
+    with blaming_input():  # before the long work
+        check_sparsity(sparsity)
+        check_free(output.absolute(), overwrite=overwrite)
         check_form(form)
     model, source = load_model(name, trust_remote_code=trust_remote_code)
     _check_measured(model, importance, f"hf-td prune {name} {output} --sparsity {sparsity}")

@@ -77,7 +77,9 @@ class PrunedEvaluationMixin:
 def warn_if_chosen_unpruned(args: TrainingArguments, config: TargetedDropoutConfig) -> None:
     """Warn if the metric of the full weights chooses a checkpoint while the rates still rise."""
     metric = args.metric_for_best_model
-    if metric is None or AT in metric or not _rise(config):
+    sparsity = getattr(args, "eval_sparsity", None)
+    by_pruned = sparsity is not None and str(metric).endswith(name_at("", sparsity))
+    if metric is None or by_pruned or not _rise(config):
         return
     wanted = name_at("loss" if "loss" in metric else metric, config.targeting)
     logger.warning(

@@ -28,6 +28,7 @@ from hf_td.tasks.image_classification.digits import load_digits
 from hf_td.tasks.image_classification.pictures import as_images
 from hf_td.tasks.labels import (
     LabelArguments,
+    check_labels,
     check_metric,
     encode,
     first_output,
@@ -134,7 +135,11 @@ def _load_images(data: ImageClassificationArguments) -> Loaded:
         names = own_splits(data)
         return Loaded(load_digits(names, data.image_column, label), names[VALIDATION])
     splits, measured = load_splits(
-        data, f"--dataset_name {DIGITS}", label=label, test_file=data.test_file
+        data,
+        f"--dataset_name {DIGITS}",
+        label=label,
+        test_file=data.test_file,
+        check=lambda whole: check_labels(whole, data),
     )
     return Loaded(as_images(splits, data.image_column, source_of(data)), measured)
 
