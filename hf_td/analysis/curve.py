@@ -78,7 +78,8 @@ def pruning_curve(
         **overrides: as for `prune_model`.
 
     Raises:
-        TypeError: the sparsities are not several numbers; raised before the first evaluation.
+        TypeError: the sparsities are not several numbers, raised before the first evaluation; or
+            `evaluate` returns no number.
         ValueError: as for `prune_model`; raised before the first evaluation.
     """
     sparsities = _as_numbers(sparsities)
@@ -104,10 +105,21 @@ def pruning_curve(
             found = count_sparsity(model, anatomy.holders)
             with evaluating(model):
                 value = evaluate(model)
-            metrics = dict(value) if isinstance(value, Mapping) else {"metric": float(value)}
-            points.append(CurvePoint(sparsity, found.sparsity, found.share_of_parameters, metrics))
+            share = found.share_of_parameters
+            points.append(CurvePoint(sparsity, found.sparsity, share, _as_metrics(value)))
             restore()
     return points
+
+
+def _as_metrics(value: Any) -> dict[str, float]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    try:
+        return {"metric": float(value)}
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"evaluate returned {value!r}. It returns a number, or a mapping from names to numbers"
+        ) from None
 
 
 def _as_numbers(sparsities: Any) -> list[float]:

@@ -163,3 +163,12 @@ def test_a_selection_that_is_not_there_is_refused_before_the_first_evaluation():
     with pytest.raises(ValueError, match=r"there are no layers \[9\]"):
         pruning_curve(tiny_model("bert"), [0.5], calls.append, layers=[9])
     assert not calls
+
+
+@pytest.mark.parametrize("value", [None, "0.5 accuracy", [0.5, 0.6]])
+def test_an_evaluation_without_a_number_is_an_error(value):
+    model: Any = tiny_model("bert")
+    state = state_of(model)
+    with pytest.raises(TypeError, match="It returns a number, or a mapping from names"):
+        pruning_curve(model, [0.5], lambda _: value, level="unit")
+    assert_same_state(model, state)

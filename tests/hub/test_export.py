@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -250,11 +251,17 @@ def test_tokenizer_and_metrics_lie_beside_the_model(tmp_path):
     assert found("word")["input_ids"] == [2]
 
 
-def test_metrics_that_are_no_json_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="JSON compliant"):
-        export_model(
-            masked_model("bert"), tmp_path / "x", metrics={"loss": float("nan")}, check=False
-        )
+@pytest.mark.parametrize("value", [float("nan"), torch.tensor(0.5), np.float32(0.5)])
+def test_metrics_that_are_no_json_are_refused(value, tmp_path):
+    with pytest.raises(ValueError, match=r"metrics cannot be written as JSON: O.*Convert tensors"):
+        export_model(masked_model("bert"), tmp_path / "x", metrics={"loss": value}, check=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [0, -8])
+def test_a_wrong_multiple_is_refused(number, tmp_path):
+    with pytest.raises(ValueError, match="multiple_of is a positive number"):
+        export_model(masked_model("bert"), tmp_path / "x", multiple_of=number, check=False)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -125,17 +125,17 @@ def test_choosing_by_the_full_weights_warns_once(settings, warns, tmp_path, capl
 
 
 @pytest.mark.parametrize(
-    ("metric", "sparsity", "warns"),
+    ("metric", "warns"),
     [
-        ("precision_at_1", None, True),  # a metric of retrieval
-        ("precision_at_1", 0.75, True),
-        ("precision_at_1_at_0.75", 0.75, False),
-        ("eval_accuracy_at_0.75", 0.75, False),
+        ("precision_at_1", True),  # a metric of retrieval
+        ("recall_at_10", True),
+        ("precision_at_1_at_0.75", False),
+        ("eval_accuracy_at_0.75", False),
+        ("accuracy_at_once", True),
     ],
 )
-def test_a_metric_at_a_rank_is_no_metric_at_a_sparsity(metric, sparsity, warns, tmp_path, caplog):
-    named = {"metric_for_best_model": metric, "eval_sparsity": sparsity}
-    settings = arguments(tmp_path, **{**BEST, **named})
+def test_a_metric_at_a_rank_is_no_metric_at_a_sparsity(metric, warns, tmp_path, caplog):
+    settings = arguments(tmp_path, **{**BEST, "metric_for_best_model": metric})
     warn_if_chosen_unpruned(settings, settings.targeted_dropout())
     assert (UNPRUNED in caplog.text) is warns
 

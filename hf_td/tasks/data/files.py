@@ -36,8 +36,10 @@ def read_file(path: Path) -> datasets.Dataset:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the kind is unknown, or the file cannot be read.
+        ValueError: it is a folder, its kind is unknown, or it cannot be read.
     """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder. Give a file, or the folder as --dataset_name.")
     if not path.is_file():
         raise FileNotFoundError(f"the file {path} does not exist. Give an existing file.")
     check_encoding(path)

@@ -253,8 +253,13 @@ def check_columns(splits: datasets.DatasetDict, columns: Sequence[str], option: 
         if missing:
             raise ValueError(
                 f"the {split} split has no column {', '.join(missing)}. It has "
-                f"{', '.join(rows.column_names)}. Name the column with {option}."
+                f"{', '.join(map(_visible, rows.column_names))}. Name the column with {option}."
             )
+
+
+def _visible(name: str) -> str:
+    """Return a name, in quotes where spaces around it would not be seen."""
+    return name if name and name == name.strip() else repr(name)
 
 
 def check_text(splits: datasets.DatasetDict, columns: Sequence[str], option: str) -> None:

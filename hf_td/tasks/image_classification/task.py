@@ -35,6 +35,7 @@ from hf_td.tasks.labels import (
     label_metrics,
     lower_is_better,
     read_labels,
+    warn_if_alike,
 )
 from hf_td.tasks.models import find_model
 from hf_td.tasks.task import Task
@@ -69,6 +70,8 @@ def image_classification_task(arguments: Arguments) -> Task:
     processor = source.load_image_processor(_image_size(config))
     rows = {name: first_rows(split, data.max_eval_samples) for name, split in encoded.items()}
     rows[TRAIN] = random_subset(encoded[TRAIN], data.max_train_samples)
+    for name in rows.keys() - {TRAIN}:
+        warn_if_alike(rows[name], name)
     prepared = {name: Images(r, data.image_column, processor, config) for name, r in rows.items()}
     _check_size(prepared[TRAIN], config)
     several = TEST in prepared

@@ -17,6 +17,7 @@ from hf_td.tasks.labels import (
     encode,
     label_metrics,
     read_labels,
+    warn_if_alike,
 )
 from hf_td.tasks.labels.encoding import TARGETS
 from hf_td.tasks.text_classification.arguments import TextClassificationArguments
@@ -111,7 +112,9 @@ def _sample(
 ) -> datasets.Dataset:
     if split == TRAIN:
         return random_subset(rows, arguments.max_train_samples)
-    return first_rows(rows, arguments.max_eval_samples)
+    measured = first_rows(rows, arguments.max_eval_samples)
+    warn_if_alike(measured, split)
+    return measured
 
 
 def _tokenised(

@@ -60,6 +60,15 @@ def test_rows_of_messages_are_those_of_the_file(tokenizer, table):
         load_texts(tokenizer, train_file=table(labels, texts))
 
 
+def test_rows_to_measure_with_one_label_are_warned_of(tokenizer, table, caplog):
+    file = table(["x"] * 40 + ["y"] * 40)  # sorted by label
+    for size, warns in ((None, False), (1, False), (3, True)):
+        caplog.clear()
+        data = load_texts(tokenizer, train_file=file, max_eval_samples=size)
+        assert len(data.evaluation) == (size or 8)
+        assert ("all 3 rows to measure of the validation split have one" in caplog.text) is warns
+
+
 def test_a_test_file_alone_is_measured(tokenizer, table, caplog):
     test = table(["y"], name="test.csv")
     data = load_texts(tokenizer, train_file=table(["x", "y"]), test_file=test)
