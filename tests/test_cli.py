@@ -138,6 +138,10 @@ def test_the_export_has_the_tokenizer(monkeypatch, tmp_path):
     [
         (("--sparsity", "1.5"), "fraction to remove, in [0, 1]; got 1.5"),
         (("--sparsity", "0.5", "--form", "smaller"), "form must be one of"),
+        (
+            ("--sparsity", "0.5", "--form", "compact", "--keep-heads-stock"),
+            "(--keep-heads-stock) has no effect on the form 'compact'",
+        ),
         (("--sparsity", "0.5", "--importance", "learned"), "needs learned_scores.safetensors"),
     ],
 )
@@ -197,8 +201,7 @@ def test_without_activations_the_importance_must_be_given(monkeypatch, capsys, t
     assert run(monkeypatch, *words) == 2
     printed = capsys.readouterr().err
     assert "--importance activation needs activations.safetensors, which is missing" in printed
-    command = " ".join(map(str, ("hf-td", *words, "--importance magnitude")))
-    assert command in " ".join(printed.split())
+    assert "the same command with --importance magnitude" in printed
     assert run(monkeypatch, *words, "--importance", "magnitude") == 0
     assert "50.0% of the prunable weights are pruned" in capsys.readouterr().out
 

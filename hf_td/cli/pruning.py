@@ -49,9 +49,9 @@ def prune_and_export(
     with blaming_input():  # before the long work
         check_sparsity(sparsity)
         check_free(output.absolute(), overwrite=overwrite)
-        check_form(form)
+        check_form(form, keep_heads_stock=keep_heads_stock)
     model, source = load_model(name, trust_remote_code=trust_remote_code)
-    _check_measured(model, importance, f"hf-td prune {name} {output} --sparsity {sparsity}")
+    _check_measured(model, importance)
     processor = load_processor(source)
     level = level or ("unit" if trained_with(model) is None else None)
     settings: dict[str, Any] = {"level": level, "importance": importance}
@@ -82,13 +82,12 @@ def prune_and_export(
         print(note)
 
 
-def _check_measured(model: Any, importance: str | None, command: str) -> None:
+def _check_measured(model: Any, importance: str | None) -> None:
     """Raise UsageError where an importance needs a file of the training, which is missing.
 
     Args:
         model: the model.
         importance: the one that was asked for; None for that of the training.
-        command: that was given, for the message.
     """
     recorded = trained_with(model)
     wanted = importance or (recorded.importance if recorded else "magnitude")
@@ -96,8 +95,8 @@ def _check_measured(model: Any, importance: str | None, command: str) -> None:
     if not find(model):
         raise UsageError(
             f"--importance {wanted} needs {file}, which is missing. A training with this "
-            "importance saves it next to the weights. Put it there, or rank by magnitude: "
-            f"{command} --importance magnitude"
+            "importance saves it next to the weights. Put it there, or rank by magnitude: give the "
+            "same command with --importance magnitude"
         )
 
 

@@ -89,15 +89,15 @@ def export_model(
         ImportError: the form needs a package that is not installed.
         TypeError: the model is no `PreTrainedModel`.
         ValueError: the form cannot hold this model (the message says which can); there is no such
-            form; `multiple_of` is not positive; the metrics are no JSON; the anatomy is of another
-            model; or a baseline or an adapter is attached.
+            form; it has no use for `keep_heads_stock`; `multiple_of` is not positive; the metrics
+            are no JSON; the anatomy is of another model; or a baseline or an adapter is attached.
         RuntimeError: the export did not load, or computed something else; nothing was written.
     """
     check_free(Path(folder).absolute(), overwrite=overwrite)
     check_multiple(multiple_of)
     written = None if metrics is None else _json_of(metrics)
+    check_form(form, keep_heads_stock=keep_heads_stock)
     _check_plain(model)
-    check_form(form)
     shell = _shell_of(model)
     anatomy = anatomy_of(shell, anatomy, example_inputs)
     needed = needed_units(shell, anatomy, multiple_of, example_inputs)

@@ -258,6 +258,15 @@ def test_metrics_that_are_no_json_are_refused(value, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("form", ["compact", "padded", "archive"])
+def test_heads_are_kept_only_in_forms_that_can(form, tmp_path):
+    with pytest.raises(ValueError, match=f"no effect on the form '{form}'.*auto and stock"):
+        export_model(
+            masked_model("bert"), tmp_path / "x", form=form, keep_heads_stock=True, check=False
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("number", [0, -8])
 def test_a_wrong_multiple_is_refused(number, tmp_path):
     with pytest.raises(ValueError, match="multiple_of is a positive number"):
