@@ -11,7 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, ViTImageProcessor
 
 from hf_td import __version__, cli, patch_model
-from hf_td.tasks.models import builtin_model
+from hf_td.cli.loading import load_processor
+from hf_td.tasks.errors import UsageError
+from hf_td.tasks.experiment.arguments import ModelArguments
+from hf_td.tasks.models import builtin_model, find_model
 from tests.tiny import tiny_model
 
 
@@ -131,6 +134,16 @@ def test_the_export_has_the_tokenizer(monkeypatch, tmp_path):
     words = ("--sparsity", "0.5", "--level", "unit")
     assert run(monkeypatch, "prune", builtin_model(), out, *words) == 0
     assert (out / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "t5"])
+def test_a_folder_without_a_tokenizer_gives_the_export_none(monkeypatch, capsys, tmp_path, family):
+    tiny_model(family).save_pretrained(tmp_path / family)
+    source = find_model(ModelArguments(model_name_or_path=str(tmp_path / family)))
+    assert load_processor(source) is None
+    assert "the export has no tokenizer or processor" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="has no tokenizer: its vocabulary would be empty"):
+        source.load_tokenizer()
 
 
 @pytest.mark.parametrize(
