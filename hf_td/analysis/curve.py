@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from hf_td.anatomy import Anatomy
+from hf_td.anatomy import Anatomy, evaluating
 from hf_td.config import TargetedDropoutConfig
 from hf_td.pruning import (
     Budget,
@@ -65,8 +65,8 @@ def pruning_curve(
     Args:
         model: as for `prune_model`; left as it was, also after an error.
         sparsities: fractions in [0, 1].
-        evaluate: called once for each sparsity with the pruned model; returns a number, or a
-            mapping from names to numbers.
+        evaluate: called once for each sparsity with the pruned model, in eval mode; returns a
+            number, or a mapping from names to numbers.
         config: as for `prune_model`.
         budget: as for `prune_model`.
         of: as for `prune_model`.
@@ -78,7 +78,8 @@ def pruning_curve(
         **overrides: as for `prune_model`.
 
     Raises:
-        TypeError: the sparsities are not several numbers; raised before the first evaluation.
+        TypeError: the sparsities are not several numbers, raised before the first evaluation; or
+            `evaluate` returns no number.
         ValueError: as for `prune_model`; raised before the first evaluation.
     """
     sparsities = _as_numbers(sparsities)
@@ -102,11 +103,23 @@ def pruning_curve(
         for sparsity in sparsities:
             remove_lowest(sites, sparsity, budget)
             found = count_sparsity(model, anatomy.holders)
-            value = evaluate(model)
-            metrics = dict(value) if isinstance(value, Mapping) else {"metric": float(value)}
-            points.append(CurvePoint(sparsity, found.sparsity, found.share_of_parameters, metrics))
+            with evaluating(model):
+                value = evaluate(model)
+            share = found.share_of_parameters
+            points.append(CurvePoint(sparsity, found.sparsity, share, _as_metrics(value)))
             restore()
     return points
+
+
+def _as_metrics(value: Any) -> dict[str, float]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    try:
+        return {"metric": float(value)}
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"evaluate returned {value!r}. It returns a number, or a mapping from names to numbers"
+        ) from None
 
 
 def _as_numbers(sparsities: Any) -> list[float]:

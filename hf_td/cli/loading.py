@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers import AutoProcessor
+from transformers import AutoProcessor, PreTrainedTokenizerBase
 
 from hf_td.hub.forms.archive import ARCHIVE_NAME
 from hf_td.ranking.activations import attach_activations, download_activations, find_activations
@@ -14,6 +14,7 @@ from hf_td.ranking.learned import attach_learned, download_learned, find_learned
 from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.experiment.arguments import ModelArguments
 from hf_td.tasks.models import ModelSource, find_model, reading_weights
+from hf_td.training.vocabulary import knows_words
 
 
 def load_model(name: str, *, trust_remote_code: bool) -> tuple[Any, ModelSource]:
@@ -78,7 +79,11 @@ def _find_class(name: str, config: Any) -> Any:
 def load_processor(source: ModelSource) -> Any:
     """Load the processor, tokenizer or image processor; print why and return None without one."""
     try:
-        return AutoProcessor.from_pretrained(source.tokenizer, **source.options)
+        processor = AutoProcessor.from_pretrained(source.tokenizer, **source.options)
+        tokenizer = getattr(processor, "tokenizer", processor)
+        if isinstance(tokenizer, PreTrainedTokenizerBase) and not knows_words(tokenizer):
+            raise ValueError(f"{source.tokenizer} has no vocabulary")
+        return processor
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().partition(". ")[0]
         print(f"the export has no tokenizer or processor: {reason}")

@@ -11,7 +11,7 @@ from hf_td.config import trained_with
 from hf_td.files import check_free
 from hf_td.hub.export import export_model
 from hf_td.hub.forms import check_form
-from hf_td.pruning import PruningReport, prune_model
+from hf_td.pruning import PruningReport, check_sparsity, prune_model
 from hf_td.ranking.activations import FILE as ACTIVATIONS
 from hf_td.ranking.activations import find_activations
 from hf_td.ranking.learned import FILE as SCORES
@@ -46,11 +46,12 @@ def prune_and_export(
     Raises:
         UsageError: an argument cannot work.
     """
-    with blaming_input():
-        check_free(output.absolute(), overwrite=overwrite)  # before the long work
-        check_form(form)
+    with blaming_input():  # before the long work
+        check_sparsity(sparsity)
+        check_free(output.absolute(), overwrite=overwrite)
+        check_form(form, keep_heads_stock=keep_heads_stock)
     model, source = load_model(name, trust_remote_code=trust_remote_code)
-    _check_measured(model, importance, f"hf-td prune {name} {output} --sparsity {sparsity}")
+    _check_measured(model, importance)
     processor = load_processor(source)
     level = level or ("unit" if trained_with(model) is None else None)
     settings: dict[str, Any] = {"level": level, "importance": importance}
@@ -81,13 +82,12 @@ def prune_and_export(
         print(note)
 
 
-def _check_measured(model: Any, importance: str | None, command: str) -> None:
+def _check_measured(model: Any, importance: str | None) -> None:
     """Raise UsageError where an importance needs a file of the training, which is missing.
 
     Args:
         model: the model.
         importance: the one that was asked for; None for that of the training.
-        command: that was given, for the message.
     """
     recorded = trained_with(model)
     wanted = importance or (recorded.importance if recorded else "magnitude")
@@ -95,8 +95,8 @@ def _check_measured(model: Any, importance: str | None, command: str) -> None:
     if not find(model):
         raise UsageError(
             f"--importance {wanted} needs {file}, which is missing. A training with this "
-            "importance saves it next to the weights. Put it there, or rank by magnitude: "
-            f"{command} --importance magnitude"
+            "importance saves it next to the weights. Put it there, or rank by magnitude: give the "
+            "same command with --importance magnitude"
         )
 
 

@@ -1,7 +1,7 @@
 """Takes removed heads, neurons and experts out of a model, and records what is left."""
 
 from hf_td.compaction.compact import can_compact, compact_model, cut_model
-from hf_td.compaction.kept import needed_units
+from hf_td.compaction.kept import check_multiple, needed_units
 from hf_td.modules.compact_layout import LAYOUT_KEY, layout_of_model
 from hf_td.modules.compact_shapes import CompactLayout, apply_layout
 
@@ -10,6 +10,7 @@ __all__ = [
     "CompactLayout",
     "apply_layout",
     "can_compact",
+    "check_multiple",
     "compact_model",
     "cut_model",
     "layout_of_model",

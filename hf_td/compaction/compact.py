@@ -11,7 +11,7 @@ from hf_td.anatomy import Anatomy, Block, Holder, Mixture
 from hf_td.anatomy.given import anatomy_of
 from hf_td.compaction.alignment import renumber_heads
 from hf_td.compaction.check import Footprint, compare, footprint
-from hf_td.compaction.kept import choose_units, dead_heads, needed_units
+from hf_td.compaction.kept import check_multiple, choose_units, dead_heads, needed_units
 from hf_td.compaction.runs import Runs, runs_of, trial_runs_of
 from hf_td.compaction.surgery import Cuts, cut_parameters, cuts_of, new_counts
 from hf_td.compaction.trial import Undo, fixed_heads, swap
@@ -58,8 +58,7 @@ def compact_model(
             differs from the masked one. The message then names the first layer that differs, and
             the model is left as it was.
     """
-    if multiple_of < 1:
-        raise ValueError(f"multiple_of is a positive number of neurons, got {multiple_of}")
+    check_multiple(multiple_of)
     if find_patch(model) is not None:
         unpatch_model(model)
     anatomy = anatomy_of(model, anatomy, example_inputs)
@@ -77,6 +76,7 @@ def can_compact(
     example_inputs: Mapping[str, Any] | None = None,
 ) -> bool:
     """Return whether `compact_model` can take anything out, given the same arguments."""
+    check_multiple(multiple_of)
     anatomy = anatomy_of(model, anatomy, example_inputs)
     return _removes_any(needed_units(model, anatomy, multiple_of, example_inputs))
 

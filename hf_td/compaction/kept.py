@@ -18,6 +18,12 @@ from hf_td.pruning.report import live_units
 EXPERTS_MULTIPLE = 8
 
 
+def check_multiple(multiple_of: int) -> None:
+    """Raise ValueError unless widths can be rounded up to a multiple of this number."""
+    if multiple_of < 1:
+        raise ValueError(f"multiple_of is a positive number of neurons, got {multiple_of}")
+
+
 def needed_units(
     model: nn.Module,
     anatomy: Anatomy,

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from hf_td.anatomy import Anatomy, in_own_type, linear_layers
 from hf_td.anatomy.given import anatomy_of
-from hf_td.compaction import cut_model, needed_units
+from hf_td.compaction import check_multiple, cut_model, needed_units
 from hf_td.files import check_free, folder_bytes, whole_folder, write_text
 from hf_td.hub.card.info import CardInfo
 from hf_td.hub.card.removal import count_removal
@@ -89,12 +89,15 @@ def export_model(
         ImportError: the form needs a package that is not installed.
         TypeError: the model is no `PreTrainedModel`.
         ValueError: the form cannot hold this model (the message says which can); there is no such
-            form; the anatomy is of another model; or a baseline or an adapter is attached.
+            form; it has no use for `keep_heads_stock`; `multiple_of` is not positive; the metrics
+            are no JSON; the anatomy is of another model; or a baseline or an adapter is attached.
         RuntimeError: the export did not load, or computed something else; nothing was written.
     """
     check_free(Path(folder).absolute(), overwrite=overwrite)
+    check_multiple(multiple_of)
+    written = None if metrics is None else _json_of(metrics)
+    check_form(form, keep_heads_stock=keep_heads_stock)
     _check_plain(model)
-    check_form(form)
     shell = _shell_of(model)
     anatomy = anatomy_of(shell, anatomy, example_inputs)
     needed = needed_units(shell, anatomy, multiple_of, example_inputs)
@@ -108,9 +111,8 @@ def export_model(
         chosen.write(shell, temporary, example_inputs)
         if processing_class is not None:
             processing_class.save_pretrained(temporary)
-        if metrics is not None:
-            text = json.dumps(metrics, indent=2, allow_nan=False)
-            write_text(temporary / "metrics.json", f"{text}\n")
+        if written is not None:
+            write_text(temporary / "metrics.json", f"{written}\n")
         facts = ExportFacts(
             name=Path(folder).absolute().name,
             form=chosen,
@@ -128,6 +130,17 @@ def export_model(
         ways=ways,
         notes=tuple(filter(None, [no_smaller(removal, shell.num_parameters(), chosen), hint])),
     )
+
+
+def _json_of(metrics: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(metrics, indent=2, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"metrics cannot be written as JSON: {error}. Expected are texts and finite numbers of "
+            "Python, and lists and mappings of them. Convert tensors by float(), and leave out "
+            "what is not finite"
+        ) from error
 
 
 def _check_plain(model: Any) -> None:

@@ -31,6 +31,7 @@ from hf_td.tasks.data.hub import is_path, is_reachable
 from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.experiment.arguments import ModelArguments
 from hf_td.tasks.experiment.pairs import parse_pairs
+from hf_td.training.vocabulary import knows_words
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +92,11 @@ class ModelSource:
             raise UsageError(f"{self.tokenizer} has no tokenizer. Name one with --tokenizer_name.")
         with blaming_input():
             tokenizer = AutoTokenizer.from_pretrained(self.tokenizer, **self.options)
+        if not knows_words(tokenizer):
+            raise UsageError(
+                f"{self.tokenizer} has no tokenizer: its vocabulary would be empty, and all texts "
+                "alike. Save the tokenizer of the model there, or name one with --tokenizer_name."
+            )
         if tokenizer.pad_token is None:
             if tokenizer.eos_token is None:
                 raise UsageError(

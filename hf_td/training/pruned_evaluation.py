@@ -77,7 +77,7 @@ class PrunedEvaluationMixin:
 def warn_if_chosen_unpruned(args: TrainingArguments, config: TargetedDropoutConfig) -> None:
     """Warn if the metric of the full weights chooses a checkpoint while the rates still rise."""
     metric = args.metric_for_best_model
-    if metric is None or AT in metric or not _rise(config):
+    if metric is None or _names_sparsity(metric) or not _rise(config):
         return
     wanted = name_at("loss" if "loss" in metric else metric, config.targeting)
     logger.warning(
@@ -89,6 +89,15 @@ def warn_if_chosen_unpruned(args: TrainingArguments, config: TargetedDropoutConf
         config.targeting,
         wanted,
     )
+
+
+def _names_sparsity(metric: str) -> bool:
+    """Return True for a name of `name_at`, and False for one such as precision_at_1."""
+    _, at, end = metric.rpartition(AT)
+    try:
+        return bool(at) and float(end) < 1
+    except ValueError:
+        return False
 
 
 def _rise(config: TargetedDropoutConfig) -> bool:

@@ -55,6 +55,22 @@ def test_each_point_is_what_the_pruned_model_is_worth(family, level):
         assert point.removed_of_all == report.share_of_parameters
 
 
+@every_level
+def test_a_model_in_training_mode_is_measured_in_eval_mode(level):
+    model = patch_model(tiny_model("bert"), level=level, importance="magnitude").train()
+    pruned = prune_model(expected := tiny_model("bert"), 0.5, level=level)
+    assert pruned.sparsity > 0.4
+
+    def evaluate(pruned: Any) -> float:
+        value = mean_logit(pruned)
+        pruned.train()  # as a loop does that goes on training
+        return value
+
+    points = pruning_curve(model, [0.5, 0.5], evaluate)
+    assert [point.metrics["metric"] for point in points] == [mean_logit(expected)] * 2
+    assert all(module.training for module in model.modules())
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @every_level
 def test_weights_come_back_after_an_error(error, level):
@@ -147,3 +163,12 @@ def test_a_selection_that_is_not_there_is_refused_before_the_first_evaluation():
     with pytest.raises(ValueError, match=r"there are no layers \[9\]"):
         pruning_curve(tiny_model("bert"), [0.5], calls.append, layers=[9])
     assert not calls
+
+
+@pytest.mark.parametrize("value", [None, "0.5 accuracy", [0.5, 0.6]])
+def test_an_evaluation_without_a_number_is_an_error(value):
+    model: Any = tiny_model("bert")
+    state = state_of(model)
+    with pytest.raises(TypeError, match="It returns a number, or a mapping from names"):
+        pruning_curve(model, [0.5], lambda _: value, level="unit")
+    assert_same_state(model, state)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -250,11 +251,26 @@ def test_tokenizer_and_metrics_lie_beside_the_model(tmp_path):
     assert found("word")["input_ids"] == [2]
 
 
-def test_metrics_that_are_no_json_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="JSON compliant"):
+@pytest.mark.parametrize("value", [float("nan"), torch.tensor(0.5), np.float32(0.5)])
+def test_metrics_that_are_no_json_are_refused(value, tmp_path):
+    with pytest.raises(ValueError, match=r"metrics cannot be written as JSON: O.*Convert tensors"):
+        export_model(masked_model("bert"), tmp_path / "x", metrics={"loss": value}, check=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("form", ["compact", "padded", "archive"])
+def test_heads_are_kept_only_in_forms_that_can(form, tmp_path):
+    with pytest.raises(ValueError, match=f"no effect on the form '{form}'.*auto and stock"):
         export_model(
-            masked_model("bert"), tmp_path / "x", metrics={"loss": float("nan")}, check=False
+            masked_model("bert"), tmp_path / "x", form=form, keep_heads_stock=True, check=False
         )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [0, -8])
+def test_a_wrong_multiple_is_refused(number, tmp_path):
+    with pytest.raises(ValueError, match="multiple_of is a positive number"):
+        export_model(masked_model("bert"), tmp_path / "x", multiple_of=number, check=False)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -18,6 +18,7 @@ from hf_td.baselines import L1
 from hf_td.baselines.trainer import BaselineTrainer
 from hf_td.ranking.activations import Activations, find_activations
 from hf_td.training import ReliableTrainer
+from hf_td.training.pruned_evaluation import warn_if_chosen_unpruned
 from tests.tiny import tiny_model
 from tests.training.models import QUIET, arguments, every_level, examples, trainer_of
 
@@ -121,6 +122,22 @@ def test_choosing_by_the_full_weights_warns_once(settings, warns, tmp_path, capl
     if warns:
         name = "accuracy_at_0.75" if "metric_for_best_model" in settings else "loss_at_0.75"
         assert f"eval_sparsity=0.75 and metric_for_best_model='{name}'" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("metric", "warns"),
+    [
+        ("precision_at_1", True),  # a metric of retrieval
+        ("recall_at_10", True),
+        ("precision_at_1_at_0.75", False),
+        ("eval_accuracy_at_0.75", False),
+        ("accuracy_at_once", True),
+    ],
+)
+def test_a_metric_at_a_rank_is_no_metric_at_a_sparsity(metric, warns, tmp_path, caplog):
+    settings = arguments(tmp_path, **{**BEST, "metric_for_best_model": metric})
+    warn_if_chosen_unpruned(settings, settings.targeted_dropout())
+    assert (UNPRUNED in caplog.text) is warns
 
 
 def stock(model: Any, args: Any) -> Trainer:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # The name that stands for the first automatic form that can hold a model.
 AUTO = "auto"
+# The forms that keep all heads on request.
+KEEPING = (AUTO, "stock")
 
 
 class Row(NamedTuple):
@@ -74,14 +76,23 @@ def load_form(name: str) -> Form:
     return importlib.import_module(FORMS[name].module).FORM
 
 
-def check_form(name: str) -> None:
+def check_form(name: str, *, keep_heads_stock: bool = False) -> None:
     """Raise unless a form is known and the packages that it needs are installed.
+
+    Args:
+        name: of the form.
+        keep_heads_stock: True if all heads are to stay where a stock config cannot say fewer.
 
     Raises:
         ImportError: a package is missing; the message names the extra.
-        ValueError: there is no such form.
+        ValueError: there is no such form, or it does not keep heads on request.
     """
     if name not in form_choices():
         raise ValueError(f"form must be one of {form_choices()}, got {name!r}")
+    if keep_heads_stock and name not in KEEPING:
+        raise ValueError(
+            f"keep_heads_stock=True (--keep-heads-stock) has no effect on the form {name!r}. It is "
+            f"for the forms {' and '.join(KEEPING)}. Leave one of them out"
+        )
     if name != AUTO:
         load_form(name).check_installed()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import re
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,7 +23,8 @@ READERS = {
     ".parquet": "parquet",
     ".txt": "text",
 }
-_COMPRESSED = (".gz", ".bz2", ".xz")
+_COMPRESSED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_DAMAGED = gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError  # a compressed file
 _CHUNK = 1 << 20  # characters
 _SEPARATORS = ",;\t|"
 # The start of a JSON file, without white space.
@@ -31,12 +36,14 @@ def read_file(path: Path) -> datasets.Dataset:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the kind is unknown, or the file cannot be read.
+        ValueError: it is a folder, its kind is unknown, or it cannot be read.
     """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder. Give a file, or the folder as --dataset_name.")
     if not path.is_file():
         raise FileNotFoundError(f"the file {path} does not exist. Give an existing file.")
-    reader, options = reader_of(path)
     check_encoding(path)
+    reader, options = reader_of(path)
     try:
         return datasets.load_dataset(reader, data_files=str(path), split="train", **options)
     except (DatasetsError, ValueError) as error:
@@ -44,14 +51,17 @@ def read_file(path: Path) -> datasets.Dataset:
 
 
 def check_encoding(path: Path) -> None:
-    """Raise ValueError if a file of text is not UTF-8: the reader of JSON would not notice."""
-    if kind_of(path) == ".parquet" or path.suffix.lower() in _COMPRESSED:
+    """Raise ValueError if a file of text is not UTF-8: the reader of JSON would not notice.
+
+    A compressed file is read to its end, so a damaged one is refused too.
+    """
+    if kind_of(path) not in READERS or kind_of(path) == ".parquet":
         return
     try:
-        with path.open(encoding="utf-8") as file:
+        with _open(path) as file:
             while file.read(_CHUNK):
                 pass
-    except UnicodeDecodeError as error:
+    except (UnicodeDecodeError, *_DAMAGED) as error:
         raise ValueError(f"{path} cannot be read: {reason(error)}") from error
 
 
@@ -103,18 +113,21 @@ def reason(error: BaseException) -> str:
     return f"{cause}." if not str(cause).rstrip().endswith((".", "!", "?")) else str(cause).rstrip()
 
 
+def _open(path: Path, errors: str = "strict") -> Any:
+    """Open a file of text, which can be compressed, in UTF-8."""
+    return _COMPRESSED.get(path.suffix.lower(), open)(path, "rt", encoding="utf-8", errors=errors)
+
+
 def _separator(path: Path) -> str:
-    if path.suffix.lower() in _COMPRESSED:
-        return "\t" if kind_of(path) == ".tsv" else ","
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with _open(path, "replace") as file:
         counts = Counter(file.readline())
     default = "\t" if kind_of(path) == ".tsv" else ","
     return max(_SEPARATORS, key=lambda sign: (counts[sign], sign == default))
 
 
 def _starts_with_data(path: Path) -> bool:
-    if path.suffix.lower() != ".json":
+    if kind_of(path) != ".json":
         return False
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with _open(path, "replace") as file:
         start = "".join(file.read(200).split())
     return _ROWS_UNDER_DATA.match(start) is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,6 +73,7 @@ def load_splits(
     *,
     label: str | None = None,
     test_file: str | None = None,
+    check: Callable[[datasets.DatasetDict], None] | None = None,
 ) -> Loaded:
     """Load a split to train on and one to measure on.
 
@@ -84,9 +85,11 @@ def load_splits(
         builtin: alternative that error messages suggest when there is no network.
         label: column with the labels.
         test_file: file with rows to measure on as well.
+        check: called with the splits as they were read, before rows are held out: the numbers of
+            rows in its messages are those of the files.
 
     Raises:
-        ValueError: a split does not exist or is empty, or the data cannot be read.
+        ValueError: a split does not exist or is empty, the data cannot be read, or `check` refuses.
         OSError: the data do not exist, or the Hub cannot be reached.
     """
     _check_source(arguments)
@@ -96,6 +99,8 @@ def load_splits(
     else:
         splits = _from_files(arguments, test_file)
     _check_rows(splits, source_of(arguments))
+    if check is not None:
+        check(splits)
     if VALIDATION in splits:
         return Loaded(splits, arguments.validation_split or VALIDATION)
     if TEST in splits:
@@ -209,9 +214,9 @@ def _load_folder(folder: Path, config: str | None, split: Any) -> Any:
             f"{', '.join(READERS)}, such as train.csv and validation.csv, or with images."
         )
     if config is None and len(kinds) == 1 and tables:  # its options are known
-        reader, options = reader_of(tables[0])
         for path in tables:
             check_encoding(path)
+        reader, options = reader_of(tables[0])
         return datasets.load_dataset(reader, data_dir=str(folder), split=split, **options)
     return datasets.load_dataset(str(folder), config, split=split)
 
@@ -248,8 +253,13 @@ def check_columns(splits: datasets.DatasetDict, columns: Sequence[str], option: 
         if missing:
             raise ValueError(
                 f"the {split} split has no column {', '.join(missing)}. It has "
-                f"{', '.join(rows.column_names)}. Name the column with {option}."
+                f"{', '.join(map(_visible, rows.column_names))}. Name the column with {option}."
             )
+
+
+def _visible(name: str) -> str:
+    """Return a name, in quotes where spaces around it would not be seen."""
+    return name if name and name == name.strip() else repr(name)
 
 
 def check_text(splits: datasets.DatasetDict, columns: Sequence[str], option: str) -> None:

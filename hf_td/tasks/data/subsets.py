@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from contextlib import suppress
 
 import datasets
 import numpy as np
@@ -88,10 +89,13 @@ def _drawn(pool: list[int], values: list[str], size: int, seed: int) -> tuple[li
         from sklearn.model_selection import train_test_split
 
     counts = Counter(values)
-    often = [i for i, value in enumerate(values) if counts[value] > 1]
-    labels = [values[i] for i in often]
-    try:
-        _, held = train_test_split(often, test_size=size, stratify=labels, random_state=seed)
-        return [pool[i] for i in held], "stratified by {label}, seed {seed}"
-    except ValueError:  # too few rows for this many labels
-        return random.Random(seed).sample(pool, size), "random, seed {seed}"
+    # Values that occur once, as most numbers of a regression, are one stratum: else no such row
+    # could be measured.
+    strata = [f"={value}" if counts[value] > 1 else "" for value in values]
+    usable = [i for i, stratum in enumerate(strata) if stratum or strata.count("") > 1]
+    labels = [strata[i] for i in usable]
+    if any(labels):
+        with suppress(ValueError):  # too few rows for this many labels
+            _, held = train_test_split(usable, test_size=size, stratify=labels, random_state=seed)
+            return [pool[i] for i in held], "stratified by {label}, seed {seed}"
+    return random.Random(seed).sample(pool, size), "random, seed {seed}"

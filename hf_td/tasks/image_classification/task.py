@@ -28,12 +28,14 @@ from hf_td.tasks.image_classification.digits import load_digits
 from hf_td.tasks.image_classification.pictures import as_images
 from hf_td.tasks.labels import (
     LabelArguments,
+    check_labels,
     check_metric,
     encode,
     first_output,
     label_metrics,
     lower_is_better,
     read_labels,
+    warn_if_alike,
 )
 from hf_td.tasks.models import find_model
 from hf_td.tasks.task import Task
@@ -68,6 +70,8 @@ def image_classification_task(arguments: Arguments) -> Task:
     processor = source.load_image_processor(_image_size(config))
     rows = {name: first_rows(split, data.max_eval_samples) for name, split in encoded.items()}
     rows[TRAIN] = random_subset(encoded[TRAIN], data.max_train_samples)
+    for name in rows.keys() - {TRAIN}:
+        warn_if_alike(rows[name], name)
     prepared = {name: Images(r, data.image_column, processor, config) for name, r in rows.items()}
     _check_size(prepared[TRAIN], config)
     several = TEST in prepared
@@ -134,7 +138,11 @@ def _load_images(data: ImageClassificationArguments) -> Loaded:
         names = own_splits(data)
         return Loaded(load_digits(names, data.image_column, label), names[VALIDATION])
     splits, measured = load_splits(
-        data, f"--dataset_name {DIGITS}", label=label, test_file=data.test_file
+        data,
+        f"--dataset_name {DIGITS}",
+        label=label,
+        test_file=data.test_file,
+        check=lambda whole: check_labels(whole, data),
     )
     return Loaded(as_images(splits, data.image_column, source_of(data)), measured)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,8 @@ import datasets
 
 from hf_td.tasks.labels.reading import MULTI, REGRESSION, Labels
 from hf_td.tasks.labels.values import label_values, lists_of_bits, name_of, shown, switch
+
+logger = logging.getLogger(__name__)
 
 TARGETS = "labels"
 
@@ -31,6 +34,24 @@ def encode(rows: datasets.Dataset, labels: Labels, split: str) -> datasets.Datas
     targets, feature = _targets(rows, labels, split)
     removed = {*labels.columns, TARGETS} & set(rows.column_names)
     return rows.remove_columns(list(removed)).add_column(TARGETS, targets, feature=feature)  # type: ignore
+
+
+def warn_if_alike(rows: datasets.Dataset, split: str) -> None:
+    """Warn if all rows that will be measured have one target: no metric tells anything there.
+
+    Args:
+        rows: rows that `encode` returned, or some of them.
+        split: name of the split, for the message.
+    """
+    targets = rows[TARGETS][:]
+    if len(targets) > 1 and all(target == targets[0] for target in targets):
+        logger.warning(
+            "warning: all %d rows to measure of the %s split have one label, so the metrics say "
+            "little. A file may be sorted by label: --max_eval_samples takes its first rows. Leave "
+            "it out, or shuffle the rows.",
+            len(targets),
+            split,
+        )
 
 
 def _targets(rows: datasets.Dataset, labels: Labels, split: str) -> tuple[list[Any], Any]:

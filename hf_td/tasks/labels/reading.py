@@ -63,6 +63,15 @@ class Labels:
         return kinds.get(self.problem, "{} regression").format(inputs)
 
 
+def check_labels(splits: datasets.DatasetDict, arguments: LabelArguments) -> None:
+    """Raise ValueError for a column that does not exist, or a row without a label."""
+    check_columns(splits, arguments.label_columns, "--label_column")
+    empty = arguments.label_separator is not None
+    for split, rows in splits.items():
+        for column in arguments.label_columns:
+            label_values(rows, column, str(split), may_be_empty=empty)
+
+
 def read_labels(splits: datasets.DatasetDict, arguments: LabelArguments) -> Labels:
     """Read the labels of the training split.
 
@@ -71,7 +80,6 @@ def read_labels(splits: datasets.DatasetDict, arguments: LabelArguments) -> Labe
             all one class, or look like ids; or a regression has labels that are no numbers.
     """
     columns = tuple(arguments.label_columns)
-    check_columns(splits, columns, "--label_column")
     rows, separator = splits["train"], arguments.label_separator
     if len(columns) > 1:
         return Labels(problem=MULTI, columns=columns, names=columns)

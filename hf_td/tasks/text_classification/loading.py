@@ -10,7 +10,15 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from hf_td.tasks.data.splits import TEST, TRAIN, VALIDATION, check_samples, load_splits
 from hf_td.tasks.data.subsets import first_rows, random_subset
-from hf_td.tasks.labels import Labels, check_metric, encode, label_metrics, read_labels
+from hf_td.tasks.labels import (
+    Labels,
+    check_labels,
+    check_metric,
+    encode,
+    label_metrics,
+    read_labels,
+    warn_if_alike,
+)
 from hf_td.tasks.labels.encoding import TARGETS
 from hf_td.tasks.text_classification.arguments import TextClassificationArguments
 from hf_td.tasks.text_classification.texts import check_texts
@@ -75,8 +83,8 @@ def prepare_texts(
         "your files (--train_file)",
         label=arguments.label_columns[0],
         test_file=arguments.test_file,
+        check=lambda whole: _check_rows(whole, arguments),
     )
-    check_texts(splits, arguments.text_columns, ["--text_column", "--text_pair_column"])
     labels = read_labels(splits, arguments)
     metric = check_metric(labels, arguments.metric)
     encoded = {split: encode(rows, labels, str(split)) for split, rows in splits.items()}
@@ -93,12 +101,20 @@ def prepare_texts(
     )
 
 
+def _check_rows(splits: datasets.DatasetDict, arguments: TextClassificationArguments) -> None:
+    """Raise ValueError for a wrong column, or a row without a text or a label."""
+    check_texts(splits, arguments.text_columns, ["--text_column", "--text_pair_column"])
+    check_labels(splits, arguments)
+
+
 def _sample(
     rows: datasets.Dataset, split: str, arguments: TextClassificationArguments
 ) -> datasets.Dataset:
     if split == TRAIN:
         return random_subset(rows, arguments.max_train_samples)
-    return first_rows(rows, arguments.max_eval_samples)
+    measured = first_rows(rows, arguments.max_eval_samples)
+    warn_if_alike(measured, split)
+    return measured
 
 
 def _tokenised(

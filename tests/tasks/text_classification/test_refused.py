@@ -186,3 +186,15 @@ def test_a_folder_without_data(tokenizer, tmp_path):
 )
 def test_ids(texts, ids):
     assert looks_like_ids(texts) is ids
+
+
+def test_spaces_around_the_name_of_a_column_are_shown(tokenizer, tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(" text,label\ngood,x\nbad,y\n")
+    with pytest.raises(ValueError, match=r"no column text\. It has ' text', label\. Name"):
+        load_texts(tokenizer, train_file=str(path))
+
+
+def test_a_folder_as_a_file_is_refused(tokenizer, tmp_path):
+    with pytest.raises(ValueError, match=r"is a folder\. Give a file, or the folder as --dataset"):
+        load_texts(tokenizer, train_file=str(tmp_path))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 from typing import Any
 
 import pytest
@@ -35,6 +37,36 @@ def test_fewer_rows_than_classes_are_drawn_at_random(tokenizer, table, caplog):
     data = load_texts(tokenizer, train_file=table(["x", "y", "z"] * 4))
     assert len(data.evaluation) == 1
     assert "(random, seed 0)" in caplog.text
+
+
+def test_numbers_that_occur_once_are_held_out_too(tokenizer, table):
+    scores = [0.0] * 20 + [0.01 + i / 100 for i in range(20)]
+    data = load_texts(tokenizer, train_file=table(scores), validation_split_percentage=50)
+    held: Any = data.evaluation
+    assert sum(score > 0 for score in held["labels"]) in (10, 11)
+    assert sum(score > 0 for score in data.train["labels"]) in (9, 10)
+
+
+def test_rows_of_messages_are_those_of_the_file(tokenizer, table):
+    labels = [("x", "y")[i % 2] for i in range(40)]
+    texts = [f"a good film {'very ' * i}" for i in range(40)]
+    for i in (17, 23, 31, 39):
+        labels[i] = ""
+    with pytest.raises(ValueError, match=r"4 of 40 rows of the train split have no label.*row 17"):
+        load_texts(tokenizer, train_file=table(labels, texts))
+    for i in (12, 19, 28, 30, 36):
+        texts[i] = ""
+    with pytest.raises(ValueError, match=r"5 of 40 rows of the train split have no text.*row 12"):
+        load_texts(tokenizer, train_file=table(labels, texts))
+
+
+def test_rows_to_measure_with_one_label_are_warned_of(tokenizer, table, caplog):
+    file = table(["x"] * 40 + ["y"] * 40)  # sorted by label
+    for size, warns in ((None, False), (1, False), (3, True)):
+        caplog.clear()
+        data = load_texts(tokenizer, train_file=file, max_eval_samples=size)
+        assert len(data.evaluation) == (size or 8)
+        assert ("all 3 rows to measure of the validation split have one" in caplog.text) is warns
 
 
 def test_a_test_file_alone_is_measured(tokenizer, table, caplog):
@@ -70,11 +102,31 @@ def test_a_table_with_another_separator(tokenizer, tmp_path, sign):
     assert data.labels.names == ("x", "y")
 
 
-def test_a_compressed_table(tokenizer, tmp_path):
-    path = tmp_path / "t.csv.gz"
-    path.write_bytes(gzip.compress(b"text,label\ngood,x\nbad,y\n"))
+@pytest.mark.parametrize(
+    ("end", "compress"), [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)]
+)
+@pytest.mark.parametrize("sign", [",", ";", "\t"])
+def test_a_compressed_table(tokenizer, tmp_path, end, compress, sign):
+    path = tmp_path / f"t.csv.{end}"
+    path.write_bytes(compress(b"text,label\ngood,x\nbad,y\n".replace(b",", sign.encode())))
     data = load_texts(tokenizer, train_file=str(path), validation_file=str(path))
     assert data.labels.names == ("x", "y")
+
+
+def test_compressed_rows_under_the_key_data(tokenizer, tmp_path):
+    path = tmp_path / "t.json.gz"
+    path.write_bytes(
+        gzip.compress(b'{"data": [{"text": "a", "label": 1}, {"text": "b", "label": 0}]}')
+    )
+    data = load_texts(tokenizer, train_file=str(path), validation_file=str(path))
+    assert data.train["labels"][:] == [1, 0]
+
+
+def test_a_damaged_compressed_table_is_refused(tokenizer, tmp_path):
+    path = tmp_path / "t.csv.gz"
+    path.write_bytes(gzip.compress(b"text,label\ngood,x\nbad,y\n")[:-12])
+    with pytest.raises(ValueError, match="gz cannot be read: Compressed file ended before"):
+        load_texts(tokenizer, train_file=str(path))
 
 
 def test_rows_under_the_key_data(tokenizer, tmp_path):
