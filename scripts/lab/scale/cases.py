@@ -90,12 +90,12 @@ _DECODER: dict[str, Any] = {
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
 }
-_ENCODER = {k: v for k, v in _DECODER.items() if k != "num_key_value_heads"}
-_NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+_ENCODER: dict[str, Any] = {k: v for k, v in _DECODER.items() if k != "num_key_value_heads"}
+_NO_DROPOUT: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 
 
 def _bert() -> PreTrainedModel:
-    none = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    none: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     return BertForMaskedLM(BertConfig(**_ENCODER, **none))
 
 
