@@ -13,7 +13,7 @@ from torch.multiprocessing.spawn import spawn
 
 
 def run_in_processes(
-    work: Callable[..., None], processes: int, folder: Path, *args: Any, seconds: float = 300
+    work: Callable[..., None], processes: int, folder: Path, *args: Any, seconds: float = 900
 ) -> None:
     """Call `work(rank, folder, *args)` in processes of one group, one for each rank.
 
