@@ -37,6 +37,8 @@ class Case:
         teacher: where the weights of a teacher are, which gives half of the loss: in every process
             or sharded; None without a teacher.
         adapters: train LoRA adapters alone.
+        tokens: the length of a sequence. Activations are measured in every thirteenth row of a
+            process, which are the rows of one process if sequences have 13 tokens.
         micro_batches: forwards and backwards of an update.
         reshard: free the weights of a block after its forward.
         checkpointing: recompute the activations of each block in the backward.
@@ -47,6 +49,7 @@ class Case:
     settings: dict[str, Any] = field(default_factory=dict)
     teacher: Literal["whole", "sharded"] | None = None
     adapters: bool = False
+    tokens: int = 16
     micro_batches: int = 1
     reshard: bool = True
     checkpointing: bool = False
@@ -60,6 +63,7 @@ SETTINGS: dict[str, Any] = {
     "importance": "magnitude",
 }
 ALWAYS: dict[str, Any] = {"targeting_schedule": "constant", "drop_rate": 1.0}
+_ACTIVATION = {"importance": "activation"}
 
 CASES = (
     Case("weights, all candidates dropped", settings={"level": "weight", **ALWAYS}),
@@ -68,8 +72,8 @@ CASES = (
     Case("units", settings={"level": "unit"}),
     Case("weights of an encoder", "bert", {"level": "weight"}),
     Case("units of an encoder", "bert", {"level": "unit"}),
-    Case("weights by activation", settings={"level": "weight", "importance": "activation"}),
-    Case("units by activation", settings={"level": "unit", "importance": "activation"}),
+    Case("weights by activation", settings={"level": "weight", **_ACTIVATION}, tokens=13),
+    Case("units by activation", settings={"level": "unit", **_ACTIVATION}, tokens=13),
     Case("pattern 2:4", settings={"level": "weight", "pattern": "2:4", "targeting": 0.5}),
     Case("weights of Conv1D", "gpt2", {"level": "weight"}),
     Case("weights of experts", "mixtral", {"level": "weight"}),

@@ -7,6 +7,7 @@ They are the same with and without targeted dropout.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -81,23 +82,25 @@ class Shapes:
 
 
 def shapes_of(config: LlamaConfig) -> Shapes:
-    """Return the numbers of a Llama with this config, built on the device meta."""
+    """Return the numbers of a Llama with this config, from one block on the device meta."""
+    alone = copy.deepcopy(config)
+    alone.num_hidden_layers = 1
     with torch.device("meta"):
-        model = LlamaForCausalLM(config)
-    layers = model.model.layers
-    linears = {n: m for n, m in layers.named_modules() if isinstance(m, nn.Linear)}
+        model = LlamaForCausalLM(alone)
+    block, blocks = model.model.layers[0], config.num_hidden_layers
+    linears = {n: m for n, m in block.named_modules() if isinstance(m, nn.Linear)}
     consumers = {n: m for n, m in linears.items() if n.endswith(("o_proj", "down_proj"))}
     producers = [m for n, m in linears.items() if n not in consumers]
-    parameters, blocks = _size(model), _size(layers)
+    root = _size(model) - _size(block)
     return Shapes(
-        parameters=parameters,
-        block=blocks // len(layers),
-        root=parameters - blocks,
-        targeted=sum(m.weight.numel() for m in linears.values()),
-        rows=sum(m.out_features for m in linears.values()),
-        producer_rows=sum(m.out_features for m in producers),
-        consumer_features=sum(m.in_features for m in consumers.values()),
-        features=sum(m.in_features for m in linears.values()),
+        parameters=root + blocks * _size(block),
+        block=_size(block),
+        root=root,
+        targeted=blocks * sum(m.weight.numel() for m in linears.values()),
+        rows=blocks * sum(m.out_features for m in linears.values()),
+        producer_rows=blocks * sum(m.out_features for m in producers),
+        consumer_features=blocks * sum(m.in_features for m in consumers.values()),
+        features=blocks * sum(m.in_features for m in linears.values()),
         largest=max(m.weight.numel() for m in linears.values()),
     )
 
