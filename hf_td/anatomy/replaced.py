@@ -68,7 +68,8 @@ def check_has_values(model: nn.Module) -> None:
     if first is not None and first.is_meta:
         raise ValueError(
             f"the weights of {type(model).__name__} are on the device meta and have no values. "
-            "Reading needs a loaded model. Load the weights first."
+            "Reading needs a loaded model. Load the weights first. Under FSDP load them in every "
+            "process: set cpu_ram_efficient_loading to false."
         )
 
 
@@ -77,8 +78,9 @@ def check_not_fully_sharded(model: nn.Module) -> None:
     if any(isinstance(module, FSDPModule) for module in model.modules()):
         raise TypeError(
             f"{type(model).__name__} is sharded by FSDP2, and no process has its whole weights. "
-            "Patch a model before fully_shard. To prune or export it, save its whole state dict, "
-            "and load that by from_pretrained in one process"
+            "Patch a model before fully_shard, and unpatch it before too. To prune or export it, "
+            "call hf_td.training.save_gathered(model, folder) in every process, and load that "
+            "folder by from_pretrained in one process"
         )
 
 

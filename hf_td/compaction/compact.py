@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hf_td.anatomy import Anatomy, Block, Holder, Mixture
 from hf_td.anatomy.given import anatomy_of
+from hf_td.anatomy.replaced import check_not_fully_sharded
 from hf_td.compaction.alignment import renumber_heads
 from hf_td.compaction.check import Footprint, compare, footprint
 from hf_td.compaction.kept import check_multiple, choose_units, dead_heads, needed_units
@@ -54,11 +55,13 @@ def compact_model(
         `model` itself.
 
     Raises:
+        TypeError: FSDP2 has sharded the model.
         ValueError: no unit can be taken out; the anatomy is of another model; or the compact model
             differs from the masked one. The message then names the first layer that differs, and
             the model is left as it was.
     """
     check_multiple(multiple_of)
+    check_not_fully_sharded(model)
     if find_patch(model) is not None:
         unpatch_model(model)
     anatomy = anatomy_of(model, anatomy, example_inputs)

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from hf_td.anatomy import Anatomy, in_own_type, linear_layers
 from hf_td.anatomy.given import anatomy_of
+from hf_td.anatomy.replaced import check_not_fully_sharded
 from hf_td.compaction import check_multiple, cut_model, needed_units
 from hf_td.files import check_free, folder_bytes, whole_folder, write_text
 from hf_td.hub.card.info import CardInfo
@@ -87,7 +88,7 @@ def export_model(
     Raises:
         FileExistsError: the folder holds something and `overwrite` is False.
         ImportError: the form needs a package that is not installed.
-        TypeError: the model is no `PreTrainedModel`.
+        TypeError: the model is no `PreTrainedModel`, or FSDP2 has sharded it.
         ValueError: the form cannot hold this model (the message says which can); there is no such
             form; it has no use for `keep_heads_stock`; `multiple_of` is not positive; the metrics
             are no JSON; the anatomy is of another model; or a baseline or an adapter is attached.
@@ -150,6 +151,7 @@ def _check_plain(model: Any) -> None:
             "export_model writes what from_pretrained loads, so it takes a PreTrainedModel, got "
             f"{type(model).__name__}; of a model with adapters export what merge_and_unload() gives"
         )
+    check_not_fully_sharded(model)
     computed = [name for name, layer in linear_layers(model).items() if is_parametrized(layer)]
     if computed:
         raise ValueError(

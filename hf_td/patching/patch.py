@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from hf_td.anatomy import Anatomy
 from hf_td.anatomy.given import anatomy_of
+from hf_td.anatomy.replaced import check_not_fully_sharded
 from hf_td.config import (
     CONFIG_KEY,
     IN_TRAINING,
@@ -240,9 +241,11 @@ def unpatch_model(model: ModelT) -> ModelT:
     without updates it gets back its earlier record.
 
     Raises:
+        TypeError: FSDP2 has sharded the model.
         ValueError: the model is not patched.
     """
     patch = _require_patch(model)
+    check_not_fully_sharded(model)
     before = _buffers(model)
     for site in patch.sites:
         restore(site.layer)

@@ -3,6 +3,7 @@
 from hf_td.training.arguments import TargetedDropoutArguments, TargetedDropoutSeq2SeqArguments
 from hf_td.training.callback import TargetedDropoutCallback
 from hf_td.training.distillation import DistillationMixin, forget_teacher, load_teacher
+from hf_td.training.gathered import save_gathered
 from hf_td.training.optimizer import scale_untargeted
 from hf_td.training.reliable import ReliableMixin, ReliableTrainer
 from hf_td.training.trainer import TargetedDropoutSeq2SeqTrainer, TargetedDropoutTrainer
@@ -18,5 +19,6 @@ __all__ = [
     "TargetedDropoutTrainer",
     "forget_teacher",
     "load_teacher",
+    "save_gathered",
     "scale_untargeted",
 ]

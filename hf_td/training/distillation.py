@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import transformers
+from accelerate.utils import fsdp2_prepare_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
@@ -264,9 +265,15 @@ class DistillationMixin:
 
     @cached_property
     def _teacher(self) -> PreTrainedModel:
-        """The teacher, loaded and compared with the student at the first batch."""
+        """The teacher, loaded and compared with the student at the first batch.
+
+        Under FSDP2 it is sharded as the student is.
+        """
         tokenizer = getattr(self, "processing_class", None)
-        return load_teacher(self.args.teacher, self.model, tokenizer)
+        teacher = load_teacher(self.args.teacher, self.model, tokenizer)
+        if self.accelerator.is_fsdp2:
+            return fsdp2_prepare_model(self.accelerator, teacher)
+        return teacher
 
     def _distillation_loss(self, inputs: Mapping[str, Any], outputs: Any) -> Tensor:
         teacher = self._teacher

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, Trainer
 
+from hf_td.patching.distributed import sum_over_processes
 from hf_td.training.distillation import DistillationMixin
 from hf_td.training.epoch_order import RepeatableOrderMixin
 from hf_td.training.losses import divides_by_items
@@ -26,6 +27,7 @@ class ReliableMixin(RepeatableOrderMixin):
 
     accelerator: Any
     compute_loss_func: Any
+    is_fsdp_enabled: bool
     label_smoother: Any
     model: Any
     model_accepts_loss_kwargs: bool
@@ -37,13 +39,22 @@ class ReliableMixin(RepeatableOrderMixin):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         parent: Any = super()
         parent.__init__(*args, **kwargs)
-        if getattr(self.args, "eval_sparsity", None) is not None and not self._evaluates_pruned:
+        if getattr(self.args, "eval_sparsity", None) is not None:
+            self._check_can_prune()
+        # The filter would leave a non-finite loss out of the logged mean. Here it is an error.
+        self.args.logging_nan_inf_filter = False
+
+    def _check_can_prune(self) -> None:
+        if not self._evaluates_pruned:
             raise ValueError(
                 "eval_sparsity prunes by the ranking of targeted dropout, and "
                 f"{type(self).__name__} has none. Use TargetedDropoutTrainer, or leave it out"
             )
-        # The filter would leave a non-finite loss out of the logged mean. Here it is an error.
-        self.args.logging_nan_inf_filter = False
+        if self.is_fsdp_enabled:
+            raise ValueError(
+                "eval_sparsity prunes the model in each process, and under FSDP none has whole "
+                "weights. Leave it out, train to the end, and prune what save_gathered writes"
+            )
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -69,8 +80,11 @@ class ReliableMixin(RepeatableOrderMixin):
             return
         unwrapped = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         divides = divides_by_items(unwrapped, inputs, num_items_in_batch)
-        if divides is not None:
-            self.model_accepts_loss_kwargs = divides
+        # All processes decide the same: under FSDP one that measured again would wait in vain.
+        votes = torch.tensor([divides is True, divides is False], device=self.args.device).long()
+        yes, no = sum_over_processes([votes])[0].tolist()
+        if yes or no:
+            self.model_accepts_loss_kwargs = yes >= no
             self._loss_is_measured = True
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:

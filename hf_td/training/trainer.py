@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -61,10 +62,18 @@ class TargetedDropoutMixin(PrunedEvaluationMixin, DistillationMixin, ReliableMix
         if self.model_init is not None:
             _ensure_patched(self.model, self.args)
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        super()._save(output_dir, state_dict)
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model as the parent does, and its activations next to it.
+
+        Under FSDP with sharded checkpoints the parent saves no model here, but a checkpoint has to
+        have the activations.
+        """
         if self.args.should_save:  # every process calls this; one per folder writes
-            save_activations(self.model, output_dir or self.args.output_dir)
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            save_activations(self.model, folder)  # before the parent, which can push the folder
+        parent: Any = super()
+        parent.save_model(output_dir, _internal_call)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         parent: Any = super()

@@ -241,3 +241,12 @@ def test_a_tensor_parallel_plan_is_refused(group):
     parallelize_module(layer, group, {"dense": ColwiseParallel()})
     with pytest.raises(TypeError, match="part of a tensor-parallel plan after patching"):
         anneal(model, 0.5, 1)
+
+
+@pytest.mark.parametrize("left", [0, 24])
+def test_weights_that_zero_3_or_fsdp_1_left_are_refused_by_name(left):
+    model = fresh("bert", {"level": "weight"})
+    layer = model.bert.encoder.layer[0].intermediate.dense
+    layer.weight.data = torch.zeros(left)  # ZeRO-3 empties a weight between forwards
+    with pytest.raises(TypeError, match=r"sharded after patching .*FSDP 1 and ZeRO-3.*FSDP2"):
+        anneal(model, 0.5, 1)
