@@ -50,8 +50,8 @@ def needed_units(
     for block in live:
         if block not in fixed:
             step = _step(model, block, multiple_of)
-            alive = int(live[block].sum(-1).max())
-            counts[block] = min(block.units, step * max(1, -(-alive // step)))
+            most = int(live[block].sum(-1).max())
+            counts[block] = min(block.units, step * max(1, -(-most // step)))
     return equalised(model, counts, runs) if dead else counts
 
 

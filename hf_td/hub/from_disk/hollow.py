@@ -40,12 +40,12 @@ def hollow_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedMode
         )
     with no_init_weights(), init_empty_weights(include_buffers=False), local_torch_dtype(dtype):
         model = known(config)
-    replaced: dict[int, nn.Parameter] = {}  # tied parameters stay one object
     for module in model.modules():
         for name, old in module._parameters.items():
             if old is not None:
                 new = nn.Parameter(hollow(old.shape, old.dtype), requires_grad=old.requires_grad)
-                module._parameters[name] = replaced.setdefault(id(old), new)
+                module._parameters[name] = new
+    model.tie_weights()
     return model.eval()
 
 

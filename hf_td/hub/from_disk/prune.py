@@ -147,7 +147,7 @@ def prune_folder(
     kept = choose_units(model, anatomy, counts, alive=alive)
     with whole_folder(folder, overwrite=overwrite) as draft:
         writer = ShardWriter(draft, shard_bytes)
-        work = _Work(model, shards, writer, sparsity, budget, chosen, kept)
+        work = _Work(model, anatomy, shards, writer, sparsity, budget, chosen, kept)
         report = work.write_all(groups)
         writer.finish()
         _shrink(model, kept, plan)
@@ -257,6 +257,7 @@ class _Work:
 
     Attributes:
         model: the hollow model.
+        anatomy: its reading.
         shards: to read.
         writer: to write.
         sparsity: for single weights.
@@ -266,6 +267,7 @@ class _Work:
     """
 
     model: Any
+    anatomy: Anatomy
     shards: Shards
     writer: ShardWriter
     sparsity: float
@@ -275,21 +277,26 @@ class _Work:
 
     def write_all(self, groups: Iterable[Group]) -> PruningReport:
         """Write all tensors in about the order of the source, and count what is removed."""
-        groups = list(groups)
-        by_parameter = {name: at for at, group in enumerate(groups) for name in group.parameters}
-        reports: dict[int, PruningReport] = {}
+        by_parameter = {name: group for group in groups for name in group.parameters}
+        reports: list[PruningReport] = []
         for name in self.shards.shapes:
             if name in self.writer.shapes:
                 continue
-            at = by_parameter.get(name)
-            if at is not None:
-                reports[at] = self._write_group(groups[at])
+            if name in by_parameter:
+                reports.append(self._write_group(by_parameter[name]))
             else:
                 self.writer.add(name, self.shards.read([name])[name])
-        ordered = [reports[at] for at in sorted(reports)]
+        return self._joined(reports)
+
+    def _joined(self, reports: Iterable[PruningReport]) -> PruningReport:
+        """Return the report of the model, with layers and blocks in the order of its reading."""
+        reports = list(reports)
+        layers = {layer.name: layer for report in reports for layer in report.layers}
+        blocks = {block.name: block for report in reports for block in report.blocks}
+        order = dict.fromkeys(name for block in self.anatomy.blocks for name in block.modules)
         return PruningReport(
-            layers=tuple(layer for report in ordered for layer in report.layers),
-            blocks=tuple(block for report in ordered for block in report.blocks),
+            layers=tuple(layers[name] for name in order),
+            blocks=tuple(blocks[block.name] for block in self.anatomy.blocks),
             parameters=self.model.num_parameters(),
         )
 
@@ -299,11 +306,14 @@ class _Work:
                 mask = self.chosen.get(site.name)
                 site.remove(self.budget.choose([site], self.sparsity)[0] if mask is None else mask)
             report = count_sparsity(self.model, group.blocks)
-            kept = {block: self.kept[block] for block in group.blocks if block in self.kept}
+            kept: dict[Holder, Tensor] = {
+                block: self.kept[block] for block in group.blocks if block in self.kept
+            }
             smaller = cut_parameters(self.model, kept)
             for name in group.parameters:
+                cut = smaller.get(name)
                 whole = self.model.get_parameter(name).detach()
-                self.writer.add(name, smaller.get(name, whole))
+                self.writer.add(name, whole if cut is None else cut)
         return report
 
 
