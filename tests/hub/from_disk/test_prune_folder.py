@@ -14,6 +14,8 @@ from torch.testing import assert_close
 from transformers import GenerationConfig, MixtralConfig, MixtralForCausalLM
 
 from hf_td import compact_model, export_model, patch_model, prune_folder, prune_model
+from hf_td.patching.patch import find_patch
+from hf_td.ranking.activations import attach_activations, measure_activations
 from tests.tiny import TEXT, tiny_inputs, tiny_model, tiny_tokenizer, with_random_biases
 
 
@@ -96,7 +98,9 @@ def test_heads_are_kept_for_a_stock_form_on_demand(tmp_path):
 
 def test_a_trained_model_is_ranked_as_in_its_training(tmp_path):
     model = patch_model(tiny_model("llama"), level="unit", importance="activation", targeting=0.5)
-    model.train()(**tiny_inputs(model), labels=tiny_inputs(model)["input_ids"])
+    patch: Any = find_patch(model)
+    names = [site.name for site in patch.sites]
+    attach_activations(model, measure_activations(model, names, [tiny_inputs(model)]))
     model.save_pretrained(tmp_path / "dense")
     assert (tmp_path / "dense" / "activations.safetensors").is_file()
     prune_model(model, 0.5)
