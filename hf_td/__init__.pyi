@@ -9,6 +9,7 @@ from .anatomy import register_family as register_family
 from .compaction import compact_model as compact_model
 from .config import TargetedDropoutConfig as TargetedDropoutConfig
 from .hub import export_model as export_model
+from .hub import prune_folder as prune_folder
 from .patching import anneal as anneal
 from .patching import patch_model as patch_model
 from .patching import unpatch_model as unpatch_model

@@ -3,17 +3,16 @@
     python scripts/bench_training.py --suite cpu --threads 2
     python scripts/bench_training.py --suite growth --threads 2
     python scripts/bench_training.py --suite methods --threads 2
-    python scripts/bench_training.py --suite cuda --device cuda --rounds 24
-    python scripts/bench_training.py --suite cuda_compiled --device cuda --rounds 24
     python scripts/bench_training.py --memory --threads 2
 
 Each command appends lines of JSON to docs/results/training_speed.jsonl. It skips cases that have a
 line for the device and the number of threads, unless --again is given. `scripts/performance.py`
-makes a page of the lines.
+makes a page of the lines. `scripts/gpu.sh` runs the suites for a GPU.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Iterator, Mapping
@@ -44,7 +43,8 @@ def parse(arguments: list[str]) -> Namespace:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU")
     parser.add_argument("--rounds", type=int, default=9, help="timed steps of each model")
-    parser.add_argument("--only", default="", help="only cases with this text in their line")
+    parser.add_argument("--only", default="", help="only cases whose line matches this expression")
+    parser.add_argument("--tiny", action="store_true", help="tiny models: tries the command out")
     parser.add_argument("--again", action="store_true", help="repeat cases that have a line")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
     return parser.parse_args(arguments)
@@ -72,13 +72,17 @@ def _records(
     options: Namespace, place: Mapping[str, Any], done: set[str]
 ) -> Iterator[dict[str, Any]]:
     device = options.device
+    # On another machine a suite is only tried out.
+    cases = (
+        MEMORY["cuda" if options.tiny else device]() if options.memory else SUITES[options.suite]()
+    )
+    chosen = [case for case in cases if re.search(options.only, _line(case.facts()))]
+    if options.tiny:
+        chosen = [case.shrunk() for case in chosen]
     if options.memory:
-        return measure_memory(MEMORY[device](), device=device, threads=options.threads)
+        return measure_memory(chosen, device=device, threads=options.threads)
     waiting = [
-        case
-        for case in SUITES[options.suite]()
-        if options.only in _line(case.facts())
-        and _key({"case": "step", **case.facts(), **place}) not in done
+        case for case in chosen if _key({"case": "step", **case.facts(), **place}) not in done
     ]
     return measure(waiting, device=device, rounds=options.rounds)
 

@@ -18,7 +18,8 @@ def main(arguments: list[str]) -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
     folder = parser.parse_args(arguments).results
-    paths = [folder / f"{name}_speed.jsonl" for name in ("training", "pruning")]
+    names = ("training_speed", "pruning_speed", "inference")
+    paths = [folder / f"{name}.jsonl" for name in names]
     print(write_page(folder, *(read_json_lines(p) if p.is_file() else [] for p in paths)))
 
 

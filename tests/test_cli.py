@@ -275,3 +275,34 @@ def test_an_input_of_the_users_own_is_read_and_run(monkeypatch, capsys, llama, t
     assert "LlamaForCausalLM does not run on example_inputs" in capsys.readouterr().err
     file.write_text('{"input_ids": [[5, 6, 7]]}')
     assert run(monkeypatch, *words, *half, "--example-inputs", file) == 0
+
+
+def test_a_folder_is_pruned_from_disk(monkeypatch, capsys, llama, tmp_path):
+    words = ("--sparsity", "0.5", "--budget", "global")
+    assert run(monkeypatch, "prune", llama, tmp_path / "loaded", *words) == 0
+    printed = capsys.readouterr().out.replace("loaded", "disk")
+    assert run(monkeypatch, "prune", llama, tmp_path / "disk", *words, "--from-disk") == 0
+    assert (
+        next(line for line in printed.splitlines() if "pruned" in line) in capsys.readouterr().out
+    )
+    load = AutoModelForCausalLM.from_pretrained
+    ids = torch.arange(9)[None]
+    outputs = [load(tmp_path / name).eval()(ids).logits for name in ("loaded", "disk")]
+    assert torch.equal(*outputs)
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        ("nowhere", (), "prunes a folder with a config.json, and nowhere is none"),
+        (None, ("--trust-remote-code",), "Leave out --example-inputs and --trust-remote-code"),
+        (None, ("--form", "onnx"), "form 'onnx' needs the whole model in memory"),
+    ],
+)
+def test_what_cannot_be_pruned_from_disk_is_refused(
+    monkeypatch, capsys, llama, tmp_path, name, words, message
+):
+    words = ("prune", name or llama, tmp_path / "out", "--sparsity", "0.5", "--from-disk", *words)
+    assert run(monkeypatch, *words) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()

@@ -101,6 +101,14 @@ def prune(
             "for BERT, so that the result loads with transformers alone",
         ),
     ] = False,
+    from_disk: Annotated[
+        bool,
+        typer.Option(
+            "--from-disk",
+            help="read, prune and write a block at a time, for a model that does not fit into "
+            "memory; MODEL is a folder with safetensors files, and the result is not compared",
+        ),
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace the contents of the folder")
     ] = False,
@@ -124,6 +132,7 @@ def prune(
         form=form,
         budget=budget,
         keep_heads_stock=keep_heads_stock,
+        from_disk=from_disk,
         overwrite=overwrite,
         example_inputs=example_inputs,
         trust_remote_code=trust_remote_code,

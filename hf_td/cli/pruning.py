@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from transformers import AutoConfig
+
 from hf_td.anatomy import read_anatomy
 from hf_td.cli.loading import load_model, load_processor
-from hf_td.config import trained_with
+from hf_td.config import CONFIG_KEY, trained_with
 from hf_td.files import check_free
-from hf_td.hub.export import export_model
+from hf_td.hub.export import Export, export_model
 from hf_td.hub.forms import check_form
+from hf_td.hub.from_disk import prune_folder
 from hf_td.pruning import PruningReport, check_sparsity, prune_model
 from hf_td.ranking.activations import FILE as ACTIVATIONS
 from hf_td.ranking.activations import find_activations
@@ -34,6 +37,7 @@ def prune_and_export(
     form: str,
     budget: Literal["uniform", "global"],
     keep_heads_stock: bool,
+    from_disk: bool,
     overwrite: bool,
     example_inputs: Path | None,
     trust_remote_code: bool,
@@ -50,26 +54,55 @@ def prune_and_export(
         check_sparsity(sparsity)
         check_free(output.absolute(), overwrite=overwrite)
         check_form(form, keep_heads_stock=keep_heads_stock)
-    model, source = load_model(name, trust_remote_code=trust_remote_code)
-    _check_measured(model, importance)
-    processor = load_processor(source)
-    level = level or ("unit" if trained_with(model) is None else None)
-    settings: dict[str, Any] = {"level": level, "importance": importance}
-    given = {setting: value for setting, value in settings.items() if value is not None}
-    with blaming_input():
-        inputs = read_example_inputs(example_inputs, model)
-        anatomy = read_anatomy(model, inputs)
-        report = prune_model(model, sparsity, budget=budget, anatomy=anatomy, **given)
-        export = export_model(
-            model,
-            output,
-            form=form,
-            processing_class=processor,
-            keep_heads_stock=keep_heads_stock,
-            overwrite=overwrite,
-            anatomy=anatomy,
-            example_inputs=inputs,
+    ranking = {"level": level, "importance": importance}
+    given: dict[str, Any] = {n: value for n, value in ranking.items() if value is not None}
+    writing = {"form": form, "keep_heads_stock": keep_heads_stock, "overwrite": overwrite}
+    if from_disk:
+        if example_inputs is not None or trust_remote_code:
+            raise UsageError(
+                "--from-disk runs no code of a repository, and reads no inputs. Leave out "
+                "--example-inputs and --trust-remote-code."
+            )
+        report, export = _prune_on_disk(name, output, sparsity, budget=budget, **given, **writing)
+    else:
+        model, source = load_model(name, trust_remote_code=trust_remote_code)
+        _check_measured(model, importance)
+        processor = load_processor(source)
+        given = _default_level(model.config) | given
+        with blaming_input():
+            inputs = read_example_inputs(example_inputs, model)
+            anatomy = read_anatomy(model, inputs)
+            report = prune_model(model, sparsity, budget=budget, anatomy=anatomy, **given)
+            read: dict[str, Any] = {"anatomy": anatomy, "example_inputs": inputs}
+            export = export_model(model, output, processing_class=processor, **writing, **read)
+    _print_result(report, export, sparsity, budget)
+
+
+def _prune_on_disk(
+    name: str, output: Path, sparsity: float, **options: Any
+) -> tuple[PruningReport, Export]:
+    """Prune a folder without loading it.
+
+    Raises:
+        UsageError: there is no such folder, or it cannot be pruned in this way.
+    """
+    if not (Path(name) / "config.json").is_file():
+        raise UsageError(
+            f"--from-disk prunes a folder with a config.json, and {name} is none. Give a folder; "
+            "of a model on the Hub, the one that `hf download` prints."
         )
+    with blaming_input():
+        default = _default_level(AutoConfig.from_pretrained(name))
+        found = prune_folder(name, output, sparsity, **(default | options))
+    return found.report, found.export
+
+
+def _default_level(config: Any) -> dict[str, Any]:
+    """Return heads and neurons as the level of a model that records no training."""
+    return {} if hasattr(config, CONFIG_KEY) else {"level": "unit"}
+
+
+def _print_result(report: PruningReport, export: Export, sparsity: float, budget: str) -> None:
     print(
         f"{report.sparsity:.1%} of the prunable weights are pruned ({sparsity:.1%} asked for), "
         f"{report.share_of_parameters:.1%} of all parameters"

@@ -17,6 +17,9 @@ from hf_td.pruning.report import live_units
 # Grouped matrix products refuse rows that are no multiple of 16 bytes: 8 numbers of 16 bits.
 EXPERTS_MULTIPLE = 8
 
+# From a block to its units that its own consumer reads, boolean.
+Alive = Mapping[Block, Tensor]
+
 
 def check_multiple(multiple_of: int) -> None:
     """Raise ValueError unless widths can be rounded up to a multiple of this number."""
@@ -29,14 +32,23 @@ def needed_units(
     anatomy: Anatomy,
     multiple_of: int = 1,
     example_inputs: Mapping[str, Any] | None = None,
+    *,
+    alive: Alive | None = None,
 ) -> dict[Holder, int]:
     """Count the units that have to stay in each block or mixture whose units can be taken out.
 
     At least one stays, and in a feed-forward part a multiple of `multiple_of` (or all of them).
     Every expert keeps as many neurons as the expert that needs most, and a multiple of
     `EXPERTS_MULTIPLE`. Blocks whose forward cannot run with fewer heads are left out.
+
+    Args:
+        model: the masked model.
+        anatomy: its reading.
+        multiple_of: divides the widths of feed-forward parts.
+        example_inputs: of one forward.
+        alive: what `live_units` returns for each block; None reads it from the weights.
     """
-    live = _live_anywhere(model, anatomy)
+    live = _live_anywhere(model, anatomy, alive)
     dead = _with_dead_heads(live)
     runs = trial_runs_of(model, anatomy, example_inputs) if dead else {}
     fixed = fixed_heads(model, dead, runs) if dead else {}
@@ -44,8 +56,8 @@ def needed_units(
     for block in live:
         if block not in fixed:
             step = _step(model, block, multiple_of)
-            alive = int(live[block].sum(-1).max())
-            counts[block] = min(block.units, step * max(1, -(-alive // step)))
+            most = int(live[block].sum(-1).max())
+            counts[block] = min(block.units, step * max(1, -(-most // step)))
     return equalised(model, counts, runs) if dead else counts
 
 
@@ -68,26 +80,32 @@ def _with_dead_heads(live: Mapping[Holder, Tensor]) -> list[Block]:
 
 
 def choose_units(
-    model: nn.Module, anatomy: Anatomy, counts: Mapping[Holder, int]
+    model: nn.Module,
+    anatomy: Anatomy,
+    counts: Mapping[Holder, int],
+    *,
+    alive: Alive | None = None,
 ) -> dict[Holder, Tensor]:
     """Return the sorted indices of the units that stay: live ones first, then dead ones.
 
-    The indices of a block are `(count,)`, or `(experts, count)`.
+    The indices of a block are `(count,)`, or `(experts, count)`. `alive` is as for `needed_units`.
     """
-    live = _live_anywhere(model, anatomy)
+    live = _live_anywhere(model, anatomy, alive)
     return {
         block: (~live[block]).long().argsort(stable=True)[..., :count].sort().values
         for block, count in counts.items()
     }
 
 
-def _live_anywhere(model: nn.Module, anatomy: Anatomy) -> dict[Holder, Tensor]:
+def _live_anywhere(
+    model: nn.Module, anatomy: Anatomy, alive: Alive | None = None
+) -> dict[Holder, Tensor]:
     """Return the units of each block that are alive in it or in a block tied to it.
 
     Blocks whose units cannot be taken out are left out. Weights are large, so each is read once.
     Mixtures are never tied.
     """
-    own = {block: live_units(model, block).cpu() for block in anatomy.blocks}
+    own = alive or {block: live_units(model, block).cpu() for block in anatomy.blocks}
     blocks: dict[Holder, Tensor] = {
         block: torch.stack([own[other] for other in anatomy.tied(block)]).any(0)
         for block in anatomy.blocks

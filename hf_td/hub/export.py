@@ -103,8 +103,8 @@ def export_model(
     anatomy = anatomy_of(shell, anatomy, example_inputs)
     needed = needed_units(shell, anatomy, multiple_of, example_inputs)
     source = Source(model=shell, anatomy=anatomy, needed=needed, keep_heads_stock=keep_heads_stock)
-    name, plan, reason = _choose(form, source)
-    hint = _stock_hint(source) if form == AUTO and name != "stock" else None
+    name, plan, reason = choose_form(form, source)
+    hint = stock_hint(source) if form == AUTO and name != "stock" else None
     removal = count_removal(shell, anatomy.holders)  # before it is cut
     _cut(source, plan, example_inputs, check=check)
     chosen = load_form(name)
@@ -172,7 +172,7 @@ def _shell_of(model: Any) -> Any:
     return unpatch_model(shell) if find_patch(shell) is not None else shell
 
 
-def _choose(form: str, source: Source) -> tuple[str, Plan, str]:
+def choose_form(form: str, source: Source) -> tuple[str, Plan, str]:
     """Return the name of a form, its plan, and the reason for the form.
 
     Raises:
@@ -193,7 +193,7 @@ def _choose(form: str, source: Source) -> tuple[str, Plan, str]:
     raise ValueError(f"no form can hold this model: {reason}")
 
 
-def _stock_hint(source: Source) -> str | None:
+def stock_hint(source: Source) -> str | None:
     """Return the sentence about kept heads, if the model would be stock with all its heads."""
     try:
         load_form("stock").plan(replace(source, keep_heads_stock=True))

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
+from torch.testing import assert_close
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 
+from hf_td import export_model, prune_model
 from hf_td.patching.layers import kept
 from hf_td.patching.patch import find_patch
 from tests.tiny import VOCABULARY, tiny_model
@@ -106,3 +109,49 @@ def assert_logged(history: list[dict[str, Any]]) -> None:
     """Assert that the log of each update has the rates of `RISING`."""
     found = [entry["targeting"] for entry in history if "learning_rate" in entry]
     assert found == pytest.approx([0.8 * update / UPDATES for update in range(UPDATES)])
+
+
+# ---- language models in other engines ----------------------------------------------------------
+
+# The size of a head is no longer hidden_size / num_attention_heads once heads are pruned.
+_SIZES: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "intermediate_size": 128,
+}
+_CAUSAL: dict[str, tuple[str, str]] = {
+    "llama": ("LlamaConfig", "LlamaForCausalLM"),
+    "qwen3": ("Qwen3Config", "Qwen3ForCausalLM"),
+}
+PROMPT = list(range(3, 13))
+
+
+def pruned_export(
+    family: str, folder: Path, *, tokenizer: Any = None, **settings: Any
+) -> tuple[Any, Path]:
+    """Prune half of a random language model, export it in the stock form, and return both."""
+    tokenizer = tokenizer or tiny_tokenizer()
+    config, model_class = (getattr(transformers, name) for name in _CAUSAL[family])
+    torch.manual_seed(0)
+    ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    model = model_class(config(vocab_size=len(tokenizer), head_dim=8, **_SIZES, **ends)).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter, std=0.2)  # so that logits differ
+    prune_model(model, 0.5, level="unit", **settings)
+    export = export_model(model, folder, form="stock", processing_class=tokenizer, check=False)
+    assert export.parameters < model.num_parameters()
+    return model, folder
+
+
+def logits_of(model: Any, ids: list[int]) -> torch.Tensor:
+    """Return the logits of one sequence, `(tokens, vocabulary)`."""
+    with torch.no_grad():
+        return model(torch.tensor([ids])).logits[0]
+
+
+def assert_near(got: torch.Tensor, expected: torch.Tensor, share: float) -> None:
+    """Assert that the largest error is below a share of the largest logit."""
+    assert_close(got, expected, rtol=0, atol=share * float(expected.abs().max()))

@@ -8,10 +8,17 @@ import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from hf_td import compact_model, patch_model, prune_model
-from tests.friends.helpers import RISING, friend
+from tests.friends.helpers import (
+    PROMPT,
+    RISING,
+    assert_near,
+    friend,
+    logits_of,
+    pruned_export,
+)
 from tests.tiny import VOCABULARY, tiny_model
 
 pytestmark = [
@@ -51,3 +58,15 @@ def test_a_model_is_converted_at_each_stage(family, tmp_path):
     assert_converts(model)
     model.save_pretrained(tmp_path)
     assert_converts(AutoModelForSequenceClassification.from_pretrained(tmp_path))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_a_stock_export_of_a_language_model_is_converted(family, tmp_path):
+    openvino = friend("openvino")
+    model, folder = pruned_export(family, tmp_path / "stock")
+    again = AutoModelForCausalLM.from_pretrained(folder, use_cache=False).eval()
+    ids = torch.tensor([PROMPT])
+    converted = openvino.convert_model(again, example_input={"input_ids": ids})
+    run = openvino.compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    (got, *_) = run({"input_ids": ids.numpy()}).values()
+    assert_near(torch.as_tensor(got)[0], logits_of(model, PROMPT), 1e-4)

@@ -22,6 +22,8 @@ from hf_td.analysis.timing import Quartiles, time_in_turn
 from hf_td.compaction import compact_model
 from hf_td.files import folder_bytes
 from hf_td.pruning import prune_model
+from lab.benchmarks.generation import KIND as GENERATION
+from lab.benchmarks.generation import place_of
 from lab.benchmarks.ratios import ratios
 
 SPARSITIES = (0.25, 0.5, 0.75, 0.9)
@@ -84,7 +86,12 @@ def bert_cases(config: BertConfig | None = None, *, multiple_of: int = 8) -> lis
 
 
 def measure_cases(
-    cases: Sequence[Case], sizes: Iterable[tuple[int, int]] = SIZES, *, rounds: int = 9
+    cases: Sequence[Case],
+    sizes: Iterable[tuple[int, int]] = SIZES,
+    *,
+    rounds: int = 9,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> Iterator[dict[str, Any]]:
     """Time every case in turn with the first one, and yield a JSON object for each size.
 
@@ -93,8 +100,11 @@ def measure_cases(
         sizes: batch and length of the inputs.
         rounds: in each, both models run twice, and a ratio is taken. A passing load of the machine
             spoils some rounds, and so not the medians.
+        device: `cpu` or `cuda`.
+        dtype: of the weights.
     """
-    dense = cases[0].build()
+    sizes = list(sizes)
+    dense = cases[0].build().to(device, dtype)
     for case in cases:
         model = case.build()
         facts = {
@@ -102,9 +112,12 @@ def measure_cases(
             "sparsity": case.sparsity,
             "parameters": model.num_parameters(),
             "bytes": bytes_on_disk(model),
+            "device": device,
+            "precision": str(dtype).removeprefix("torch."),
         }
+        model.to(device, dtype)
         for size in sizes:
-            yield {**facts, **_measure(dense, model, size, rounds)}
+            yield {**facts, **_measure(dense, model, size, rounds, device)}
 
 
 def bytes_on_disk(model: PreTrainedModel) -> int:
@@ -115,10 +128,13 @@ def bytes_on_disk(model: PreTrainedModel) -> int:
 
 
 @torch.no_grad()
-def _measure(dense: Any, model: Any, size: tuple[int, int], rounds: int) -> dict[str, Any]:
+def _measure(
+    dense: Any, model: Any, size: tuple[int, int], rounds: int, device: str
+) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(1, model.config.vocab_size, size, generator=generator)
-    baseline, own = time_in_turn([partial(_run, m, ids) for m in (dense, model)], rounds=rounds)
+    ids = torch.randint(1, model.config.vocab_size, size, generator=generator).to(device)
+    calls = [partial(_run, m, ids) for m in (dense, model)]
+    baseline, own = time_in_turn(calls, rounds=rounds, device=device)
     return {
         "batch": size[0],
         "length": size[1],
@@ -139,20 +155,27 @@ def _milliseconds(seconds: Sequence[float]) -> Quartiles:
     return Quartiles.of([1000 * one / _FORWARDS for one in seconds])
 
 
-def latency_table(records: Sequence[Mapping[str, Any]]) -> str:
+def latency_table(records: Iterable[Mapping[str, Any]]) -> str:
     """Return a Markdown table with a row for each record; of repeated ones only the last."""
-    latest = {(r["case"], r["sparsity"], r["batch"], r["length"], r["threads"]): r for r in records}
-    head = "batch x length | threads | model | heads and neurons pruned | parameters | MB on disk"
-    head += " | ms | ms of the dense model in turn | times as fast"
+    chosen = [r for r in records if r.get("kind") != GENERATION]
+    latest = {(r["case"], r["sparsity"], r["batch"], r["length"], *_place(r)): r for r in chosen}
+    head = "batch x length | on | precision | model | heads and neurons pruned | parameters"
+    head += " | MB on disk | ms | ms of the dense model in turn | times as fast"
     heads = head.split(" | ")
-    order = sorted(latest.values(), key=lambda r: (r["threads"], -r["batch"], -r["parameters"]))
+    order = sorted(latest.values(), key=lambda r: (_place(r), -r["batch"], -r["parameters"]))
     return markdown_table(heads, map(_row, order), left_columns=len(heads))
+
+
+def _place(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the device, threads and precision: old records are of the CPU and of float32."""
+    return record.get("device", "cpu"), record["threads"], record.get("precision", "float32")
 
 
 def _row(record: Mapping[str, Any]) -> list[str]:
     return [
         f"{record['batch']} x {record['length']}",
-        f"{record['threads']}",
+        place_of(record),
+        record.get("precision", "float32"),
         f"{record['case']}",
         f"{record['sparsity']:.0%}" if record["case"] == "compact" else "",
         f"{record['parameters'] / 1e6:.1f} M",

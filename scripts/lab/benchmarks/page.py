@@ -10,7 +10,9 @@ from hf_td.analysis.plots import plot_lines
 from hf_td.analysis.tables import markdown_table
 from hf_td.analysis.timing import Quartiles
 from hf_td.files import write_text
+from lab.benchmarks.generation import KIND as GENERATION
 from lab.benchmarks.pruning import on_cores, pruning_section
+from lab.benchmarks.training.cases import MEMORY, SUITES, Case
 from lab.benchmarks.training.variants import PORTS, RIVALS
 
 Record = Mapping[str, Any]
@@ -42,9 +44,10 @@ two levels, with their recipes at the final targeting: every update ranks all ca
 The naive port sorts every matrix in every forward, as the authors' code does. `parametrize` is
 `torch.nn.utils.parametrize` with a mask that is ranked once per update. *Of all steps* is the sum
 of a variant's steps over the sum of the dense ones, which includes what only some updates do. The
-float32 lines of 32 x 128 and 16 x 64 tokens on an AMD EPYC were measured with cut-offs, which keep
-one number a row and compute the mask in each forward and backward. All other lines are older: the
-mask of an update was stored.
+float32 eager lines of 32 x 128 and 16 x 64 tokens on an Intel Xeon were measured with the present
+code: on the CPU the mask is computed in the forward, and one byte a weight is kept for the
+backward. Those on an AMD EPYC are of code that computed the mask again in the backward. All other
+lines are older: the mask of an update was stored.
 """
 _RIVALS = """## Other methods
 
@@ -70,9 +73,9 @@ _MEMORY = """## Memory
 
 Peak of a few steps at 32 x 128, each case in a process of its own. On the CPU it includes Python
 and its libraries, and two processes that do the same differ too, as the dense ones show. The lines
-of an AMD EPYC were measured with cut-offs: between updates nothing of the size of a weight is kept.
-Masked weights live from the forward to the backward, 4 bytes a weight in float32. In the other
-lines the mask took one byte a weight more.
+of an Intel Xeon are of the present code: between updates nothing of the size of a weight is kept,
+and on the CPU one byte a weight lives from the forward to the backward. In those of an AMD EPYC the
+mask was computed again in the backward.
 """
 _PRUNING = """## Waiting outside of training
 
@@ -81,34 +84,48 @@ three of its layers and follows gradients through them, which is most of the tim
 layers are run, which takes 12 ms more for BERT-large. A second model of the same class and shape
 needs no reading. The baseline of an export is `save_pretrained`, which takes as long as the disk. A
 slower disk gives a lower ratio, since pruning and compacting work in memory: where
-`save_pretrained` took 5.8 seconds, the ratios were 1.29 and .98. On an H100, forwards through the
-sparse 2:4 kernels took 4.7 to 6.8 times as long as dense ones, so hf_td does not use these kernels.
+`save_pretrained` took 5.8 seconds, the ratios were 1.29 and .98. Memory is the peak of a process
+minus what Python and its libraries take. `prune_folder` has no baseline: it needs memory for a file
+of 1 GB that it writes and for a block. On an H100, forwards through the sparse 2:4 kernels took 4.7
+to 6.8 times as long as dense ones, so hf_td does not use these kernels.
 """
 _REASONS = """
 Three parts take as long for few tokens as for many: ranking, the product of mask and weight in the
 forward, and that of mask and gradient in the backward. So their share grows as the tokens of a step
-become fewer. With cut-offs the mask is computed in the forward and again in the backward: about 15
-ms each and 11 ms for ranking, of 1,900 ms at 32 x 128 on an AMD EPYC. In return nothing is stored.
+become fewer. On an AMD EPYC, with code that computed the mask in the forward and again in the
+backward, each took about 15 ms and ranking 11 ms, of 1,900 ms at 32 x 128.
 With bf16 the matrix products become faster and these parts do not. To rank less often could save no
 more than the line *masks* below, and is no option. Where the quartiles of a line reach below 1 the
 machine was noisy, and the error of the median is as large as their distance.
 """
+_GPU = """## On a GPU
+
+`bash scripts/gpu.sh` measures all of this in nine minutes on one card. What has no line is called
+not measured.
+"""
 _NO_GPU = """
-There are no lines of steps on a GPU. They were measured once, on an H100. That measurement found
-that masked weights of past updates stayed in memory until Python's garbage collector ran. The fault
-is mended and has a test, but the steps were not measured again. The kernel that ranks was not
-measured again either, since it begins to search at the cut-off of the update before, needs fewer
-rounds, and draws once for eight weights: the parts below are older.
+Steps were measured once, on an H100, with older code. That measurement found that masked weights of
+past updates stayed in memory until Python's garbage collector ran. The fault is mended and has a
+test. The kernel that ranks was not measured again either, since it begins to search at the cut-off
+of the update before, needs fewer rounds, and draws once for eight weights: the parts below are
+older.
 """
 
 
-def write_page(folder: Path, training: Sequence[Record], pruning: Sequence[Record]) -> Path:
+def write_page(
+    folder: Path,
+    training: Sequence[Record],
+    pruning: Sequence[Record],
+    inference: Sequence[Record] = (),
+) -> Path:
     """Write performance.md and its plots, and return the path of the page.
 
     Args:
         folder: of the page.
         training: the lines of training_speed.jsonl; of repeated measurements the last counts.
         pruning: the lines of pruning_speed.jsonl.
+        inference: the lines of inference.jsonl, which has a page of its own: here only what of a
+            GPU is there counts.
     """
     by_kind: dict[str, list[Record]] = {}
     for record in training:
@@ -118,6 +135,7 @@ def write_page(folder: Path, training: Sequence[Record], pruning: Sequence[Recor
     steps = [record for record in measured if record["variant"] not in RIVALS]
     sections = [
         (_STEPS, _table(steps, _STEP_COLUMNS) + _comment(steps) + _plots(steps, folder)),
+        (_GPU, _on_gpu(measured, by_kind.get("memory", []), inference)),
         (_RIVALS, _table(rivals, _STEP_COLUMNS)),
         (_PARTS, _table(_latest(by_kind.get("kernel", []), _PART_IDENTITY), _PART_COLUMNS)),
         (_DRIFT, _table(_latest(by_kind.get("drift", []), ("interval",)), _DRIFT_COLUMNS)),
@@ -230,9 +248,51 @@ def _comment(records: Sequence[Record]) -> str:
         for r in records
         if (aim := _aim(r)) is not None and r["ratio"]["median"] > aim
     ]
-    missed = "\nAbove their aims:\n\n" + "".join(lines) + _REASONS if lines else ""
-    on_gpu = any(record["device"] == "cuda" for record in records)
-    return missed + ("" if on_gpu or not records else _NO_GPU)
+    return "\nAbove their aims:\n\n" + "".join(lines) + _REASONS if lines else ""
+
+
+def _on_gpu(steps: Sequence[Record], memory: Sequence[Record], inference: Sequence[Record]) -> str:
+    """Return a table of what `scripts/gpu.sh` measures: its ratio, or that it was not measured."""
+    rows = []
+    for suite in ("cuda", "cuda_compiled", "cuda_fsdp2"):
+        rows += [_gpu_row(case, _line_of(case, steps)) for case in SUITES[suite]()]
+    for case in MEMORY["cuda"]():
+        found = _line_of(case, memory)
+        extra = f"{found['extra_bytes_per_weight']:.1f} bytes a weight" if found else _NOT
+        rows.append([f"memory, {_named(case)}", case.variant, "", extra])
+    on_card = [record for record in inference if record.get("device") == "cuda"]
+    for kind, what in ((None, "latency, compact and dense"), (GENERATION, "generation")):
+        found = any(record.get("kind") == kind for record in on_card)
+        rows.append([f"{what}, batches 1, 8, 64", "", "", "see inference.md" if found else _NOT])
+    heads = ["what", "variant", "aim", "ratio"]
+    missing = not any(record["device"] == "cuda" for record in steps)
+    return markdown_table(heads, rows, left_columns=4) + "\n" + (_NO_GPU if missing else "")
+
+
+_NOT = "not measured"
+
+
+def _gpu_row(case: Case, found: Record | None) -> list[str]:
+    facts = {**case.facts(), "device": "cuda"}
+    aim = _aim(facts)
+    return [
+        _named(case),
+        case.variant,
+        "" if aim is None else str(aim),
+        _spread(found, "ratio") if found else _NOT,
+    ]
+
+
+def _named(case: Case) -> str:
+    facts = case.facts()
+    return f"{facts['shape']['name']}, {_size(facts)}, {case.precision}, {case.mode}"
+
+
+def _line_of(case: Case, records: Sequence[Record]) -> Record | None:
+    """Return the last line of a case on a GPU; None if there is none."""
+    wanted = {**case.facts(), "device": "cuda"}
+    found = [r for r in records if all(r.get(name) == value for name, value in wanted.items())]
+    return found[-1] if found else None
 
 
 def _plots(records: Sequence[Record], folder: Path) -> str:

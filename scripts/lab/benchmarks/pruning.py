@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +26,8 @@ from transformers.initialization import no_init_weights
 from hf_td.analysis import pruning_curve
 from hf_td.analysis.tables import markdown_table
 from hf_td.analysis.timing import Quartiles, seconds_of
+from hf_td.hub.from_disk.hollow import hollow_model
+from hf_td.hub.from_disk.shards import ShardWriter
 from hf_td.patching.patch import patch_model, unpatch_model
 from hf_td.pruning import prune_model
 from lab.benchmarks.ratios import ratios
@@ -43,6 +47,19 @@ LLAMA_1B: dict[str, Any] = {
     "num_key_value_heads": 8,
     "intermediate_size": 8192,
     "tie_word_embeddings": True,
+}
+# Folders that are pruned from disk: of 1.04 and of 6.7 billion parameters.
+FOLDERS: dict[str, dict[str, Any]] = {
+    "1b": LLAMA_1B,
+    "7b": {
+        "vocab_size": 32_000,
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "intermediate_size": 11_008,
+        "tie_word_embeddings": False,
+    },
 }
 SPARSITIES = (0.5, 0.9)
 # Sentences and their length, for the curve: half as many as RTE's, a small validation set.
@@ -172,6 +189,58 @@ def write_big_model(way: str, folder: str) -> dict[str, float]:
     return {"seconds": seconds, "memory": (_peak_bytes() - before) / size}
 
 
+def write_big_folder(folder: str, sizes: str) -> None:
+    """Write shards of random bfloat16 numbers with the shapes of a Llama, a tensor at a time."""
+    config = LlamaConfig(**FOLDERS[sizes], architectures=["LlamaForCausalLM"])
+    config.dtype = torch.bfloat16
+    config.save_pretrained(folder)
+    noise = (torch.randn(_PERIOD) * 0.02).to(torch.bfloat16)
+    writer = ShardWriter(Path(folder), shard_bytes=10**9)
+    for name, parameter in hollow_model(config, torch.bfloat16).named_parameters():
+        writer.add(
+            name,
+            noise.repeat(-(-parameter.numel() // _PERIOD))[: parameter.numel()].view(
+                parameter.shape
+            ),
+        )
+    writer.finish()
+
+
+def prune_big_folder(source: str, folder: str, level: str) -> dict[str, float]:
+    """Prune half of a folder from disk, and return the time and the memory that it takes.
+
+    Returns:
+        `seconds`, `bytes` of the peak of this process minus its memory before, and `memory`: these
+        bytes as a multiple of the size of the folder.
+    """
+    from hf_td.files import folder_bytes  # its import is not timed
+    from hf_td.hub.from_disk import prune_folder
+
+    before = _resident_bytes()
+    seconds = seconds_of(partial(prune_folder, source, folder, 0.5, level=level))
+    used = _peak_bytes() - before
+    return {"seconds": seconds, "bytes": used, "memory": used / folder_bytes(source)}
+
+
+def _folders(sizes: str, level: str, rounds: int) -> Record:
+    with tempfile.TemporaryDirectory() as folder:
+        _call_in_fresh_process(write_big_folder, f"{folder}/dense", sizes)
+        found = []
+        for number in range(rounds):
+            target = f"{folder}/{number}"
+            found.append(_call_in_fresh_process(prune_big_folder, f"{folder}/dense", target, level))
+            shutil.rmtree(target)
+    seconds = [one["seconds"] for one in found]
+    spread = Quartiles.of(seconds) if rounds > 1 else Quartiles(*3 * seconds)
+    return {
+        "seconds": spread.median,
+        "spread": asdict(spread),
+        "rounds": rounds,
+        "memory_ratio": max(one["memory"] for one in found),
+        "peak_bytes": max(one["bytes"] for one in found),
+    }
+
+
 def _big_model() -> PreTrainedModel:
     """Return a Llama that is made in bfloat16, and never in memory in another dtype."""
     before = torch.get_default_dtype()
@@ -259,6 +328,14 @@ def _case_of_exports(way: str) -> Case:
     )
 
 
+def _case_of_folders(sizes: str, level: str) -> Case:
+    return Case(
+        partial(_folders, sizes, level),
+        "at most 2.5 GB of memory",
+        lambda record: record["peak_bytes"] <= 2.5e9,
+    )
+
+
 def _case_of_patches(measure: Callable[[int], Record]) -> Case:
     return Case(measure, "under 50 ms", lambda record: record["seconds"] < 0.05)
 
@@ -273,6 +350,10 @@ CASES: dict[str, Case] = {
     "import": Case(_imports, "at most 10 ms more", lambda r: r["added_seconds"] <= 0.01),
     "export": _case_of_exports("compact"),
     "export_unchecked": _case_of_exports("unchecked"),
+    "folder_1b_unit": _case_of_folders("1b", "unit"),
+    "folder_1b_weight": _case_of_folders("1b", "weight"),
+    "folder_7b_unit": _case_of_folders("7b", "unit"),
+    "folder_7b_weight": _case_of_folders("7b", "weight"),
     "weight_curve": _case_of_curves("weight"),
     "unit_curve": _case_of_curves("unit"),
 }
@@ -284,6 +365,10 @@ _LABELS = {
     "import": "`import transformers, hf_td`, compared with `import transformers`",
     "export": "prune, compact and export a billion parameters, compared with `save_pretrained`",
     "export_unchecked": "prune, compact with `check=False` and export them",
+    "folder_1b_unit": "`prune_folder` of units, a billion parameters in bf16",
+    "folder_1b_weight": "`prune_folder` of weights, a billion parameters in bf16",
+    "folder_7b_unit": "`prune_folder` of units, 6.7 billion parameters in bf16",
+    "folder_7b_weight": "`prune_folder` of weights, 6.7 billion parameters in bf16",
     "weight_curve": "`pruning_curve` of weights, BERT-base, compared with its evaluations alone",
     "unit_curve": "`pruning_curve` of units, BERT-base, compared with its evaluations alone",
 }
@@ -311,10 +396,17 @@ def _row(record: Mapping[str, Any]) -> list[str]:
         f"{record['seconds']:.3g}" + ("" if ratio else _quartiles(spread)),
         f"{record['baseline_seconds']:.3g}" if ratio else "",
         f"{record['ratio']:.3f}{_quartiles(spread)}" if ratio else "",
-        f"{record['memory_ratio']:.2f}" if "memory_ratio" in record else "",
+        _memory(record),
         record["aim"],
         "yes" if record["met"] else "**no**",
     ]
+
+
+def _memory(record: Mapping[str, Any]) -> str:
+    if "memory_ratio" not in record:
+        return ""
+    peak = f" ({record['peak_bytes'] / 1e9:.2f} GB)" if "peak_bytes" in record else ""
+    return f"{record['memory_ratio']:.2f}{peak}"
 
 
 def on_cores(record: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from lab.benchmarks import page
 from lab.benchmarks.page import write_page
-from lab.benchmarks.training.cases import SUITES, Case, Shape
+from lab.benchmarks.training.cases import MEMORY, SUITES, Case, Shape
 from lab.benchmarks.training.ports import TARGETING, NaiveLinear, projections
 from lab.benchmarks.training.steps import Stepper, measure
 from lab.benchmarks.training.variants import PORTS, VARIANTS
@@ -176,7 +176,32 @@ def test_machines_are_not_mixed_in_a_plot(tmp_path, monkeypatch):
     assert "2 cores, quick | weight | 1.5 | 1.020" in text
 
 
-def test_a_page_of_nothing_is_only_its_introduction(tmp_path):
-    text = write_page(tmp_path, [], []).read_text()
+def test_what_has_no_line_on_a_gpu_is_called_not_measured(tmp_path):
+    text = unpadded(write_page(tmp_path, [], []).read_text())
     assert text.startswith("# How fast it is")
-    assert "|" not in text
+    rows = [line for line in text.splitlines() if line.startswith("| ")][2:]
+    cases = [case for name in SUITES if name.startswith("cuda") for case in SUITES[name]()]
+    assert len(rows) == len(cases) + len(MEMORY["cuda"]()) + 2
+    assert all(row.endswith("| not measured |") for row in rows)
+    assert "| BERT-base, 32 x 128, bf16, compile | unit | 1.02 | not measured |" in rows
+    assert "| Llama, 1 B, 8 x 1024, bf16, eager | weight | 1.01 | not measured |" in rows
+
+
+def test_what_has_a_line_on_a_gpu_is_shown(tmp_path):
+    case = SUITES["cuda"]()[0]
+    times = {"median": 1.015, "low": 1.01, "high": 1.02}
+    facts = {
+        "case": "step",
+        "threads": 1,
+        "command": [],
+        "commit": "abc",
+        "versions": {"torch": "2"},
+    }
+    facts |= {"hardware": {"cpu": "a CPU", "gpus": ["a GPU"]}, "dense_milliseconds": times}
+    line = {**case.facts(), **facts, "device": "cuda", "ratio": times}
+    latency = {"device": "cuda", "case": "dense"}
+    text = unpadded(write_page(tmp_path, [line], [], [latency]).read_text())
+    assert "| BERT-base, 32 x 128, bf16, eager | weight | 1.02 | 1.015 (1.010 to 1.020) |" in text
+    assert "| latency, compact and dense, batches 1, 8, 64 | | | see inference.md |" in text
+    assert "| generation, batches 1, 8, 64 | | | not measured |" in text
+    assert "Steps were measured once" not in text

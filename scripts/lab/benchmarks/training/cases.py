@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from transformers import (
@@ -45,13 +45,16 @@ class Shape:
                 intermediate_size=4 * self.hidden,
             )
             return LlamaForCausalLM(llama).train()
-        bert = BertConfig(
+        return BertForSequenceClassification(self.bert()).train()
+
+    def bert(self) -> BertConfig:
+        """Return the config of a BERT of this shape."""
+        return BertConfig(
             hidden_size=self.hidden,
             num_hidden_layers=self.layers,
             num_attention_heads=self.heads,
             intermediate_size=4 * self.hidden,
         )
-        return BertForSequenceClassification(bert).train()
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Case:
         length: tokens of a sequence.
         micro_batches: number of micro-batches in an update.
         precision: `float32`, or `bf16` for autocast.
-        mode: `eager`, or `compile` for `torch.compile`.
+        mode: `eager`, `compile` for `torch.compile`, or `fsdp2` for `fully_shard` on one rank.
     """
 
     variant: str
@@ -80,10 +83,16 @@ class Case:
         """Return the fields of the case as JSON values."""
         return asdict(self)
 
+    def shrunk(self) -> Case:
+        """Return the case with a tiny model and few tokens, to try a command on any machine."""
+        return replace(self, shape=replace(self.shape, **TINY), batch=2, length=16)
+
 
 MINILM = Shape("MiniLM", hidden=384, layers=6, heads=12)
 BERT = Shape("BERT-base", hidden=768, layers=12, heads=12)
 LLAMA = Shape("Llama, 1 B", hidden=2048, layers=16, heads=32)
+# Sizes that replace those of a shape, to try a command out.
+TINY: dict[str, Any] = {"hidden": 64, "layers": 2, "heads": 8}
 _LEVELS = ("weight", "unit")
 
 
@@ -110,14 +119,17 @@ def _cuda() -> list[Case]:
     variants = {
         BERT: (*DROPPING, *WHOLE_RECIPES, *PORTS),
         MINILM: (*DROPPING, *WHOLE_RECIPES),
-        LLAMA: ("weight",),
+        LLAMA: (*_LEVELS, *PORTS),
     }
     return [_on_cuda(variant, shape) for shape, some in variants.items() for variant in some]
 
 
 def _cuda_compiled() -> list[Case]:
-    variants = {BERT: _LEVELS, LLAMA: ("weight",)}
-    return [_on_cuda(v, shape, "compile") for shape, some in variants.items() for v in some]
+    return [_on_cuda(v, shape, "compile") for shape in (BERT, LLAMA) for v in (*_LEVELS, *PORTS)]
+
+
+def _cuda_fsdp2() -> list[Case]:
+    return [_on_cuda(variant, LLAMA, "fsdp2") for variant in _LEVELS]
 
 
 def _on_cuda(variant: str, shape: Shape, mode: str = "eager") -> Case:
@@ -136,6 +148,7 @@ SUITES: dict[str, Callable[[], list[Case]]] = {
     "methods": _rivals,
     "cuda": _cuda,
     "cuda_compiled": _cuda_compiled,
+    "cuda_fsdp2": _cuda_fsdp2,
 }
 # Cases whose memory is measured, by device.
 MEMORY: dict[str, Callable[[], list[Case]]] = {

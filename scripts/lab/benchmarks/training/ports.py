@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from hf_td import functional
 
 TARGETING = 0.95
 DROP_RATE = 1.0
+_IN_LAYER = re.compile(r"\.layers?\.")  # of a BERT, or of a Llama
 
 
 class NaiveLinear(nn.Linear):
@@ -45,19 +47,19 @@ class Masked(nn.Module):
 
 
 def projections(model: nn.Module) -> list[nn.Linear]:
-    """Return the layers of a BERT that `patch_model` patches."""
+    """Return the layers of a BERT or a Llama that `patch_model` patches."""
     named = model.named_modules()
-    return [m for name, m in named if type(m) is nn.Linear and ".layer." in name]
+    return [m for name, m in named if type(m) is nn.Linear and _IN_LAYER.search(name)]
 
 
 def make_naive(model: nn.Module) -> None:
-    """Turn the projections of a BERT into naive layers, in place."""
+    """Turn the projections of a model into naive layers, in place."""
     for layer in projections(model):
         layer.__class__ = NaiveLinear
 
 
 def parametrized(model: nn.Module) -> list[Any]:
-    """Parametrize the projections of a BERT, in place, and return them."""
+    """Parametrize the projections of a model, in place, and return them."""
     layers: list[Any] = projections(model)
     for layer in layers:
         parametrize.register_parametrization(layer, "weight", Masked(layer.weight))

@@ -15,6 +15,7 @@ from hf_td.analysis.timing import Quartiles, time_in_turn
 from hf_td.patching.patch import find_patch
 from lab.benchmarks.ratios import ratios
 from lab.benchmarks.training.cases import Case
+from lab.benchmarks.training.sharding import shard_on_one_rank
 from lab.benchmarks.training.variants import DENSE, VARIANTS
 
 
@@ -37,6 +38,8 @@ class Stepper:
         self.case, self.device, self.updates = case, device, 0
         self.applied = VARIANTS[case.variant](model)
         self.patched_weights = _patched_weights(model)
+        if case.mode == "fsdp2":
+            shard_on_one_rank(model, device)
         # Fused, as the Trainer has it by default.
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
         self.forward: Any = torch.compile(model) if case.mode == "compile" else model
