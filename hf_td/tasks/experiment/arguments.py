@@ -178,6 +178,9 @@ class CurveArguments:
     seeds: list[int] | None = field(
         default=None, metadata={"help": "seeds, one run each; by default --seed"}
     )
+    calibration_samples: int = argument(
+        256, "training rows that importance by activation or by gradients is measured on"
+    )
     export_sparsity: float | None = argument(
         None,
         "export the model pruned to this sparsity, to seed-N/export; with --push_to_hub by default "
