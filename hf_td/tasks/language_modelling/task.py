@@ -108,8 +108,13 @@ def token_losses(logits: Any, labels: Tensor) -> Tensor:
         `(rows, length - 1)`, in float32.
     """
     logits = logits[0] if isinstance(logits, tuple) else logits
-    predictions = logits[:, :-1].float().transpose(1, 2)
-    return functional.cross_entropy(predictions, labels[:, 1:], reduction="none")
+    # Row by row: a float32 copy of all logits would be large, and classes that are not the last
+    # dimension are slow.
+    rows = [
+        functional.cross_entropy(row[:-1].float(), tokens[1:], reduction="none")
+        for row, tokens in zip(logits, labels, strict=True)
+    ]
+    return torch.stack(rows)
 
 
 def perplexity(prediction: EvalPrediction) -> dict[str, float]:

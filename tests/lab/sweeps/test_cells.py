@@ -5,7 +5,7 @@ from hf_td.config import RECIPES
 from hf_td.tasks.errors import UsageError
 from tests.lab.sweeps.grids import GRID, cells_of, titles, write_grid
 
-TARGETING = RECIPES["weight"]["targeting"]
+TARGETING = RECIPES["fine_tuning"]["weight"]["targeting"]
 
 
 def _named(cells) -> dict:
