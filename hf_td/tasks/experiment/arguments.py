@@ -61,8 +61,8 @@ _LEVEL_RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     ("gradual_magnitude", "unit"): {**_UNIT, **_GRADUAL},
 }
 
-# Changes to the recipe for a pretrained language model: it has learnt its task, and few updates at a
-# low learning rate adapt it to pruning.
+# Changes to the recipe for a pretrained language model: it has learnt its task, and few updates at
+# a low learning rate adapt it to pruning.
 _LANGUAGE_MODEL: dict[str, Any] = {
     "num_train_epochs": 1.0,
     "per_device_train_batch_size": 8,
