@@ -113,8 +113,8 @@ def writing_section(records: Sequence[Mapping[str, Any]]) -> str:
     speed = first["speed"][0]
     facts = (
         f"Compact models in {first['dtype']}, {speed['threads']} thread(s), {speed['written']} "
-        f"tokens after {_PROMPT} of a prompt, with a cache. In each of {speed['rounds']} rounds the dense "
-        "and the compact model wrote in turn. Medians, with quartiles in brackets."
+        f"tokens after {_PROMPT} of a prompt, with a cache. In each of {speed['rounds']} rounds "
+        "the dense and the compact model wrote in turn. Medians, with quartiles in brackets."
     )
     texts = [
         [f"{record['sparsity']:.0%}", " ".join(record["text"].split()).replace("|", "\\|")]
