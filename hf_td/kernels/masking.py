@@ -23,7 +23,7 @@ class _Masked(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        mask = _Mask.saved(ctx)
+        mask, *_ = _Mask.saved(ctx)
         return mask.of_gradient(grads[0], own=False), None, None, None
 
 
@@ -47,7 +47,7 @@ class _MaskedLinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        mask, input = _Mask.saved(ctx), ctx.saved_tensors[0]
+        mask, input = _Mask.saved(ctx)
         grad, rows = (one.reshape(-1, one.shape[-1]) for one in (grads[0], input))
         for_input = for_weight = for_bias = None
         fan_in_dim = mask.rule.fan_in_dim
@@ -110,15 +110,19 @@ class _Mask(NamedTuple):
     cut: Cut
 
     def save(self, ctx: Any, *others: Tensor) -> None:
-        """Save the mask, after other tensors, for the backward."""
-        ctx.save_for_backward(*others, self.weight, self.kept, *self.cut)
+        """Save the mask and other tensors for the backward."""
+        ctx.save_for_backward(self.weight, self.kept, *self.cut, *others)
         ctx.rule = self.rule
 
     @staticmethod
-    def saved(ctx: Any) -> _Mask:
-        """Return what `save` saved."""
-        weight, kept, *cut = ctx.saved_tensors[-2 - len(Cut._fields) :]
-        return _Mask(weight, kept, ctx.rule, Cut(*cut))
+    def saved(ctx: Any) -> tuple[Any, ...]:
+        """Return the mask that was saved, then the others.
+
+        Saved tensors can be read only once where activations are checkpointed.
+        """
+        weight, kept, *rest = ctx.saved_tensors
+        size = len(Cut._fields)
+        return _Mask(weight, kept, ctx.rule, Cut(*rest[:size])), *rest[size:]
 
     def of_weight(self, dtype: torch.dtype) -> Tensor:
         """Return the masked weight in a type."""
