@@ -226,7 +226,8 @@ def test_the_recipe_of_language_models_has_its_own_defaults(options):
     assert arguments.training.untargeted_lr_scale == 1
     assert arguments.curve.dense_epochs == 0
     plain = parse_arguments(argv_of(options), LanguageModellingArguments)
-    assert plain.training.learning_rate > arguments.training.learning_rate
+    assert arguments.training.learning_rate == 3e-4
+    assert plain.training.learning_rate == 2e-4
 
 
 def test_fewer_calibration_rows_are_used(options):

