@@ -11,9 +11,11 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 
+from lab.benchmarks.writing import writing_section
 from lab.sweeps import read_report, write_page
 
-from hf_td.tasks.errors import run_program
+from hf_td.files import read_json_lines
+from hf_td.tasks.errors import UsageError, run_program
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -34,9 +36,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=[0.75, 0.9],
         help="sparsities at which the knobs are compared",
     )
+    parser.add_argument(
+        "--generation", type=Path, help="lines of scripts/bench_generation.py, for a part on speed"
+    )
     options = parser.parse_args(argv)
-    page = write_page(read_report(options.lines), options.output, options.tuned_at)
+    sections = [] if options.generation is None else [_writing(options.generation)]
+    page = write_page(read_report(options.lines), options.output, options.tuned_at, sections)
     print(f"the page is {page}")
+
+
+def _writing(path: Path) -> str:
+    try:
+        return writing_section(read_json_lines(path))
+    except (OSError, IndexError) as error:
+        raise UsageError(
+            f"{path} has no lines of scripts/bench_generation.py. Give a file that it wrote."
+        ) from error
 
 
 if __name__ == "__main__":

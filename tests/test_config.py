@@ -211,11 +211,27 @@ def test_configure_replaces_only_the_given_settings():
 def test_another_level_brings_its_recipe(config):
     other = "unit" if config.level == "weight" else "weight"
     changed = configure(config, {"level": other})
-    for name, value in RECIPES[config.level].items():
+    recipes = RECIPES[config.recipe]
+    for name, value in recipes[config.level].items():
         was = getattr(config, name)
-        assert getattr(changed, name) == (RECIPES[other][name] if was == value else was)
-    moving = {"level", *RECIPES[other]}
+        assert getattr(changed, name) == (recipes[other][name] if was == value else was)
+    moving = {"level", *recipes[other]}
     assert replace(config, **{n: getattr(changed, n) for n in moving}) == changed
+
+
+@pytest.mark.parametrize("level", ["weight", "unit"])
+def test_another_recipe_replaces_defaults_by_its_own(level):
+    plain = TargetedDropoutConfig(level=level, seed=1)
+    changed = configure(plain, {"recipe": "language_model"})
+    assert changed == TargetedDropoutConfig(level=level, seed=1, recipe="language_model")
+    assert changed.targeting == 0.5 < plain.targeting
+    kept = configure(replace(plain, targeting=0.3), {"recipe": "language_model"})
+    assert kept.targeting == 0.3
+
+
+def test_an_unknown_recipe_is_refused():
+    with pytest.raises(ValueError, match="recipe must be one of"):
+        TargetedDropoutConfig(recipe="cake")  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("level", ["weight", "unit"])

@@ -1,6 +1,7 @@
 from .archive import load_archive as load_archive
 from .archive import save_archive as save_archive
 from .card.info import CardInfo as CardInfo
+from .card.info import TextSample as TextSample
 from .card.latency import Latency as Latency
 from .card.latency import measure_latency as measure_latency
 from .export import Export as Export

@@ -40,6 +40,16 @@ class TaskKind:
     training: type[Any] = TargetedDropoutArguments
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
+    def parse(self, argv: Sequence[str] | None, description: str = "") -> Arguments:
+        """Parse a command line, or one JSON or YAML file, as `parse_arguments` does."""
+        return parse_arguments(
+            argv,
+            self.data,
+            description=description,
+            training=self.training,
+            defaults=self.defaults,
+        )
+
 
 TASKS: dict[str, TaskKind] = {
     "glue": TaskKind(data=GlueArguments, make=glue_task),
@@ -76,13 +86,7 @@ def run_task(name: str, argv: Sequence[str] | None, description: str | None) -> 
         SystemExit: `--help` was given.
     """
     kind = TASKS[name]
-    arguments = parse_arguments(
-        argv,
-        kind.data,
-        description=description or "",
-        training=kind.training,
-        defaults=kind.defaults,
-    )
+    arguments = kind.parse(argv, description or "")
     results = run_experiment(arguments, kind.make)
     if arguments.training.should_save:
         report(results, str(arguments.training.output_dir))

@@ -32,6 +32,8 @@ class Task:
         compute_metrics: argument of `Trainer`.
         reduce_logits: maps the logits and labels of a batch to what `compute_metrics` needs, to
             save memory; by default the logits are kept.
+        continue_text: lets a language model continue a text of the validation set; returns its
+            beginning and what the model wrote. None for other tasks.
         trainer_family: Trainer class that can evaluate the task; every method's Trainer is combined
             with it.
     """
@@ -51,4 +53,5 @@ class Task:
     collator: Callable[[Any], Any]
     compute_metrics: Callable[[Any], dict[str, float]]
     reduce_logits: Callable[[Any, Tensor], Tensor] | None = None
+    continue_text: Callable[[PreTrainedModel], tuple[str, str]] | None = None
     trainer_family: type[Trainer] = Trainer

@@ -27,7 +27,7 @@ class TargetedDropoutFields:
     """The settings of `TargetedDropoutConfig`, one flat field each.
 
     A schedule becomes several fields: its shape, and the other fields of `hf_td.Schedule`. None
-    means the value of the recipe of the level.
+    means the value of the recipe at the level.
     """
 
     level: Literal["weight", "unit"] = _setting(
@@ -103,6 +103,13 @@ class TargetedDropoutFields:
         "evaluate the model pruned to this sparsity too, in [0, 1]; its metrics, such as "
         "eval_accuracy_at_0.75, can be the metric_for_best_model"
     )
+    recipe: Literal["fine_tuning", "language_model"] = field(
+        default="fine_tuning",
+        metadata={
+            "help": "defaults of the targeting, its schedule and the importance; language_model is "
+            "for few updates of a model that keeps its task"
+        },
+    )
     untargeted_lr_scale: float = field(
         default=2.0,
         metadata={
@@ -132,15 +139,15 @@ class TargetedDropoutFields:
 
     def targeted_dropout(self) -> TargetedDropoutConfig:
         """Return the settings as a configuration; its seed is the run's."""
-        if self.level not in RECIPES:
-            return TargetedDropoutConfig(level=self.level)  # refuses it
+        if self.recipe not in RECIPES or self.level not in RECIPES[self.recipe]:
+            return TargetedDropoutConfig(level=self.level, recipe=self.recipe)  # refuses it
         schedules: dict[str, Any] = {f"{rate}_schedule": self._schedule(rate) for rate in _RATES}
         names = {f.name for f in fields(TargetedDropoutConfig)} - set(schedules)
         return TargetedDropoutConfig(**{n: getattr(self, n) for n in names}, **schedules)
 
     def _schedule(self, rate: str) -> Schedule:
         """Return the schedule of the recipe, with the given fields replaced."""
-        recipe = RECIPES[self.level][f"{rate}_schedule"]
+        recipe = RECIPES[self.recipe][self.level][f"{rate}_schedule"]
         flat = {f.name: f"{rate}_{f.name}" for f in fields(Schedule)}
         flat["shape"] = f"{rate}_schedule"
         given = {name: getattr(self, field) for name, field in flat.items()}

@@ -21,7 +21,7 @@ import hf_td
 from hf_td.analysis import CurvePoint, pruning_curve
 from hf_td.analysis.timing import Quartiles
 from hf_td.config import CONFIG_KEY, TargetedDropoutConfig
-from hf_td.hub import CardInfo, export_model, measure_latency
+from hf_td.hub import CardInfo, TextSample, export_model, measure_latency
 from hf_td.hub.card.latency import Latency
 from tests.tiny import tiny_inputs, tiny_model
 
@@ -87,6 +87,16 @@ def known(curve: list[CurvePoint]) -> CardInfo:
 def export(model: Any, folder: Path, card: CardInfo | None = None, **options: Any) -> ModelCard:
     export_model(model, folder, check=False, card=card, **options)
     return ModelCard.load(folder / "README.md")
+
+
+def test_the_card_shows_what_a_language_model_writes_before_and_after_pruning(tmp_path):
+    sample = TextSample(prompt="A = 1\n|x|", dense="two <unk>", pruned="three\n four")
+    card = export(tiny_model("llama"), tmp_path / "writer", CardInfo(sample=sample))
+    assert "| beginning | A = 1 \\|x\\| |" in card.text
+    assert "| before pruning | two &lt;unk> |" in card.text
+    assert "| this model | three four |" in card.text
+    plain = export(tiny_model("llama"), tmp_path / "plain")
+    assert "What it writes" not in plain.text
 
 
 def results_of(card: ModelCard) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -21,6 +22,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from hf_td.analysis.metrics import metric_value
+from hf_td.tasks.experiment.calibration import how_to_prune
 from hf_td.tasks.experiment.parsing import parse_arguments
 from hf_td.tasks.glue.acceptability import generate
 from hf_td.tasks.language_modelling.self_text import write
@@ -169,6 +172,72 @@ def test_an_export_has_a_card_that_tells_the_direction(options):
     assert "| perplexity (lower is better) |" in (export / "README.md").read_text()
     saved = AutoModelForCausalLM.from_pretrained(export)
     assert saved.model.layers[0].mlp.up_proj.out_features == 32
+
+
+def test_the_card_of_an_export_shows_both_texts_and_every_perplexity(options):
+    run_clm.main(argv_of({**options, "export_sparsity": 0.5}))
+    folder = options["output_dir"] / "seed-42"
+    card = (folder / "export" / "README.md").read_text()
+    task = _task({**options, "model_name_or_path": folder})
+    prompt, dense = task.continue_text(AutoModelForCausalLM.from_pretrained(folder))
+    _, pruned = task.continue_text(AutoModelForCausalLM.from_pretrained(folder / "export"))
+    assert dense != pruned
+    for name, text in (("beginning", prompt), ("before pruning", dense), ("this model", pruned)):
+        shown = " ".join(text.split()).replace("<", "&lt;")
+        assert f"| {name} | {shown} |" in card
+    for point in results_of(options)["summary"]:
+        assert f"| {metric_value(point['metrics']['perplexity']['mean'])} |" in card
+
+
+@pytest.mark.parametrize(
+    ("parts", "removed"),
+    [
+        ({"feed_forward_level": "none"}, 1 / 6),  # a third of the weights is that of KV groups
+        ({"attention_level": "none"}, 1 / 3),
+        ({"level": "weight"}, 1 / 2),
+        ({"level": "weight", "pattern": "2:4"}, 1 / 2),
+        ({"activation_checkpointing": True}, 1 / 2),
+        ({"bf16": True}, 1 / 2),
+    ],
+    ids=str,
+)
+def test_every_part_and_way_of_training_gives_a_curve(options, parts, removed):
+    """KV groups alone, neurons alone, single weights, 2:4, checkpointed activations, bf16."""
+    run_clm.main(argv_of({**options, "recipe": "language_model", **parts}))
+    points = results_of(options)["summary"]
+    assert [point["sparsity"] for point in points] == [0, 0.5]
+    assert points[1]["removed_prunable"] == pytest.approx(removed, abs=0.01)
+    assert all(math.isfinite(point["metrics"]["perplexity"]["mean"]) for point in points)
+
+
+def test_checkpointed_activations_change_no_weight(options, tmp_path):
+    weights = []
+    for name in ("plain", "checkpointed"):
+        extra = {"output_dir": tmp_path / name, "activation_checkpointing": name == "checkpointed"}
+        run_clm.main(argv_of({**options, **extra}))
+        weights.append(load_file(tmp_path / name / "seed-42" / "model.safetensors"))
+    torch.testing.assert_close(*weights, rtol=0, atol=0)
+
+
+def test_the_recipe_of_language_models_has_its_own_defaults(options):
+    recipe = {"recipe": "language_model", "model_name_or_path": "x"}
+    arguments = parse_arguments(argv_of({**options, **recipe}), LanguageModellingArguments)
+    assert arguments.training.targeted_dropout().targeting == 0.5
+    assert arguments.training.untargeted_lr_scale == 1
+    assert arguments.curve.dense_epochs == 0
+    plain = parse_arguments(argv_of(options), LanguageModellingArguments)
+    assert arguments.training.learning_rate == 3e-4
+    assert plain.training.learning_rate == 2e-4
+
+
+def test_fewer_calibration_rows_are_used(options):
+    options |= {"method": "none", "do_eval": True, "importance": "activation"}
+    task, few = (
+        _task(options),
+        parse_arguments(argv_of({**options, "calibration_samples": 3}), LanguageModellingArguments),
+    )
+    (batch,) = how_to_prune(task.make_model(), task, few)["calibration"]
+    assert batch["input_ids"].shape == (3, 16)
 
 
 def test_runs_are_compared(options, tmp_path):

@@ -15,6 +15,21 @@ from hf_td.hub.card.latency import Latency
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextSample:
+    """What a language model writes before and after pruning.
+
+    Attributes:
+        prompt: the beginning of the text.
+        dense: what the fine-tuned model wrote before it was pruned.
+        pruned: what the pruned model wrote.
+    """
+
+    prompt: str
+    dense: str
+    pruned: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class CardInfo:
     """Facts for a model card. All are optional; the card leaves out what is not given.
 
@@ -47,6 +62,7 @@ class CardInfo:
         command: that repeats the training.
         commit: of the code that ran.
         latency: what `measure_latency` returned.
+        sample: of the text of a language model.
         limitations: sentences to add to the card's own.
 
     Raises:
@@ -79,6 +95,7 @@ class CardInfo:
     command: str | None = None
     commit: str | None = None
     latency: Latency | None = None
+    sample: TextSample | None = None
     limitations: Sequence[str] = ()
 
     def __post_init__(self) -> None:

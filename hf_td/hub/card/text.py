@@ -22,6 +22,7 @@ FORMATS: dict[str, Any] = {
     "percent": lambda fraction: f"{fraction:.1%}",
     "megabytes": lambda count: f"{count / 1e6:,.2f} MB",
     "value": metric_value,
+    "quoted": lambda text: " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;"),
 }
 
 

@@ -15,8 +15,6 @@ from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.methods import METHODS
 from hf_td.tasks.task import Task
 
-_ROWS = 256
-
 
 def how_to_prune(model: nn.Module, task: Task, arguments: Arguments) -> dict[str, Any]:
     """Return the arguments of `prune_model` and `pruning_curve`, except the sparsities.
@@ -32,7 +30,7 @@ def how_to_prune(model: nn.Module, task: Task, arguments: Arguments) -> dict[str
     if not needs:
         return {"config": config, "calibration": None, **inputs}
     size, device = arguments.training.per_device_eval_batch_size, next(model.parameters()).device
-    batches = first_batches(task, _ROWS, size, device)
+    batches = first_batches(task, arguments.curve.calibration_samples, size, device)
     return {"config": config, "calibration": batches, **inputs}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hf_td.config import IN_TRAINING
 from hf_td.hub.forms import check_form
+from hf_td.tasks.data.subsets import check_size
 from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.experiment.arguments import START, Arguments
 from hf_td.tasks.experiment.methods import METHODS
@@ -41,6 +42,8 @@ def check_values(arguments: Arguments) -> None:
     _check_eval_sparsity(arguments)
     _check_length(arguments)
     _check_dense_stage(arguments)
+    with blaming_input():
+        check_size("calibration_samples", arguments.curve.calibration_samples)
     if arguments.curve.checkpoint_minutes < 0:
         raise UsageError(
             f"--checkpoint_minutes is at least 0, got {arguments.curve.checkpoint_minutes:g}."

@@ -79,7 +79,7 @@ def _parser(kinds: tuple[type, ...], description: str) -> HfArgumentParser:
 
 
 # The arguments that select the recipe.
-_DECIDING = ("method", "level")
+_DECIDING = ("method", "level", "recipe")
 
 
 def _deciding(argv: Sequence[str]) -> dict[str, str]:

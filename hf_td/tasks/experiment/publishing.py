@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,15 @@ from transformers.utils.generic import find_labels
 
 from hf_td.compaction import can_compact, compact_model
 from hf_td.files import write_json
-from hf_td.hub import CardInfo, Export, Latency, export_model, measure_latency, push_to_hub
+from hf_td.hub import (
+    CardInfo,
+    Export,
+    Latency,
+    TextSample,
+    export_model,
+    measure_latency,
+    push_to_hub,
+)
 from hf_td.pruning import prune_model
 from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.experiment.arguments import Arguments
@@ -83,8 +92,12 @@ def _export(
         model = task.load_model(folder.parent)
         how = how_to_prune(model, task, arguments)
         inputs = how["example_inputs"]
+        before = _written(model, task)
         prune_model(model, arguments.sparsity_to_export, **how)
-        card = _card(arguments, task, results, run, _latency(model, task, inputs))
+        card = replace(
+            _card(arguments, task, results, run, _latency(model, task, inputs)),
+            sample=_sample(before, _written(model, task)),
+        )
         point = card.exported_point
         return export_model(
             model,
@@ -131,6 +144,17 @@ def _card(
         latency=latency,
         **base_model_facts(arguments.model),
     )
+
+
+def _written(model: Any, task: Task) -> tuple[str, str] | None:
+    """Return a beginning and what a language model makes of it; None for other tasks."""
+    return None if task.continue_text is None else task.continue_text(model)
+
+
+def _sample(before: tuple[str, str] | None, after: tuple[str, str] | None) -> TextSample | None:
+    if before is None or after is None:
+        return None
+    return TextSample(prompt=before[0], dense=before[1], pruned=after[1])
 
 
 def _rows(data: Any) -> int | None:

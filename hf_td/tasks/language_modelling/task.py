@@ -36,6 +36,7 @@ from hf_td.tasks.data.splits import (
 from hf_td.tasks.data.subsets import first_rows, random_subset
 from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.experiment.arguments import Arguments, argument
+from hf_td.tasks.language_modelling.continuation import continue_text
 from hf_td.tasks.language_modelling.self_text import write_splits
 from hf_td.tasks.models import ModelSource, Tokenizer, find_model
 from hf_td.tasks.task import Task
@@ -79,6 +80,7 @@ def language_modelling_task(arguments: Arguments) -> Task:
     make_model = partial(_load, source, config)
     texts, measured = _texts(data, tokenizer, make_model)
     blocks = {name: _blocks(rows, tokenizer, size, name) for name, rows in texts.items()}
+    measured_blocks = first_rows(blocks["validation"], data.max_eval_samples)
     return Task(
         name="language modelling",
         dataset=_dataset_name(arguments),
@@ -90,10 +92,13 @@ def language_modelling_task(arguments: Arguments) -> Task:
         load_model=AutoModelForCausalLM.from_pretrained,
         processor=tokenizer,
         train_data=random_subset(blocks["train"], data.max_train_samples),
-        eval_data=first_rows(blocks["validation"], data.max_eval_samples),
+        eval_data=measured_blocks,
         collator=default_data_collator,
         compute_metrics=perplexity,
         reduce_logits=token_losses,
+        continue_text=lambda model: continue_text(
+            model, tokenizer, measured_blocks[0]["input_ids"]
+        ),
     )
 
 
@@ -108,8 +113,13 @@ def token_losses(logits: Any, labels: Tensor) -> Tensor:
         `(rows, length - 1)`, in float32.
     """
     logits = logits[0] if isinstance(logits, tuple) else logits
-    predictions = logits[:, :-1].float().transpose(1, 2)
-    return functional.cross_entropy(predictions, labels[:, 1:], reduction="none")
+    # Row by row: a float32 copy of all logits would be large, and classes that are not the last
+    # dimension are slow.
+    rows = [
+        functional.cross_entropy(row[:-1].float(), tokens[1:], reduction="none")
+        for row, tokens in zip(logits, labels, strict=True)
+    ]
+    return torch.stack(rows)
 
 
 def perplexity(prediction: EvalPrediction) -> dict[str, float]:

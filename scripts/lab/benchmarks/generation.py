@@ -73,22 +73,23 @@ def _measure(
     prompt, new = lengths
     draws = torch.Generator().manual_seed(0)
     ids = torch.randint(3, dense.config.vocab_size, (batch, prompt), generator=draws).to(device)
-    calls = [partial(_generate, one, ids, new) for one in (dense, model)]
+    calls = [partial(write, one, ids, new) for one in (dense, model)]
     baseline, own = time_in_turn(calls, rounds=rounds, device=device)
     return {
         "batch": batch,
         "length": prompt,
         "new_tokens": new,
         "speedup": asdict(ratios(baseline, own)),
-        "tokens_per_second": asdict(_rates(own, batch * new)),
-        "dense_tokens_per_second": asdict(_rates(baseline, batch * new)),
+        "tokens_per_second": asdict(rates_of(own, batch * new)),
+        "dense_tokens_per_second": asdict(rates_of(baseline, batch * new)),
         "rounds": rounds,
         "threads": torch.get_num_threads(),
     }
 
 
-def _generate(model: Any, ids: torch.Tensor, new: int) -> None:
-    model.generate(
+def write(model: Any, ids: torch.Tensor, new: int) -> torch.Tensor:
+    """Return prompts, `(rows, tokens)`, with `new` greedy tokens after each, none of them an end."""
+    return model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
         do_sample=False,
@@ -98,7 +99,8 @@ def _generate(model: Any, ids: torch.Tensor, new: int) -> None:
     )
 
 
-def _rates(seconds: Sequence[float], tokens: int) -> Quartiles:
+def rates_of(seconds: Sequence[float], tokens: int) -> Quartiles:
+    """Return tokens per second."""
     return Quartiles.of([tokens / one for one in seconds])
 
 

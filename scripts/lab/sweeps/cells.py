@@ -13,13 +13,22 @@ from typing import Any
 from hf_td.tasks.errors import UsageError
 from hf_td.tasks.experiment.output import RESULTS
 from hf_td.tasks.experiment.parsing import check_names
-from hf_td.tasks.glue.task import GlueArguments
+from hf_td.tasks.registry import TASKS
 from lab.sweeps.grid import Place, Sweep
 from lab.sweeps.naming import name_cell, parse_words, split_retired
 
 # An argument that stands for the model of another cell, such as {method=none level=weight}.
 _REFERENCE = re.compile(r"\{(.*)\}")
 _KEYS = ("task", "level", "method", "seed")
+# The program of each kind of task whose cells can be swept.
+_PROGRAMS = {
+    "glue": "run_glue.py",
+    "text_classification": "run_classification.py",
+    "language_modelling": "run_clm.py",
+    "image_classification": "run_image_classification.py",
+    "question_answering": "run_question_answering.py",
+    "translation": "run_translation.py",
+}
 
 
 @dataclass(frozen=True)
@@ -27,13 +36,15 @@ class Cell:
     """One experiment of one seed, which may stand at several places of the grid.
 
     Attributes:
+        kind: of the task, a key of `hf_td.tasks.registry.TASKS`.
         name: hash of the configuration and the seed, unique to the experiment.
         seed: of the run.
-        arguments: of `scripts/run_glue.py`, without the seed and the output folder.
+        arguments: of the program of the kind, without the seed and the output folder.
         models: the cells whose fine-tuned models are arguments, by the name of the argument.
         places: in the grid.
     """
 
+    kind: str
     name: str
     seed: int
     arguments: Mapping[str, Any]
@@ -48,7 +59,7 @@ class Cell:
 
     def command(self, root: Path) -> str:
         """Return the command that runs the cell alone."""
-        return shlex.join(["python", "scripts/run_glue.py", *self.argv(root)])
+        return shlex.join(["python", f"scripts/{_PROGRAMS[self.kind]}", *self.argv(root)])
 
     def folder(self, root: Path) -> Path:
         """Return the working folder of the cell."""
@@ -90,6 +101,7 @@ class _Planner:
     """The places of a sweep, and the references between them."""
 
     def __init__(self, sweep: Sweep) -> None:
+        self._kind = sweep.kind
         self._places = {(_key(place), str(place.knobs)): place for place in sweep.places}
 
     def cell(self, place: Place, referring: tuple[Place, ...] = ()) -> Cell:
@@ -107,18 +119,20 @@ class _Planner:
             if isinstance(value, str) and (found := _REFERENCE.fullmatch(value))
         }
         arguments, retired = split_retired(place.arguments)
-        check_names(arguments, str(place), GlueArguments)
+        kind = TASKS[self._kind]
+        check_names(arguments, str(place), kind.data, training=kind.training)
         names = {name: f"cell-{cell.name}" for name, cell in models.items()}
         try:
-            name = name_cell(tuple(_words({**arguments, **names})), place.seed, retired)
+            words = tuple(_words({**arguments, **names}))
+            name = name_cell(words, place.seed, retired, self._kind)
         except UsageError as error:
             raise UsageError(f"{place}: {error}") from error
-        return Cell(name, place.seed, place.arguments, models, ())
+        return Cell(self._kind, name, place.seed, place.arguments, models, ())
 
     def _target(self, place: Place, reference: str, referring: tuple[Place, ...]) -> Cell:
         """Return the cell that a reference at a place names."""
-        words = [word.partition("=") for word in reference.split()]
-        pairs = {key: value for key, _, value in words}
+        parts = [word.partition("=") for word in reference.split()]
+        pairs = {key: value for key, _, value in parts}
         wanted = {key: str(getattr(place, key)) for key in _KEYS} | pairs
         # The same variant of its own method; of another method, the one in the grid.
         knobs = place.knobs if wanted["method"] == place.method else {}
@@ -128,7 +142,8 @@ class _Planner:
                 f"{place} refers to {{{reference}}}, which is no place of the grid. A reference "
                 f"gives {', '.join(_KEYS)} of a place. Write it as in {{method=none level=weight}}."
             )
-        if not parse_words(tuple(_words(split_retired(target.arguments)[0]))).trains:
+        words = tuple(_words(split_retired(target.arguments)[0]))
+        if not parse_words(words, self._kind).trains:
             raise UsageError(
                 f"{place} refers to {target}, which only measures and has no model. Refer to a "
                 "place that trains."

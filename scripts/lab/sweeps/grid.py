@@ -13,12 +13,13 @@ import yaml
 from sklearn.model_selection import ParameterGrid
 
 from hf_td.tasks.errors import UsageError
+from hf_td.tasks.registry import TASKS
 
 Values = Mapping[str, Any]
 Part = Literal["grid", "knobs"]
 
 _NOTHING: Values = MappingProxyType({})
-_SECTIONS = ("title", "common", "tasks", "levels", "methods", "seeds", "knobs")
+_SECTIONS = ("title", "kind", "common", "tasks", "levels", "methods", "seeds", "knobs")
 _KNOB_SECTIONS = ("tasks", "levels", "seeds", "methods")
 # Entries of a method that are no arguments: its name in tables, its seeds, its exceptions.
 _NO_ARGUMENTS = ("label", "seeds", "tasks", "levels")
@@ -28,7 +29,7 @@ _RESERVED = ("seed", "seeds", "output_dir")
 
 @dataclass(frozen=True)
 class Place:
-    """One place of the grid, with its arguments of `scripts/run_glue.py`.
+    """One place of the grid, with its arguments of the script of the sweep.
 
     Attributes:
         part: `grid`, or `knobs` for variants that show how easy a method is to tune.
@@ -61,11 +62,13 @@ class Sweep:
 
     Attributes:
         title: of the report.
+        kind: of the tasks, a key of `hf_td.tasks.registry.TASKS`.
         places: in the order in which to run them: every method with its first seed, then the
             knobs, then the second seeds, and so on.
     """
 
     title: str
+    kind: str
     places: tuple[Place, ...]
 
 
@@ -95,7 +98,11 @@ def read_sweep(path: str | Path, changes: Values = _NOTHING) -> Sweep:
     sweep = {**found, "common": {**(found.get("common") or {}), **changes}}
     places = [*_grid(sweep), *_knobs(sweep)]
     ranked = sorted(places, key=lambda place: (place[0], place[1].part == "knobs"))
-    return Sweep(str(found.get("title", Path(path).stem)), tuple(place for _, place in ranked))
+    return Sweep(
+        str(found.get("title", Path(path).stem)),
+        _kind(found),
+        tuple(place for _, place in ranked),
+    )
 
 
 def selects(filters: Mapping[str, Sequence[str]], place: Place) -> bool:
@@ -121,6 +128,13 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(f"the sweep {path} cannot be read: {error}") from error
     _check_mapping(str(path), found)
     return found
+
+
+def _kind(found: Values) -> str:
+    kind = found.get("kind", "glue")
+    if kind not in TASKS:
+        raise UsageError(f"the kind of a sweep is one of {list(TASKS)}, got {kind!r}")
+    return kind
 
 
 def _grid(sweep: Values) -> Iterator[tuple[int, Place]]:

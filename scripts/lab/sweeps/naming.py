@@ -15,8 +15,7 @@ from hf_td.tasks.data.splits import shown_name
 from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.checks import check_values
 from hf_td.tasks.experiment.methods import METHODS
-from hf_td.tasks.experiment.parsing import parse_arguments
-from hf_td.tasks.glue.task import GlueArguments
+from hf_td.tasks.registry import TASKS
 
 # Arguments of settings as the recipes had them when cells were first named. One that has been
 # retired since keeps its place in the hash: with the value in the sweep, or else with this one.
@@ -49,18 +48,20 @@ def split_retired(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
 
 
 @cache
-def parse_words(words: tuple[str, ...]) -> Arguments:
-    """Parse and check the command line of a cell.
+def parse_words(words: tuple[str, ...], kind: str = "glue") -> Arguments:
+    """Parse and check the command line of a cell of a kind of task.
 
     Raises:
         UsageError: an argument is unknown or wrong.
     """
-    arguments = parse_arguments([*words, "--output_dir", "unused"], GlueArguments)
+    arguments = TASKS[kind].parse([*words, "--output_dir", "unused"])
     check_values(arguments)
     return arguments
 
 
-def name_cell(words: tuple[str, ...], seed: int, retired: Mapping[str, float]) -> str:
+def name_cell(
+    words: tuple[str, ...], seed: int, retired: Mapping[str, float], kind: str = "glue"
+) -> str:
     """Return a hash of the experiment that a command line and a seed describe.
 
     Left out are the place of the data, what only machines differ in, and settings that the method
@@ -70,17 +71,22 @@ def name_cell(words: tuple[str, ...], seed: int, retired: Mapping[str, float]) -
         words: the command line, without the seed and the output folder.
         seed: of the run.
         retired: values of retired arguments, from `split_retired`.
+        kind: of the task, a key of `hf_td.tasks.registry.TASKS`.
 
     Raises:
         UsageError: an argument is unknown or wrong.
     """
-    experiment = [_experiment(words, tuple(sorted(retired.items()))), seed]
+    experiment = [_experiment(words, tuple(sorted(retired.items())), kind), seed]
+    # Cells were first named when all were of one kind.
+    experiment += [kind] * (kind != "glue")
     return hashlib.sha256(json.dumps(experiment, sort_keys=True).encode()).hexdigest()[:12]
 
 
 @cache
-def _experiment(words: tuple[str, ...], retired: tuple[tuple[str, float], ...]) -> dict[str, Any]:
-    parsed = parse_words(words)
+def _experiment(
+    words: tuple[str, ...], retired: tuple[tuple[str, float], ...], kind: str
+) -> dict[str, Any]:
+    parsed = parse_words(words, kind)
     found = json.loads(json.dumps(parsed.configuration()))
     settings = _settings(found["targeted_dropout"], parsed.training.level, dict(retired))
     ignored = _ignored_settings(parsed)

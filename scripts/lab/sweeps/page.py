@@ -17,13 +17,19 @@ from lab.sweeps.report import Report, Row, Spread, Table
 _BEHIND = "↓"
 
 
-def write_page(report: Report, stem: Path, tuned_at: Sequence[float] = (0.75, 0.9)) -> Path:
+def write_page(
+    report: Report,
+    stem: Path,
+    tuned_at: Sequence[float] = (0.75, 0.9),
+    sections: Sequence[str] = (),
+) -> Path:
     """Write STEM.md, its plots as PNG and SVG, and its lines to STEM.jsonl; return the first.
 
     Args:
         report: of the sweep.
         stem: path without a suffix; missing folders are made.
         tuned_at: the sparsities at which the knobs are compared.
+        sections: parts of the page before its sources.
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
     _copy_lines(report, stem.with_name(f"{stem.name}.jsonl"))
@@ -33,6 +39,7 @@ def write_page(report: Report, stem: Path, tuned_at: Sequence[float] = (0.75, 0.
         parts += _section(report, table, stem)
     for table in report.knobs:
         parts += _tuning(report, table, stem, tuned_at)
+    parts += sections
     parts += _sources(report, stem.name)
     page = stem.with_name(f"{stem.name}.md")
     write_text(page, "\n".join(parts))

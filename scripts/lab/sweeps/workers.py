@@ -16,12 +16,8 @@ from hf_td.analysis.record import environment
 from hf_td.extras import extra
 from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.experiment.output import RESULTS
-from hf_td.tasks.experiment.parsing import parse_arguments
 from hf_td.tasks.experiment.series import run_experiment
-from hf_td.tasks.glue.task import (
-    GlueArguments,
-    glue_task,
-)
+from hf_td.tasks.registry import TASKS
 from lab.sweeps.cells import Cell
 
 Line = dict[str, Any]
@@ -168,7 +164,7 @@ def _clear_useless(folder: Path, model: Path) -> None:
 
 def _measure(cell: Cell, root: Path) -> Line:
     _clear_useless(cell.folder(root), cell.model(root))
-    arguments = parse_arguments(cell.argv(root), GlueArguments)
-    results = run_experiment(arguments, glue_task)
+    kind = TASKS[cell.kind]
+    results = run_experiment(kind.parse(cell.argv(root)), kind.make)
     (run,) = results["runs"]
     return {**{n: results[n] for n in _FROM_RESULTS}, **{n: run[n] for n in _FROM_RUN}}

@@ -1,11 +1,12 @@
 import pytest
 from lab.sweeps import plan_cells, read_sweep
+from lab.sweeps.naming import parse_words
 
 from hf_td.config import RECIPES
 from hf_td.tasks.errors import UsageError
 from tests.lab.sweeps.grids import GRID, cells_of, titles, write_grid
 
-TARGETING = RECIPES["weight"]["targeting"]
+TARGETING = RECIPES["fine_tuning"]["weight"]["targeting"]
 
 
 def _named(cells) -> dict:
@@ -23,6 +24,28 @@ def test_a_cell_is_a_command_line_of_run_glue(tmp_path):
     assert command.endswith(f"--seed 3 --output_dir {tmp_path}/cells/{cell.name}")
     with pytest.raises(UsageError, match=r"sst2 weight none seed 0 .*unknown \['no_such_thing'\]"):
         cells_of(tmp_path, methods={"none": {"no_such_thing": methods}})
+
+
+def test_a_sweep_of_language_models_runs_run_clm(tmp_path):
+    grid = {
+        "kind": "language_modelling",
+        "common": {"model_name_or_path": "new:gpt2", "recipe": "language_model", "use_cpu": True},
+        "tasks": {"text": {"dataset_name": "some/text", "block_size": 64}},
+        "levels": {"unit": {"level": "unit", "sparsities": [0, 0.5]}},
+        "methods": {"none": None, "targeted_dropout": None},
+    }
+    cells = cells_of(tmp_path, **grid)
+    commands = [cell.command(tmp_path) for cell in cells.values()]
+    assert all(one.startswith("python scripts/run_clm.py --model_name_or_path") for one in commands)
+    assert all("--block_size 64" in command for command in commands)
+    parsed = parse_words(tuple(next(iter(cells.values())).argv(tmp_path)), "language_modelling")
+    assert parsed.training.targeted_dropout().recipe == "language_model"
+    assert parsed.data.block_size == 64
+
+
+def test_an_unknown_kind_of_sweep_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"the kind of a sweep is one of .*got 'cakes'"):
+        cells_of(tmp_path, kind="cakes")
 
 
 @pytest.mark.parametrize(

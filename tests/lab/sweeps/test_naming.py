@@ -46,8 +46,9 @@ def new_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
         "drop_rate_schedule": Schedule(shape="linear", end=0.6),
         "importance": "magnitude",
     }
-    for level, recipe in RECIPES.items():
-        monkeypatch.setitem(RECIPES, level, {**recipe, **new})
+    recipes = RECIPES["fine_tuning"]
+    for level, recipe in recipes.items():
+        monkeypatch.setitem(recipes, level, {**recipe, **new})
 
 
 @pytest.fixture
