@@ -88,7 +88,7 @@ def _measure(
 
 
 def write(model: Any, ids: torch.Tensor, new: int) -> torch.Tensor:
-    """Return prompts, `(rows, tokens)`, with `new` greedy tokens after each, none of them an end."""
+    """Return prompts, `(rows, tokens)`, with `new` greedy tokens after each; none ends a text."""
     return model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
