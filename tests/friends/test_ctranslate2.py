@@ -45,5 +45,5 @@ def test_heads_of_a_llama_cannot_be_fewer(tmp_path):
     """
     friend("ctranslate2")
     _, folder = pruned_export("llama", tmp_path / "stock")
-    with pytest.raises((ValueError, RuntimeError), match="dimension|head"):
+    with pytest.raises((ValueError, RuntimeError), match=r"dimension|head"):
         computed(folder, tmp_path / "exact", None)
