@@ -264,7 +264,7 @@ class DistillationMixin:
         self.__dict__.pop("_teacher", None)
 
     @cached_property
-    def _teacher(self) -> PreTrainedModel:
+    def _teacher(self) -> Any:
         """The teacher, loaded and compared with the student at the first batch.
 
         Under FSDP2 it is sharded as the student is.

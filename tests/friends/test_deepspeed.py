@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def train_by_deepspeed(rank: int, folder: Path, stage: int) -> None:
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     values = (str(rank), str(rank), str(processes), "127.0.0.1", "1")  # the group is there
     os.environ.update(zip(names, values, strict=True), DS_ACCELERATOR="cpu")
-    import deepspeed
+    deepspeed: Any = import_module("deepspeed")
 
     model = patched()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import distributed
-from torch.distributed import checkpoint
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_state_dict,
@@ -149,7 +149,7 @@ def test_policies_of_fsdp_train_the_same(options, group):
 
 def save_sharded(model: Any, optimizer: Any, rank: int, folder: Path) -> None:
     weights, states = get_state_dict(model, optimizer)
-    checkpoint.save({"model": weights, "optimizer": states}, checkpoint_id=folder / "sharded")
+    state_dict_saver.save({"model": weights, "optimizer": states}, checkpoint_id=folder / "sharded")
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     full, _ = get_state_dict(model, optimizer, options=options)
     if rank == 0:
@@ -159,7 +159,9 @@ def save_sharded(model: Any, optimizer: Any, rank: int, folder: Path) -> None:
 
 def load_sharded(model: Any, optimizer: Any, folder: Path) -> None:
     weights, states = get_state_dict(model, optimizer)
-    checkpoint.load({"model": weights, "optimizer": states}, checkpoint_id=folder / "sharded")
+    state_dict_loader.load(
+        {"model": weights, "optimizer": states}, checkpoint_id=folder / "sharded"
+    )
     set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=states)
     patch = find_patch(model)
     assert patch is not None

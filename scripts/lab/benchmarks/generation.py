@@ -64,7 +64,8 @@ def measure_generation(
 
 def _random_llama(shape: Shape, device: str, dtype: torch.dtype) -> PreTrainedModel:
     with torch.device(device):
-        return shape.build().to(dtype=dtype).eval()
+        model: Any = shape.build()
+        return model.to(dtype=dtype).eval()
 
 
 def _measure(

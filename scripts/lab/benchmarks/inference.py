@@ -104,9 +104,10 @@ def measure_cases(
         dtype: of the weights.
     """
     sizes = list(sizes)
-    dense = cases[0].build().to(device, dtype)
+    dense: Any = cases[0].build()
+    dense.to(device, dtype)
     for case in cases:
-        model = case.build()
+        model: Any = case.build()
         facts = {
             "case": case.name,
             "sparsity": case.sparsity,
