@@ -58,7 +58,7 @@ def test_the_table_has_the_last_of_repeated_measurements():
 def test_generation_is_compared_with_the_dense_model_for_every_batch(monkeypatch):
     steps: list[tuple[int, int, int]] = []
     monkeypatch.setattr(
-        generation, "_generate", lambda model, ids, new: steps.append((*ids.shape, new))
+        generation, "write", lambda model, ids, new: steps.append((*ids.shape, new))
     )
     shape = Shape("Llama", hidden=32, layers=1, heads=8)
     found = list(measure_generation(shape, batches=[1, 3], lengths=(4, 2), rounds=2))
