@@ -86,8 +86,9 @@ needs no reading. The baseline of an export is `save_pretrained`, which takes as
 slower disk gives a lower ratio, since pruning and compacting work in memory: where
 `save_pretrained` took 5.8 seconds, the ratios were 1.29 and .98. Memory is the peak of a process
 minus what Python and its libraries take. `prune_folder` has no baseline: it needs memory for a file
-of 1 GB that it writes and for a block. On an H100, forwards through the sparse 2:4 kernels took 4.7
-to 6.8 times as long as dense ones, so hf_td does not use these kernels.
+of 1 GB that it writes and for a block; its seconds are from a busy machine, and from a command that
+also named a folder for its results. On an H100, forwards through the sparse 2:4 kernels took 4.7 to
+6.8 times as long as dense ones, so hf_td does not use these kernels.
 """
 _REASONS = """
 Three parts take as long for few tokens as for many: ranking, the product of mask and weight in the
