@@ -10,11 +10,13 @@
 # there already measures only what is missing. Variables: PYTHON is the interpreter, by default that
 # of .venv or the first in PATH; SLOWER multiplies all limits, for a busy machine.
 set -uo pipefail
-case "${1:-}" in --help | -h)
-    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
-    exit 0
-    ;;
-esac
+for word in "$@"; do
+    case "$word" in --help | -h)
+        sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+        exit 0
+        ;;
+    esac
+done
 root=$(cd "$(dirname "$0")/.." && pwd)
 device=(--device cuda)
 kernels="gpu"

@@ -15,6 +15,11 @@ from hf_td.modules.layouts import linear_layout
 _IGNORED = "_ddp_params_and_buffers_to_ignore"
 
 
+def process_number() -> int:
+    """Return the number of this process, from 0; 0 without a process group."""
+    return distributed.get_rank() if _are_several() else 0
+
+
 def sum_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Return the sums of tensors over all processes, in one collective.
 
@@ -23,12 +28,16 @@ def sum_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
     Args:
         tensors: of one device, in the same order in every process.
     """
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not _are_several():
         return list(tensors)
     flat = torch.cat([tensor.flatten() for tensor in tensors])
     distributed.all_reduce(flat)
     parts = flat.split([tensor.numel() for tensor in tensors])
     return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def _are_several() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
 
 
 def exclude_from_ddp(model: nn.Module, names: Iterable[str]) -> None:

@@ -40,6 +40,7 @@ from hf_td.modules.routing import (
     routed_squares,
     stock_class,
 )
+from hf_td.patching.distributed import process_number
 from hf_td.ranking.activations import sampled_squares
 
 
@@ -84,7 +85,7 @@ class TargetedMixin:
 
     def measure(self, *inputs: Any) -> None:
         """Add the squares of the first input, `(..., fan_in)`, to those of this update."""
-        self.add_squares(*sampled_squares(inputs[0]))
+        self.add_squares(*sampled_squares(inputs[0], process_number()))
 
     def add_squares(self, squares: Tensor, rows: int) -> None:
         """Add a sum of squares, and the number of its rows, to those of this update."""

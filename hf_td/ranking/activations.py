@@ -129,16 +129,21 @@ class Activations:
         return cls(load_file(path)) if path.is_file() else None
 
 
-def sampled_squares(inputs: Tensor) -> tuple[Tensor, int]:
+def sampled_squares(inputs: Tensor, process: int = 0) -> tuple[Tensor, int]:
     """Return the sum of squares of every thirteenth row, and the number of summed rows.
+
+    Several processes sample every thirteenth row of all their rows together, as one process would,
+    if each has as many.
 
     Args:
         inputs: `(..., fan_in)`.
+        process: number of this process. Its rows follow those of processes with lower numbers.
 
     Returns:
         A float32 tensor `(fan_in,)`, and the number of rows.
     """
-    rows = inputs.detach().reshape(-1, inputs.shape[-1])[::_ROW_STEP]
+    rows = inputs.detach().reshape(-1, inputs.shape[-1])
+    rows = rows[-process * len(rows) % _ROW_STEP :: _ROW_STEP]
     if rows.dtype == torch.float64:
         rows = rows.float()  # vector_norm refuses a dtype narrower than its input's
     return torch.linalg.vector_norm(rows, dim=0, dtype=torch.float32).square(), rows.shape[0]

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed, nn
+from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from hf_td.files import whole_folder
-from hf_td.patching.distributed import sum_over_processes
+from hf_td.patching.distributed import process_number, sum_over_processes
 
 
 def save_gathered(model: nn.Module, folder: str | Path, *, overwrite: bool = False) -> bool:
@@ -37,7 +37,7 @@ def save_gathered(model: nn.Module, folder: str | Path, *, overwrite: bool = Fal
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state = get_model_state_dict(model, options=options)
-    is_first = not distributed.is_initialized() or distributed.get_rank() == 0
+    is_first = process_number() == 0
     error: Exception | None = None
     if is_first:
         try:

@@ -24,6 +24,8 @@ from tests.tiny import tiny_model
 
 UPDATES = INTERVAL + 2  # two of them are measured
 ROWS = 4
+# No multiple of the step between measured rows: processes start at different rows.
+LENGTH = 11
 # Updates that drop part of the candidates, and dense ones.
 SETTINGS: dict[str, Any] = {
     "targeting": 0.5,
@@ -65,11 +67,11 @@ def fresh(family: str, settings: dict[str, Any]) -> Any:
     return patch_model(model, **{name: v for name, v in chosen.items() if v is not None})
 
 
-def batches(model: Any, processes: int) -> list[dict[str, Any]]:
+def batches() -> list[dict[str, Any]]:
     every = []
     for update in range(UPDATES):
         torch.manual_seed(update)
-        ids = torch.randint(5, 60, (ROWS, 13))
+        ids = torch.randint(5, 60, (ROWS, LENGTH))
         every.append({"input_ids": ids})
     return every
 
@@ -78,16 +80,17 @@ def part(batch: dict[str, Any], rank: int, parts: int) -> dict[str, Any]:
     return {name: tensor.chunk(parts)[rank] for name, tensor in batch.items()}
 
 
-def learn(model: Any, inputs: list[dict[str, Any]], micro_batches: int = 1) -> dict[str, Any]:
+def learn(model: Any, micro_batches: int = 1, rank: int = 0, processes: int = 1) -> dict[str, Any]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     losses, kept_shares = [], []
-    for update, batch in enumerate(inputs):
+    for update, batch in enumerate(batches()):
         anneal(model.train(), update / UPDATES, update)
         patch = find_patch(model)
         assert patch is not None
         kept_shares.append(patch.dropped_share())
         for number in range(micro_batches):
-            loss = model(**part(batch, number, micro_batches))[0].float().square().mean()
+            inputs = part(part(batch, number, micro_batches), rank, processes)
+            loss = model(**inputs)[0].float().square().mean()
             (loss / micro_batches).backward()
         losses.append(float(loss.detach()))
         optimizer.step()
@@ -120,8 +123,7 @@ def work(rank: int, processes: int, name: str, folder: str) -> None:
     family, settings, options = CASES[name]
     model = fresh(family, settings)
     shard(model, **options)
-    inputs = [part(batch, rank, processes) for batch in batches(model, processes)]
-    found = learn(model, inputs, options.get("micro_batches", 1))
+    found = learn(model, options.get("micro_batches", 1), rank, processes)
     activations = find_activations(model)
     found |= {"weights": whole(model)}
     found["activations"] = None if activations is None else activations.mean_squares
@@ -137,7 +139,7 @@ def work(rank: int, processes: int, name: str, folder: str) -> None:
 def test_processes_with_shards_learn_what_one_learns(name, processes, tmp_path):
     family, settings, options = CASES[name]
     alone = fresh(family, settings)
-    expected = learn(alone, batches(alone, 1), options.get("micro_batches", 1))
+    expected = learn(alone, options.get("micro_batches", 1))
     spawn(work, (processes, name, str(tmp_path)), nprocs=processes)
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(processes)]
     for other in found[1:]:
@@ -167,7 +169,7 @@ def test_one_process_with_all_shards_learns_the_same(name, group):
     family, settings, options = CASES[name]
     models = [fresh(family, settings) for _ in range(2)]
     shard(models[1], **options)
-    found = [learn(m, batches(m, 1), options.get("micro_batches", 1)) for m in models]
+    found = [learn(m, options.get("micro_batches", 1)) for m in models]
     torch.testing.assert_close(whole(models[1]), models[0].state_dict(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(*(torch.tensor(one["losses"]) for one in found))
     torch.testing.assert_close(*(torch.tensor(one["dropped"]) for one in found))
@@ -179,7 +181,7 @@ def test_mixed_precision_trains_the_kept_weights_alone(level, group):
     model = fresh("llama", settings)
     shard(model, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
     anneal(model.train(), 1.0, 3)
-    model(**batches(model, 1)[0])[0].float().square().mean().backward()
+    model(**batches()[0])[0].float().square().mean().backward()
     patch = find_patch(model)
     assert patch is not None
     assert 0.1 < patch.dropped_share() < 0.5
@@ -217,7 +219,7 @@ def gather(rank: int, folder: str) -> None:
 def test_pruning_asks_for_whole_weights(group):
     model = fresh("bert", {"level": "unit"})
     shard(model)
-    with pytest.raises(TypeError, match=r"is sharded by FSDP2.*whole state dict"):
+    with pytest.raises(TypeError, match=r"is sharded by FSDP2.*save_gathered"):
         prune_model(model, 0.5)
 
 

@@ -26,7 +26,7 @@ from hf_td.hub.card.removal import Removal
 from hf_td.hub.card.text import no_smaller
 from hf_td.hub.card.writing import README, ExportFacts, write_card
 from hf_td.hub.export import Export, choose_form, stock_hint
-from hf_td.hub.forms import AUTO, load_form
+from hf_td.hub.forms import AUTO, FORMS, load_form
 from hf_td.hub.forms.form import Plan, Source
 from hf_td.hub.from_disk.groups import Group, groups_of, unit_sites
 from hf_td.hub.from_disk.hollow import filled, hollow, hollow_model
@@ -50,7 +50,7 @@ from hf_td.ranking.learned import FILE as SCORES
 from hf_td.ranking.sites import Site
 from hf_td.ranking.source import forget_source
 
-FORMS = (AUTO, "stock", "compact")
+CHOICES = [AUTO, *(name for name, row in FORMS.items() if row.automatic)]
 # What is not carried along: weights in any format, and what is written anew or true no longer.
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx", ".data")
 _OWN = ("config.json", README, LOADER, ACTIVATIONS, SCORES)
@@ -119,9 +119,9 @@ def prune_folder(
     source = Path(source)
     check_sparsity(sparsity)
     check_free(Path(folder).absolute(), overwrite=overwrite)
-    if form not in FORMS:
+    if form not in CHOICES:
         raise ValueError(
-            f"form {form!r} needs the whole model in memory. Give one of {list(FORMS)}, or use "
+            f"form {form!r} needs the whole model in memory. Give one of {CHOICES}, or use "
             "export_model"
         )
     budget = as_budget(budget, of)

@@ -37,8 +37,6 @@ class Case:
         teacher: where the weights of a teacher are, which gives half of the loss: in every process
             or sharded; None without a teacher.
         adapters: train LoRA adapters alone.
-        tokens: the length of a sequence. Activations are measured in every thirteenth row of a
-            process, which are the rows of one process if sequences have 13 tokens.
         micro_batches: forwards and backwards of an update.
         reshard: free the weights of a block after its forward.
         checkpointing: recompute the activations of each block in the backward.
@@ -49,7 +47,6 @@ class Case:
     settings: dict[str, Any] = field(default_factory=dict)
     teacher: Literal["whole", "sharded"] | None = None
     adapters: bool = False
-    tokens: int = 16
     micro_batches: int = 1
     reshard: bool = True
     checkpointing: bool = False
@@ -74,8 +71,6 @@ CASES = (
     Case("units of an encoder", "bert", {"level": "unit"}),
     Case("weights by activation", settings={"level": "weight", **_ACTIVATION}),
     Case("units by activation", settings={"level": "unit", **_ACTIVATION}),
-    Case("weights by activation, 13 tokens", settings=_ACTIVATION | {"level": "weight"}, tokens=13),
-    Case("units by activation, 13 tokens", settings=_ACTIVATION | {"level": "unit"}, tokens=13),
     Case("pattern 2:4", settings={"level": "weight", "pattern": "2:4", "targeting": 0.5}),
     Case("weights of Conv1D", "gpt2", {"level": "weight"}),
     Case("weights of experts", "mixtral", {"level": "weight"}),

@@ -22,15 +22,15 @@ from hf_td.training.distillation import logits_loss
 from lab.scale.cases import CASES, VOCABULARY, Case, student_of, teacher_of
 
 UPDATES = 12
-SEQUENCES = 16
+SEQUENCES, TOKENS = 16, 16
 LEARNING_RATE, MOMENTUM = 0.05, 0.9
 _LOSSES, _MASK, _WEIGHT = "losses", "mask/", "weight/"
 
 
-def batch_of(update: int, tokens: int) -> Tensor:
-    """Return the whole batch of an update, `(SEQUENCES, tokens)`."""
+def batch_of(update: int) -> Tensor:
+    """Return the whole batch of an update, `(SEQUENCES, TOKENS)`."""
     generator = torch.Generator().manual_seed(1000 + update)
-    return torch.randint(VOCABULARY, (SEQUENCES, tokens), generator=generator)
+    return torch.randint(VOCABULARY, (SEQUENCES, TOKENS), generator=generator)
 
 
 def shard(model: nn.Module, **options: Any) -> None:
@@ -65,8 +65,8 @@ def train(case: Case, rank: int = 0, processes: int = 1) -> dict[str, Tensor]:
     for update in range(UPDATES):
         anneal(student.train(), update / UPDATES, update)
         found |= {f"{_MASK}{update}/{name}": mask for name, mask in _masks(student)}
-        ids = batch_of(update, case.tokens).chunk(processes)[rank]
-        parts = [_backward(student, teacher, part) for part in ids.chunk(case.micro_batches)]
+        micro_batches = batch_of(update).chunk(case.micro_batches)
+        parts = [_backward(student, teacher, ids.chunk(processes)[rank]) for ids in micro_batches]
         losses.append(torch.stack(parts).sum())
         optimizer.step()
         optimizer.zero_grad()

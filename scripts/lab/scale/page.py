@@ -41,9 +41,14 @@ def _replaced(page: str, name: str, table: str) -> str:
     return f"{before}{begin}\n\n{table}\n\n{end}{after}"
 
 
+def last_records(records: Iterable[Record]) -> dict[tuple[str, int], Record]:
+    """Return the last line of each case and number of processes."""
+    return {(record["case"], record["processes"]): record for record in records}
+
+
 def equality_table(records: Iterable[Record]) -> str:
     """Return the table of the last line of each case and number of processes."""
-    last = {(record["case"], record["processes"]): record for record in records}
+    last = last_records(records)
     heads = (
         "training",
         "processes",

@@ -11,7 +11,7 @@ import scale
 import torch
 from lab.scale.cases import CASES, student_of
 from lab.scale.equality import compare, shard, train, train_in_processes
-from lab.scale.page import updated
+from lab.scale.page import last_records, updated
 from lab.scale.paper import (
     FLOAT,
     RANKS,
@@ -30,6 +30,7 @@ from hf_td.files import read_json_lines
 from hf_td.kernels import shards
 from hf_td.patching import find_patch
 
+LAST = last_records(read_json_lines(scale.DOCS / "results" / "scale.jsonl"))
 BY_NAME = {case.name: case for case in CASES}
 
 
@@ -128,7 +129,7 @@ def test_the_page_is_that_of_its_lines():
         updated(page.replace("<!-- memory -->", ""), lines)
 
 
-@pytest.mark.parametrize("line", read_json_lines(scale.DOCS / "results" / "scale.jsonl"))
+@pytest.mark.parametrize("line", LAST.values(), ids=[f"{case}, {n}" for case, n in LAST])
 def test_recorded_trainings_are_equal_to_rounding(line):
     assert line["differing"] == 0
     assert line["loss_difference"] < 1e-5
