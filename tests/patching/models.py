@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -12,12 +13,15 @@ import transformers as hf
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hf_td import patch_model, unpatch_model
+from hf_td import Schedule, patch_model, unpatch_model
 from hf_td.modules.layouts import linear_layout
 from hf_td.patching.layers import is_targeted, kept
 from hf_td.patching.patch import Patch, find_patch
 from hf_td.ranking.sites import Site, UnitSite
 from tests.tiny import FAMILIES, tiny_inputs, tiny_model
+
+Model = Any
+Gradients = dict[str, Tensor]
 
 LEVELS = ["weight", "unit"]
 HALF = {
@@ -28,6 +32,20 @@ HALF = {
     "drop_rate_schedule": "constant",
 }
 every_family = pytest.mark.parametrize("family", FAMILIES)
+WHOLE: dict[str, Any] = {**HALF, "drop_rate": 1.0}
+DENSE: dict[str, Any] = {**HALF, "targeting_schedule": Schedule(off=1.0)}
+MEASURED: dict[str, Any] = {**HALF, "importance": "activation"}
+# The ways to rank and to draw.
+WAYS: list[dict[str, Any]] = [
+    {"level": "weight"},
+    {"level": "unit"},
+    {"level": "weight", "importance": "random"},
+    {"level": "unit", "importance": "random"},
+    {"level": "weight", "pattern": "2:4"},
+    {"level": "unit", "draw": "element"},
+    {"level": "weight", "importance": "activation"},
+]
+every_way = pytest.mark.parametrize("way", WAYS, ids=str)
 every_level = pytest.mark.parametrize("level", LEVELS)
 
 
@@ -128,3 +146,35 @@ class Wrapper(nn.Module):
 
     def forward(self, **inputs: Any) -> Any:
         return self.inner(**inputs)
+
+
+def run(model: Model, batches: int = 1, autocast: bool = False) -> tuple[list[Tensor], Gradients]:
+    """Return the outputs of `batches` micro-batches in training, and the accumulated gradients."""
+    torch.manual_seed(0)
+    model.train()
+    model.zero_grad()
+    inner = bare(model)
+    name = inner.main_input_name
+    outputs = []
+    for number in range(batches):
+        inputs = tiny_inputs(inner, 4)
+        inputs[name] = inputs[name].roll(number, 1)
+        with torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext():
+            output = model(**inputs).logits
+        output.float().square().mean().backward()
+        outputs.append(output.detach())
+    return outputs, gradients(model)
+
+
+def sums(model: Model) -> list[Tensor]:
+    """Return copies of the sum of squares and the number of rows of each site."""
+    layers = [site.layer for site in patch_of(model).sites]
+    return [
+        tensor.clone() for layer in layers for tensor in (layer.input_squares, layer.input_rows)
+    ]
+
+
+def averages(model: Model) -> dict[str, Tensor]:
+    activations = patch_of(model).activations
+    assert activations is not None
+    return activations.mean_squares
