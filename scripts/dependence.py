@@ -28,6 +28,7 @@ from hf_td.tasks.glue.task import (
     GlueArguments,
     glue_task,
 )
+from hf_td.tasks.models import find_model
 
 INTRODUCTION = """\
 What pruning removes is d (of a unit: the weights that read it). To second order the loss changes by
@@ -86,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def measure(arguments: Arguments, rows: int, size: int) -> list[Dependence]:
     """Measure one model at each sparsity."""
-    task = glue_task(arguments)
+    task = glue_task(arguments, find_model(arguments.model))
     device = arguments.training.device
     model = task.make_model()
     model.to(device)  # pyright: ignore[reportArgumentType]  # a decorator hides its type

@@ -15,6 +15,7 @@ from hf_td.tasks.image_classification.task import (
     image_classification_task,
 )
 from hf_td.tasks.language_modelling.task import LanguageModellingArguments, language_modelling_task
+from hf_td.tasks.models import ModelSource
 from hf_td.tasks.question_answering.questions import QuestionAnsweringArguments
 from hf_td.tasks.question_answering.task import question_answering_task
 from hf_td.tasks.task import Task
@@ -30,13 +31,13 @@ class TaskKind:
 
     Attributes:
         data: dataclass of the data arguments.
-        make: builds the `Task` that the arguments describe.
+        make: builds the `Task` that the arguments describe, for a source of the model.
         training: dataclass of the training arguments.
         defaults: training arguments that differ from `experiment.arguments.recipe`.
     """
 
     data: type
-    make: Callable[[Arguments], Task]
+    make: Callable[[Arguments, ModelSource], Task]
     training: type[Any] = TargetedDropoutArguments
     defaults: Mapping[str, Any] = field(default_factory=dict)
 

@@ -115,12 +115,13 @@ def _check_size(tokenizer: Any, size: int) -> None:
 
 def _ids(tokenizer: Any, keep: Iterable[str | int]) -> Iterable[int]:
     vocabulary = tokenizer.get_vocab()
+    known = set(vocabulary.values())
     for token in keep:
         if isinstance(token, str):
             if token not in vocabulary:
                 raise ValueError(f"the tokenizer has no token {token!r} that could be kept")
             yield vocabulary[token]
-        elif token not in vocabulary.values():
+        elif token not in known:
             raise ValueError(f"the tokenizer has no token with the id {token} that could be kept")
         else:
             yield token

@@ -10,6 +10,7 @@ import pytest
 from transformers import AutoModelForSequenceClassification
 
 from hf_td.tasks.experiment.parsing import parse_arguments
+from hf_td.tasks.models import find_model
 from hf_td.tasks.text_classification.arguments import TextClassificationArguments
 from hf_td.tasks.text_classification.task import text_classification_task
 from tests.programs import argv_of, load_script, refusal, results_of
@@ -97,5 +98,6 @@ def test_the_names_of_the_arguments_of_transformers_are_taken(wanted):
     asked["label_column_name"] = asked.pop("label_column")
     asked["metric_name"] = "macro_f1"
     asked["validation_file"] = asked["train_file"]
-    task = text_classification_task(parse_arguments(argv_of(asked), TextClassificationArguments))
+    arguments = parse_arguments(argv_of(asked), TextClassificationArguments)
+    task = text_classification_task(arguments, find_model(arguments.model))
     assert (task.metric, task.split) == ("macro_f1", "validation")

@@ -32,6 +32,7 @@ from hf_td.tasks.language_modelling.task import (
     language_modelling_task,
     token_losses,
 )
+from hf_td.tasks.models import find_model
 from tests.programs import (
     argv_of,
     load_script,
@@ -104,7 +105,8 @@ def options(model, folder, tmp_path) -> dict[str, Any]:
 
 
 def _task(options: dict[str, Any]) -> Any:
-    return language_modelling_task(parse_arguments(argv_of(options), LanguageModellingArguments))
+    arguments = parse_arguments(argv_of(options), LanguageModellingArguments)
+    return language_modelling_task(arguments, find_model(arguments.model))
 
 
 # ---- what a run leaves -------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from hf_td.tasks.image_classification.task import (
     ImageClassificationArguments,
     image_classification_task,
 )
+from hf_td.tasks.models import find_model
 from tests.programs import (
     argv_of,
     load_script,
@@ -84,9 +85,8 @@ def options(model, tmp_path) -> dict[str, Any]:
 
 
 def _task(options: dict[str, Any]) -> Any:
-    return image_classification_task(
-        parse_arguments(argv_of(options), ImageClassificationArguments)
-    )
+    arguments = parse_arguments(argv_of(options), ImageClassificationArguments)
+    return image_classification_task(arguments, find_model(arguments.model))
 
 
 # ---- what a run leaves -------------------------------------------------------------------------

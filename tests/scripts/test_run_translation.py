@@ -16,6 +16,7 @@ from hf_td.tasks.errors import UsageError
 from hf_td.tasks.experiment.methods import METHODS
 from hf_td.tasks.experiment.parsing import parse_arguments
 from hf_td.tasks.glue.acceptability import generate
+from hf_td.tasks.models import find_model
 from hf_td.tasks.translation.task import (
     TRANSLATION,
     TranslationArguments,
@@ -73,9 +74,10 @@ def options(folder, tmp_path) -> dict[str, Any]:
 
 def _task(options: dict[str, Any]) -> Any:
     kind: Any = TargetedDropoutSeq2SeqArguments
-    return translation_task(
-        parse_arguments(argv_of(options), TranslationArguments, training=kind, defaults=TRANSLATION)
+    arguments = parse_arguments(
+        argv_of(options), TranslationArguments, training=kind, defaults=TRANSLATION
     )
+    return translation_task(arguments, find_model(arguments.model))
 
 
 # ---- what a run leaves -------------------------------------------------------------------------

@@ -158,6 +158,9 @@ class ModelArguments:
         "inputs of one forward, for a model that runs on none that hf_td can make: a .json file, "
         'such as {"input_ids": [[101, 2054, 102]]}, or a .safetensors file',
     )
+    trim_vocabulary: bool = argument(
+        False, "take the tokens that the training text does not use out of the model, at first"
+    )
     ignore_mismatched_sizes: bool = argument(
         False, "initialise a new head if the model's has another number of labels"
     )

@@ -25,11 +25,15 @@ from hf_td.tasks.experiment.results import (
     write_results,
 )
 from hf_td.tasks.experiment.run import fine_tune_and_measure
+from hf_td.tasks.models import ModelSource, find_model
 from hf_td.tasks.task import Task
+from hf_td.tasks.trimming import trimmed_source
 from hf_td.training import forget_teacher
 
 
-def run_experiment(arguments: Arguments, make_task: Callable[[Arguments], Task]) -> Results:
+def run_experiment(
+    arguments: Arguments, make_task: Callable[[Arguments, ModelSource], Task]
+) -> Results:
     """Fine-tune and measure with every seed, and write results.json and the plot of the curve.
 
     A second call with equal arguments keeps finished seeds, and continues an unfinished one from
@@ -37,7 +41,7 @@ def run_experiment(arguments: Arguments, make_task: Callable[[Arguments], Task])
 
     Args:
         arguments: arguments of the experiment.
-        make_task: loads the task; called after the arguments are checked.
+        make_task: loads the task for a source of the model; called after the arguments are checked.
 
     Returns:
         The content of results.json.
@@ -49,7 +53,12 @@ def run_experiment(arguments: Arguments, make_task: Callable[[Arguments], Task])
     check_arguments(arguments)
     with arguments.training.main_process_first(local=False):
         runs = finished_runs(arguments)
-    task = make_task(arguments)
+    source = find_model(arguments.model)
+    task = make_task(arguments, source)
+    if arguments.model.trim_vocabulary:
+        source = trimmed_source(source, task)
+        print_once(arguments.training, str(source.report))
+        task = make_task(arguments, source)
     _record(arguments, task, runs)
     try:
         for seed in _missing(arguments, runs):

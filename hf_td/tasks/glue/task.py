@@ -21,7 +21,7 @@ from hf_td.tasks.glue.loading import (
     tokenize,
 )
 from hf_td.tasks.glue.metrics import compute_metrics
-from hf_td.tasks.models import find_model, possible_length
+from hf_td.tasks.models import ModelSource, possible_length
 from hf_td.tasks.task import Task
 
 
@@ -45,8 +45,8 @@ class GlueArguments:
     )
 
 
-def glue_task(arguments: Arguments) -> Task:
-    """Load the model and the data that the arguments name.
+def glue_task(arguments: Arguments, source: ModelSource) -> Task:
+    """Load the data that the arguments name, for a model.
 
     Raises:
         UsageError: the task, the model or the data do not exist or do not fit.
@@ -54,7 +54,6 @@ def glue_task(arguments: Arguments) -> Task:
     data: GlueArguments = arguments.data
     with blaming_input():
         glue = get_glue_task(data.task_name)
-    source = find_model(arguments.model)
     with blaming_input():
         splits = load_glue(
             glue,

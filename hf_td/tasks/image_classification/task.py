@@ -37,7 +37,7 @@ from hf_td.tasks.labels import (
     read_labels,
     warn_if_alike,
 )
-from hf_td.tasks.models import find_model
+from hf_td.tasks.models import ModelSource
 from hf_td.tasks.task import Task
 
 DIGITS = "digits"  # --dataset_name of the images that scikit-learn bundles
@@ -53,14 +53,13 @@ class ImageClassificationArguments(LabelArguments):
     )
 
 
-def image_classification_task(arguments: Arguments) -> Task:
-    """Load the model and the images that the arguments name.
+def image_classification_task(arguments: Arguments, source: ModelSource) -> Task:
+    """Load the images that the arguments name, for a model.
 
     Raises:
         UsageError: the model or the images do not exist or do not fit.
     """
     data: ImageClassificationArguments = arguments.data
-    source = find_model(arguments.model)
     with blaming_input():
         splits, measured = _load_images(data)
         labels = read_labels(splits, data)

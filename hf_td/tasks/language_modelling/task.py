@@ -38,7 +38,7 @@ from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.experiment.arguments import Arguments, argument
 from hf_td.tasks.language_modelling.continuation import continue_text
 from hf_td.tasks.language_modelling.self_text import write_splits
-from hf_td.tasks.models import ModelSource, Tokenizer, find_model
+from hf_td.tasks.models import ModelSource, Tokenizer
 from hf_td.tasks.task import Task
 
 SELF = "self"  # --dataset_name of text that the model writes itself
@@ -60,8 +60,8 @@ class LanguageModellingArguments(DatasetArguments):
     )
 
 
-def language_modelling_task(arguments: Arguments) -> Task:
-    """Load the model and the text that the arguments name; the metric is the perplexity.
+def language_modelling_task(arguments: Arguments, source: ModelSource) -> Task:
+    """Load the text that the arguments name, for a model; the metric is the perplexity.
 
     The tokens of all rows are concatenated and cut into blocks of `block_size`; the incomplete last
     block is dropped. The perplexity is exp of the mean loss of all tokens except the first of each
@@ -73,7 +73,6 @@ def language_modelling_task(arguments: Arguments) -> Task:
     data: LanguageModellingArguments = arguments.data
     with blaming_input():
         check_samples(data)
-    source = find_model(arguments.model)
     tokenizer = source.load_tokenizer()
     config = source.load_config()
     size = _block_size(data.block_size, config)

@@ -18,7 +18,7 @@ from hf_td.tasks.data.splits import check_samples, shown_name, source_of
 from hf_td.tasks.data.subsets import first_rows, random_subset
 from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.experiment.arguments import Arguments
-from hf_td.tasks.models import ModelSource, Tokenizer, find_model, possible_length
+from hf_td.tasks.models import ModelSource, Tokenizer, possible_length
 from hf_td.tasks.ordered_evaluation import OrderedEvaluationTrainer
 from hf_td.tasks.question_answering.answers import Choice, answer_texts
 from hf_td.tasks.question_answering.questions import (
@@ -37,15 +37,14 @@ _TWO_LOGITS: dict[str, Any] = {
 }
 
 
-def question_answering_task(arguments: Arguments) -> Task:
-    """Load the model and the questions that the arguments name; the metric is SQuAD's F1.
+def question_answering_task(arguments: Arguments, source: ModelSource) -> Task:
+    """Load the questions that the arguments name, for a model; the metric is SQuAD's F1.
 
     Raises:
         UsageError: the model or the questions do not exist or do not fit.
     """
     data: QuestionAnsweringArguments = or_squad(arguments.data)
     _check_numbers(data)
-    source = find_model(arguments.model)
     tokenizer = _tokenizer(source)
     config = source.load_config(**_TWO_LOGITS)
     length = possible_length(data.max_seq_length, tokenizer, config)

@@ -11,20 +11,19 @@ from hf_td.tasks.data.splits import shown_name, source_of
 from hf_td.tasks.errors import blaming_input
 from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.labels import first_output, lower_is_better
-from hf_td.tasks.models import find_model, possible_length
+from hf_td.tasks.models import ModelSource, possible_length
 from hf_td.tasks.task import Task
 from hf_td.tasks.text_classification.arguments import TextClassificationArguments
 from hf_td.tasks.text_classification.loading import prepare_texts
 
 
-def text_classification_task(arguments: Arguments) -> Task:
-    """Load the model and the data that the arguments name.
+def text_classification_task(arguments: Arguments, source: ModelSource) -> Task:
+    """Load the data that the arguments name, for a model.
 
     Raises:
         UsageError: the model or the data do not exist or do not fit.
     """
     data: TextClassificationArguments = arguments.data
-    source = find_model(arguments.model)
     tokenizer = source.load_tokenizer()
     length = possible_length(data.max_seq_length, tokenizer, source.load_config())
     with blaming_input():

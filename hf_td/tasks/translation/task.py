@@ -32,7 +32,7 @@ from hf_td.tasks.data.splits import (
 from hf_td.tasks.data.subsets import first_rows, random_subset
 from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.experiment.arguments import Arguments, argument
-from hf_td.tasks.models import ModelSource, Tokenizer, find_model
+from hf_td.tasks.models import ModelSource, Tokenizer
 from hf_td.tasks.ordered_evaluation import OrderedEvaluation
 from hf_td.tasks.task import Task
 from hf_td.tasks.translation.vocabulary import train_tokenizer
@@ -61,8 +61,8 @@ class TranslationArguments(DatasetArguments):
     )
 
 
-def translation_task(arguments: Arguments) -> Task:
-    """Load the model and the sentences that the arguments name; the metric is BLEU.
+def translation_task(arguments: Arguments, source: ModelSource) -> Task:
+    """Load the sentences that the arguments name, for a model; the metric is BLEU.
 
     BLEU, from 0 to 100, is sacrebleu's with default settings, over the generated translations of
     the whole split. `token_accuracy` is the share of target tokens that are most probable given
@@ -73,7 +73,6 @@ def translation_task(arguments: Arguments) -> Task:
     """
     data: TranslationArguments = arguments.data
     _check(arguments)
-    source = find_model(arguments.model)
     with blaming_input():
         splits, measured = _load_pairs(data)
     tokenizer = _tokenizer(source, splits["train"], data)

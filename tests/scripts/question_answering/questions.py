@@ -10,6 +10,7 @@ import numpy as np
 from transformers import EvalPrediction
 
 from hf_td.tasks.experiment.parsing import parse_arguments
+from hf_td.tasks.models import find_model
 from hf_td.tasks.question_answering.questions import QuestionAnsweringArguments
 from hf_td.tasks.question_answering.task import question_answering_task
 from tests.programs import argv_of, load_script
@@ -51,7 +52,8 @@ def rows_of(options: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def task_of(options: dict[str, Any]) -> Any:
-    return question_answering_task(parse_arguments(argv_of(options), QuestionAnsweringArguments))
+    arguments = parse_arguments(argv_of(options), QuestionAnsweringArguments)
+    return question_answering_task(arguments, find_model(arguments.model))
 
 
 def places_of(task: Any) -> Any:

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from hf_td.tasks.experiment.methods import METHODS
 from hf_td.tasks.experiment.parsing import parse_arguments
+from hf_td.tasks.models import find_model
 from hf_td.tasks.question_answering.questions import QuestionAnsweringArguments
 from hf_td.tasks.question_answering.task import question_answering_task
 from tests.programs import argv_of
@@ -51,7 +52,7 @@ def test_evaluation_agrees_with_a_window_at_a_time_in_their_order(options):
     arguments = parse_arguments(argv_of(options), QuestionAnsweringArguments)
     assert arguments.training.train_sampling_strategy == "group_by_length"
     arguments.training.dataloader_pin_memory = False
-    task = question_answering_task(arguments)
+    task = question_answering_task(arguments, find_model(arguments.model))
     model: Any = task.make_model().eval()
     trainer = METHODS["none"].trainer_of(task.trainer_family)(
         model=model,
