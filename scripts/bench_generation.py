@@ -22,6 +22,7 @@ from lab.benchmarks.writing import measure_writing
 from hf_td.analysis.record import environment
 from hf_td.files import append_json_line
 from hf_td.tasks.errors import UsageError, run_program
+from hf_td.tasks.models import find_model
 from hf_td.tasks.registry import TASKS
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "llm-generation.jsonl"
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else argv
     command = shlex.join(["python", "scripts/bench_generation.py", *words])
     facts = {"command": command, "environment": environment()}
-    task = kind.make(arguments)
+    task = kind.make(arguments, find_model(arguments.model))
     for record in measure_writing(task, arguments, rounds=options.rounds, written=options.written):
         append_json_line(options.results, {**record, **facts})
         faster = [f"{s['speedup']['median']:.2f}x at batch {s['batch']}" for s in record["speed"]]
