@@ -90,7 +90,7 @@ def test_an_untrained_model_is_refused(own, model):
 
 def test_images_are_refused(own, tmp_path):
     torch.manual_seed(0)
-    config = ViTConfig(**SIZES, image_size=8, patch_size=4, num_labels=10)
+    config = ViTConfig(**SIZES, image_size=8, patch_size=4)
     ViTForImageClassification(config).save_pretrained(tmp_path / "vit")
     ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(tmp_path / "vit")
     changes = {"model_name_or_path": str(tmp_path / "vit"), "dataset_name": "digits"}
