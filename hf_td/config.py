@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple, get_args
 
+from hf_td.recipes import RECIPES, recipe_choices
 from hf_td.schedules import Schedule
 
 # The key in a model's config under which the settings of its training are recorded.
@@ -19,7 +20,6 @@ PartLevel = Literal["weight", "unit", "none"]
 ExpertsLevel = Literal["unit", "none"]
 Importance = Literal["magnitude", "activation", "random", "taylor", "movement", "learned"]
 Draw = Literal["unit", "element"]
-Recipe = Literal["fine_tuning", "language_model"]
 
 # Importance that can rank while a model trains; any other is for pruning alone.
 IN_TRAINING: tuple[Importance, ...] = ("magnitude", "activation", "random")
@@ -29,37 +29,6 @@ RETIRED = frozenset({"resting", "rescale"})
 
 # The default of a setting whose value depends on the recipe and the level; see `RECIPES`.
 FROM_RECIPE: Any = None
-
-# The defaults by recipe and level. Those of fine-tuning were chosen on held-out training data of
-# SST-2 and CoLA, those of language models on the validation split of WikiText-2.
-RECIPES: dict[str, dict[str, dict[str, Any]]] = {
-    "fine_tuning": {
-        "weight": {
-            "targeting": 0.95,
-            "targeting_schedule": Schedule(shape="cubic", begin=0.1, end=0.6, off=0.15),
-            "drop_rate": 1.0,
-            "drop_rate_schedule": Schedule(),
-            "importance": "activation",
-        },
-        "unit": {
-            "targeting": 0.76,
-            "targeting_schedule": Schedule(shape="linear", end=0.6, sampled=0.2, off=0.15),
-            "drop_rate": 1.0,
-            "drop_rate_schedule": Schedule(),
-            "importance": "activation",
-        },
-    },
-    "language_model": {
-        level: {
-            "targeting": 0.5,
-            "targeting_schedule": Schedule(shape="linear", end=0.6, sampled=0.2, off=0.15),
-            "drop_rate": 1.0,
-            "drop_rate_schedule": Schedule(),
-            "importance": "activation",
-        }
-        for level in ("weight", "unit")
-    },
-}
 
 
 class Rates(NamedTuple):
@@ -112,7 +81,7 @@ def parse_pattern(text: str | None) -> Neighbours | None:
 class TargetedDropoutConfig:
     """Settings of targeted dropout: the targets, the rates, and their growth over the run.
 
-    Rates, schedules and importance default to `RECIPES[recipe][level]`.
+    Rates, schedules and importance default to `hf_td.recipes.RECIPES[recipe].at(level)`.
 
     Attributes:
         level: `weight` ranks the weights inside each output unit; `unit` ranks heads and neurons.
@@ -141,8 +110,8 @@ class TargetedDropoutConfig:
         pattern: "N:M" makes the N lowest of each M neighbours along the fan-in candidates, at the
             weight level, so exactly these can be pruned ("2:4" for the sparse kernels of GPUs). The
             final targeting is N/M. The literature counts kept weights: its 1:4 is 3:4 here.
-        recipe: the row of `RECIPES` with the defaults: `fine_tuning`, for hundreds of updates that
-            learn a task, or `language_model`, for few updates of a model that keeps its task.
+        recipe: the row of `hf_td.recipes.RECIPES` with the defaults, such as `fine_tuning`, for
+            hundreds of updates that learn a task.
     """
 
     level: Level = "weight"
@@ -160,11 +129,11 @@ class TargetedDropoutConfig:
     draw: Draw = "unit"
     seed: int = 0
     pattern: str | None = None
-    recipe: Recipe = "fine_tuning"
+    recipe: str = "fine_tuning"
 
     def __post_init__(self) -> None:
         _check_choice("level", self.level, get_args(Level))
-        _check_choice("recipe", self.recipe, get_args(Recipe))
+        _check_choice("recipe", self.recipe, recipe_choices())
         neighbours = parse_pattern(self.pattern)
         self._fill_in(neighbours)
         self._normalise()
@@ -187,7 +156,7 @@ class TargetedDropoutConfig:
     def _fill_in(self, neighbours: Neighbours | None) -> None:
         if neighbours is not None and self.targeting is FROM_RECIPE:
             object.__setattr__(self, "targeting", neighbours.share)
-        for name, value in RECIPES[self.recipe][self.level].items():
+        for name, value in RECIPES[self.recipe].at(self.level).items():
             if getattr(self, name) is FROM_RECIPE:
                 object.__setattr__(self, name, value)
 
@@ -292,7 +261,7 @@ def configure(
         raise TypeError(f"unknown settings {unknown}; known are {sorted(known)}")
     if config is None:
         return TargetedDropoutConfig(**overrides)
-    recipe = RECIPES[config.recipe][config.level]
+    recipe = RECIPES[config.recipe].at(config.level)
     unset = {name for name, value in recipe.items() if getattr(config, name) == value}
     if overrides.get("pattern", config.pattern) != config.pattern:
         unset.add("targeting")

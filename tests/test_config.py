@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_td import Schedule, TargetedDropoutConfig
-from hf_td.config import CONFIG_KEY, RECIPES, configure, trained_with
+from hf_td.config import CONFIG_KEY, configure, trained_with
+from hf_td.recipes import RECIPES
 from tests.test_schedules import schedules
 
 part_levels = st.sampled_from([None, "weight", "unit", "none"])
@@ -212,10 +213,10 @@ def test_another_level_brings_its_recipe(config):
     other = "unit" if config.level == "weight" else "weight"
     changed = configure(config, {"level": other})
     recipes = RECIPES[config.recipe]
-    for name, value in recipes[config.level].items():
+    for name, value in recipes.at(config.level).items():
         was = getattr(config, name)
-        assert getattr(changed, name) == (recipes[other][name] if was == value else was)
-    moving = {"level", *recipes[other]}
+        assert getattr(changed, name) == (recipes.at(other)[name] if was == value else was)
+    moving = {"level", *recipes.at(other)}
     assert replace(config, **{n: getattr(changed, n) for n in moving}) == changed
 
 
@@ -231,7 +232,7 @@ def test_another_recipe_replaces_defaults_by_its_own(level):
 
 def test_an_unknown_recipe_is_refused():
     with pytest.raises(ValueError, match="recipe must be one of"):
-        TargetedDropoutConfig(recipe="cake")  # pyright: ignore[reportArgumentType]
+        TargetedDropoutConfig(recipe="cake")
 
 
 @pytest.mark.parametrize("level", ["weight", "unit"])

@@ -6,11 +6,12 @@ Flat fields let `HfArgumentParser` read them from the command line, from JSON an
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
-from hf_td.config import RECIPES, TargetedDropoutConfig
+from hf_td.config import Level, TargetedDropoutConfig
+from hf_td.recipes import RECIPES, recipe_choices, recipes_help
 from hf_td.schedules import SHAPES, Schedule
 from hf_td.training.distillation import DistillationFields
 from hf_td.training.pruned_evaluation import AT
@@ -71,9 +72,6 @@ class TargetedDropoutFields:
         "share of updates that draw a smaller drop rate, from [0, its ramp]"
     )
     drop_rate_off: float | None = _setting("share of updates that drop nothing, in [0, 1]")
-    resting: float | None = _setting(
-        "share of the candidates, next to the cut-off, that stays frozen in dense updates"
-    )
     include: list[str] = field(
         default_factory=lambda: ["*"],
         metadata={"help": "patterns on the dotted names of the layers to target"},
@@ -103,12 +101,8 @@ class TargetedDropoutFields:
         "evaluate the model pruned to this sparsity too, in [0, 1]; its metrics, such as "
         "eval_accuracy_at_0.75, can be the metric_for_best_model"
     )
-    recipe: Literal["fine_tuning", "language_model"] = field(
-        default="fine_tuning",
-        metadata={
-            "help": "defaults of the targeting, its schedule and the importance; language_model is "
-            "for few updates of a model that keeps its task"
-        },
+    recipe: str = field(
+        default="fine_tuning", metadata={"help": recipes_help(), "choices": recipe_choices()}
     )
     untargeted_lr_scale: float = field(
         default=2.0,
@@ -139,7 +133,7 @@ class TargetedDropoutFields:
 
     def targeted_dropout(self) -> TargetedDropoutConfig:
         """Return the settings as a configuration; its seed is the run's."""
-        if self.recipe not in RECIPES or self.level not in RECIPES[self.recipe]:
+        if self.recipe not in RECIPES or self.level not in get_args(Level):
             return TargetedDropoutConfig(level=self.level, recipe=self.recipe)  # refuses it
         schedules: dict[str, Any] = {f"{rate}_schedule": self._schedule(rate) for rate in _RATES}
         names = {f.name for f in fields(TargetedDropoutConfig)} - set(schedules)
@@ -147,7 +141,7 @@ class TargetedDropoutFields:
 
     def _schedule(self, rate: str) -> Schedule:
         """Return the schedule of the recipe, with the given fields replaced."""
-        recipe = RECIPES[self.recipe][self.level][f"{rate}_schedule"]
+        recipe = RECIPES[self.recipe].at(self.level)[f"{rate}_schedule"]
         flat = {f.name: f"{rate}_{f.name}" for f in fields(Schedule)}
         flat["shape"] = f"{rate}_schedule"
         given = {name: getattr(self, field) for name, field in flat.items()}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from hf_td import TargetedDropoutArguments
+from hf_td.recipes import RECIPES
 from hf_td.tasks.experiment.arguments import recipe
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
@@ -19,6 +20,36 @@ ROWS = {
         if line.startswith("| `") and line.count("|") == 6
     )
 }
+
+
+NAMED = {
+    line.split("`")[1]: [cell.strip() for cell in line.strip("|").split("|")]
+    for line in GUIDE.read_text().splitlines()
+    if line.startswith("| `") and line.count("|") == 9
+}
+
+
+def test_every_recipe_has_its_row():
+    assert list(NAMED) == list(RECIPES)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_row_of_a_recipe_has_its_values(name):
+    row = RECIPES[name]
+    _, use, targetings, growth, rate, ramp, importance, source = NAMED[name]
+    assert (use, source) == (row.help, row.source)
+    levels = (row.weight, row.unit)
+    assert [float(one) for one in targetings.split(",")] == [one["targeting"] for one in levels]
+    for one in levels:
+        assert float(rate) == one["drop_rate"]
+        assert importance.strip("`") == one["importance"]
+        for words, schedule in (
+            (growth, one["targeting_schedule"]),
+            (ramp, one["drop_rate_schedule"]),
+        ):
+            assert schedule.shape in words
+            assert (schedule.end == 1) or f"until {schedule.end:.0%}".replace("%", " %") in words
+            assert (schedule.off > 0) == ("dense updates" in words)
 
 
 @pytest.mark.parametrize("name", [n for n in ROWS if n != "warmup_steps"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from hf_td import (
     TargetedDropoutConfig,
     TargetedDropoutSeq2SeqArguments,
 )
+from hf_td.recipes import RECIPES
+from hf_td.training.arguments import TargetedDropoutFields
 from tests.training.models import SETTINGS, arguments
 
 FLAT: dict[str, Any] = {
@@ -114,7 +117,25 @@ def test_bad_settings_are_refused_when_they_are_parsed(parse, bad, message, tmp_
         parse(HfArgumentParser(ARGUMENTS), values, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["level", "importance", "draw", "drop_rate_schedule"])
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("level", ["weight", "unit"])
+def test_a_recipe_brings_its_values(recipe, level, tmp_path):
+    args = TargetedDropoutArguments(str(tmp_path), use_cpu=True, recipe=recipe, level=level)
+    config = args.targeted_dropout()
+    for name, value in RECIPES[recipe].at(level).items():
+        assert getattr(config, name) == value
+
+
+def test_every_argument_is_a_setting_or_has_a_use():
+    parts = {f"{rate}_{f.name}" for rate in ("targeting", "drop_rate") for f in fields(Schedule)}
+    shapes = {"targeting_schedule", "drop_rate_schedule"}
+    settings = {f.name for f in fields(TargetedDropoutConfig)} - {"seed"}
+    own = {"eval_sparsity", "untargeted_lr_scale"}
+    flat = {field.name for field in fields(TargetedDropoutFields)}
+    assert flat == settings | (parts - {"targeting_shape", "drop_rate_shape"}) | shapes | own
+
+
+@pytest.mark.parametrize("name", ["recipe", "level", "importance", "draw", "drop_rate_schedule"])
 def test_a_choice_that_is_none_is_refused_on_the_command_line(name, tmp_path, capsys):
     parser = HfArgumentParser(ARGUMENTS)
     with pytest.raises(SystemExit, match="2"):

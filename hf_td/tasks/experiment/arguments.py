@@ -90,7 +90,7 @@ def recipe(
     Args:
         method: key of `METHODS`.
         level: `weight` or `unit`.
-        recipe: key of `hf_td.config.RECIPES`.
+        recipe: key of `hf_td.recipes.RECIPES`.
         task: changes for a kind of task.
     """
     own = _LANGUAGE_MODEL if recipe == "language_model" else {}

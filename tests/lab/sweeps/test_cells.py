@@ -2,11 +2,11 @@ import pytest
 from lab.sweeps import plan_cells, read_sweep
 from lab.sweeps.naming import parse_words
 
-from hf_td.config import RECIPES
+from hf_td.recipes import RECIPES
 from hf_td.tasks.errors import UsageError
 from tests.lab.sweeps.grids import GRID, cells_of, titles, write_grid
 
-TARGETING = RECIPES["fine_tuning"]["weight"]["targeting"]
+TARGETING = RECIPES["fine_tuning"].at("weight")["targeting"]
 
 
 def _named(cells) -> dict:

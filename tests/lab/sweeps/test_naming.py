@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from lab.sweeps import naming, plan_cells, read_sweep
 
-from hf_td.config import RECIPES, TargetedDropoutConfig
+from hf_td.config import TargetedDropoutConfig
 from hf_td.files import read_json_lines
+from hf_td.recipes import RECIPES
 from hf_td.schedules import Schedule
 from tests.lab.sweeps.grids import cells_of
 from tests.programs import SCRIPTS
@@ -46,9 +48,9 @@ def new_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
         "drop_rate_schedule": Schedule(shape="linear", end=0.6),
         "importance": "magnitude",
     }
-    recipes = RECIPES["fine_tuning"]
-    for level, recipe in recipes.items():
-        monkeypatch.setitem(recipes, level, {**recipe, **new})
+    old = RECIPES["fine_tuning"]
+    changed = replace(old, weight={**old.weight, **new}, unit={**old.unit, **new})
+    monkeypatch.setitem(RECIPES, "fine_tuning", changed)
 
 
 @pytest.fixture

@@ -1,0 +1,111 @@
+"""The recipes: defaults of the rates, their schedules and the importance, by level.
+
+A new recipe is a new row. All that offers recipes reads this registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hf_td.schedules import Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A row of the registry.
+
+    Attributes:
+        help: what it is for, in one line.
+        source: where its values come from.
+        weight: values of settings of `TargetedDropoutConfig` at the weight level.
+        unit: values at the unit level.
+    """
+
+    help: str
+    source: str
+    weight: Mapping[str, Any]
+    unit: Mapping[str, Any]
+
+    def at(self, level: str) -> Mapping[str, Any]:
+        """Return the values at a level, `weight` or `unit`."""
+        return {"weight": self.weight, "unit": self.unit}[level]
+
+
+_ALWAYS = {"drop_rate": 1.0, "drop_rate_schedule": Schedule(), "importance": "activation"}
+_GROWING = Schedule(shape="linear", end=0.6, sampled=0.2, off=0.15)
+_SAMPLED = Schedule(sampled=0.2)
+_LANGUAGE = {"targeting": 0.5, "targeting_schedule": _GROWING, **_ALWAYS}
+_PAPER = {
+    "targeting": 0.75,
+    "targeting_schedule": Schedule(),
+    "drop_rate": 0.66,
+    "drop_rate_schedule": Schedule(),
+    "importance": "magnitude",
+}
+# 40,000 of about 100,000 updates.
+_RAMP = {
+    "targeting_schedule": Schedule(shape="piecewise", end=0.4),
+    "drop_rate": 0.99,
+    "drop_rate_schedule": Schedule(shape="linear", end=0.4),
+    "importance": "magnitude",
+}
+
+RECIPES: dict[str, Recipe] = {
+    "fine_tuning": Recipe(
+        help="hundreds of updates that learn a task",
+        source="held-out training rows of SST-2 and CoLA",
+        weight={
+            "targeting": 0.95,
+            "targeting_schedule": Schedule(shape="cubic", begin=0.1, end=0.6, off=0.15),
+            **_ALWAYS,
+        },
+        unit={"targeting": 0.76, "targeting_schedule": _GROWING, **_ALWAYS},
+    ),
+    "annealed": Recipe(
+        help="the drop rate grows, and no update is dense",
+        source="held-out training rows of SST-2 and MRPC, one seed",
+        weight={
+            **_ALWAYS,
+            "targeting": 0.95,
+            "targeting_schedule": _SAMPLED,
+            "drop_rate_schedule": Schedule(shape="linear", end=0.6),
+        },
+        unit={
+            **_ALWAYS,
+            "targeting": 0.76,
+            "targeting_schedule": _SAMPLED,
+            "drop_rate_schedule": Schedule(shape="linear", initial=0.3, end=0.6),
+        },
+    ),
+    "language_model": Recipe(
+        help="few updates of a model that keeps its task",
+        source="the validation split of WikiText-2",
+        weight=_LANGUAGE,
+        unit=_LANGUAGE,
+    ),
+    "paper": Recipe(
+        help="both rates constant, as in most of the paper's tables",
+        source="Gomez et al., arXiv 1905.13678",
+        weight=_PAPER,
+        unit=_PAPER,
+    ),
+    "paper_ramp": Recipe(
+        help="both rates grow: the paper's ramping targeted dropout, for the highest sparsities",
+        source="Gomez et al., arXiv 1905.13678, and the authors' code",
+        weight={"targeting": 0.99, **_RAMP},
+        unit={"targeting": 0.9, **_RAMP},
+    ),
+}
+
+
+def recipe_choices() -> list[str]:
+    """Return the names of the recipes."""
+    return list(RECIPES)
+
+
+def recipes_help() -> str:
+    """Return all recipes and their help, in one line."""
+    rows = "; ".join(f"{name}: {row.help}" for name, row in RECIPES.items())
+    return f"defaults of both rates, their schedules and the importance: {rows}"
