@@ -19,6 +19,7 @@ PACKAGE = Path(hf_td.__file__).parent
 ROOMS = [
     "_register",
     "extras",
+    "drafts",
     "files",
     "functional",
     "kernels",
