@@ -327,7 +327,7 @@ def write_tensors(path: Path) -> None:
 
 
 def test_another_error_of_the_system_keeps_its_text(tmp_path):
-    with pytest.raises(ConnectionError, match="^no answer$"), whole_folder(tmp_path / "export"):
+    with pytest.raises(ConnectionError, match=r"^no answer$"), whole_folder(tmp_path / "export"):
         raise ConnectionError("no answer")
 
 
