@@ -188,7 +188,7 @@ def _by_learned(
         )
         raise ValueError(LEARNED.missing(model, missing, cure))
     for site in sites:
-        shape, found = (tuple(one.shape) for one in (site.scores(), scores[site.name]))
+        shape, found = site.ranked_shape, tuple(scores[site.name].shape)
         if found != shape:
             raise ValueError(
                 f"The learned scores of {site.name} have the shape {found}, and {shape} is needed. "
