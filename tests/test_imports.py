@@ -21,6 +21,7 @@ ROOMS = [
     "extras",
     "drafts",
     "files",
+    "tensor_files",
     "functional",
     "kernels",
     "schedules",
