@@ -21,19 +21,19 @@ def opened(path: str | Path, framework: Literal["pt", "np"] = "pt") -> Iterator[
     Raises:
         OSError: there is no such file, or it may not be read.
         ValueError: it is no whole safetensors file, or its header is larger than `HEADER_LIMIT`,
-            which is found out before the header is read.
+            which is found out before the header is read. The message does not name the file.
     """
     path = Path(path)
     with path.open("rb") as start:
         size = int.from_bytes(start.read(8), "little")
     if size > HEADER_LIMIT:
         raise ValueError(
-            f"{path} should be a safetensors file with a header of at most {HEADER_LIMIT} bytes, "
-            f"got {size}"
+            f"the file should be safetensors with a header of at most {HEADER_LIMIT} bytes, got "
+            f"{size}"
         )
     try:
         file = safe_open(path, framework=framework)
     except SafetensorError as error:
-        raise ValueError(f"{path} should be whole safetensors: {error}") from error
+        raise ValueError(f"the file should be whole safetensors: {error}") from error
     with file:
         yield file
