@@ -24,6 +24,8 @@ try:
 except ImportError:  # not POSIX: nothing can be locked, and leftovers stay
     fcntl = None
 
+# The end of the name of a private folder.
+PRIVATE = ".hf_td"
 _LOCK = "lock"
 _OLD = "old"
 _NEW = "new"
@@ -43,7 +45,7 @@ def draft_folder(target: Path) -> Iterator[Path]:
     Args:
         target: an absolute path whose parent exists.
     """
-    private = target.with_name(f".{target.name}.{secrets.token_hex(_TOKEN_BYTES)}.hf_td")
+    private = target.with_name(f".{target.name}.{secrets.token_hex(_TOKEN_BYTES)}{PRIVATE}")
     private.mkdir(mode=0o700)
     try:
         with (private / _LOCK).open("x", encoding="utf-8") as lock:
@@ -68,7 +70,8 @@ def clear_leftovers(target: Path) -> None:
 
     An old folder that waited while its process was killed is put back.
     """
-    pattern = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{{2 * _TOKEN_BYTES}}}\.hf_td")
+    token = rf"\.[0-9a-f]{{{2 * _TOKEN_BYTES}}}"
+    pattern = re.compile(rf"\.{re.escape(target.name)}{token}{re.escape(PRIVATE)}")
     if fcntl is None or not target.parent.is_dir():
         return
     for private in [path for path in target.parent.iterdir() if pattern.fullmatch(path.name)]:

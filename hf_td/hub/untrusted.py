@@ -107,7 +107,7 @@ def check_config(folder: Path, held: Mapping[str, Held], limit: int) -> tuple[An
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     model_class = _model_class(config, path)
     known = {tensor.dtype for tensor in held.values() if tensor.dtype.is_floating_point}
-    if config.dtype not in known:
+    if not isinstance(config.dtype, torch.dtype) or config.dtype not in known:
         raise ValueError(f"dtype in {path} should be one of {known}, got {config.dtype!r}")
     with as_value_errors(what):
         model = _build_empty(model_class, config, _FEW_MODULES + _MODULES * len(held))

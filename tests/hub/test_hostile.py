@@ -76,6 +76,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no list": ({"architectures": {"a": 1}}, "which is no model class"),
     "dtype": ({"dtype": "float64"}, "dtype in .* should be one of"),
     "no dtype": ({"dtype": "load_library"}, "describes no model|dtype in"),
+    "a mapping as dtype": ({"dtype": {"a": 1}}, "dtype in .* should be one of .*got {'a': 1}"),
     "quantised": ({"quantization_config": {"quant_method": "bitsandbytes"}}, "archives have none"),
     "layout": ({"quantization_config": {"quant_method": "hf_td"}}, "malformed compact layout"),
     "kernel": ({"attn_implementation": "a/b"}, "should name no code on the Hub"),
