@@ -101,11 +101,15 @@ _LINUX = os.uname().sysname == "Linux" if hasattr(os, "uname") else False
 
 
 def _remove(private: Path, target: Path) -> None:
-    """Remove a private folder. An old folder goes back to its place if that is free."""
+    """Remove a private folder. An old folder goes back to its place if that is free.
+
+    The lock goes last: a process that is killed meanwhile leaves it, with the rest.
+    """
     old = private / _OLD
     if old.exists() and not target.exists():
         old.rename(target)
-    shutil.rmtree(private, ignore_errors=True)
+    for folder in (old, private / _NEW, private):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

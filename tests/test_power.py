@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import hf_td
-from hf_td import export_model, prune_folder, prune_model
+from hf_td import export_model, files, prune_folder, prune_model
 from hf_td.analysis.plots import plot_curves
 from hf_td.files import append_json_line, whole_folder, write_json, write_text
 from hf_td.hub.archive import save_archive
@@ -98,8 +98,8 @@ def test_a_marked_checkpoint_is_on_the_disk(tmp_path, monkeypatch):
 
 def test_the_names_of_new_folders_and_files_are_flushed(tmp_path, monkeypatch):
     flushed: list[Path] = []
-    flush = hf_td.files.flush
-    monkeypatch.setattr(hf_td.files, "flush", lambda path: (flushed.append(path), flush(path)))
+    flush = files.flush
+    monkeypatch.setattr(files, "flush", lambda path: (flushed.append(path), flush(path)))
     append_json_line(tmp_path / "a" / "b" / "runs.jsonl", 1)
     assert flushed == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
     append_json_line(tmp_path / "a" / "b" / "runs.jsonl", 2)
@@ -111,7 +111,7 @@ def careless(folder: Path, kind: str) -> None:
     draft.mkdir()
     (draft / "config.json").write_text("{}")
     if kind != "content":
-        hf_td.files.flush_tree(draft)
+        files.flush_tree(draft)
     draft.rename(folder / "export")
 
 
