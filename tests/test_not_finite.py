@@ -102,6 +102,18 @@ def test_the_largest_number_is_finite_and_one_more_is_not(dtype):
         check_tensors({"w": largest, "x": wide.to(dtype)}, "y")
 
 
+def test_finite_weights_cost_a_sum_and_no_mask(monkeypatch):
+    look = torch.Tensor.isfinite
+
+    def at_one_number(tensor: torch.Tensor) -> torch.Tensor:
+        assert tensor.numel() == 1
+        return look(tensor)
+
+    model = tiny_model("llama")
+    monkeypatch.setattr(torch.Tensor, "isfinite", at_one_number)
+    check_finite(model)
+
+
 def test_what_has_no_values_is_left_out():
     with torch.device("meta"):
         check_finite(hf.LlamaForCausalLM(hf.LlamaConfig(**TEXT)))

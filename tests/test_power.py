@@ -20,10 +20,12 @@ from hf_td.files import append_json_line, whole_folder, write_json, write_text
 from hf_td.hub.archive import save_archive
 from hf_td.ranking.activations import Activations
 from hf_td.ranking.learned import LEARNED
-from hf_td.training import save_gathered
+from hf_td.tasks.experiment.trainers import save_fine_tuned
+from hf_td.training import TargetedDropoutTrainer, save_gathered
 from hf_td.training.checkpoints import mark
 from tests.disk import recorded
 from tests.tiny import tiny_model, tiny_tokenizer
+from tests.training.models import arguments, examples
 
 
 def pruned() -> Any:
@@ -93,6 +95,19 @@ def test_a_marked_checkpoint_is_on_the_disk(tmp_path, monkeypatch):
     with recorded(monkeypatch) as disk:
         mark(checkpoint)
         disk.rename(checkpoint, tmp_path / "as-if-renamed")
+        disk.unflushed.clear()
+
+
+def test_a_fine_tuned_model_is_on_the_disk_before_its_checkpoints_are_removed(
+    tmp_path, monkeypatch
+):
+    args = arguments(tmp_path / "run")
+    trainer = TargetedDropoutTrainer(
+        tiny_model("bert"), args, processing_class=tiny_tokenizer(), train_dataset=examples("bert")
+    )
+    with recorded(monkeypatch) as disk:
+        save_fine_tuned(trainer, tmp_path / "seed-0")
+        disk.rename(tmp_path / "seed-0", tmp_path / "as-if-renamed")
         disk.unflushed.clear()
 
 
