@@ -112,8 +112,12 @@ def test_a_full_disk_is_named_and_the_old_export_stays(image, tmp_path):
     with mounted(image, tmp_path / "mounted") as place:
         export_model(tiny_model("llama"), place / "export", check=False)
         old = contents(place / "export")
-        sizes = {"hidden_size": 512, "intermediate_size": 4096, "num_hidden_layers": 4}
-        large = LlamaForCausalLM(LlamaConfig(**TEXT | sizes))
+        sizes: dict[str, Any] = {
+            "hidden_size": 512,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 4,
+        }
+        large = LlamaForCausalLM(LlamaConfig(**{**TEXT, **sizes}))
         with pytest.raises(OSError, match=r"No space left on device: '.*/mounted/export'"):
             export_model(large, place / "export", overwrite=True, check=False)
         with pytest.raises(OSError, match=r"No space left on device: '.*/mounted/page\.md'"):
