@@ -1,8 +1,8 @@
 """Writes files and folders as a whole or not at all, also when the machine goes down meanwhile.
 
-Every write goes to a draft beside its target, is flushed to the disk and renamed. A reader finds
-the old content or the new, never a part. A killed process leaves the old content, and a hidden
-draft.
+Every write goes to a draft beside its target. The draft is flushed to the disk, with all files and
+folders in it. It is renamed, and the folder around it is flushed. A reader finds the old content or
+the new, never a part. A killed process leaves the old content, and a hidden draft.
 """
 
 from __future__ import annotations
@@ -11,14 +11,19 @@ import errno
 import json
 import math
 import os
+import re
 import secrets
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
+from hf_td.drafts import clear_leftovers, draft_folder, exchange, kept_aside
+
+# The errors of a disk, which the system raises without a path.
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 # The errors of a rename onto something that exists; which one depends on the system.
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 # Folders that an export may hold: tokenizers write their chat templates into one.
@@ -30,17 +35,21 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Yield the path of a draft, which replaces `path` when the block ends without an error.
 
     Missing folders are made. A link stays, and what it points to is replaced.
+
+    Raises:
+        OSError: the disk is full, or the file larger than may be; its `filename` is `path`.
     """
     path = Path(path).resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    make_folder(path.parent)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        yield draft
-        _flush(draft)
-        draft.replace(path)
+        with _naming(path):
+            yield draft
+            flush(draft)
+            draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
-    _flush(path.parent)
+    flush(path.parent)
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
@@ -65,12 +74,15 @@ def append_json_line(path: str | Path, value: Any) -> None:
     A torn line that a crash left at the end is closed first: it spoils no other line.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     line = json.dumps(_finite(value), allow_nan=False) + "\n"
-    with path.open("a", encoding="utf-8") as file:
-        file.write(("\n" if _is_torn(path) else "") + line)
-        file.flush()
+    is_new = not path.exists()
+    # Without a buffer, so that lines of several processes do not mix.
+    with _naming(path), path.open("ab", buffering=0) as file:
+        file.write((("\n" if _is_torn(path) else "") + line).encode())
         os.fsync(file.fileno())
+    if is_new:
+        flush(path.parent)
 
 
 def read_json_lines(path: str | Path) -> list[Any]:
@@ -106,6 +118,10 @@ def _is_torn(path: Path) -> bool:
 def whole_folder(target: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary folder, which becomes `target` when the block ends without an error.
 
+    On Linux an old folder and the new one are exchanged in one step. Elsewhere, and on file systems
+    without the exchange, two renames follow each other, and in between there is no `target`.
+    Drafts that killed processes left are removed.
+
     Args:
         target: the folder to write. Where it is a link, what the link points to is replaced.
         overwrite: replace what is there, within the limits of `check_free`.
@@ -113,21 +129,19 @@ def whole_folder(target: str | Path, *, overwrite: bool = False) -> Iterator[Pat
     Raises:
         FileExistsError: `target` holds something and `overwrite` is False, or another process
             wrote it before the block ended.
+        OSError: the disk is full, or a file larger than may be; its `filename` is `target`.
     """
     target = Path(target).resolve()
-    if _old(target).exists() and not target.exists():
-        _old(target).rename(target)  # an earlier process was killed between the two renames
+    clear_leftovers(target)
     check_free(target, overwrite=overwrite)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o755)  # mkdtemp makes it private
-        _flush_tree(temporary)
-        _replace_folder(target, temporary, overwrite)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    make_folder(target.parent)
+    with _naming(target), draft_folder(target) as draft:
+        yield draft
+        flush_tree(draft)
+        if overwrite:
+            check_free(target, overwrite=True)  # the block can have taken hours
+        _replace_folder(target, draft, overwrite)
+        flush(target.parent)
 
 
 def check_free(target: Path, *, overwrite: bool) -> None:
@@ -164,13 +178,26 @@ def folder_bytes(folder: str | Path) -> int:
     return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
 
 
-def _old(target: Path) -> Path:
-    return target.with_name(f".{target.name}.old")
+def make_folder(folder: Path) -> None:
+    """Make a folder and all that are missing around it, and flush their names to the disk."""
+    folder = folder.absolute()
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        flush(folder.parent)
+
+
+def flush_tree(folder: Path) -> None:
+    """Flush all files and folders of a folder, and the folder itself, to the disk."""
+    for path in (*folder.rglob("*"), folder):
+        flush(path)
 
 
 def _replace_folder(target: Path, new: Path, overwrite: bool) -> None:
-    old = _old(target)
-    shutil.rmtree(old, ignore_errors=True)
+    """Put a new folder in the place of `target`. An old one is left in the folder of the draft."""
+    if overwrite and target.exists() and exchange(new, target):
+        return
+    old = kept_aside(new)
     try:
         with suppress(FileNotFoundError):
             if overwrite:
@@ -178,25 +205,33 @@ def _replace_folder(target: Path, new: Path, overwrite: bool) -> None:
             else:
                 target.rmdir()
         new.rename(target)
-    except BaseException as error:
-        if getattr(error, "errno", None) in _TAKEN:
+    except OSError as error:
+        if error.errno in _TAKEN:
             raise FileExistsError(
                 f"{target} was written by another process meanwhile; that one is kept, and this "
                 "one is not written"
             ) from error
-        if old.exists():
-            old.rename(target)
         raise
-    _flush(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
-def _flush_tree(folder: Path) -> None:
-    for path in (*folder.rglob("*"), folder):
-        _flush(path)
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Add a path to the errors of a full or failing disk."""
+    try:
+        yield
+    except SafetensorError as error:  # of its writer: the system's error is in the text
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        if code is None:
+            raise
+        number = int(code[1])
+        raise OSError(number, os.strerror(number), str(path)) from error
+    except OSError as error:
+        if error.errno in _OF_THE_DISK and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Flush the content of a file, or the names in a folder, to the disk."""
     posix = os.name == "posix"
     if posix or path.is_file():  # only POSIX can open a folder

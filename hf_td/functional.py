@@ -21,6 +21,9 @@ from torch import Tensor
 # the threshold of the update.
 DRAW_LEVELS = 1 << 16
 
+# Up to this many neighbours are compared pair by pair, more are sorted.
+_FEW_NEIGHBOURS = 16
+
 # The multipliers of `lowbias32`, a 32-bit mixing function by Chris Wellons.
 MULTIPLIERS = (0x7FEB352D, 0x846CA68B)
 
@@ -204,8 +207,13 @@ def lowest_neighbours(scores: Tensor, lowest: int, of: int, dim: int = -1) -> Te
     Returns:
         A boolean tensor of the shape of `scores`.
     """
+    groups = scores.movedim(dim, -1).unflatten(-1, (-1, of))
+    if of > _FEW_NEIGHBOURS:
+        first = groups.argsort(dim=-1, stable=True)[..., :lowest]
+        chosen = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, first, True)
+        return chosen.flatten(-2).movedim(-1, dim)
     # One tensor for each place in a group: comparing places pair by pair needs no sort.
-    places = scores.movedim(dim, -1).unflatten(-1, (-1, of)).unbind(-1)
+    places = groups.unbind(-1)
     ranks = [torch.zeros_like(place, dtype=torch.int16) for place in places]
     for first, second in combinations(range(of), 2):
         is_lower = places[second] < places[first]

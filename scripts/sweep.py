@@ -17,12 +17,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lab.sweeps import Cell, InProcess, Ledger, OnRay, plan_cells, read_sweep, run_sweep
 from lab.sweeps.grid import selects
 from lab.sweeps.run import states
 
-from hf_td.tasks.errors import UsageError, run_program
+from hf_td.tasks.errors import UsageError, blaming_input, run_program
+from hf_td.tasks.plain_values import parse_yaml
 
 FILTERS = ("part", "task", "level", "method", "seed")
 
@@ -64,7 +64,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the open cells of a sweep, or list all cells."""
     options = parse(argv)
-    changes = {name: yaml.safe_load(value) for name, value in pairs(options.set).items()}
+    with blaming_input():
+        changes = {name: parse_yaml(value) for name, value in pairs(options.set).items()}
     sweep = read_sweep(options.sweep, changes)
     cells = plan_cells(sweep)
     wanted = chooser(options.only, cells)

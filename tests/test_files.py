@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from transformers.utils.hub import CHAT_TEMPLATE_DIR
 
 from hf_td import files
@@ -48,10 +53,21 @@ def test_a_new_folder_appears_when_the_block_ends(target):
     with whole_folder(target) as folder:
         (folder / "new").write_text("new")
         assert not target.exists()
-        assert folder.parent == target.parent
+        assert folder.stat().st_dev == target.parent.stat().st_dev
     assert names_in(target) == ["new"]
     assert names_in(target.parent) == ["export"]
-    assert target.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o755), (0o077, 0o700)])
+def test_a_new_folder_has_the_permissions_that_the_umask_gives(target, mask, mode):
+    before = os.umask(mask)
+    try:
+        write(target)
+    finally:
+        os.umask(before)
+    assert target.stat().st_mode & 0o777 == mode
+    assert (target / "new").stat().st_mode & 0o777 == mode & 0o666
 
 
 def test_an_empty_folder_is_filled(target):
@@ -120,11 +136,25 @@ def test_an_error_leaves_no_new_folder(target):
     assert names_in(target.parent) == []
 
 
+@pytest.fixture
+def two_renames(monkeypatch) -> None:
+    """A system that cannot exchange two names in one step."""
+    monkeypatch.setattr(files, "exchange", lambda one, other: False)
+
+
+@pytest.mark.usefixtures("two_renames")
+def test_without_an_exchange_an_old_folder_is_replaced_by_two_renames(full):
+    write(full, overwrite=True)
+    assert names_in(full) == ["new"]
+    assert names_in(full.parent) == ["export"]
+
+
+@pytest.mark.usefixtures("two_renames")
 def test_a_rename_that_fails_brings_the_old_folder_back(full, monkeypatch):
     rename = Path.rename
 
     def fail_for_the_new(self: Path, to: Path) -> Path:
-        if to == full and not self.name.endswith(".old"):
+        if to == full and self.name != "old":
             raise OSError("no rename")
         return rename(self, to)
 
@@ -135,6 +165,7 @@ def test_a_rename_that_fails_brings_the_old_folder_back(full, monkeypatch):
     assert names_in(full.parent) == ["export"]
 
 
+@pytest.mark.usefixtures("two_renames")
 def test_what_somebody_else_wrote_between_the_two_renames_is_kept(full, monkeypatch):
     rename = Path.rename
 
@@ -170,13 +201,14 @@ def test_what_somebody_else_wrote_before_the_block_ended_is_replaced_only_if_it_
     assert names_in(target.parent) == ["export"]
 
 
-def test_what_a_killed_process_left_does_not_matter(full):
-    left = full.with_name(".export.old")
-    left.mkdir()
-    (left / "older").write_text("older")
-    write(full, overwrite=True)
-    assert names_in(full) == ["new"]
-    assert names_in(full.parent) == ["export"]
+def test_folders_that_came_while_the_export_was_made_are_not_deleted(full):
+    def write_late() -> None:
+        with whole_folder(full, overwrite=True):
+            (full / "notes").mkdir()
+
+    with pytest.raises(FileExistsError, match="holds folders, such as notes"):
+        write_late()
+    assert names_in(full) == ["notes", "old"]
 
 
 def test_relative_names_are_fine(tmp_path, monkeypatch):
@@ -233,30 +265,6 @@ def test_what_a_link_to_a_file_points_to_is_replaced_and_the_link_stays(tmp_path
     assert (tmp_path / "page.md").read_text() == "new"
 
 
-def test_content_and_names_are_on_the_disk_before_and_after_the_rename(tmp_path, monkeypatch):
-    events: list[str] = []
-    flush, rename, replace = files._flush, Path.rename, Path.replace
-
-    def renamed(self: Path, to: Path) -> Path:
-        events.append("rename")
-        return rename(self, to) if self.is_dir() else replace(self, to)
-
-    def flushed(path: Path) -> None:
-        events.append("folder" if path == tmp_path else path.suffix or "inside")
-        flush(path)
-
-    monkeypatch.setattr(files, "_flush", flushed)
-    monkeypatch.setattr(files.Path, "replace", renamed)
-    write_text(tmp_path / "page.md", "new")
-    assert events == [".tmp", "rename", "folder"]
-    events.clear()
-    monkeypatch.setattr(files.Path, "rename", renamed)
-    with whole_folder(tmp_path / "export") as folder:
-        (folder / "a.json").write_text("1")
-    assert events[0] == ".json"
-    assert events[2:] == ["rename", "folder"]
-
-
 def test_write_json_makes_folders_and_replaces_in_one_step(tmp_path):
     path = tmp_path / "a" / "b" / "results.json"
     write_json(path, {"x": 1})
@@ -285,6 +293,42 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
         write_json(path, {"x": 2})
     assert json.loads(path.read_text()) == {"x": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """A limit of 1,000 bytes for each file."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.usefixtures("small_files")
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "runs.jsonl").touch()
+    with pytest.raises(OSError, match=r"File too large: '.*/page\.md'"):
+        write_text(tmp_path / "page.md", "x" * 2000)
+    with pytest.raises(OSError, match=r"File too large: '.*/export'"):
+        write_large(tmp_path / "export")
+    with pytest.raises(OSError, match=r"File too large: '.*/weights'"):
+        write_tensors(tmp_path / "weights")
+    assert names_in(tmp_path) == ["runs.jsonl"]
+
+
+def write_large(target: Path) -> None:
+    with whole_folder(target) as folder:
+        (folder / "large").write_text("x" * 2000)
+
+
+def write_tensors(path: Path) -> None:
+    with replacing(path) as draft:
+        save_file({"x": np.ones(2000)}, draft)
+
+
+def test_another_error_of_the_system_keeps_its_text(tmp_path):
+    with pytest.raises(ConnectionError, match=r"^no answer$"), whole_folder(tmp_path / "export"):
+        raise ConnectionError("no answer")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")

@@ -19,7 +19,9 @@ PACKAGE = Path(hf_td.__file__).parent
 ROOMS = [
     "_register",
     "extras",
+    "drafts",
     "files",
+    "tensor_files",
     "functional",
     "kernels",
     "schedules",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from hf_td import (
     TargetedDropoutConfig,
     TargetedDropoutTrainer,
     anneal,
+    functional,
     patch_model,
     prune_model,
     pruning_curve,
@@ -38,7 +40,9 @@ def test_the_candidates_of_2_4_by_hand():
     assert torch.equal(lowest_neighbours(scores.T[None], 2, 4, dim=1), expected.T[None])
 
 
-@given(st.integers(2, 9).flatmap(lambda m: st.tuples(st.integers(1, m - 1), st.just(m))), st.data())
+@given(
+    st.integers(2, 20).flatmap(lambda m: st.tuples(st.integers(1, m - 1), st.just(m))), st.data()
+)
 def test_each_group_has_its_lowest_and_of_equals_the_first(pattern, data):
     lowest, of = pattern
     groups = data.draw(st.integers(1, 3))
@@ -48,6 +52,22 @@ def test_each_group_has_its_lowest_and_of_equals_the_first(pattern, data):
     for start in range(0, len(row), of):
         ranked = sorted(range(start, start + of), key=lambda place: (row[place], place))
         assert {p for p in range(start, start + of) if got[p]} == set(ranked[:lowest])
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_many_neighbours_are_sorted_to_the_same_result(dim, monkeypatch):
+    scores = torch.randint(0, 5, (48, 48), generator=torch.Generator().manual_seed(0)).float()
+    compared = [lowest_neighbours(scores, 5, of, dim) for of in (8, 16)]
+    monkeypatch.setattr(functional, "_FEW_NEIGHBOURS", 2)
+    for of, expected in zip((8, 16), compared, strict=True):
+        assert torch.equal(lowest_neighbours(scores, 5, of, dim), expected)
+
+
+def test_a_large_pattern_takes_no_time():
+    scores = torch.rand(768, 768)
+    begun = time.perf_counter()
+    assert int(lowest_neighbours(scores, 1, 768).sum()) == 768
+    assert time.perf_counter() - begun < 2  # pair by pair it took 12 seconds
 
 
 def zeros_per_group(layer: Any, of: int) -> Tensor:

@@ -74,5 +74,7 @@ def test_the_files_named_on_a_page_exist(page: Path) -> None:
     scripts = set(re.findall(r"\bscripts/\w+\.\w+", text))
     links = {link for link in re.findall(r"\]\(([^)#:]+)\)", text) if "://" not in link}
     missing = [s for s in scripts if not (ROOT / s).exists()]
+    named = set(re.findall(r"(?<![\w/])tests/[\w/]+(?:\.py)?", text))
+    missing += [test for test in named if not (ROOT / test).exists()]
     missing += [link for link in links if not (page.parent / link).exists()]
     assert not missing

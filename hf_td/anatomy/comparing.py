@@ -13,8 +13,8 @@ def compare_outputs(
 ) -> None:
     """Raise ValueError unless two outputs are equal up to rounding.
 
-    Integers have to be equal. Infinities and NaNs have to be in the same places: some models give
-    infinities as the scores of padding.
+    Integers have to be equal. Infinities have to be in the same places: some models give them as
+    the scores of padding. NaN equals nothing, NaN included.
 
     Args:
         name: of the output, for the message.
@@ -29,9 +29,14 @@ def compare_outputs(
                 f"{name} has the {what} {_printed(getattr(got, what))}, where "
                 f"{_printed(getattr(expected, what))} was expected"
             )
-    same = (got == expected) | (got.isnan() & expected.isnan())
+    same = got == expected
     if same.all():
         return
+    if expected.isnan().any():
+        raise ValueError(
+            f"{name} is nan in {int(expected.isnan().sum())} of {same.numel()} values before the "
+            "change, so nothing can be compared"
+        )
     if not expected.is_floating_point():
         raise ValueError(f"{name} differs in {int((~same).sum())} of {same.numel()} values")
     scale = expected.abs().where(expected.isfinite(), 0).max().clamp(min=1)

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from hf_td.anatomy.blocks import Anatomy, Projection
+from hf_td.anatomy.finite import check_finite
 from hf_td.anatomy.reading import read_anatomy
 from hf_td.anatomy.replaced import check_not_fully_sharded, check_not_quantised
 from hf_td.modules.layouts import find_layer
@@ -26,10 +27,11 @@ def anatomy_of(
         example_inputs: as for `read_anatomy`.
 
     Raises:
-        ValueError: a layer that the anatomy names is missing or too small; or as for
-            `read_anatomy`.
+        ValueError: a weight is not finite; a layer that the anatomy names is missing or too small;
+            or as for `read_anatomy`.
         TypeError: as for `read_anatomy`.
     """
+    check_finite(model)
     if anatomy is None:
         return read_anatomy(model, example_inputs)
     check_not_fully_sharded(model)

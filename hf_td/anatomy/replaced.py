@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
@@ -74,13 +74,25 @@ def check_has_values(model: nn.Module) -> None:
 
 
 def check_not_fully_sharded(model: nn.Module) -> None:
-    """Raise TypeError if FSDP2 has sharded the model."""
+    """Raise TypeError if FSDP2, FSDP 1 or a tensor-parallel plan has sharded the model."""
+    sharded = next((name for name, p in model.named_parameters() if isinstance(p, DTensor)), None)
     if any(isinstance(module, FSDPModule) for module in model.modules()):
         raise TypeError(
             f"{type(model).__name__} is sharded by FSDP2, and no process has its whole weights. "
             "Patch a model before fully_shard, and unpatch it before too. To prune or export it, "
             "call hf_td.training.save_gathered(model, folder) in every process, and load that "
             "folder by from_pretrained in one process"
+        )
+    if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
+        raise TypeError(
+            f"{type(model).__name__} is sharded by FSDP 1, which flattens its weights, so none can "
+            "be ranked. Patch the model, and shard it by fully_shard (FSDP2)"
+        )
+    if sharded is not None:
+        raise TypeError(
+            f"{sharded} of {type(model).__name__} is sharded, as by a tensor-parallel plan, and no "
+            "process has the whole weight. Load the model without tp_plan; patch it before "
+            "fully_shard"
         )
 
 

@@ -56,9 +56,9 @@ def compact_model(
 
     Raises:
         TypeError: FSDP2 has sharded the model.
-        ValueError: no unit can be taken out; the anatomy is of another model; or the compact model
-            differs from the masked one. The message then names the first layer that differs, and
-            the model is left as it was.
+        ValueError: no unit can be taken out; a weight is not finite; the anatomy is of another
+            model; or the compact model differs from the masked one. The message then names the
+            first layer that differs, and the model is left as it was.
     """
     check_multiple(multiple_of)
     check_not_fully_sharded(model)

@@ -91,7 +91,8 @@ def export_model(
         TypeError: the model is no `PreTrainedModel`, or FSDP2 has sharded it.
         ValueError: the form cannot hold this model (the message says which can); there is no such
             form; it has no use for `keep_heads_stock`; `multiple_of` is not positive; the metrics
-            are no JSON; the anatomy is of another model; or a baseline or an adapter is attached.
+            are no JSON; a weight is not finite; the anatomy is of another model; or a baseline or
+            an adapter is attached.
         RuntimeError: the export did not load, or computed something else; nothing was written.
     """
     check_free(Path(folder).absolute(), overwrite=overwrite)

@@ -16,13 +16,30 @@ def find_weights(folder: Path) -> list[Path]:
     """Return the files from which transformers loads a folder; empty where it has none.
 
     As in transformers, a single file is preferred to an index of several.
+
+    Raises:
+        ValueError: the index is malformed, or names a file outside of the folder.
     """
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     if not (folder / INDEX).is_file():
         return []
-    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    return [folder / name for name in sorted(set(index["weight_map"].values()))]
+    return [folder / name for name in sorted(_files_in(folder / INDEX))]
+
+
+def _files_in(index: Path) -> set[str]:
+    """Return the names of the files in an index."""
+    try:
+        found = json.loads(index.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{index} should be JSON: {error}") from error
+    names = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
+        raise ValueError(f"{index} should have a weight_map from tensors to names of files")
+    outside = next((n for n in names.values() if Path(n).name != n or "\\" in n), None)
+    if outside is not None:
+        raise ValueError(f"{index} should name files in its own folder, got {outside!r}")
+    return set(names.values())
 
 
 def check_readable(file: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import nn
 
+from hf_td.files import write_text
 from hf_td.modules.compact_file import FILE, MODULE, loader_source
 from hf_td.modules.compact_shapes import QUANT_METHODS, CompactLayout
 from hf_td.modules.saving import is_pretrained, save_with
@@ -133,7 +134,7 @@ def saving_layout(layout: CompactLayout, model: Any, folder: Path) -> Iterator[N
         config.__dict__.pop("auto_map")
         if "auto_map" in before:
             config.auto_map = before["auto_map"]
-    (folder / FILE).write_text(loader_source(), encoding="utf-8")
+    write_text(folder / FILE, loader_source())
 
 
 def _is_stock(model: Any) -> bool:

@@ -176,8 +176,8 @@ def patch_model(
 
     Raises:
         TypeError: an override is no setting, or a layer is of a class that cannot be targeted.
-        ValueError: the model is patched already, a pattern or a layer matches nothing, nothing is
-            selected, or selected units cannot be dropped.
+        ValueError: the model is patched already, a weight is not finite, a pattern or a layer
+            matches nothing, nothing is selected, or selected units cannot be dropped.
     """
     if find_patch(model) is not None:
         raise ValueError("the model is patched already; call unpatch_model(model) first")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hf_td import kernels
-from hf_td.ranking.sites import Site, tied_groups
+from hf_td.ranking.sites import Site, scores_to_prune, tied_groups
 
 Rule = Literal["uniform", "global"]
 Currency = Literal["units", "parameters", "flops"]
@@ -54,7 +54,7 @@ class Budget:
 
 
 def _lowest(site: Site, sparsity: float) -> Tensor:
-    scores = site.eligible(site.scores())
+    scores = site.eligible(scores_to_prune(site))
     lowest = kernels.candidate_mask(scores, sparsity, site.dim, break_ties=True)
     # The sum is finite only if all scores are, and is far cheaper than a mask of infinite ones.
     return lowest if scores.sum().isfinite() else lowest & ~scores.isposinf()
@@ -81,14 +81,24 @@ def _comparable(site: Site, floor: float) -> Tensor:
 
     Minus infinity, the score of what is removed already, counts as zero in the mean.
     """
-    scores = site.scores().float()
-    squares = scores.square().masked_fill_(scores.isneginf(), 0)
-    scores = scores / squares.mean().sqrt().clamp(min=1e-12)
+    scores = scores_to_prune(site)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    scores = scores / _root_mean_square(scores).clamp(min=1e-12)
     flat = scores.flatten()
     # A pattern needs no floor: it always leaves part of every group.
     most = 1.0 if site.most < 1 else 1 - floor
     lowest = kernels.candidate_mask(flat, most, break_ties=True).view_as(scores)
     return site.eligible(scores).masked_fill(~lowest, torch.inf)
+
+
+def _root_mean_square(scores: Tensor) -> Tensor:
+    """Return the root mean square of the scores that are not minus infinity, which count as 0."""
+    known = scores.masked_fill(scores.isneginf(), 0)
+    found = known.square().mean().sqrt()
+    if found.isfinite():
+        return found
+    largest = known.abs().max()  # the squares overflow
+    return (known / largest).square().mean().sqrt() * largest
 
 
 def _affordable(

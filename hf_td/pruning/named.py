@@ -40,7 +40,8 @@ def prune_units(
         What is removed, by layer and in total.
 
     Raises:
-        ValueError: there is no such kind, block or unit, or a block's units cannot be removed.
+        ValueError: there is no such kind, block or unit, a block's units cannot be removed, or a
+            weight is not finite.
     """
     anatomy = anatomy_of(model, anatomy, None)
     named = dict(_blocks_of(anatomy, units))

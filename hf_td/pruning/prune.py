@@ -77,9 +77,10 @@ def prune_model(
         What is removed, by layer and in total, counted in the weights (of routers, none).
 
     Raises:
-        ValueError: the sparsity is out of range or more than a pattern takes; there is nothing to
-            prune; single weights have adapters beside them that are not merged; what the
-            importance needs is missing, or is given twice; or the anatomy is of another model.
+        ValueError: the sparsity is out of range or more than a pattern takes; a weight is not
+            finite; there is nothing to prune; single weights have adapters beside them that are not
+            merged; what the importance needs is missing, or is given twice; or the anatomy is of
+            another model.
     """
     for one in sparsity.values() if isinstance(sparsity, Mapping) else (sparsity,):
         check_sparsity(one)

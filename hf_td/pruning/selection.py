@@ -169,6 +169,7 @@ def _by_activation(
             "importance='magnitude'"
         )
         raise ValueError(ACTIVATIONS.missing(model, missing, cure))
+    ACTIVATIONS.check({name: known.mean_squares[name] for name in names if name in measured})
     return tuple(replace(site, activations=known) for site in sites)
 
 
@@ -188,14 +189,14 @@ def _by_learned(
         )
         raise ValueError(LEARNED.missing(model, missing, cure))
     for site in sites:
-        shape, found = (tuple(one.shape) for one in (site.scores(), scores[site.name]))
+        shape, found = site.ranked_shape, tuple(scores[site.name].shape)
         if found != shape:
             raise ValueError(
                 f"The learned scores of {site.name} have the shape {found}, and {shape} is needed. "
                 "They were learned at another level or for another model. Train with a method that "
                 "learns scores at this level, or prune by importance='magnitude'."
             )
-    return _with_scores(sites, scores)
+    return _with_scores(sites, scores, "scores")
 
 
 def _by_gradient(
@@ -214,10 +215,11 @@ def _by_gradient(
             "or 'activation'"
         )
     measure = {"taylor": taylor_scores, "movement": movement_scores}[config.importance]
-    return _with_scores(sites, measure(model, sites, evidence.calibration))
+    return _with_scores(sites, measure(model, sites, evidence.calibration), "scores by gradients")
 
 
-def _with_scores(sites: Sites, scores: Mapping[str, Tensor]) -> Sites:
+def _with_scores(sites: Sites, scores: Mapping[str, Tensor], noun: str) -> Sites:
+    LEARNED.check({site.name: scores[site.name] for site in sites}, noun)
     return tuple(replace(s, given=scores[s.name].to(s.layer.weight.device)) for s in sites)
 
 

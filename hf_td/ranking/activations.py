@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hf_td.anatomy import evaluating
@@ -22,7 +21,16 @@ from hf_td.config import trained_with
 from hf_td.modules.routing import routed_squares
 from hf_td.ranking.saved import Saved
 
-ACTIVATIONS = Saved("activations.safetensors", "activations", "_hf_td_activations", "activations")
+# Mean squares of inputs. Larger ones would overflow in what is computed from them.
+ACTIVATIONS = Saved(
+    "activations.safetensors",
+    "activations",
+    "_hf_td_activations",
+    "activations",
+    dims=1,
+    least=0.0,
+    most=2.0**100,
+)
 FILE = ACTIVATIONS.file
 
 # One of this many updates is measured: averages change slowly, and on a GPU the launch overhead of
@@ -124,9 +132,13 @@ class Activations:
 
     @classmethod
     def load(cls, folder: str | Path) -> Activations | None:
-        """Return the activations that `save` wrote to a folder; None if it has no such file."""
+        """Return the activations that `save` wrote to a folder; None if it has no such file.
+
+        Raises:
+            ValueError: the file is damaged, or not of activations.
+        """
         path = Path(folder) / FILE
-        return cls(load_file(path)) if path.is_file() else None
+        return cls(ACTIVATIONS.read(path)) if path.is_file() else None
 
 
 def sampled_squares(inputs: Tensor, process: int = 0) -> tuple[Tensor, int]:
@@ -208,12 +220,17 @@ def load_activations(model: nn.Module, folder: str | Path) -> None:
 
     Raises:
         FileNotFoundError: the folder has none.
+        ValueError: the file is damaged, or not of activations.
     """
     attach_activations(model, Activations(ACTIVATIONS.load(Path(folder) / FILE, model)))
 
 
 def find_activations(model: nn.Module) -> Activations | None:
-    """Return the activations of a model, found by the rule of `hf_td.ranking.saved`, or None."""
+    """Return the activations of a model, found by the rule of `hf_td.ranking.saved`, or None.
+
+    Raises:
+        ValueError: the file is damaged, or not of activations.
+    """
     attached = ACTIVATIONS.attached(model)
     if attached is not None:
         return attached[0]

@@ -51,7 +51,9 @@ def read_units(layer: Any, consumer: Projection) -> Tensor:
     return read[..., features_on(consumer, read.device)].any(-1)
 
 
-def unit_scores(members: Sequence[Member], activation: Tensor | None = None) -> Tensor:
+def unit_scores(
+    members: Sequence[Member], activation: Tensor | None = None, *, wide: bool = False
+) -> Tensor:
     """Return the L2 norm of the weights that produce each head or neuron, `(..., units)`.
 
     The leading dimension, if any, runs over experts.
@@ -59,30 +61,35 @@ def unit_scores(members: Sequence[Member], activation: Tensor | None = None) -> 
     Args:
         members: the producers of the units.
         activation: root mean square of each unit's output, `(units,)`, which scales the norm.
+        wide: compute in float64, where no norm of float32 overflows.
     """
     rows = []
     for layer, projection in members:
-        weight = _weight(layer)
+        weight = _weight(layer, wide=wide)
         features = features_on(projection, weight.device)
         rows.append(row_norms(weight, fan_in_dim(layer))[..., features])
     norms = functional.unit_norms(rows)
     return norms if activation is None else norms * activation
 
 
-def expert_scores(weights: Sequence[Tensor], activation: Tensor | None = None) -> Tensor:
+def expert_scores(
+    weights: Sequence[Tensor], activation: Tensor | None = None, *, wide: bool = False
+) -> Tensor:
     """Return the L2 norm of all weights of each expert, `(experts,)`.
 
     Args:
         weights: the parameters of the experts, each `(experts, ...)`.
         activation: root mean square of the weight that the router gives each expert, `(experts,)`,
             which scales the norm.
+        wide: compute in float64, where no norm of float32 overflows.
     """
-    rows = [row_norms(weight.detach().flatten(1), 1) for weight in weights]
+    flat = [weight.detach().flatten(1) for weight in weights]
+    rows = [row_norms(weight.double() if wide else weight, 1) for weight in flat]
     norms = functional.unit_norms([row[:, None] for row in rows])
     return norms if activation is None else norms * activation
 
 
-def _weight(layer: Any) -> Tensor:
+def _weight(layer: Any, *, wide: bool = False) -> Tensor:
     weight = layer.weight
     assert isinstance(weight, Tensor)
-    return weight.detach()
+    return weight.detach().double() if wide else weight.detach()

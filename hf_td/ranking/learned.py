@@ -30,12 +30,17 @@ def load_learned(model: nn.Module, folder: str | Path) -> None:
 
     Raises:
         FileNotFoundError: the folder has none.
+        ValueError: the file is damaged, or not of scores.
     """
     attach_learned(model, LEARNED.load(Path(folder) / FILE, model))
 
 
 def find_learned(model: nn.Module) -> dict[str, Tensor]:
-    """Return the scores of a model, found by the rule of `hf_td.ranking.saved`; empty if none."""
+    """Return the scores of a model, found by the rule of `hf_td.ranking.saved`; empty if none.
+
+    Raises:
+        ValueError: the file is damaged, or not of scores.
+    """
     attached = LEARNED.attached(model)
     return (LEARNED.find(model) or {}) if attached is None else attached[0]
 

@@ -9,6 +9,7 @@ when a head was added or taken off. Only the `download` functions reach the Hub.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,12 +17,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.utils.hub import cached_file
 
 from hf_td.files import replacing
 from hf_td.modules.saving import save_with
+from hf_td.tensor_files import opened
 
 Write = Callable[[nn.Module, Path], None]
 
@@ -39,12 +42,18 @@ class Saved:
         module: of hf_td.ranking, with the functions of this kind.
         attribute: name of the attribute of a model that the values are attached to.
         noun: name of the values in messages.
+        dims: number of dimensions of a tensor; None for any.
+        least: the lowest value that can be.
+        most: the highest value that can be.
     """
 
     file: str
     module: str
     attribute: str
     noun: str
+    dims: int | None = None
+    least: float = -math.inf
+    most: float = float(torch.finfo(torch.float32).max)
 
     def attach(self, model: nn.Module, value: Any, write: Write) -> None:
         """Attach a value to a model, and let every save of the model write it.
@@ -69,6 +78,9 @@ class Saved:
 
         The Hub is not reached. A model does not record its subfolder. In a folder without a
         config, the tensors are those of the one subfolder whose config equals the model's.
+
+        Raises:
+            ValueError: as for `read`.
         """
         folder = _folder(model, self.file)
         return None if folder is None else self.load(folder / self.file, model)
@@ -80,6 +92,9 @@ class Saved:
             model: loaded by `from_pretrained`.
             options: the `revision`, `subfolder`, `token` and `cache_dir` that it was loaded with. A
                 model does not record them.
+
+        Raises:
+            ValueError: as for `read`.
         """
         path = cached_file(
             getattr(model, "name_or_path", ""),
@@ -92,13 +107,67 @@ class Saved:
         return None if path is None else self.load(path, model)
 
     def load(self, path: str | Path, model: nn.Module) -> dict[str, Tensor]:
-        """Return the tensors of a file, by the names of the layers in this model."""
-        return {_name_in(model, name): tensor for name, tensor in load_file(path).items()}
+        """Return the tensors of a file, by the names of the layers in this model.
+
+        Raises:
+            OSError, ValueError: as for `read`.
+        """
+        return {_name_in(model, name): tensor for name, tensor in self.read(path).items()}
+
+    def read(self, path: str | Path) -> dict[str, Tensor]:
+        """Return the tensors of a file by their names.
+
+        Raises:
+            OSError: there is no such file, or it may not be read.
+            ValueError: it is not as `save` writes it: damaged, of another type, with other numbers
+                of dimensions, or with values that cannot be. The message names the file.
+        """
+        try:
+            with opened(path) as file:
+                tensors = {name: self._read_one(file, name) for name in file.keys()}
+            self.check(tensors)
+        except ValueError as error:
+            raise ValueError(
+                f"The {self.noun} in {path} cannot be used: {error}. Copy the file again, or delete"
+                " it and train again, or prune by importance='magnitude' without it"
+            ) from error
+        return tensors
+
+    def _read_one(self, file: Any, name: str) -> Tensor:
+        """Read a tensor, whose type and shape are checked before."""
+        there = file.get_slice(name)
+        shape, kind = there.get_shape(), there.get_dtype()
+        fits = (self.dims is None or len(shape) == self.dims) and math.prod(shape) > 0
+        if kind != "F32" or not fits:
+            dims = "" if self.dims is None else f" with {self.dims} dimension"
+            raise ValueError(
+                f"{name} should be a tensor of F32{dims} that is not empty, got {kind} of shape "
+                f"{tuple(shape)}"
+            )
+        return file.get_tensor(name)
+
+    def check(self, tensors: Mapping[str, Tensor], noun: str | None = None) -> None:
+        """Raise ValueError for values that cannot be, such as NaN; the first tensor is named.
+
+        Args:
+            tensors: by name.
+            noun: for the message; None for that of this kind.
+        """
+        ends = {name: tensor.aminmax() for name, tensor in tensors.items() if tensor.numel()}
+        for name, (low, high) in ends.items():
+            low, high = float(low), float(high)
+            if not (low >= self.least and high <= self.most):  # NaN is neither
+                raise ValueError(
+                    f"the {noun or self.noun} of {name} should be from {self.least:g} to "
+                    f"{self.most:g}, got {low:g} to {high:g}"
+                )
 
     def save(self, folder: str | Path, tensors: Mapping[str, Tensor]) -> None:
         """Write tensors to an existing folder; no file if there are none."""
         if tensors:
-            every = {name: t.cpu().clone().contiguous() for name, t in sorted(tensors.items())}
+            every = {
+                name: t.float().cpu().clone().contiguous() for name, t in sorted(tensors.items())
+            }
             with replacing(Path(folder) / self.file) as draft:
                 save_file(every, draft)
 
@@ -153,7 +222,12 @@ def _has_config_of(model: Any, folder: Path) -> bool:
     path = folder / _CONFIG
     if not path.is_file():
         return False
-    theirs, ours = json.loads(path.read_text(encoding="utf-8")), model.config.to_dict()
+    try:
+        theirs, ours = json.loads(path.read_text(encoding="utf-8")), model.config.to_dict()
+    except (OSError, ValueError, RecursionError):
+        return False
+    if not isinstance(theirs, dict):
+        return False
     keys = (theirs.keys() & ours.keys()) - _CHANGING
     return all(json.dumps(theirs[key]) == json.dumps(ours[key]) for key in keys)
 

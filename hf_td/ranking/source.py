@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch import nn
 from hf_td.modules.saving import is_pretrained, save_with
 from hf_td.ranking.activations import ACTIVATIONS, attach_activations, find_activations
 from hf_td.ranking.learned import LEARNED, attach_learned, find_learned
+
+logger = logging.getLogger(__name__)
 
 
 def forget_source(model: nn.Module) -> None:
@@ -29,11 +32,19 @@ def forget_source(model: nn.Module) -> None:
 
 
 def _attach_saved(model: Any) -> None:
-    """Attach the activations and learned scores in the folder of a model."""
-    if ACTIVATIONS.attached(model) is None and (measured := find_activations(model)) is not None:
-        attach_activations(model, measured)
-    if LEARNED.attached(model) is None and (learned := find_learned(model)):
-        attach_learned(model, learned)
+    """Attach the activations and learned scores in the folder of a model.
+
+    A damaged file is warned of: what needs its values has refused it before.
+    """
+    try:
+        measured = find_activations(model) if ACTIVATIONS.attached(model) is None else None
+        if measured is not None:
+            attach_activations(model, measured)
+        learned = find_learned(model) if LEARNED.attached(model) is None else None
+        if learned:
+            attach_learned(model, learned)
+    except ValueError as error:
+        logger.warning("warning: %s. Saves of this model will not write it", error)
 
 
 def keep_unsaved(model: nn.Module) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from hf_td.tasks.termination import unwinding_on_sigterm
+
 
 class UsageError(Exception):
     """An error in the user's input; the message says what to change."""
@@ -28,10 +30,11 @@ def run_program(main: Callable[[], Any]) -> None:
     """Run a script; a UsageError becomes one line on stderr and exit code 2.
 
     FloatingPointError (a loss that is not finite) is reported in the same way. Any other error
-    keeps its traceback.
+    keeps its traceback. SIGTERM ends the script as Ctrl-C does, with exit code 143.
     """
     try:
-        main()
+        with unwinding_on_sigterm():
+            main()
     except (UsageError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -12,17 +12,18 @@ from torch import Tensor
 from transformers import PreTrainedModel, Trainer
 
 from hf_td.patching.distributed import sum_over_processes
+from hf_td.training.checkpoints import WholeCheckpointsMixin
 from hf_td.training.distillation import DistillationMixin
 from hf_td.training.epoch_order import RepeatableOrderMixin
 from hf_td.training.losses import divides_by_items
 
 
-class ReliableMixin(RepeatableOrderMixin):
+class ReliableMixin(RepeatableOrderMixin, WholeCheckpointsMixin):
     """A mixin for Trainers that mends what the stock Trainer gets wrong without a word.
 
     It stops at a non-finite loss, and writes checkpoints that resume whole, also inside an epoch
-    whose rows are grouped by length. It has the same gradients however a batch is split into
-    micro-batches and over processes.
+    whose rows are grouped by length. A torn checkpoint is passed over. It has the same gradients
+    however a batch is split into micro-batches and over processes.
     """
 
     accelerator: Any

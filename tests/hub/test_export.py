@@ -347,7 +347,9 @@ def test_a_killed_export_leaves_the_old_one(tmp_path):
     done = subprocess.run(command, capture_output=True, check=False, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     assert_same(load(model, folder), computed(model))
+    assert len(list(tmp_path.iterdir())) == 3  # its draft is there
     export_model(model, folder, overwrite=True, check=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["masked", "x"]
 
 
 def test_an_uneven_export_loads_with_hf_td_and_as_remote_code(tmp_path):

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from hf_td.files import write_json
-from hf_td.tasks.experiment.checkpoints import is_whole, mark, newest_whole, remove_torn
+from hf_td.tasks.experiment.checkpoints import newest_whole, remove_torn
+from hf_td.training.checkpoints import is_whole, mark
 from tests.programs import argv_of, refusal, results_of
 from tests.scripts.glue_runs import run_glue, start
 

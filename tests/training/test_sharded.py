@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,20 @@ import pytest
 import torch
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.multiprocessing.spawn import spawn
 
-from hf_td import Schedule, anneal, patch_model, prune_model
+from hf_td import (
+    Schedule,
+    anneal,
+    compact_model,
+    export_model,
+    patch_model,
+    prune_model,
+    prune_units,
+    read_anatomy,
+)
 from hf_td.kernels.shards import gather_rows
 from hf_td.patching import shard_by_rows
 from hf_td.patching.layers import kept
@@ -227,6 +237,38 @@ def test_patching_comes_before_sharding(group):
     model: Any = tiny_model("bert")
     fully_shard(model)
     with pytest.raises(TypeError, match="Patch a model before fully_shard"):
+        patch_model(model)
+
+
+STAGES: dict[str, Any] = {
+    "read": read_anatomy,
+    "patch": patch_model,
+    "prune": lambda model: prune_model(model, 0.5),
+    "units": lambda model: prune_units(model, {"heads": {0: [0]}}),
+    "compact": compact_model,
+    "export": lambda model: export_model(model, "never", check=False),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("how", ["whole", "a part", "tensor parallel"])
+def test_a_model_that_was_sharded_before_is_refused_by_name(stage, how, group):
+    model: Any = tiny_model("bert")
+    if how == "tensor parallel":
+        layer = model.bert.encoder.layer[0].intermediate
+        parallelize_module(layer, group, {"dense": ColwiseParallel()})
+    else:
+        fully_shard(model if how == "whole" else model.bert.encoder.layer[1])
+    said = "is sharded, as by a tensor-parallel plan" if how[0] == "t" else "is sharded by FSDP2"
+    with pytest.raises(TypeError, match=f"BertForSequenceClassification {said}.*fully_shard"):
+        STAGES[stage](model)
+
+
+def test_a_model_that_fsdp_1_has_sharded_is_refused_by_name(group):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = FullyShardedDataParallel(tiny_model("bert"), device_id=torch.device("cpu"))
+    with pytest.raises(TypeError, match="is sharded by FSDP 1, which flattens its weights"):
         patch_model(model)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
@@ -9,23 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hf_td.hub.archive.codec import Coded, decode
 from hf_td.hub.archive.description import DTYPES, ArchiveDescription, ArchiveEntry, digest_of
 from hf_td.hub.archive.errors import expect, naming
+from hf_td.tensor_files import opened
 
 LIMIT = 64 << 30  # bytes
 
 
-def read_description(path: str | PathLike[str]) -> ArchiveDescription:
+def read_description(path: str | PathLike[str], *, limit: int | None = None) -> ArchiveDescription:
     """Read what an archive holds, without its tensors.
 
+    Args:
+        path: the archive.
+        limit: most bytes of its tensors; None for any number.
+
     Raises:
-        ValueError: the file is no archive, or is malformed.
+        ValueError: the file is no archive, is malformed, or exceeds `limit`.
     """
     with _opened(path) as (_, description):
+        _check_size(description, limit)
         return description
 
 
@@ -47,8 +53,7 @@ def load_archive(
     """
     tensors: dict[str, Tensor] = {}
     with _opened(path) as (file, description):
-        size = description.dense_bytes
-        expect(size <= limit, "the size of all tensors", f"at most limit={limit} bytes", size)
+        _check_size(description, limit)
         for entry in description.entries:
             with naming(f"tensor {entry.names[0]!r}"):
                 tensor = _read_tensor(file, entry).to(device)
@@ -63,21 +68,25 @@ def _opened(path: str | PathLike[str]) -> Iterator[tuple[Any, ArchiveDescription
     Safetensors checks the rest of the header: every byte of the file belongs to one stream.
     """
     with naming(str(path)):
-        try:
-            file = safe_open(Path(path), framework="np")
-        except SafetensorError as error:
-            raise ValueError(f"the file should be whole safetensors: {error}") from error
-        with file:
+        with opened(Path(path), "np") as file:
             description = ArchiveDescription.from_metadata(file.metadata())
             expected = sorted(name for entry in description.entries for name in entry.streams)
             found = sorted(file.keys())
-            expect(found == expected, "the names of the streams", f"{expected}", found)
+            missing = sorted(set(expected) - set(found))
+            needed = reprlib.repr(missing or expected)
+            expect(found == expected, "the names of the streams", needed, found)
             for name in found:
                 stream = file.get_slice(name)
                 is_bytes = stream.get_dtype() == "U8" and len(stream.get_shape()) == 1
                 kind = f"{stream.get_dtype()} of shape {stream.get_shape()}"
                 expect(is_bytes, f"stream {name!r}", "U8 of one dimension", kind)
             yield file, description
+
+
+def _check_size(description: ArchiveDescription, limit: int | None) -> None:
+    size = description.dense_bytes
+    fits = limit is None or size <= limit
+    expect(fits, "the size of all tensors", f"at most limit={limit} bytes", size)
 
 
 def _read_tensor(file: Any, entry: ArchiveEntry) -> Tensor:

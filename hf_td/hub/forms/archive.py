@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import transformers
-from transformers import AutoConfig, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from hf_td.hub.archive import LIMIT, load_archive, read_description, save_archive
+from hf_td.hub.archive.description import DTYPES
 from hf_td.hub.forms.form import Form, Place, Plan, Source, python_block
+from hf_td.hub.untrusted import Held, as_value_errors, check_config, read_json_object
 from hf_td.hub.way import Way
 
 # No loader takes a file of this name for weights: `from_pretrained` says that it finds none.
@@ -80,37 +81,51 @@ class Archive(Form):
 def load_archived_model(folder: str | Path, *, limit: int = LIMIT) -> Any:
     """Load the model of an export in the form `archive`, bit for bit, each tensor in its own dtype.
 
+    Anybody may have written the folder. It runs no code and reaches no network. The config is
+    checked against the archive before the model is built, see `hf_td.hub.untrusted`.
+
     Args:
         folder: a local folder, with a config.json and a model.archive.safetensors.
         limit: refuse a model whose weights take more bytes than this, as `load_archive` does.
 
     Raises:
-        FileNotFoundError: the folder has no archive.
-        ValueError: the archive is damaged, or the config names no model class of transformers.
+        FileNotFoundError: the folder has no archive, or no config.json.
+        ValueError: the archive is damaged or exceeds `limit`; the config names no model class of
+            transformers, or its model has other tensors; or a file of the folder is malformed.
     """
-    path = Path(folder) / ARCHIVE_NAME
+    folder = Path(folder)
+    path = folder / ARCHIVE_NAME
     if not path.is_file():
         raise FileNotFoundError(
             f"there is no {ARCHIVE_NAME} in {folder}; expected an archive export"
         )
-    config = AutoConfig.from_pretrained(folder)
+    description = read_description(path, limit=limit)
+    held = {
+        name: Held(entry.shape, DTYPES[entry.dtype])
+        for entry in description.entries
+        for name in entry.names
+    }
+    config, model_class = check_config(folder, held, limit)
+    generation = _generation_config(folder)
     tensors = load_archive(path, limit=limit)
-    model: Any = _model_class(config).from_pretrained(
-        None, config=config, state_dict=dict(tensors), dtype=config.dtype
-    )
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        tensor.data = tensors[name].to(tensor.device)  # from_pretrained casts all to one dtype
-    if (Path(folder) / GENERATION_CONFIG_NAME).is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+    with as_value_errors(f"{folder} holds no model that can be loaded"):
+        model: Any = model_class.from_pretrained(
+            None, config=config, state_dict=dict(tensors), dtype=config.dtype
+        )
+        for name, tensor in model.state_dict(keep_vars=True).items():
+            tensor.data = tensors[name].to(tensor.device)  # from_pretrained casts all to one dtype
+    if generation is not None:
+        model.generation_config = generation
     return model.eval()
 
 
-def _model_class(config: Any) -> type[PreTrainedModel]:
-    names = config.architectures or [None]
-    found = getattr(transformers, str(names[0]), None)
-    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
-        raise ValueError(f"config.json names {names[0]!r}, which is no model class of transformers")
-    return found
+def _generation_config(folder: Path) -> GenerationConfig | None:
+    path = folder / GENERATION_CONFIG_NAME
+    if not path.is_file():
+        return None
+    read_json_object(path)
+    with as_value_errors(f"{path} is no config of generation"):
+        return GenerationConfig.from_pretrained(folder, local_files_only=True)
 
 
 FORM = Archive()

@@ -47,7 +47,7 @@ from hf_td.pruning.budgets import Currency
 from hf_td.pruning.report import live_units
 from hf_td.ranking.activations import FILE as ACTIVATIONS
 from hf_td.ranking.learned import FILE as SCORES
-from hf_td.ranking.sites import Site
+from hf_td.ranking.sites import Site, scores_to_prune
 from hf_td.ranking.source import forget_source
 
 CHOICES = [AUTO, *(name for name, row in FORMS.items() if row.automatic)]
@@ -235,7 +235,7 @@ def _choose_units(
             alive |= {b: torch.ones(_units(model, b), dtype=torch.bool) for b in group.blocks}
             continue
         with filled(model, shards.read(group.parameters)):
-            scored += [replace(site, given=site.scores()) for site in ranked]
+            scored += [replace(site, given=scores_to_prune(site)) for site in ranked]
             alive |= {block: live_units(model, block).cpu() for block in group.blocks}
     if not scored:
         return {}, alive

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hf_td.anatomy.finite import check_tensors
 from hf_td.files import write_json
 from hf_td.hub import safetensors_files
 
@@ -57,7 +58,11 @@ class Shards:
         return self.read([smallest])[smallest].dtype
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Return copies of some tensors. A file is mapped to memory only meanwhile."""
+        """Return copies of some tensors. A file is mapped to memory only meanwhile.
+
+        Raises:
+            ValueError: a tensor has values that are not finite.
+        """
         by_file: dict[Path, list[str]] = {}
         for name in names:
             by_file.setdefault(self._files[name], []).append(name)
@@ -65,6 +70,7 @@ class Shards:
         for file, inside in by_file.items():
             with safe_open(file, framework="pt") as opened:
                 found |= {name: opened.get_tensor(name).clone() for name in inside}
+            check_tensors({name: found[name] for name in inside}, str(file))
         return found
 
 

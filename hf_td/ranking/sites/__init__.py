@@ -8,7 +8,7 @@ from hf_td.ranking.sites.advice import general
 from hf_td.ranking.sites.experts import ExpertSite
 from hf_td.ranking.sites.plan import plan_sites
 from hf_td.ranking.sites.same_shape import SameShape, group_by_shape
-from hf_td.ranking.sites.site import Cost, Kind, Site, tied_groups
+from hf_td.ranking.sites.site import Cost, Kind, Site, scores_to_prune, tied_groups
 from hf_td.ranking.sites.slices import Slice, by_feature
 from hf_td.ranking.sites.units import UnitSite
 from hf_td.ranking.sites.weights import WeightSite
@@ -26,5 +26,6 @@ __all__ = [
     "group_by_shape",
     "general",
     "plan_sites",
+    "scores_to_prune",
     "tied_groups",
 ]

@@ -79,7 +79,7 @@ class ExpertSite:
         """The shape of the scores: `(experts,)`."""
         return (self.mixture.units,)
 
-    def scores(self) -> Tensor:
+    def scores(self, *, wide: bool = False) -> Tensor:
         """Return the L2 norm of each expert's weights, `(experts,)`; minus infinity if pruned.
 
         Activations scale it by the root mean square of the weight that the router gives the
@@ -91,7 +91,7 @@ class ExpertSite:
             device = self.layer.weight.device
             scores = functional.random_scores(self.ranked_shape, self.random_key, device)
         else:
-            scores = importance.expert_scores(self.weights, self.scale())
+            scores = importance.expert_scores(self.weights, self.scale(), wide=wide)
         pruned = kernels.whole(pruned_experts(self.layer.module))
         return scores.masked_fill(pruned, -torch.inf)
 

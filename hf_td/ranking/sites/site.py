@@ -93,8 +93,12 @@ class Site(Protocol):
         """The number of weights in the score of one entry."""
         ...
 
-    def scores(self) -> Tensor:
-        """Return the scores of all entries; the lowest are removed first."""
+    def scores(self, *, wide: bool = False) -> Tensor:
+        """Return the scores of all entries; the lowest are removed first.
+
+        Args:
+            wide: compute in float64. Scores of large weights overflow in float32.
+        """
         ...
 
     def scale(self) -> Tensor | None:
@@ -136,6 +140,18 @@ class Site(Protocol):
     def mark_removed(self) -> None:
         """Update the model's other marks of removed entries after their weights became zero."""
         ...
+
+
+def scores_to_prune(site: Site) -> Tensor:
+    """Return the scores of a site, computed in float64 where they overflow in float32.
+
+    Minus infinity is the score of what is removed already. The sum is finite only if all scores
+    are, and is far cheaper than a mask of infinite ones.
+    """
+    scores = site.scores()
+    if scores.sum().isfinite() or not (scores.isposinf() | scores.isnan()).any():
+        return scores
+    return site.scores(wide=True)
 
 
 def tied_groups(sites: Iterable[Site]) -> dict[int, list[Site]]:

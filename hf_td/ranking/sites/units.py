@@ -78,14 +78,14 @@ class UnitSite:
         """The shape of the scores: `(units,)`, or `(experts, units)`."""
         return *self.layer.weight.shape[:-2], self.block.units
 
-    def scores(self) -> Tensor:
+    def scores(self, *, wide: bool = False) -> Tensor:
         """Return `(units,)`, or `(experts, units)` where neurons are ranked inside each expert."""
         if self.given is not None:
             return self.given
         if self.random_key is not None:
             device = self.layer.weight.device
             return functional.random_scores(self.ranked_shape, self.random_key, device)
-        return importance.unit_scores(self.members, self.scale())
+        return importance.unit_scores(self.members, self.scale(), wide=wide)
 
     def eligible(self, scores: Tensor) -> Tensor:
         """Return the scores: every unit can be removed."""

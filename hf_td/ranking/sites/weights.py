@@ -62,13 +62,13 @@ class WeightSite:
         """The number of weights that the mask covers."""
         return self.layer.weight.numel()
 
-    def scores(self) -> Tensor:
+    def scores(self, *, wide: bool = False) -> Tensor:
         """Return scores in the shape of the weight; the lowest are pruned first."""
         if self.given is not None:
             return self.given
-        return functional.weight_scores(
-            self.layer.weight.detach(), self.scale(), self.rule._replace(pattern=None)
-        )
+        weight = self.layer.weight.detach()
+        weight = weight.double() if wide else weight
+        return functional.weight_scores(weight, self.scale(), self.rule._replace(pattern=None))
 
     def eligible(self, scores: Tensor) -> Tensor:
         """Return the scores with infinity where the pattern allows no candidate."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
-
 from hf_td.tasks.errors import UsageError
+from hf_td.tasks.plain_values import parse_yaml
 
 
 def parse_pairs(text: str | None, option: str) -> dict[str, Any]:
@@ -22,11 +21,14 @@ def parse_pairs(text: str | None, option: str) -> dict[str, Any]:
     pairs = [item.partition("=") for item in (text or "").split(",") if item]
     if not all(name and equals for name, equals, _ in pairs):
         raise UsageError(f"{option} is name=value,name=value. Got {text!r}.")
-    return {name.strip(): _value(value) for name, _, value in pairs}
+    try:
+        return {name.strip(): _value(value) for name, _, value in pairs}
+    except ValueError as error:
+        raise UsageError(f"{option} is name=value,name=value. Got {text!r}: {error}") from error
 
 
 def _value(text: str) -> Any:
-    value = yaml.safe_load(text)
+    value = parse_yaml(text)
     if isinstance(value, str):  # YAML reads 1.0e-5 as a number, but not 1e-5
         try:
             return float(value)

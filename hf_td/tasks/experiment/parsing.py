@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import sys
 from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Mapping, Sequence
@@ -12,14 +11,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
 
-import yaml
 from transformers import HfArgumentParser
 
 from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.experiment.arguments import Arguments, CurveArguments, ModelArguments, recipe
+from hf_td.tasks.plain_values import read_values
 from hf_td.training import TargetedDropoutArguments
 
-_READERS = {".json": json.loads, ".yaml": yaml.safe_load, ".yml": yaml.safe_load}
+_SUFFIXES = (".json", ".yaml", ".yml")
 
 
 def parse_arguments(
@@ -47,7 +46,7 @@ def parse_arguments(
     argv = list(sys.argv[1:] if argv is None else argv)
     kinds = _kinds(data, training)
     with blaming_input():
-        if len(argv) == 1 and Path(argv[0]).suffix in _READERS:
+        if len(argv) == 1 and Path(argv[0]).suffix in _SUFFIXES:
             values = _read_file(Path(argv[0]))
             check_names(values, "the file of arguments", data, training=training)
             deciding = {n: str(values[n]) for n in _DECIDING if n in values}
@@ -90,10 +89,7 @@ def _deciding(argv: Sequence[str]) -> dict[str, str]:
 
 
 def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        values = _READERS[path.suffix](path.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"{path} is not valid {path.suffix[1:]}: {error}") from error
+    values = read_values(path)
     if not isinstance(values, dict):
         raise UsageError(f"{path} must hold names and values of arguments. It holds {values!r}.")
     return values

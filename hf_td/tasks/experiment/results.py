@@ -58,12 +58,25 @@ def write_results(folder: Path, results: Results) -> None:
 
 
 def original_name(model: str) -> str:
-    """Return the name of the pretrained model, also for a model that experiments fine-tuned."""
-    record = Path(model).parent / RESULTS
-    if not record.is_file():
-        return Path(model).name
-    before = json.loads(record.read_text(encoding="utf-8")).get("model", model)
-    return Path(model).name if before == model else original_name(before)
+    """Return the name of the pretrained model, also for a model that experiments fine-tuned.
+
+    Results that name each other have no first model: then it is the one where they begin again.
+    """
+    seen: set[str] = set()
+    while model not in seen:
+        seen.add(model)
+        model = _trained_from(model)
+    return Path(model).name
+
+
+def _trained_from(model: str) -> str:
+    """Return the model that the results next to a model name, else the model itself."""
+    try:
+        found = json.loads((Path(model).parent / RESULTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return model
+    before = found.get("model", model) if isinstance(found, dict) else model
+    return before if isinstance(before, str) else model
 
 
 def plot_results(

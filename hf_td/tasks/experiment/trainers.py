@@ -12,6 +12,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
 
 from hf_td.baselines import attach_baseline
+from hf_td.files import flush_tree
 from hf_td.patching.patch import find_patch, patch_model
 from hf_td.ranking.activations import attach_activations, save_activations
 from hf_td.ranking.learned import save_learned
@@ -116,6 +117,7 @@ def save_fine_tuned(trainer: Trainer, folder: Path) -> None:
     save_learned(model, folder)
     assert processor is not None
     processor.save_pretrained(str(folder))
+    flush_tree(folder)  # the checkpoints are removed once the seed counts as finished
 
 
 def model_of(trainer: Trainer) -> PreTrainedModel:

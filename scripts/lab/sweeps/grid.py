@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-import yaml
 from sklearn.model_selection import ParameterGrid
 
 from hf_td.tasks.errors import UsageError
+from hf_td.tasks.plain_values import read_values
 from hf_td.tasks.registry import TASKS
 
 Values = Mapping[str, Any]
@@ -23,6 +24,7 @@ _SECTIONS = ("title", "kind", "common", "tasks", "levels", "methods", "seeds", "
 _KNOB_SECTIONS = ("tasks", "levels", "seeds", "methods")
 # Entries of a method that are no arguments: its name in tables, its seeds, its exceptions.
 _NO_ARGUMENTS = ("label", "seeds", "tasks", "levels")
+_MOST_PLACES = 100_000
 # Arguments that a sweep sets itself.
 _RESERVED = ("seed", "seeds", "output_dir")
 
@@ -123,8 +125,8 @@ def title_of(method: str, knobs: Values, seed: int) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+        found = read_values(path)
+    except UsageError as error:
         raise UsageError(f"the sweep {path} cannot be read: {error}") from error
     _check_mapping(str(path), found)
     return found
@@ -139,6 +141,8 @@ def _kind(found: Values) -> str:
 
 def _grid(sweep: Values) -> Iterator[tuple[int, Place]]:
     """Yield each place, after the rank of its seed among those of its method."""
+    sizes = [len(sweep[section]) for section in ("tasks", "levels", "methods")]
+    _check_places(prod(sizes))
     common = _seeds("the sweep", sweep, [0])
     for task, level, method in product(sweep["tasks"], sweep["levels"], sweep["methods"]):
         seeds = _seeds(method, sweep["methods"][method] or {}, common)
@@ -160,6 +164,11 @@ def _knobs(sweep: Values) -> Iterator[tuple[int, Place]]:
             yield from _places(sweep, "knobs", task, level, method, seeds, variant)
 
 
+def _check_places(count: int) -> None:
+    if count > _MOST_PLACES:
+        raise UsageError(f"a sweep has at most {_MOST_PLACES} places of a kind, got {count}")
+
+
 def _seeds(what: str, section: Values, default: Sequence[int]) -> Sequence[int]:
     seeds = section.get("seeds", default)
     if not isinstance(seeds, list) or not all(type(s) is int and s >= 0 for s in seeds):
@@ -169,7 +178,9 @@ def _seeds(what: str, section: Values, default: Sequence[int]) -> Sequence[int]:
 
 def _variants(method: str, grid: Any) -> Iterator[Values]:
     try:
-        yield from ParameterGrid(grid)
+        variants = ParameterGrid(grid)
+        _check_places(len(variants))
+        yield from variants
     except (TypeError, ValueError) as error:
         raise UsageError(
             f"the knobs of {method} must be lists of values by argument, or several such "

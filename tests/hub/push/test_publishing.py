@@ -85,6 +85,12 @@ def test_hidden_files_stay_at_home(hub, folder, tmp_path):
             "is not a whole safetensors file",
         ),
         (shutil.rmtree, "is no folder"),
+        (lambda f: (f / "config.json").write_text("[]"), "it has no model_type"),
+        (lambda f: (f / "config.json").write_text("3"), "it has no model_type"),
+        (lambda f: (f / "config.json").write_text("[" * 100_000), "config.json cannot be read"),
+        (lambda f: (f / "config.json").write_bytes(b"\xff"), "config.json cannot be read"),
+        (lambda f: (f / "notes.md").symlink_to("/etc/hostname"), "is a link to /etc/hostname"),
+        (lambda f: (f / "up").symlink_to(f.parent), "is a link to .*outside of the folder"),
     ],
 )
 def test_an_unfinished_folder_is_refused_before_anything_is_sent(
@@ -92,6 +98,36 @@ def test_an_unfinished_folder_is_refused_before_anything_is_sent(
 ):
     copy = shutil.copytree(folder, tmp_path / "copy")
     spoil(copy)
+    with pytest.raises(ValueError, match=message):
+        push_to_hub(copy, REPO)
+    assert not hub.requests
+
+
+def test_a_link_inside_of_the_folder_is_published(hub, folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "notes.md").symlink_to("README.md")
+    push_to_hub(copy, REPO)
+    assert hub.files(REPO)["notes.md"] == (copy / "README.md").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "should be JSON"),
+        ("[" * 100_000, "should be JSON"),
+        ("[]", "should have a weight_map"),
+        ("{}", "should have a weight_map"),
+        ('{"weight_map": 3}', "should have a weight_map"),
+        ('{"weight_map": {"a": 3}}', "should have a weight_map"),
+        ('{"weight_map": {"a": "../x.safetensors"}}', "in its own folder, got '../x"),
+        ('{"weight_map": {"a": "/etc/passwd"}}', "in its own folder, got '/etc/passwd'"),
+        ('{"weight_map": {"a": ".."}}', "in its own folder|is missing"),
+    ],
+)
+def test_a_malformed_index_is_refused(hub, folder, tmp_path, content, message):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "model.safetensors").unlink()
+    (copy / "model.safetensors.index.json").write_text(content)
     with pytest.raises(ValueError, match=message):
         push_to_hub(copy, REPO)
     assert not hub.requests
@@ -112,6 +148,14 @@ def test_a_temporary_folder_is_refused(hub, folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / ".model.x1y2")
     with pytest.raises(ValueError, match="temporary folder of an export that did not finish"):
         push_to_hub(copy, REPO)
+    assert not hub.requests
+
+
+def test_the_draft_of_an_export_is_refused(hub, folder, tmp_path):
+    draft = tmp_path / ".model.0123456789abcdef.hf_td" / "new"
+    shutil.copytree(folder, draft)
+    with pytest.raises(ValueError, match="temporary folder of an export that did not finish"):
+        push_to_hub(draft, REPO)
     assert not hub.requests
 
 

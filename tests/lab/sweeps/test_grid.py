@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from lab.sweeps import read_sweep
 from lab.sweeps.grid import selects
@@ -107,6 +109,39 @@ def test_filters_select(tmp_path):
 def test_what_is_no_sweep_is_refused(changes, message, tmp_path):
     with pytest.raises(UsageError, match=message):
         _places(tmp_path, **changes)
+
+
+def aliased(depth: int) -> str:
+    """Return YAML whose value has ten to the power of `depth` parts."""
+    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    for level in range(1, depth):
+        uses = ", ".join([f"*a{level - 1}"] * 10)
+        lines.append(f"a{level}: &a{level} [{uses}]")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"title: \xff\xfe", "utf-8"),
+        (b"[" * 100_000, "recursion|nested"),
+        (aliased(9).encode(), "more than 100000 values"),
+        (b"a: &a [*a]", "more than 100000 values|recursive"),
+    ],
+)
+def test_a_file_that_means_harm_is_refused_at_once(content, message, tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_bytes(content)
+    begun = time.monotonic()
+    with pytest.raises(UsageError, match=message):
+        read_sweep(path)
+    assert time.monotonic() - begun < 10
+
+
+def test_a_sweep_of_a_million_places_is_refused(tmp_path):
+    knobs = {"methods": {"none": {f"x{i}": list(range(10)) for i in range(6)}}}
+    with pytest.raises(UsageError, match="at most 100000 places of a kind, got 1000000"):
+        _places(tmp_path, knobs=knobs)
 
 
 @pytest.mark.parametrize("text", ["a: [", "just words", ""])

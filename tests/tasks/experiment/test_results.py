@@ -53,6 +53,20 @@ def test_a_model_that_experiments_made_is_called_as_the_one_that_they_began_with
     assert original_name(str(tmp_path / "mine")) == "mine"
 
 
+def test_results_that_name_each_other_end(tmp_path):
+    for name, other in (("a", "b"), ("b", "a")):
+        (tmp_path / name).mkdir()
+        model = str(tmp_path / other / "seed-0")
+        write_json(tmp_path / name / "results.json", {"model": model})
+    assert original_name(str(tmp_path / "a" / "seed-0")) == "seed-0"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"model": 3}', "[" * 100_000])
+def test_results_that_are_none_name_no_other_model(content, tmp_path):
+    (tmp_path / "results.json").write_text(content)
+    assert original_name(str(tmp_path / "mine")) == "mine"
+
+
 @pytest.mark.parametrize(
     ("mean", "std", "expected"),
     [
