@@ -17,7 +17,7 @@ from hf_td.anatomy.experts import eager_experts
 from hf_td.anatomy.inputs import probe_inputs
 from hf_td.anatomy.reading import read_anatomy
 from hf_td.anatomy.registry import AttentionBlocks, FeedForwardBlocks, register_family
-from hf_td.anatomy.stacks import read_stacks, with_stacks
+from hf_td.anatomy.stacks import ONE_LAYER, read_stacks, with_stacks
 from hf_td.anatomy.trace import evaluating, in_own_type, seeded, tensors_in
 from hf_td.modules.layouts import (
     Layout,
@@ -30,6 +30,7 @@ from hf_td.modules.layouts import (
 )
 
 __all__ = [
+    "ONE_LAYER",
     "Anatomy",
     "AttentionBlocks",
     "Block",

@@ -38,6 +38,9 @@ TOLERANCE = {
 }
 
 
+# The obstacle of a stack from which nothing is left to take.
+ONE_LAYER = "it has one layer, and that has to stay"
+
 _STACKS: dict[tuple[Any, ...], tuple[LayerStack, ...]] = {}
 _MOST_READINGS = 64
 
@@ -98,7 +101,7 @@ def _stack(name: str, units: int, fields: Sequence[tuple[Depth, int]], module: A
     if not fields:
         why = "no field of its config says how many layers it has"
         if units == 1:
-            why = "it has one layer, and that has to stay"
+            why = ONE_LAYER
         return replace(stack, obstacle=why)
     depth, lists = min(fields, key=lambda pair: pair[1])
     if lists > 1:
