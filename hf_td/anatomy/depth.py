@@ -54,6 +54,7 @@ def fields_without(config: Any, depths: Sequence[Depth], gone: Gone) -> Fields:
             own = getattr(own, parent)
         kept = kept_of(depth.layers, gone[depth.stack])
         fields[depth.path] = len(kept)
+        fields |= {(*parents, other): value for other, value in _stages(own, depth.layers, kept)}
         for other, value in vars(own).items():
             if other != name and isinstance(value, (list, tuple)):
                 shorter = _shorter(other, value, depth.layers, kept)
@@ -65,6 +66,19 @@ def fields_without(config: Any, depths: Sequence[Depth], gone: Gone) -> Fields:
 def kept_of(layers: int, gone: Sequence[int]) -> list[int]:
     """Return the indices of the layers that stay."""
     return [index for index in range(layers) if index not in gone]
+
+
+def _stages(config: Any, layers: int, kept: Sequence[int]) -> Iterator[tuple[str, Any]]:
+    """Yield the fields of a backbone's config that name states between its layers.
+
+    The state after a layer that goes is that after the last layer before it that stays.
+    """
+    names, places = (getattr(config, name, None) for name in ("stage_names", "out_indices"))
+    if names and places and len(names) == layers + 1:
+        fewer = [sum(index < place for index in kept) for place in places]
+        yield "stage_names", names[: len(kept) + 1]
+        yield "out_indices", fewer
+        yield "out_features", [names[place] for place in fewer]
 
 
 def _shorter(name: str, value: Sequence[Any], layers: int, kept: Sequence[int]) -> Any:
@@ -156,7 +170,7 @@ def _difference(before: nn.Module, after: nn.Module, index: int, place: int) -> 
         return f"has {'a' if name in new else 'no'} module {name}"
     for name, module in old.items():
         if type(module) is not type(new[name]):
-            return f"has a {type(new[name]).__name__} as {name or 'its class'}"
+            return f"has {type(new[name]).__name__} as {name or 'its class'}"
         for key, value in vars(module).items():
             other = vars(new[name]).get(key, _MISSING)
             if _plain(value) and value != other and (value, other) != (index, place):

@@ -99,7 +99,7 @@ def _computes(layers: nn.ModuleList) -> bool:
 def _stack(name: str, units: int, fields: Sequence[tuple[Depth, int]], module: Any) -> LayerStack:
     stack = LayerStack(name, units)
     if not fields:
-        why = "no field of its config says how many layers it has"
+        why = "no field of its config can say that it has fewer layers"
         if units == 1:
             why = ONE_LAYER
         return replace(stack, obstacle=why)

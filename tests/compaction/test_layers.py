@@ -22,19 +22,7 @@ from tests.deep import LAYERS, deep_family
 from tests.families import TABLE, family_inputs, family_outputs
 from tests.tiny import IMAGE, SPECIAL, TEXT
 
-# Families whose layers are refused, with a part of the reason.
-REFUSED = {
-    "albert": "layer 0 is shared: it runs 4 times in a forward",
-    "swin": "no field of its config says how many layers it has",
-}
-# Families with layers that have to stay: what the others lack.
-FIRST_STAYS = {
-    "modernbert": "Identity as attn_norm",
-    "t5": "relative_attention_bias",
-    "t5_gated": "relative_attention_bias",
-}
-TWO_STACKS = {"t5", "t5_gated", "bart", "marian", "whisper", "clip"}
-every_stack = pytest.mark.parametrize("name", [n for n in TABLE if n not in REFUSED])
+every_stack = pytest.mark.parametrize("name", [n for n in TABLE if not TABLE[n].no_layers])
 
 
 def gone_of(stack: LayerStack) -> list[int]:
@@ -62,16 +50,15 @@ def depth_of(config: Any) -> set[int]:
 
 @pytest.mark.parametrize("name", TABLE)
 def test_the_stacks_of_a_family_are_found_or_refused(name):
-    stacks = read_stacks(deep_family(name))
-    if name in REFUSED:
-        (stack,) = stacks
-        assert stack.obstacle == REFUSED[name]
-        return
-    assert len(stacks) == (2 if name in TWO_STACKS else 1)
+    family, stacks = TABLE[name], read_stacks(deep_family(name))
+    assert len(stacks) == family.stacks
     for stack in stacks:
+        if family.no_layers:
+            assert str(stack.obstacle).startswith(family.no_layers)
+            continue
         assert (stack.units, stack.obstacle) == (LAYERS, None)
-        assert list(stack.fixed) == ([0] if name in FIRST_STAYS else [])
-        assert all(FIRST_STAYS[name] in why for why in stack.fixed.values())
+        assert list(stack.fixed) == ([0] if family.first_layer else [])
+        assert all(why.endswith(f"has {family.first_layer}") for why in stack.fixed.values())
 
 
 @every_stack
@@ -256,6 +243,19 @@ def test_what_something_else_reads_is_refused():
     expected = model(**inputs).logits
     compact_model(model, example_inputs=inputs)
     assert_close(model(**inputs).logits, expected)
+
+
+@pytest.mark.parametrize(("outputs", "gone"), [([4], [1, 3]), ([1, 4], [1, 2]), ([2, 3], [0])])
+def test_states_that_a_backbone_names_follow(outputs, gone):
+    sizes = {name: size for name, size in IMAGE.items() if name != "intermediate_size"}
+    config = hf.Dinov2Config(**{**sizes, "num_hidden_layers": 4}, mlp_ratio=2, out_indices=outputs)
+    model = noisy(hf.Dinov2Backbone(config))
+    prune_units(model, {"layers": gone})
+    pixels = torch.rand(1, 3, 16, 16)
+    expected = model(pixels).feature_maps
+    compact_model(model)
+    assert_close(model(pixels).feature_maps, expected)
+    assert model.config.stage_names == ["stem", *(f"stage{i + 1}" for i in range(4 - len(gone)))]
 
 
 def test_tied_layers_are_refused():
