@@ -31,11 +31,12 @@ def deep_family(name: str, seed: int = 0, layers: int = LAYERS) -> PreTrainedMod
 def _deepened(config: Any, layers: int) -> Any:
     fields: dict[tuple[str, ...], Any] = {}
     for path, own in {(): config, **_nested(config)}.items():
-        for field, value in vars(own).items():
+        values: dict[str, Any] = vars(own)
+        for field, value in values.items():
             if type(value) is int and value == 2 and field in _COUNTS:
                 fields[*path, field] = layers
-            if field == "layer_types" and value is not None:
-                fields[*path, field] = list(value) * (layers // 2)
+            if field == "layer_types" and isinstance(value, list):
+                fields[*path, field] = value * (layers // 2)
     return stock_config(config, fields)
 
 

@@ -7,39 +7,32 @@ whose layer is passed by has to compute what the model without that layer comput
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedConfig
 
 from hf_td.anatomy.blocks import Anatomy, LayerStack
-from hf_td.anatomy.comparing import compare_outputs
 from hf_td.anatomy.depth import Depth, Shrinking, fields_without
-from hf_td.anatomy.experts import eager_experts
-from hf_td.anatomy.inputs import probe_inputs, trace_given
 from hf_td.anatomy.reading import fingerprint
-from hf_td.anatomy.trace import evaluating, in_own_type, seeded, tensors_in
+from hf_td.anatomy.stack_proofs import (
+    Run,
+    difference,
+    fixed_layers,
+    run_of_stack,
+    shared_parameter,
+    watched_runs,
+)
 from hf_td.modules.layouts import expert_modules, linear_layers
-from hf_td.modules.passing import hidden_in, hidden_out, is_passed, mark_passed
 from hf_td.modules.saving import is_pretrained
-from hf_td.modules.stock_models import Path, attempt, build_empty, stock_config
-
-# Both models run the same kernels in the same order, so this is room for atomic sums on a GPU.
-TOLERANCE = {
-    torch.float64: 1e-9,
-    torch.float32: 1e-6,
-    torch.float16: 1e-3,
-    torch.bfloat16: 1e-2,
-}
-
+from hf_td.modules.stock_models import Path, attempt
 
 # The obstacle of a stack from which nothing is left to take.
 ONE_LAYER = "it has one layer, and that has to stay"
+
+_NO_FIELD = "no field of its config can say that it has fewer layers"
 
 _STACKS: dict[tuple[Any, ...], tuple[LayerStack, ...]] = {}
 _MOST_READINGS = 64
@@ -68,6 +61,9 @@ def read_stacks(
 
     Returns:
         The stacks in the order of the model's modules, those that are refused included.
+
+    Raises:
+        ValueError: no stock model can be built from the config, or as for `read_anatomy`.
     """
     if not is_pretrained(model):
         return ()
@@ -75,7 +71,9 @@ def read_stacks(
     if key not in _STACKS:
         if len(_STACKS) >= _MOST_READINGS:
             _STACKS.clear()
-        _STACKS[key] = tuple(_proven(model, stack, example_inputs) for stack in _proposed(model))
+        proposed = _proposed(model)
+        runs = watched_runs(model, proposed, example_inputs)
+        _STACKS[key] = tuple(_proven(model, stack, runs) for stack in proposed)
     return _STACKS[key]
 
 
@@ -87,7 +85,7 @@ def _proposed(model: Any) -> list[LayerStack]:
         inside = any(name.startswith(f"{stack.name}.") for stack in found)
         if isinstance(module, nn.ModuleList) and len(module) and not inside and _computes(module):
             fields = depths.get(name, [])
-            found.append(_stack(name, len(module), fields, module))
+            found.append(_stack(name, len(module), fields))
     return found
 
 
@@ -96,13 +94,10 @@ def _computes(layers: nn.ModuleList) -> bool:
     return all(len(linear_layers(layer)) + len(expert_modules(layer)) > 1 for layer in layers)
 
 
-def _stack(name: str, units: int, fields: Sequence[tuple[Depth, int]], module: Any) -> LayerStack:
+def _stack(name: str, units: int, fields: Sequence[tuple[Depth, int]]) -> LayerStack:
     stack = LayerStack(name, units)
     if not fields:
-        why = "no field of its config can say that it has fewer layers"
-        if units == 1:
-            why = ONE_LAYER
-        return replace(stack, obstacle=why)
+        return replace(stack, obstacle=ONE_LAYER if units == 1 else _NO_FIELD)
     depth, lists = min(fields, key=lambda pair: pair[1])
     if lists > 1:
         path = ".".join(depth.path)
@@ -115,7 +110,13 @@ def _depths(model: Any) -> dict[str, list[tuple[Depth, int]]]:
 
     Each comes with the number of lists whose length it says.
     """
-    lengths = _lengths(build_empty(model, stock_config(model.config, {})))
+    full = attempt(model, model.config, {})
+    if full is None:
+        raise ValueError(
+            f"the stacks of layers of {type(model).__name__} cannot be read: its class builds no "
+            "model from its config. Leave whole layers alone: layers_level='none'"
+        )
+    lengths = _lengths(full)
     found: dict[str, list[tuple[Depth, int]]] = {}
     for path, layers in _counts(model.config):
         names = [name for name, length in lengths.items() if length == layers]
@@ -143,183 +144,27 @@ def _counts(config: Any, path: Path = ()) -> Iterator[tuple[Path, int]]:
             yield (*path, name), value
 
 
-def _proven(model: Any, stack: LayerStack, example_inputs: Mapping[str, Any] | None) -> LayerStack:
+def _proven(model: Any, stack: LayerStack, runs: Sequence[Run | str]) -> LayerStack:
     """Return a stack with what the proofs say against taking its layers out."""
-    calls = _calls(model, stack, example_inputs)
-    if isinstance(calls, str):
-        return stack if stack.obstacle and stack.units > 1 else replace(stack, obstacle=calls)
-    run, inputs = calls
-    if stack.obstacle is not None or stack.depth is None:
+    run = run_of_stack(stack, runs)
+    if isinstance(run, str):
+        only = stack.obstacle is None or stack.units == 1
+        return replace(stack, obstacle=run) if only else stack
+    if stack.depth is None:
         return stack
-    shared = _shared(model, stack)
+    shared = shared_parameter(model, stack)
     if shared is not None:
         return replace(stack, obstacle=f"its layers share {shared} with the rest of the model")
-    fixed = _fixed(model, stack.depth)
-    free = [index for index in range(stack.units) if index not in fixed]
-    stack = replace(stack, fixed=fixed, run=run)
+    stack = replace(stack, run=run.path, fixed=fixed_layers(model, stack.depth))
+    return replace(stack, obstacle=_obstacle(model, stack, stack.depth, run))
+
+
+def _obstacle(model: Any, stack: LayerStack, depth: Depth, run: Run) -> str | None:
+    """Return why no layer can be taken out, once the last and the first that may go are tried."""
+    free = [index for index in range(stack.units) if index not in stack.fixed]
     for index in dict.fromkeys([*free[-1:], *free[:1]]):
-        shrinking = Shrinking.of(model, [stack.depth], {stack.name: [index]})
-        why = difference(model, shrinking, {run: inputs})
+        shrinking = Shrinking.of(model, [depth], {stack.name: [index]})
+        why = difference(model, shrinking, {run.path: run.inputs})
         if why is not None:
-            return replace(stack, obstacle=f"without layer {index} the model differs: {why}")
-    if not free:
-        return replace(stack, obstacle=next(iter(fixed.values())))
-    return stack
-
-
-def _fixed(model: Any, depth: Depth) -> dict[int, str]:
-    """Return the layers without which another one would not be a stock layer in its place."""
-    known: dict[str, Shrinking | str] = {}
-    fixed: dict[int, str] = {}
-    for index in range(depth.layers):
-        gone = {depth.stack: [index]}
-        key = repr(fields_without(model.config, [depth], gone))
-        if key not in known:
-            try:
-                known[key] = Shrinking.of(model, [depth], gone)
-            except Exception as error:
-                known[key] = f"its class refuses fewer layers ({error})"
-        shrinking = known[key]
-        why = shrinking if isinstance(shrinking, str) else replace(shrinking, gone=gone).misfit()
-        if why is not None:
-            fixed[index] = why
-    return fixed
-
-
-def _shared(model: nn.Module, stack: LayerStack) -> str | None:
-    """Return the name of a parameter that two layers, or a layer and anything else, have."""
-    owners: dict[int, tuple[str, str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        within = name.startswith(f"{stack.name}.")
-        owner = name.removeprefix(f"{stack.name}.").split(".")[0] if within else ""
-        known, first = owners.setdefault(id(parameter), (owner, name))
-        if known != owner:
-            return name if within else first
-    return None
-
-
-def _calls(
-    model: nn.Module, stack: LayerStack, example_inputs: Mapping[str, Any] | None
-) -> tuple[str, Mapping[str, Any]] | str:
-    """Return what to run to see the layers of a stack, or why they are no layers of one stack."""
-    why = "no forward of it could be run"
-    for path in _whole_and_base(model):
-        module = model.get_submodule(path)
-        try:
-            if not path and example_inputs is not None:
-                trace_given(module, example_inputs)
-                inputs: Mapping[str, Any] = example_inputs
-            else:
-                inputs = probe_inputs(module)
-            times, shapes = _watch(model, stack, module, inputs)
-        except Exception as error:
-            why = f"no forward of it could be run ({error})"
-            continue
-        if not times:
-            why = "no forward on an example input runs it. Pass example_inputs that do"
-            continue
-        first = max(times, key=lambda index: times[index])
-        if times[first] > 1:
-            return f"layer {first} is shared: it runs {times[first]} times in a forward"
-        if len(times) < stack.units:
-            return "a forward does not run all of its layers"
-        if len(shapes) > 1 or None in shapes:
-            return "its layers do not map hidden states to hidden states of the same shape"
-        return path, inputs
-    return why
-
-
-def _whole_and_base(model: Any) -> list[str]:
-    """Return the names of the whole model and of its base model.
-
-    A tower alone would not show what the whole model reads of it: LLaVA takes the states before the
-    last layer of its vision tower.
-    """
-    base = getattr(model, "base_model", model)
-    names = (name for name, module in model.named_modules() if module is base)
-    return list(dict.fromkeys(["", *names]))
-
-
-def _watch(
-    model: nn.Module, stack: LayerStack, run: nn.Module, inputs: Mapping[str, Any]
-) -> tuple[Counter[int], set[Any]]:
-    """Return how often each layer runs, and the shapes of hidden states; None for no such shape."""
-    times: Counter[int] = Counter()
-    shapes: set[Any] = set()
-
-    def see(index: int, layer: Any, args: Any, kwargs: Any, output: Any) -> None:
-        times[index] += 1
-        try:
-            before, after = hidden_in(args, kwargs), hidden_out(output)
-            shapes.update((before.shape, after.shape))
-        except (KeyError, IndexError, TypeError, AttributeError):
-            shapes.add(None)
-
-    layers: Any = model.get_submodule(stack.name)
-    hooks = [
-        layer.register_forward_hook(partial(see, index), with_kwargs=True)
-        for index, layer in enumerate(layers)
-    ]
-    try:
-        outputs(run, inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return times, shapes
-
-
-def outputs(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the floating-point outputs of one forward in eval mode, by their place."""
-    with (
-        torch.no_grad(),
-        evaluating(model),
-        in_own_type(model),
-        eager_experts(model),
-        seeded(model),
-    ):
-        found = tensors_in(model(**inputs))
-    return {f"output {i}": t for i, t in enumerate(t for t in found if t.is_floating_point())}
-
-
-def difference(
-    model: nn.Module, shrinking: Shrinking, runs: Mapping[str, Mapping[str, Any]]
-) -> str | None:
-    """Return how a model whose layers are passed by differs from the model without them, or None.
-
-    The model is left as it was.
-
-    Args:
-        model: the whole model.
-        shrinking: the layers that go.
-        runs: what to run, by the name of the module, "" for the model.
-    """
-    every = [
-        layer
-        for stack, gone in shrinking.gone.items()
-        for layer in (model.get_submodule(f"{stack}.{index}") for index in gone)
-    ]
-    passed = [layer for layer in every if is_passed(layer)]
-    for layer in every:
-        mark_passed(layer)
-    try:
-        before = {path: outputs(model.get_submodule(path), runs[path]) for path in runs}
-        undo = shrinking.apply(model)
-        try:
-            for path, expected in before.items():
-                got = outputs(model.get_submodule(path), runs[path])
-                _compare(expected, got)
-        except Exception as error:
-            return str(error)
-        finally:
-            undo()
-    finally:
-        for layer in every:
-            mark_passed(layer, any(layer is one for one in passed))
-    return None
-
-
-def _compare(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:
-    if expected.keys() != got.keys():
-        raise ValueError(f"{len(expected)} outputs were expected, and there are {len(got)}")
-    for name, value in expected.items():
-        compare_outputs(name, value, got[name], TOLERANCE)
+            return f"without layer {index} the model differs: {why}"
+    return None if free else next(iter(stack.fixed.values()))

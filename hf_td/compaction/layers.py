@@ -9,7 +9,7 @@ from torch import nn
 
 from hf_td.anatomy import LayerStack, probe_inputs, read_stacks
 from hf_td.anatomy.depth import Shrinking
-from hf_td.anatomy.stacks import difference
+from hf_td.anatomy.stack_proofs import difference
 from hf_td.modules.compact_saving import attach_layout, layout_of_model
 from hf_td.modules.compact_shapes import CompactLayout
 from hf_td.modules.passing import mark_passed, passed_layers

@@ -196,7 +196,7 @@ def test_per_layer_lists_follow():
         use_sliding_window=True,
         sliding_window=3,
     )
-    model = hf.Qwen2ForCausalLM(config).eval()
+    model: Any = hf.Qwen2ForCausalLM(config).eval()
     prune_units(model, {"layers": [0, 2]})
     expected = family_outputs(model)
     compact_model(model)
@@ -248,7 +248,8 @@ def test_what_something_else_reads_is_refused():
 @pytest.mark.parametrize(("outputs", "gone"), [([4], [1, 3]), ([1, 4], [1, 2]), ([2, 3], [0])])
 def test_states_that_a_backbone_names_follow(outputs, gone):
     sizes = {name: size for name, size in IMAGE.items() if name != "intermediate_size"}
-    config = hf.Dinov2Config(**{**sizes, "num_hidden_layers": 4}, mlp_ratio=2, out_indices=outputs)
+    chosen: dict[str, Any] = {**sizes, "num_hidden_layers": 4, "out_indices": outputs}
+    config = hf.Dinov2Config(**chosen, mlp_ratio=2)
     model = noisy(hf.Dinov2Backbone(config))
     prune_units(model, {"layers": gone})
     pixels = torch.rand(1, 3, 16, 16)
