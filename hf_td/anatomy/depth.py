@@ -165,8 +165,8 @@ class Shrinking:
 
 def _difference(before: nn.Module, after: nn.Module, index: int, place: int) -> str | None:
     """Return in what a layer differs from the layer that is to be in its place, but its index."""
-    old, new = (dict(layer.named_modules()) for layer in (before, after))
-    for name in old.keys() ^ new.keys():
+    old, new = (_computing(layer) for layer in (before, after))
+    for name in sorted(old.keys() ^ new.keys()):
         return f"has {'a' if name in new else 'no'} module {name}"
     for name, module in old.items():
         if type(module) is not type(new[name]):
@@ -179,6 +179,15 @@ def _difference(before: nn.Module, after: nn.Module, index: int, place: int) -> 
     for name in sorted(names[0] ^ names[1]):
         return f"has {'a' if name in names[1] else 'no'} parameter {name}"
     return None
+
+
+def _computing(layer: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules of a layer that eval mode computes with, by name.
+
+    The rate of stochastic depth grows from layer to layer. In memory each layer keeps its own.
+    """
+    named = layer.named_modules()
+    return {name: module for name, module in named if "drop_path" not in name.split(".")}
 
 
 def _layers(model: nn.Module, stack: str) -> Any:

@@ -32,6 +32,10 @@ from hf_td.modules.stock_models import Path, attempt
 # The obstacle of a stack from which nothing is left to take.
 ONE_LAYER = "it has one layer, and that has to stay"
 
+_REPLACED = (
+    "the forward of its layers was replaced on the instance, as device_map hooks do. Load the "
+    "model without them"
+)
 _NO_FIELD = "no field of its config can say that it has fewer layers"
 
 _STACKS: dict[tuple[Any, ...], tuple[LayerStack, ...]] = {}
@@ -150,13 +154,17 @@ def _proven(model: Any, stack: LayerStack, runs: Sequence[Run | str]) -> LayerSt
     if isinstance(run, str):
         only = stack.obstacle is None or stack.units == 1
         return replace(stack, obstacle=run) if only else stack
-    if stack.depth is None:
+    depth = stack.depth
+    if depth is None:
         return stack
+    layers: Any = model.get_submodule(stack.name)
+    if any("forward" in vars(layer) for layer in layers):
+        return replace(stack, obstacle=_REPLACED)
     shared = shared_parameter(model, stack)
     if shared is not None:
         return replace(stack, obstacle=f"its layers share {shared} with the rest of the model")
-    stack = replace(stack, run=run.path, fixed=fixed_layers(model, stack.depth))
-    return replace(stack, obstacle=_obstacle(model, stack, stack.depth, run))
+    stack = replace(stack, run=run.path, fixed=fixed_layers(model, depth))
+    return replace(stack, obstacle=_obstacle(model, stack, depth, run))
 
 
 def _obstacle(model: Any, stack: LayerStack, depth: Depth, run: Run) -> str | None:

@@ -70,22 +70,21 @@ def compact_model(
     if find_patch(model) is not None:
         unpatch_model(model)
     put_back = take_out_layers(model, check=check, example_inputs=example_inputs)
-    if put_back is not None:
-        forget_source(model)
-        keep_unsaved(model)
     try:
         # An anatomy names the layers as they were before any was taken out.
         anatomy = anatomy_of(model, None if put_back else anatomy, example_inputs)
         counts = needed_units(model, anatomy, multiple_of, example_inputs)
-        if not _removes_any(counts):
-            if put_back is not None:
-                return model
+        if _removes_any(counts):
+            cut_model(model, anatomy, counts, check=check, example_inputs=example_inputs)
+        elif put_back is None:
             raise ValueError(_nothing_dead(model, anatomy, multiple_of, example_inputs))
-        return cut_model(model, anatomy, counts, check=check, example_inputs=example_inputs)
     except Exception:
         if put_back is not None:
             put_back()
         raise
+    forget_source(model)
+    keep_unsaved(model)
+    return model
 
 
 def can_compact(

@@ -87,6 +87,8 @@ def test_a_masked_model_is_saved_and_loaded_masked(name, tmp_path):
     assert passed_layers(again) == passed_layers(model)
     for key, value in family_outputs(again).items():
         assert torch.equal(value, expected[key])
+    compact_model(again)
+    assert_same(again, expected)
 
 
 @every_stack
@@ -257,6 +259,19 @@ def test_states_that_a_backbone_names_follow(outputs, gone):
     compact_model(model)
     assert_close(model(pixels).feature_maps, expected)
     assert model.config.stage_names == ["stem", *(f"stage{i + 1}" for i in range(4 - len(gone)))]
+
+
+def test_stochastic_depth_is_no_obstacle(tmp_path):
+    config = hf.BeitConfig(**{**IMAGE, "num_hidden_layers": 4}, drop_path_rate=0.1)
+    model = noisy(hf.BeitForImageClassification(config))
+    pixels = torch.rand(1, 3, 16, 16)
+    prune_units(model, {"layers": [0, 2]})
+    expected = model(pixels).logits
+    done = export_model(model, tmp_path / "x", check=False)
+    again = hf.BeitForImageClassification.from_pretrained(done.folder)
+    assert_close(again(pixels).logits, expected)
+    compact_model(model)
+    assert_close(model(pixels).logits, expected)
 
 
 def test_tied_layers_are_refused():

@@ -17,11 +17,13 @@ from hf_td import (
     compact_model,
     patch_model,
     prune_model,
+    pruning_curve,
     read_anatomy,
     unpatch_model,
 )
+from hf_td.analysis import measure_dependence
 from hf_td.anatomy import read_stacks
-from hf_td.hub import export_model
+from hf_td.hub import export_model, load_archived_model
 from hf_td.modules.passing import passed_layers
 from hf_td.patching.patch import find_patch
 from hf_td.pruning import pruned
@@ -46,6 +48,7 @@ LAYERS_ALONE: dict[str, Any] = {
     "targeting": 0.5,
     **CONSTANT,
 }
+FEED_FORWARD_TOO: dict[str, Any] = {**LAYERS_ALONE, "feed_forward_level": "unit"}
 
 
 def stack_sites(model: Any) -> list[Any]:
@@ -157,10 +160,10 @@ def test_a_dropped_layer_is_a_missing_layer(name):
     model = deep_family(name)
     every: list[Any] = list(model.modules())
     for module in every:
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
         if isinstance(getattr(module, "dropout", None), float):  # of the attention of T5
             module.dropout = 0.0
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
     other = copy.deepcopy(model)
     patch_model(model, importance="magnitude", **LAYERS_ALONE)
     anneal(model.train(), progress=1.0, update=0)
@@ -382,8 +385,51 @@ def test_pruning_for_a_while_puts_the_layers_back():
     assert torch.equal(family_outputs(model)["output"], expected["output"])
 
 
+def test_a_curve_goes_over_sparsities_of_layers():
+    model = deep_family("bert")
+    dense = family_outputs(model)["output"]
+
+    def moved(one: Any) -> float:
+        return float((family_outputs(one)["output"] - dense).abs().max())
+
+    points = pruning_curve(model, [0.0, 0.25, 0.75], moved, **LAYERS_ALONE)
+    shares = [point.removed_prunable for point in points]
+    assert shares == pytest.approx([0.0, 0.25, 0.75], abs=1e-3)
+    first, *others = (next(iter(point.metrics.values())) for point in points)
+    assert first == 0
+    assert all(value > 0.01 for value in others)
+    assert not passed_layers(model)
+
+
+def test_dependence_is_not_measured_on_layers():
+    model = deep_family("bert")
+    batch = {**family_inputs(model), "labels": torch.tensor([0, 1])}
+    with pytest.raises(ValueError, match="their loss cannot be predicted from derivatives"):
+        measure_dependence(model, 0.5, [batch], **LAYERS_ALONE)
+
+
+@pytest.mark.parametrize("form", ["archive", "padded", "compact"])
+def test_every_form_holds_a_model_without_its_pruned_layers(form, tmp_path):
+    model = deep_family("bert")
+    prune_model(model, {"layers": 0.5, "feed_forward": 0.5}, **FEED_FORWARD_TOO)
+    expected = family_outputs(model)
+    done = export_model(model, tmp_path / "x", form=form, check=False)
+    load = load_archived_model if form == "archive" else type(model).from_pretrained
+    again = load(done.folder)
+    assert [stack.units for stack in read_stacks(again)] == [LAYERS // 2]
+    assert_same(again, expected)
+
+
+def test_a_forward_that_was_replaced_is_refused():
+    model: Any = deep_family("bert")
+    layer = model.bert.encoder.layer[1]
+    layer.forward = layer.forward  # as hooks of a device map do
+    (stack,) = read_stacks(model)
+    assert "the forward of its layers was replaced" in str(stack.obstacle)
+
+
 def test_activations_follow_the_layers_that_stay():
-    model = patch_model(deep_family("bert"), **{**LAYERS_ALONE, "feed_forward_level": "unit"})
+    model = patch_model(deep_family("bert"), **FEED_FORWARD_TOO)
     train(model, 0, 2)  # the second update adds what the first one measured
     prune_model(model, {"layers": 0.25, "feed_forward": 0.0})
     (gone,) = passed_layers(model)
