@@ -18,6 +18,7 @@ CONFIG_KEY = "targeted_dropout"
 Level = Literal["weight", "unit"]
 PartLevel = Literal["weight", "unit", "none"]
 ExpertsLevel = Literal["unit", "none"]
+LayersLevel = Literal["unit", "none"]
 Importance = Literal["magnitude", "activation", "random", "taylor", "movement", "learned"]
 Draw = Literal["unit", "element"]
 
@@ -89,6 +90,8 @@ class TargetedDropoutConfig:
         feed_forward_level: another level for feed-forward blocks; `none` leaves them dense.
         experts_level: `unit` ranks whole experts inside each mixture; `none` drops no whole expert.
             The neurons or weights of experts follow `feed_forward_level`.
+        layers_level: `unit` ranks whole layers (attention and feed-forward together) inside each
+            stack; `none` drops no whole layer.
         targeting: gamma, the final fraction of weights or units that are candidates, in [0, 1).
             It should be at least the sparsity that will be shipped.
         drop_rate: alpha, the final probability that a candidate is dropped in an update, in [0, 1].
@@ -98,10 +101,12 @@ class TargetedDropoutConfig:
             they are matched with the name of a block's consumer (its last layer), or of a mixture's
             router.
         exclude: patterns of layers not to patch, even if `include` matches them.
-        layers: indices of the layers to patch; None means all.
+        layers: indices of the layers to patch; None means all. Of whole layers, these alone can be
+            candidates.
         importance: the kind of score. `magnitude` is the paper's. `activation` multiplies it by
             the root mean square of a weight's input or a unit's output, as the authors'
-            `targeted_ard` and Wanda do. `random` targets a fixed random set. For pruning alone:
+            `targeted_ard` and Wanda do; for a whole layer it is how much the layer changes what
+            flows through it. `random` targets a fixed random set. For pruning alone:
             `taylor` estimates the change of the loss to first order, `movement` its growth, and
             `learned` uses the scores that a baseline learned.
         draw: at the unit level, drop whole units (the paper's text) or single elements of a
@@ -118,6 +123,7 @@ class TargetedDropoutConfig:
     attention_level: PartLevel | None = None
     feed_forward_level: PartLevel | None = None
     experts_level: ExpertsLevel = "none"
+    layers_level: LayersLevel = "none"
     targeting: float = FROM_RECIPE
     drop_rate: float = FROM_RECIPE
     targeting_schedule: Schedule = FROM_RECIPE
@@ -140,6 +146,7 @@ class TargetedDropoutConfig:
         _check_choice("attention_level", self.attention_level, (*get_args(PartLevel), None))
         _check_choice("feed_forward_level", self.feed_forward_level, (*get_args(PartLevel), None))
         _check_choice("experts_level", self.experts_level, get_args(ExpertsLevel))
+        _check_choice("layers_level", self.layers_level, get_args(LayersLevel))
         _check_choice("importance", self.importance, get_args(Importance))
         _check_choice("draw", self.draw, get_args(Draw))
         _check_type("seed", self.seed, "an integer", int)
@@ -149,6 +156,11 @@ class TargetedDropoutConfig:
             raise ValueError(
                 f"experts_level='unit' needs draw='unit', got draw={self.draw!r}. A router drops "
                 "whole experts. Use draw='unit', or experts_level='none'"
+            )
+        if self.layers_level == "unit" and self.draw != "unit":
+            raise ValueError(
+                f"layers_level='unit' needs draw='unit', got draw={self.draw!r}. A layer is passed "
+                "by as a whole. Use draw='unit', or layers_level='none'"
             )
         if neighbours is not None:
             self._check_pattern(neighbours)
@@ -188,7 +200,7 @@ class TargetedDropoutConfig:
         return parse_pattern(self.pattern)
 
     def level_of(self, part: str) -> PartLevel:
-        """Return the level of a part: `attention`, `feed_forward` or `experts`."""
+        """Return the level of a part: `attention`, `feed_forward`, `experts` or `layers`."""
         return getattr(self, f"{part}_level") or self.level
 
     def selects(self, name: str, layer: int | None) -> bool:

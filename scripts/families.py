@@ -28,6 +28,7 @@ COLUMNS = (
     "neurons pruned",
     "heads and neurons pruned",
     "experts pruned",
+    "whole layers",
 )
 
 
@@ -53,18 +54,46 @@ def updated(page: str) -> str:
 def families_markdown() -> str:
     """Return a table with a row for each family, and notes on heads that are not removed."""
     table = markdown_table(COLUMNS, map(_row, TABLE.values()), left_columns=len(COLUMNS))
-    notes = [
+    notes = [*_notes_on_heads(), *_notes_on_layers()]
+    return "\n".join([table, "", *notes])
+
+
+def _notes_on_heads() -> list[str]:
+    return [
         f"- {family.title}, heads {HEADS[family.heads]}: {family.why}."
         for family in TABLE.values()
         if family.why
     ]
-    return "\n".join([table, "", *notes])
+
+
+def _notes_on_layers() -> list[str]:
+    rows = [family for family in TABLE.values() if family.no_layers or family.first_layer]
+    return [
+        f"- {family.title}, whole layers {_whole_layers(family)}: "
+        + (family.no_layers or f"a first layer has {family.first_layer}")
+        + "."
+        for family in rows
+    ]
+
+
+def _whole_layers(family: Family) -> str:
+    if family.no_layers:
+        return "refused"
+    return "all but the first" if family.first_layer else "removed"
 
 
 def _row(family: Family) -> tuple[str, ...]:
     both = "-" if family.heads == "refused" else family.units
     experts = family.experts or "-"
-    return family.title, family.layers, HEADS[family.heads], family.neurons, both, experts
+    return (
+        family.title,
+        family.layers,
+        HEADS[family.heads],
+        family.neurons,
+        both,
+        experts,
+        _whole_layers(family),
+    )
 
 
 if __name__ == "__main__":

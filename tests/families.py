@@ -22,6 +22,7 @@ Heads = Literal["removed", "masked", "refused"]
 Form = Literal["stock", "compact"]
 
 MULTI_QUERY = "its query heads share one key and value head, so there is one unit"
+POSITION_BIAS = "a module layer.0.SelfAttention.relative_attention_bias"
 MIXED = "its heads are mixed, as by a norm over all of them at once, so there is one unit"
 
 
@@ -39,6 +40,9 @@ class Family:
         heads: the effect of pruning on heads.
         why: the reason why heads are masked or refused, a part of the error.
         sizes: number of heads (or KV groups) and of neurons of the first layer.
+        stacks: number of stacks of layers.
+        first_layer: what the first layer has and others lack, so that it has to stay.
+        no_layers: the reason why no whole layer can be removed.
     """
 
     title: str
@@ -50,6 +54,9 @@ class Family:
     heads: Heads = "removed"
     why: str = ""
     sizes: tuple[int, int] = (4, 64)
+    stacks: int = 1
+    first_layer: str = ""
+    no_layers: str = ""
 
     @property
     def unit_settings(self) -> dict[str, Any]:
@@ -201,6 +208,7 @@ TABLE: dict[str, Family] = {
         title="ALBERT",
         make=lambda: hf.AlbertForSequenceClassification(hf.AlbertConfig(**TEXT, embedding_size=16)),
         layers="Linear, one layer shared by all",
+        no_layers="layer 0 is shared",
     ),
     "deberta_v2": Family(title="DeBERTa-v2, v3", make=_deberta),
     "modernbert": Family(
@@ -209,6 +217,7 @@ TABLE: dict[str, Family] = {
             hf.ModernBertConfig(**TEXT, cls_token_id=1, sep_token_id=2)
         ),
         layers="Linear, fused qkv and gate-up",
+        first_layer="Identity as attn_norm",
     ),
     "mpnet": Family(
         title="MPNet",
@@ -320,19 +329,29 @@ TABLE: dict[str, Family] = {
         experts="stock",
         sizes=(2, 64),
     ),
-    "t5": Family(title="T5", make=FAMILIES["t5"], units="stock"),
-    "t5_gated": Family(title="T5, gated (v1.1)", make=FAMILIES["t5_gated"], units="stock"),
+    "t5": Family(
+        title="T5", make=FAMILIES["t5"], units="stock", stacks=2, first_layer=POSITION_BIAS
+    ),
+    "t5_gated": Family(
+        title="T5, gated (v1.1)",
+        make=FAMILIES["t5_gated"],
+        units="stock",
+        stacks=2,
+        first_layer=POSITION_BIAS,
+    ),
     "bart": Family(
         title="BART",
         make=lambda: hf.BartForConditionalGeneration(
             hf.BartConfig(**TRANSLATOR, max_position_embeddings=64)
         ),
+        stacks=2,
     ),
     "marian": Family(
         title="Marian",
         make=lambda: hf.MarianMTModel(hf.MarianConfig(**TRANSLATOR, max_position_embeddings=64)),
+        stacks=2,
     ),
-    "whisper": Family(title="Whisper", make=_whisper),
+    "whisper": Family(title="Whisper", make=_whisper, stacks=2),
     "vit": Family(title="ViT", make=FAMILIES["vit"], units="stock"),
     "deit": Family(
         title="DeiT",
@@ -340,8 +359,13 @@ TABLE: dict[str, Family] = {
         units="stock",
     ),
     "dinov2": Family(title="DINOv2", make=_dinov2, units="stock"),
-    "swin": Family(title="Swin", make=_swin, sizes=(2, 32)),
-    "clip": Family(title="CLIP", make=_clip),
+    "swin": Family(
+        title="Swin",
+        make=_swin,
+        sizes=(2, 32),
+        no_layers="no field of its config can say that it has fewer layers",
+    ),
+    "clip": Family(title="CLIP", make=_clip, stacks=2),
     "wav2vec2": Family(title="Wav2Vec2", make=_wav2vec2),
 }
 

@@ -21,6 +21,7 @@ from hf_td.cli.loading import load_processor
 from hf_td.tasks.errors import UsageError
 from hf_td.tasks.experiment.arguments import ModelArguments
 from hf_td.tasks.models import builtin_model, find_model
+from tests.families import tiny_family
 from tests.tiny import tiny_model
 from tests.vocabulary.test_trim import llama as tiny_llama
 from tests.vocabulary.tokenizers_of import CORPUS, FAMILIES
@@ -251,6 +252,20 @@ def test_inspect_prints_full_names_to_a_pipe(monkeypatch, capsys, tmp_path):
     tiny_model("t5").save_pretrained(tmp_path / "t5")
     assert run(monkeypatch, "inspect", tmp_path / "t5") == 0
     assert "…" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("family", "printed"),
+    [
+        ("bert", "bert.encoder.layer, 2 layers that can be pruned whole"),
+        ("t5", "encoder.block, 1 of 2 layers can be pruned whole, all but 0 (without 0, layer 1"),
+        ("albert", "albert.encoder.albert_layer_groups, no layer can be pruned whole: layer 0 is"),
+    ],
+)
+def test_inspect_prints_stacks_of_layers(monkeypatch, capsys, tmp_path, family, printed):
+    tiny_family(family).save_pretrained(tmp_path / family)
+    assert run(monkeypatch, "inspect", tmp_path / family) == 0
+    assert f"stack of layers: {printed}" in capsys.readouterr().out
 
 
 def test_without_activations_the_importance_must_be_given(monkeypatch, capsys, tmp_path):

@@ -49,7 +49,8 @@ def losses(model: Any, forward: Any, inputs: Any) -> list[float]:
 
 @pytest.mark.parametrize("importance", ["magnitude", "activation"])
 @pytest.mark.parametrize(
-    ("family", "level"), [("bert", "weight"), ("bert", "unit"), ("gpt2", "weight")]
+    ("family", "level"),
+    [("bert", "weight"), ("bert", "unit"), ("gpt2", "weight"), ("bert", "layers")],
 )
 def test_annealing_compiles_once_and_learns_the_same(family, level, importance):
     torch._dynamo.reset()
@@ -62,6 +63,8 @@ def test_annealing_compiles_once_and_learns_the_same(family, level, importance):
         "drop_rate": 0.5,
         "drop_rate_schedule": "cosine",
     }
+    if level == "layers":
+        settings |= {"level": "unit", "layers_level": "unit"}
     inputs = tiny_inputs(tiny_model(family), 4, 16)
     eager = patch_model(without_dropout(tiny_model(family)), **settings)
     expected = losses(eager, eager, inputs)

@@ -152,6 +152,12 @@ def measure_dependence(
         example_inputs=example_inputs,
         **overrides,
     )
+    whole = [site.name for site in sites if site.kind == "layer"]
+    if whole:
+        raise ValueError(
+            f"the layers of {whole[0]} are passed by, and no step of their weights does that. So "
+            "their loss cannot be predicted from derivatives. Use layers_level='none'"
+        )
     removed = _removed(model, sites, sparsity, as_budget(budget))
     found = _blocks_of(anatomy.blocks, removed)
     groups = {name: parameters for name, (_, parameters) in found.items()}

@@ -5,6 +5,7 @@ from hf_td.anatomy.blocks import (
     Block,
     Companion,
     Holder,
+    LayerStack,
     Mixture,
     Part,
     Projection,
@@ -16,6 +17,7 @@ from hf_td.anatomy.experts import eager_experts
 from hf_td.anatomy.inputs import probe_inputs
 from hf_td.anatomy.reading import read_anatomy
 from hf_td.anatomy.registry import AttentionBlocks, FeedForwardBlocks, register_family
+from hf_td.anatomy.stacks import ONE_LAYER, read_stacks, with_stacks
 from hf_td.anatomy.trace import evaluating, in_own_type, seeded, tensors_in
 from hf_td.modules.layouts import (
     Layout,
@@ -28,12 +30,14 @@ from hf_td.modules.layouts import (
 )
 
 __all__ = [
+    "ONE_LAYER",
     "Anatomy",
     "AttentionBlocks",
     "Block",
     "Companion",
     "FeedForwardBlocks",
     "Holder",
+    "LayerStack",
     "Layout",
     "Mixture",
     "Part",
@@ -51,8 +55,10 @@ __all__ = [
     "parameter_names",
     "probe_inputs",
     "read_anatomy",
+    "read_stacks",
     "register_family",
     "seeded",
     "stacks_of",
     "tensors_in",
+    "with_stacks",
 ]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from hf_td.anatomy.depth import Depth
 from hf_td.modules.layouts import find_layer, linear_layout
 
 Part = Literal["attention", "feed_forward"]
@@ -141,6 +143,27 @@ class Mixture:
         return layer_index(self.name)
 
 
+@dataclass(frozen=True, eq=False)
+class LayerStack:
+    """A stack of layers, each of which can be taken out whole.
+
+    Attributes:
+        name: dotted name of the `ModuleList`.
+        units: number of layers.
+        depth: the field of the config that says this number; None if there is none.
+        fixed: layers that have to stay, with the reason.
+        run: dotted name of the module that is run to compare outputs, "" for the model.
+        obstacle: reason why no layer can be taken out; None if some can.
+    """
+
+    name: str
+    units: int
+    depth: Depth | None = None
+    fixed: Mapping[int, str] = field(default_factory=dict)
+    run: str = ""
+    obstacle: str | None = None
+
+
 # Anything whose units can be taken out whole.
 Holder = Block | Mixture
 
@@ -159,6 +182,7 @@ class Anatomy:
         runs: dotted names of the modules whose forwards were read: the base model, and towers that
             it does not run on an example input.
         unread: modules whose forward did not run, with the reason.
+        stacks: stacks of layers; empty until `with_stacks` reads them.
     """
 
     blocks: tuple[Block, ...]
@@ -167,6 +191,7 @@ class Anatomy:
     uncalled: tuple[str, ...] = field(default=())
     runs: tuple[str, ...] = field(default=("",))
     unread: tuple[str, ...] = field(default=())
+    stacks: tuple[LayerStack, ...] = field(default=())
 
     @property
     def holders(self) -> tuple[Holder, ...]:
@@ -174,7 +199,9 @@ class Anatomy:
         return (*self.blocks, *self.mixtures)
 
     def part_of(self, name: str) -> str:
-        """Return the part that a projection or a router belongs to, by its dotted name."""
+        """Return the part that a projection, a router or a stack is of, by its dotted name."""
+        if any(stack.name == name for stack in self.stacks):
+            return "layers"
         names = ((b.part, b.modules) for b in self.blocks)
         return next((part for part, modules in names if name in modules), "experts")
 

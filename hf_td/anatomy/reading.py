@@ -29,6 +29,7 @@ from hf_td.anatomy.towers import Traces, join, trace_all
 from hf_td.anatomy.trace import Call, Trace, thawed
 from hf_td.config import CONFIG_KEY
 from hf_td.modules.layouts import expert_modules, linear_layers, stacks_of
+from hf_td.modules.passing import none_passed
 
 # Readings of this process, by class, config and shapes.
 _READINGS: dict[tuple[Any, ...], Anatomy] = {}
@@ -58,7 +59,7 @@ def read_anatomy(model: nn.Module, example_inputs: Mapping[str, Any] | None = No
     check_has_values(model)
     if not hasattr(model, "config"):
         return _read(model, example_inputs)  # nothing proves that two such models are equal
-    key = _fingerprint(model, example_inputs)
+    key = fingerprint(model, example_inputs)
     if key not in _READINGS:
         if len(_READINGS) >= _MOST_READINGS:
             _READINGS.clear()
@@ -66,7 +67,7 @@ def read_anatomy(model: nn.Module, example_inputs: Mapping[str, Any] | None = No
     return _READINGS[key]
 
 
-def _fingerprint(model: Any, example_inputs: Mapping[str, Any] | None) -> tuple[Any, ...]:
+def fingerprint(model: Any, example_inputs: Mapping[str, Any] | None) -> tuple[Any, ...]:
     """Return a key that is equal for models with equal readings."""
     settings = model.config.to_dict()
     settings.pop(CONFIG_KEY, None)  # the settings of a patch, no part of the architecture
@@ -85,7 +86,7 @@ def _fingerprint(model: Any, example_inputs: Mapping[str, Any] | None) -> tuple[
 
 
 def _read(model: nn.Module, example_inputs: Mapping[str, Any] | None) -> Anatomy:
-    with torch.inference_mode(False), thawed(model):
+    with torch.inference_mode(False), thawed(model), none_passed(model):
         base, traces = _trace(model, example_inputs)
         prefix = next(name for name, module in model.named_modules() if module is base)
         blocks = [_with_prefix(block, prefix) for block in _blocks_of(base, traces)]

@@ -142,11 +142,12 @@ def attach_baseline(
             "finish_baseline first"
         )
     config = config or TargetedDropoutConfig()
-    if config.experts_level != "none":
-        raise ValueError(
-            "baselines treat weights, heads and neurons. Only targeted dropout ranks whole "
-            "experts. Use experts_level='none'"
-        )
+    for kind in ("experts", "layers"):
+        if config.level_of(kind) != "none":
+            raise ValueError(
+                "baselines treat weights, heads and neurons. Only targeted dropout ranks whole "
+                f"{kind}. Use {kind}_level='none'"
+            )
     sites = plan_sites(model, anatomy_of(model, anatomy, example_inputs), config)
     for site in sites:
         check_targetable(site.name, site.layer)

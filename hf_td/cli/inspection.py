@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from hf_td.anatomy import Anatomy, Block, Holder, read_anatomy
+from hf_td.anatomy import Anatomy, Block, Holder, LayerStack, read_anatomy, read_stacks
 from hf_td.anatomy.blocks import pattern_of
 from hf_td.cli.loading import load_model
 from hf_td.tasks.errors import blaming_input
@@ -30,13 +30,31 @@ def print_blocks(name: str, *, example_inputs: Path | None, trust_remote_code: b
     """
     model, _ = load_model(name, trust_remote_code=trust_remote_code)
     with blaming_input():
-        anatomy = read_anatomy(model, read_example_inputs(example_inputs, model))
+        inputs = read_example_inputs(example_inputs, model)
+        anatomy = read_anatomy(model, inputs)
+        stacks = read_stacks(model, inputs)
     # A file or a pipe gets full lines: names are there to be copied.
     console = Console(width=None if sys.stdout.isatty() else _FILE_WIDTH)
     console.print(_blocks_table(anatomy))
     for label, names in (("in no block", anatomy.unclaimed), ("never called", anatomy.uncalled)):
         if names:
             print(f"{label}: {', '.join(dict.fromkeys(map(pattern_of, names)))}")
+    for stack in stacks:
+        print(f"stack of layers: {_described(stack)}")
+
+
+def _described(stack: LayerStack) -> str:
+    """Return which layers of a stack can be pruned whole, and why others cannot."""
+    if stack.obstacle is not None:
+        return f"{stack.name}, no layer can be pruned whole: {stack.obstacle}"
+    if not stack.fixed:
+        return f"{stack.name}, {stack.units} layers that can be pruned whole"
+    first, why = next(iter(stack.fixed.items()))
+    stay = ", ".join(map(str, stack.fixed))
+    return (
+        f"{stack.name}, {stack.units - len(stack.fixed)} of {stack.units} layers can be pruned "
+        f"whole, all but {stay} (without {first}, {why})"
+    )
 
 
 def _blocks_table(anatomy: Anatomy) -> Table:

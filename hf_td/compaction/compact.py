@@ -1,4 +1,4 @@
-"""Takes removed heads, neurons and experts out of a model."""
+"""Takes removed heads, neurons, experts and layers out of a model."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from hf_td.anatomy.replaced import check_not_fully_sharded
 from hf_td.compaction.alignment import renumber_heads
 from hf_td.compaction.check import Footprint, compare, footprint
 from hf_td.compaction.kept import check_multiple, choose_units, dead_heads, needed_units
+from hf_td.compaction.layers import take_out_layers
 from hf_td.compaction.runs import Runs, runs_of, trial_runs_of
 from hf_td.compaction.surgery import Cuts, cut_parameters, cuts_of, new_counts
 from hf_td.compaction.trial import Undo, fixed_heads, swap
 from hf_td.compaction.undo import CutRecord
 from hf_td.modules.compact_layout import record_layout
 from hf_td.modules.compact_shapes import count_of
+from hf_td.modules.passing import passed_layers
 from hf_td.modules.routing import mark_pruned, marked_routers
 from hf_td.patching.patch import find_patch, unpatch_model
 from hf_td.ranking.source import forget_source, keep_unsaved
@@ -34,7 +36,10 @@ def compact_model(
     anatomy: Anatomy | None = None,
     example_inputs: Mapping[str, Any] | None = None,
 ) -> ModelT:
-    """Take heads, neurons and experts that pruning left without effect out of a model, in place.
+    """Take what pruning left without effect out of a model, in place.
+
+    That is heads, neurons, experts and whole layers. With layers the counts and lists in the config
+    follow, and the indices that caches use, as in a stock model of fewer layers.
 
     A unit is taken out if its consumer reads nothing of it (all its columns are zero), an expert if
     its router never chooses it. Every layer keeps at least one unit, even one that contributes
@@ -64,11 +69,22 @@ def compact_model(
     check_not_fully_sharded(model)
     if find_patch(model) is not None:
         unpatch_model(model)
-    anatomy = anatomy_of(model, anatomy, example_inputs)
-    counts = needed_units(model, anatomy, multiple_of, example_inputs)
-    if not _removes_any(counts):
-        raise ValueError(_nothing_dead(model, anatomy, multiple_of, example_inputs))
-    return cut_model(model, anatomy, counts, check=check, example_inputs=example_inputs)
+    put_back = take_out_layers(model, check=check, example_inputs=example_inputs)
+    try:
+        # An anatomy names the layers as they were before any was taken out.
+        anatomy = anatomy_of(model, None if put_back else anatomy, example_inputs)
+        counts = needed_units(model, anatomy, multiple_of, example_inputs)
+        if _removes_any(counts):
+            cut_model(model, anatomy, counts, check=check, example_inputs=example_inputs)
+        elif put_back is None:
+            raise ValueError(_nothing_dead(model, anatomy, multiple_of, example_inputs))
+    except Exception:
+        if put_back is not None:
+            put_back()
+        raise
+    forget_source(model)
+    keep_unsaved(model)
+    return model
 
 
 def can_compact(
@@ -80,6 +96,8 @@ def can_compact(
 ) -> bool:
     """Return whether `compact_model` can take anything out, given the same arguments."""
     check_multiple(multiple_of)
+    if passed_layers(model):
+        return True
     anatomy = anatomy_of(model, anatomy, example_inputs)
     return _removes_any(needed_units(model, anatomy, multiple_of, example_inputs))
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from hf_td.anatomy import Anatomy, in_own_type, linear_layers
 from hf_td.anatomy.given import anatomy_of
 from hf_td.anatomy.replaced import check_not_fully_sharded
-from hf_td.compaction import check_multiple, cut_model, needed_units
+from hf_td.compaction import check_multiple, cut_model, needed_units, take_out_layers
 from hf_td.files import check_free, folder_bytes, whole_folder, write_text
 from hf_td.hub.card.info import CardInfo
 from hf_td.hub.card.removal import count_removal
@@ -102,11 +102,13 @@ def export_model(
     _check_plain(model)
     shell = _shell_of(model)
     anatomy = anatomy_of(shell, anatomy, example_inputs)
+    removal = count_removal(shell, anatomy.holders)  # before it is cut
+    if take_out_layers(shell, check=check, example_inputs=example_inputs) is not None:
+        anatomy = anatomy_of(shell, None, example_inputs)
     needed = needed_units(shell, anatomy, multiple_of, example_inputs)
     source = Source(model=shell, anatomy=anatomy, needed=needed, keep_heads_stock=keep_heads_stock)
     name, plan, reason = choose_form(form, source)
     hint = stock_hint(source) if form == AUTO and name != "stock" else None
-    removal = count_removal(shell, anatomy.holders)  # before it is cut
     _cut(source, plan, example_inputs, check=check)
     chosen = load_form(name)
     with whole_folder(folder, overwrite=overwrite) as temporary:

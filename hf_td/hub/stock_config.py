@@ -8,18 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import reduce
 from math import ceil
-from operator import getitem
 from typing import Any, Literal
 
-import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import PreTrainedConfig
 
 from hf_td.anatomy import Block, Holder, Mixture, Part, find_layer, parameter_names
-from hf_td.compaction import LAYOUT_KEY
+from hf_td.modules.stock_models import Fields, Path, attempt, build_empty, stock_config
 
 # Fields that may hold a feed-forward width, or its ratio to the hidden size.
 RATIO_FIELDS = ("mlp_ratio",)
@@ -42,21 +38,8 @@ HEAD_FIELDS = ("num_attention_heads", "num_heads", "n_heads", "n_head", "num_dec
 KV_HEAD_FIELDS = ("num_key_value_heads", "num_kv_heads")
 HEAD_SIZE_FIELDS = ("head_dim", "d_kv")
 
-# The errors that configs and models raise for fields that contradict each other.
-REFUSALS = (
-    StrictDataclassError,
-    ValueError,
-    TypeError,
-    RuntimeError,
-    AssertionError,
-    ZeroDivisionError,
-)
-
 # Numbers of units by block or mixture.
 Units = dict[Holder, int]
-# Names of attributes from a config to a nested one or to a field of it; and fields by such paths.
-Path = tuple[str, ...]
-Fields = Mapping[Path, Any]
 
 _MARGIN = 1e-3  # of a neuron: above rounding, and far below one where hidden sizes differ
 
@@ -76,7 +59,7 @@ def express(
         It is never lower than wanted, and the full number where no field expresses a lower one.
     """
     blocks = list(blocks)
-    config = _stock_config(model.config, {})
+    config = stock_config(model.config, {})
     stock = build_empty(model, config)
     full = {block: _width(stock, block) for block in blocks if block in wanted}
     fields: dict[Path, Any] = {}
@@ -84,7 +67,7 @@ def express(
         fields |= _widths(model, config, tower, "feed_forward", wanted, full)
         fields |= _widths(model, config, tower, "experts", wanted, full)
         fields |= _heads(model, config, tower, wanted, full)
-    config = _stock_config(config, fields)
+    config = stock_config(config, fields)
     return config, units_of(build_empty(model, config), blocks)
 
 
@@ -119,12 +102,6 @@ def _parameters(model: nn.Module, block: Holder) -> list[str]:
         return [piece.parameter for piece in block.slices]
     own = [name for module in block.modules for name in parameter_names(model, module)]
     return [*own, *(companion.parameter for companion in block.companions)]
-
-
-def build_empty(model: nn.Module, config: Any) -> nn.Module:
-    """Build a model of the same class from another config, on the meta device."""
-    with torch.device("meta"):
-        return type(model)(config)
 
 
 def _width(model: nn.Module, block: Holder) -> int:
@@ -186,31 +163,6 @@ def _paths(config: Any, path: Path = ()) -> dict[int, Path]:
     return found
 
 
-def _stock_config(config: Any, fields: Fields) -> Any:
-    """Return a validated copy of a config, with some fields changed and without its layout."""
-    values = config.to_dict()
-    for (*path, name), value in fields.items():
-        reduce(getitem, path, values)[name] = value
-    _drop_layouts(values)
-    return type(config).from_dict(values)
-
-
-def _drop_layouts(values: dict[str, Any]) -> None:
-    """Remove the layouts of a config and of the configs nested in it, in their JSON forms."""
-    values.pop(LAYOUT_KEY, None)
-    for nested in values.values():
-        if isinstance(nested, dict):
-            _drop_layouts(nested)
-
-
-def _attempt(model: nn.Module, config: Any, fields: Fields) -> nn.Module | None:
-    """Build a stock model with these fields; return None where its class refuses them."""
-    try:
-        return build_empty(model, _stock_config(config, fields))
-    except REFUSALS:
-        return None
-
-
 def _widths(
     model: nn.Module,
     config: Any,
@@ -240,7 +192,7 @@ def _controlled(
     first = next(iter(full.values()))
     doubled = {b: 2 * (width if name in RATIO_FIELDS else first) for b, width in full.items()}
     value = _field_value(tower.config, name, [(2 * first, first)])
-    trial = _attempt(model, config, tower.placed({name: value}))
+    trial = attempt(model, config, tower.placed({name: value}))
     return [] if trial is None else [b for b in full if _width(trial, b) == doubled[b]]
 
 
@@ -270,7 +222,7 @@ def _heads(
     every = full[blocks[0]] // per_unit
     for units in range(max(wanted[block] for block in blocks), every):
         fields = tower.placed(_head_fields(tower.config, blocks[0], units))
-        trial = _attempt(model, config, fields)
+        trial = attempt(model, config, fields)
         if trial is not None and all(_width(trial, b) == units * per_unit for b in blocks):
             return fields
     return {}

@@ -1,6 +1,6 @@
 """The modeling file of a compact checkpoint, which loads it where hf_td is not installed.
 
-The file is made of four modules that import nothing else of hf_td. So it does what they do: it
+The file is made of six modules that import nothing else of hf_td. So it does what they do: it
 registers the loader, and what it loads is saved with a copy of the file again.
 """
 
@@ -12,7 +12,14 @@ from pathlib import Path
 MODULE = "modeling_hf_td"
 FILE = f"{MODULE}.py"
 
-_PIECES = ("saving.py", "compact_shapes.py", "compact_saving.py", "compact_loading.py")
+_PIECES = (
+    "saving.py",
+    "classes.py",
+    "passing.py",
+    "compact_shapes.py",
+    "compact_saving.py",
+    "compact_loading.py",
+)
 _HEAD = f'''"""Loads this compact model in transformers, with no other package.
 
 It was written by hf_td, and is used by `from_pretrained(..., trust_remote_code=True)`.

@@ -1,4 +1,4 @@
-"""Records what was cut from a model, and the routers that leave experts out."""
+"""Records what was cut from a model, the routers that leave experts out, and passed layers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from hf_td.modules.compact_saving import LAYOUT_KEY, attach_layout, layout_of_model
 from hf_td.modules.compact_shapes import CompactLayout
+from hf_td.modules.passing import passed_layers
 from hf_td.modules.routing import mark_pruned, marked_routers
 
 __all__ = ["LAYOUT_KEY", "layout_of_model", "mark_routers", "record_layout"]
@@ -20,11 +21,12 @@ def record_layout(
     shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
     attributes: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
 ) -> None:
-    """Update the layout in a model's configs with changed shapes, attributes and marked routers.
+    """Update the layout in a model's configs with changed shapes, attributes and marked modules.
 
     A checkpoint with a layout loads after `import hf_td`, or by the modeling file that
     `save_pretrained` writes. A model with marked routers has stock shapes, and its checkpoint would
     load with all experts. So its `save_pretrained` raises until the marked experts are taken out.
+    Layers that are passed by are passed by again in the loaded model.
     A model without a config has no record, and parts of it with a config have theirs.
 
     Args:
@@ -34,7 +36,8 @@ def record_layout(
     """
     known = layout_of_model(model) or CompactLayout()
     layout = known | CompactLayout(shapes=shapes, attributes=attributes)
-    attach_layout(model, replace(layout, routers=tuple(marked_routers(model))))
+    marked = {"routers": tuple(marked_routers(model)), "passed": tuple(passed_layers(model))}
+    attach_layout(model, replace(layout, **marked))
 
 
 def mark_routers(model: nn.Module, layout: CompactLayout) -> None:

@@ -2,9 +2,9 @@
 
 A layout is kept in config.json, and anybody may have written that. It is checked against the stock
 model before anything is allocated, it can only make tensors smaller, and it names nothing but
-parameters, routers and a fixed set of counts.
+parameters, routers, layers and a fixed set of counts.
 
-This file imports nothing of hf_td: a saved model takes a copy of it along, see
+This file imports nothing of hf_td that a saved model does not take along with it, see
 `hf_td.modules.compact_file`.
 """
 
@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from hf_td.modules.passing import mark_passed
 
 VERSION = 1
 
@@ -59,21 +61,27 @@ class CompactLayout:
         attributes: module name to the counts that its forward reads.
         routers: names of the routers that never choose what has rows of zeros: experts that were
             pruned and not taken out. Only archives keep such models.
+        passed: names of the layers of a stack that are passed by: pruned and not taken out.
         parts: model type of a part with its own config, such as a text tower, to its module name.
     """
 
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     attributes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     routers: tuple[str, ...] = ()
+    passed: tuple[str, ...] = ()
     parts: Mapping[str, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         """Return False for the layout of a stock model."""
-        return bool(self.shapes or self.attributes or self.routers)
+        return bool(self.shapes or self.attributes or self.routers or self.passed)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form, as `quantization_config` of a model's config."""
-        rest = {"routers": list(self.routers), "parts": dict(self.parts)}
+        rest = {
+            "routers": list(self.routers),
+            "passed": list(self.passed),
+            "parts": dict(self.parts),
+        }
         return {
             "quant_method": QUANT_METHOD,
             "version": VERSION,
@@ -92,7 +100,7 @@ class CompactLayout:
         _expect(isinstance(values, Mapping), "layout", "a mapping", values)
         known = {"quant_method", "version", "shapes", "attributes"}
         found = sorted(map(str, values))
-        fine = set(values) - {"routers", "parts"} == known
+        fine = set(values) - {"routers", "passed", "parts"} == known
         _expect(fine, "layout", f"the keys {sorted(known)}", found)
         for key, wanted in (("quant_method", QUANT_METHODS), ("version", (VERSION,))):
             got = values[key]
@@ -104,7 +112,8 @@ class CompactLayout:
         return cls(
             shapes={name: _shape(name, dims) for name, dims in values["shapes"].items()},
             attributes={name: _counts(name, c) for name, c in values["attributes"].items()},
-            routers=_names(values.get("routers", ())),
+            routers=_names("routers", values.get("routers", ())),
+            passed=_names("passed", values.get("passed", ())),
             parts=_paths(values.get("parts", {})),
         )
 
@@ -120,6 +129,7 @@ class CompactLayout:
             shapes=inside(self.shapes),
             attributes=inside(self.attributes),
             routers=tuple(inside(dict.fromkeys(self.routers))),
+            passed=tuple(inside(dict.fromkeys(self.passed))),
             parts={kind: name.removeprefix(within) for kind, name in parts.items()},
         )
 
@@ -129,6 +139,22 @@ class CompactLayout:
             shapes={f"{path}.{name}": shape for name, shape in self.shapes.items()},
             attributes={f"{path}.{name}": counts for name, counts in self.attributes.items()},
             routers=tuple(f"{path}.{name}" for name in self.routers),
+            passed=tuple(f"{path}.{name}" for name in self.passed),
+        )
+
+    def renamed(self, names: Mapping[str, str]) -> CompactLayout:
+        """Return this layout with other names of modules; what has no other name is left out."""
+        shapes = {
+            f"{names[path]}.{leaf}": shape
+            for (path, _, leaf), shape in ((n.rpartition("."), s) for n, s in self.shapes.items())
+            if path in names
+        }
+        return CompactLayout(
+            shapes=shapes,
+            attributes={names[n]: counts for n, counts in self.attributes.items() if n in names},
+            routers=tuple(names[name] for name in self.routers if name in names),
+            passed=tuple(names[name] for name in self.passed if name in names),
+            parts={kind: names[name] for kind, name in self.parts.items() if name in names},
         )
 
     def __or__(self, other: CompactLayout) -> CompactLayout:
@@ -137,6 +163,7 @@ class CompactLayout:
             shapes={**self.shapes, **other.shapes},
             attributes={**self.attributes, **other.attributes},
             routers=tuple(dict.fromkeys((*self.routers, *other.routers))),
+            passed=tuple(dict.fromkeys((*self.passed, *other.passed))),
             parts={**self.parts, **other.parts},
         )
 
@@ -158,7 +185,8 @@ class CompactLayout:
             return next((spelling for spelling in spellings if spelling in names), name)
 
         shapes = {rename(name): shape for name, shape in self.shapes.items()}
-        is_part = not names.isdisjoint(shapes)
+        passed = tuple(map(rename, self.passed))
+        is_part = not names.isdisjoint({*shapes, *passed})
 
         def is_there(name: str) -> bool:
             return name in names or not is_part
@@ -168,6 +196,7 @@ class CompactLayout:
             shapes={name: shape for name, shape in shapes.items() if is_there(name)},
             attributes={name: counts for name, counts in attributes.items() if is_there(name)},
             routers=tuple(filter(is_there, map(rename, self.routers))),
+            passed=tuple(filter(is_there, passed)),
         )
 
     def check(self, stock: nn.Module) -> None:
@@ -195,6 +224,11 @@ class CompactLayout:
             rows = parameters.get(f"{name}.weight")
             fits = name in modules and rows is not None and rows.dim() == 2
             _expect(fits, "layout.routers", "routers of the model", name)
+        for name in self.passed:
+            path, _, index = name.rpartition(".")
+            layers = modules.get(path)
+            fits = isinstance(layers, nn.ModuleList) and index in layers._modules
+            _expect(fits, "layout.passed", "layers of stacks of the model", name)
 
 
 def _expect(holds: bool, field: str, expected: str, got: Any) -> None:
@@ -213,9 +247,9 @@ def _shape(name: str, dims: Any) -> tuple[int, ...]:
     return tuple(dims)
 
 
-def _names(value: Any) -> tuple[str, ...]:
+def _names(key: str, value: Any) -> tuple[str, ...]:
     fine = isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
-    _expect(fine, "layout.routers", "a list of names", value)
+    _expect(fine, f"layout.{key}", "a list of names", value)
     return tuple(value)
 
 
@@ -249,6 +283,8 @@ def apply_layout(model: nn.Module, layout: CompactLayout) -> None:
         first = parameters[name].detach()[tuple(map(slice, shape))]
         set_parameter(model, name, first.clone())
     set_counts(model, layout.attributes)
+    for name in layout.passed:
+        mark_passed(model.get_submodule(name))
 
 
 def set_parameter(model: nn.Module, name: str, value: torch.Tensor) -> None:

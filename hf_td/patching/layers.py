@@ -11,7 +11,7 @@ How a weight is masked:
    saves one byte for each weight on the CPU; on CUDA it computes the mask again. Neither the mask
    nor the masked weight outlives them.
 4. A unit is dropped at its consumer, by infinite cut-offs in the unit's inputs; an expert at its
-   router, by an infinite cut-off of its own.
+   router, and a whole layer in its stack, each by an infinite cut-off of its own.
 5. `scale` changes only together with the averages of measured activations.
 6. In eval mode a layer computes its stock forward with the whole weight.
 """
@@ -32,6 +32,7 @@ from hf_td.anatomy.replaced import is_packed
 from hf_td.functional import Cut, Rule
 from hf_td.modules.classes import class_of
 from hf_td.modules.layouts import Stack, linear_layout, stacks_of
+from hf_td.modules.passing import LayerList
 from hf_td.modules.routing import (
     MaskedRouterMixin,
     Router,
@@ -40,69 +41,8 @@ from hf_td.modules.routing import (
     routed_squares,
     stock_class,
 )
-from hf_td.patching.distributed import process_number
-from hf_td.ranking.activations import sampled_squares
-
-
-class TargetedMixin:
-    """The state of a targeted layer. A module changes to its class in place.
-
-    Attributes:
-        cutoff: see `functional.Cut`; a buffer that is not saved, like every tensor here.
-        draw: see `functional.Cut`.
-        scale: see `functional.Cut`; None if importance does not use activations.
-        rule: the rule by which every update scores the weight.
-        input_squares: sum of the squared inputs in a measured update, `(fan_in,)`; None if
-            importance does not use activations.
-        input_rows: number of rows in `input_squares`.
-        measuring: True in measured updates.
-    """
-
-    weight: nn.Parameter
-    cutoff: Tensor
-    draw: Tensor
-    scale: Tensor | None
-    rule: Rule
-    input_squares: Tensor | None
-    input_rows: Tensor
-    measuring: bool = False
-
-    bias: nn.Parameter | None
-
-    @property
-    def cut(self) -> Cut:
-        """The numbers of this update."""
-        return Cut(self.cutoff, self.draw, self.scale)
-
-    def masked_weight(self) -> Tensor:
-        """Return the masked weight of this update."""
-        return kernels.masked(self.weight, self.cut, self.rule)
-
-    def masked_linear(self, input: Tensor) -> Tensor:
-        """Return the output for an input with the masked weight of this update."""
-        self.measure_if_due(input)
-        return kernels.masked_linear(input, self.weight, self.bias, self.cut, self.rule)
-
-    def measure(self, *inputs: Any) -> None:
-        """Add the squares of the first input, `(..., fan_in)`, to those of this update."""
-        self.add_squares(*sampled_squares(inputs[0], process_number()))
-
-    def add_squares(self, squares: Tensor, rows: int) -> None:
-        """Add a sum of squares, and the number of its rows, to those of this update."""
-        if self.input_squares is not None:
-            self.input_squares += squares
-            self.input_rows += rows
-
-    def measure_if_due(self, *inputs: Any) -> None:
-        """Measure a training input in measured updates.
-
-        A compiled forward measures in every update: a switch, or hooks that come and go, would
-        recompile it. Sums from other updates are reset at the start of the next measured one.
-        """
-        due = torch.compiler.is_compiling() or self.measuring
-        if due and self.input_squares is not None:
-            with torch.no_grad():
-                self.measure(*inputs)
+from hf_td.patching.targeted import TargetedMixin
+from hf_td.patching.whole_layers import TargetedStack, restore_layers, target_layers
 
 
 class TargetedLinear(TargetedMixin, nn.Linear):
@@ -210,6 +150,7 @@ def _shadowed(module: Any, tensors: Mapping[str, Tensor]) -> Iterator[None]:
 TARGETED: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: TargetedLinear,
     Conv1D: TargetedConv1D,
+    nn.ModuleList: TargetedStack,
 }
 
 
@@ -225,7 +166,7 @@ def _targeted_class(layer: Any) -> type[nn.Module]:
 
 
 def _module_of(layer: Any) -> Any:
-    return layer.module if isinstance(layer, (Stack, Router)) else layer
+    return layer.module if isinstance(layer, (Stack, Router, LayerList)) else layer
 
 
 def _local_name(layer: Any, name: str) -> str:
@@ -238,7 +179,7 @@ def check_targetable(name: str, layer: Any) -> None:
 
     Args:
         name: dotted name of the layer, for the message.
-        layer: a linear layer, a stack of experts, or a router.
+        layer: a linear layer, a stack of experts, a router, or a stack of layers.
 
     Raises:
         TypeError: the class has no targeted variant (as with quantised layers), the layer is
@@ -246,14 +187,16 @@ def check_targetable(name: str, layer: Any) -> None:
     """
     module = _module_of(layer)
     stock = type(module)
-    known = isinstance(layer, (nn.Linear, Conv1D, Stack, Router)) and not is_targeted(module)
+    kinds = (nn.Linear, Conv1D, Stack, Router, LayerList)
+    known = isinstance(layer, kinds) and not is_targeted(module)
     if not (known and _is_ordinary(layer.weight)):
         raise TypeError(
             f"cannot target {name}: expected a Linear or Conv1D layer with a floating-point weight "
             f"of its own, got {stock.__module__}.{stock.__name__}{_kind_of_weight(layer)}. "
             f"Leave it out by exclude=[{name!r}]"
         )
-    if "forward" in module.__dict__:
+    inside = tuple(module) if isinstance(layer, LayerList) else ()
+    if any("forward" in one.__dict__ for one in (module, *inside)):
         raise TypeError(
             f"cannot target {name}: its forward was replaced on the instance, as device_map hooks "
             "and kernel patches do. Patch the model first, or load it without them"
@@ -340,6 +283,8 @@ def target(layer: Any, rule: Rule, cutoff: Tensor, *, scaled: bool, measured: bo
     module = _module_of(layer)
     if not is_targeted(module):
         module.__class__ = _targeted_class(layer)
+        if isinstance(layer, LayerList):
+            target_layers(module)
     device = layer.weight.device
     module.__dict__[_local_name(layer, "rule")] = rule
     buffers: dict[str, Tensor | None] = {
@@ -372,6 +317,8 @@ def restore(layer: Any) -> None:
         module.__class__ = type(module).__bases__[-1]
     if isinstance(layer, Router):
         mark_pruned(module)
+    if isinstance(layer, LayerList):
+        restore_layers(module)
 
 
 def set_buffer(layer: Any, name: str, value: Tensor) -> None:
@@ -397,8 +344,10 @@ def kept(layer: Any) -> Tensor:
     """Return True where the current update keeps a weight, boolean, in the shape of the weight.
 
     Of a sharded weight it is the part of this process.
-    For a router it is `(experts,)`, True for kept experts.
+    For a router it is `(experts,)`, True for kept experts; for a stack of layers `(layers,)`.
     """
+    if isinstance(layer, LayerList):
+        return ~layer.module.dropped()
     if isinstance(layer, Router):
         return ~_dropped_experts(layer.module)
     weight, cut = layer.weight.detach(), cut_of(layer)
@@ -410,7 +359,9 @@ def kept(layer: Any) -> Tensor:
 
 
 def measured_features(layer: Any) -> int:
-    """Return the number of measured features: inputs of a layer, experts of a router."""
+    """Return the number of measured features: inputs, or experts of a router, or layers."""
+    if isinstance(layer, LayerList):
+        return len(layer.module)
     layout = linear_layout(layer)
     return layer.weight.shape[0 if layout is None else layout.fan_in_dim]
 

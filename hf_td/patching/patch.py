@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from hf_td.anatomy import Anatomy
+from hf_td.anatomy import Anatomy, with_stacks
 from hf_td.anatomy.given import anatomy_of
 from hf_td.anatomy.replaced import check_not_fully_sharded
 from hf_td.config import (
@@ -156,7 +156,7 @@ def patch_model(
     anatomy: Anatomy | None = None,
     **overrides: Any,
 ) -> ModelT:
-    """Replace attention and feed-forward projections, or routers, by targeted layers, in place.
+    """Replace projections, routers, or layers of stacks by targeted ones, in place.
 
     The parameters stay the same objects under the same names. In eval mode the outputs do not
     change. Train the model with `TargetedDropoutTrainer`, or with any loop that calls `anneal`
@@ -188,6 +188,8 @@ def patch_model(
             f"Use one of {list(IN_TRAINING)}"
         )
     anatomy = anatomy_of(model, anatomy, example_inputs)
+    if config.layers_level != "none":
+        anatomy = with_stacks(model, anatomy, example_inputs)
     activations = Activations() if config.importance == "activation" else None
     patch = Patch(config, anatomy, plan_sites(model, anatomy, config, activations), activations)
     for site in patch.sites:

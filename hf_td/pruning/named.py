@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hf_td.anatomy import Anatomy, Block
+from hf_td.anatomy import Anatomy, Block, read_stacks
 from hf_td.anatomy.given import anatomy_of
 from hf_td.config import TargetedDropoutConfig
+from hf_td.modules.compact_layout import record_layout
+from hf_td.pruning.layers import NamedLayers, named_layers
 from hf_td.pruning.report import PruningReport, count_sparsity
-from hf_td.ranking.sites import UnitSite, plan_sites
+from hf_td.ranking.sites import LayerSite, UnitSite, layer_site, plan_sites
 from hf_td.ranking.source import forget_source
 
 # Kinds of units to the part of the model that has them.
@@ -22,31 +25,47 @@ Named = Mapping[int | str, Iterable[int]]
 
 @torch.no_grad()
 def prune_units(
-    model: nn.Module, units: Mapping[str, Named], *, anatomy: Anatomy | None = None
+    model: nn.Module,
+    units: Mapping[str, Named | NamedLayers],
+    *,
+    anatomy: Anatomy | None = None,
+    example_inputs: Mapping[str, Any] | None = None,
 ) -> PruningReport:
-    """Set these heads and neurons to zero, in place.
+    """Set these heads, neurons and layers to zero, in place.
 
     `prune_units(model, {"heads": {0: [1, 3]}, "neurons": {5: range(512)}})` prunes two heads of the
     first attention block and the first 512 neurons of the sixth feed-forward block. Blocks count
     from 0, in the order in which the model runs them; with grouped queries a head is a KV head
     together with its query heads. Where blocks are tied, as in T5, their units go together.
 
+    `prune_units(model, {"layers": [5]})` prunes the sixth layer, attention and feed-forward
+    together, and `{"layers": {"encoder": [1], "decoder": [2]}}` a layer of each stack. A pruned
+    layer is passed by: its output is its input, also after `save_pretrained` and `from_pretrained`.
+    `compact_model` and `export_model` take it out.
+
     Args:
         model: any model that can be patched; patched or not.
-        units: `heads` and `neurons`, each with the numbers or names of blocks, and their units.
+        units: `heads` and `neurons`, each with the numbers or names of blocks, and their units; and
+            `layers`, with the indices of layers, or with the names of stacks and their indices.
         anatomy: what `read_anatomy(model)` returned; None reads the model.
+        example_inputs: what `model(**example_inputs)` takes: keyword arguments of one forward.
+            They are needed only where none that can be made runs.
 
     Returns:
         What is removed, by layer and in total.
 
     Raises:
-        ValueError: there is no such kind, block or unit, a block's units cannot be removed, or a
+        ValueError: there is no such kind, block, unit, stack or layer, it cannot be removed, or a
             weight is not finite.
     """
-    anatomy = anatomy_of(model, anatomy, None)
-    named = dict(_blocks_of(anatomy, units))
+    anatomy = anatomy_of(model, anatomy, example_inputs)
+    units = dict(units)
+    layers = units.pop("layers", None)
+    gone = [] if layers is None else _layer_sites(model, layers, example_inputs)
+    named: dict[Block, Iterable[int]] = dict(_blocks_of(anatomy, units))
     config = TargetedDropoutConfig(level="unit")
-    sites = [site for site in plan_sites(model, anatomy, config) if isinstance(site, UnitSite)]
+    every = plan_sites(model, anatomy, config) if named else ()
+    sites = [site for site in every if isinstance(site, UnitSite)]
     chosen: dict[int, Tensor] = {}
     for site in sites:
         if site.block in named:
@@ -58,18 +77,30 @@ def prune_units(
     for site in sites:
         if site.index in chosen:
             site.remove(chosen[site.index].to(site.layer.weight.device))
-    if chosen:
+    for site, indices in gone:
+        site.remove(torch.zeros(site.ranked_shape, dtype=torch.bool).index_fill(0, indices, True))
+    if gone:
+        record_layout(model)
+    if chosen or gone:
         forget_source(model)
     return count_sparsity(model, anatomy.holders)
 
 
-def _blocks_of(
-    anatomy: Anatomy, units: Mapping[str, Named]
-) -> Iterator[tuple[Block, Iterable[int]]]:
+def _layer_sites(
+    model: nn.Module, layers: Any, example_inputs: Mapping[str, Any] | None
+) -> list[tuple[LayerSite, Tensor]]:
+    """Return the site of each stack that loses layers, with their indices."""
+    stacks = read_stacks(model, example_inputs)
+    wanted = named_layers(stacks, layers)
+    sites = [layer_site(model, stack, 0) for stack in stacks if stack.name in wanted]
+    return [(site, torch.tensor(wanted[site.name])) for site in sites if wanted[site.name]]
+
+
+def _blocks_of(anatomy: Anatomy, units: Mapping[str, Any]) -> Iterator[tuple[Block, Iterable[int]]]:
     """Yield each named block with its units."""
     for kind, named in units.items():
         if kind not in _PARTS:
-            raise ValueError(f"units are {' or '.join(_PARTS)}, got {kind!r}")
+            raise ValueError(f"units are {', '.join(_PARTS)} or layers, got {kind!r}")
         blocks = [block for block in anatomy.blocks if block.part == _PARTS[kind]]
         for key, some in named.items():
             yield _find(blocks, key, kind), some

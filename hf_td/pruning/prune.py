@@ -48,6 +48,10 @@ def prune_model(
     `compact_model` and `export_model` take them out. Until then `save_pretrained` refuses: no stock
     checkpoint can say which experts are removed.
 
+    With `layers_level="unit"` whole layers are removed too: in each stack those of lowest
+    importance, down to one. A removed layer is passed by: its output is its input, also in a model
+    that was saved and loaded. `compact_model` and `export_model` take it out.
+
     The pruned model no longer names the folder that it was loaded from (`name_or_path`), which has
     the model before pruning. Save it, and load it from there, where a program needs a name.
 
@@ -55,8 +59,8 @@ def prune_model(
         model: any model that can be patched; patched or not, trained with targeted dropout or not.
         sparsity: the fraction to remove, in [0, 1]; under a pattern N:M at most N/M, at which every
             group of M neighbours loses exactly N (below it, at most N). A mapping gives each part
-            its own, such as `{"attention": 0.25, "feed_forward": 0.75}`; a part that is not in it
-            stays whole.
+            its own, such as `{"attention": 0.25, "feed_forward": 0.75}`, and whole layers as
+            `layers`; a part that is not in it stays whole.
         config: which layers, and at which level. None means the settings that the model was trained
             with (its own config records them), or else the defaults. Their importance is by the
             scores that a baseline has learned, by activation if there is a calibration, or by
@@ -103,7 +107,7 @@ def prune_model(
         check_reachable(some, fraction)
     for some, fraction in wanted:
         remove_lowest(some, fraction, budget)
-    if any(site.kind == "expert" for site in sites):
+    if any(site.kind in ("expert", "layer") for site in sites):
         record_layout(model)
     if any(fraction > 0 for _, fraction in wanted):
         forget_source(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from hf_td.anatomy import Block, Holder, Mixture, find_layer
 from hf_td.kernels.reductions import count_nonzero
+from hf_td.modules.passing import passed_layers
 from hf_td.modules.routing import pruned_experts
 from hf_td.ranking.importance import read_units
 
@@ -47,8 +49,9 @@ class BlockSparsity:
 
     Attributes:
         name: dotted name.
-        part: `attention` (heads, or KV groups), `feed_forward` (neurons) or `experts`.
-        removed: units of which the consumer reads nothing, or experts that are never chosen.
+        part: `attention` (heads, or KV groups), `feed_forward` (neurons), `experts` or `layers`.
+        removed: units of which the consumer reads nothing, experts that are never chosen, or layers
+            that are passed by.
         total: all units; inside experts, those of all experts.
     """
 
@@ -64,7 +67,7 @@ class PruningReport:
 
     Attributes:
         layers: one entry for each prunable projection.
-        blocks: one entry for each block, and for each mixture.
+        blocks: one entry for each block, for each mixture, and for each stack that lost layers.
         parameters: number of all parameters of the model, embeddings and biases included.
     """
 
@@ -132,7 +135,7 @@ def count_sparsity(model: nn.Module, holders: Iterable[Holder]) -> PruningReport
     names = dict.fromkeys(name for block in blocks for name in block.modules)
     return PruningReport(
         layers=tuple(_count_layer(model, name) for name in names),
-        blocks=tuple(_count_units(model, holder) for holder in holders),
+        blocks=(*(_count_units(model, holder) for holder in holders), *_count_layers(model)),
         parameters=sum(p.numel() for p in model.parameters()),
     )
 
@@ -152,6 +155,13 @@ def live_units(model: nn.Module, holder: Holder) -> Tensor:
 def _count_layer(model: nn.Module, name: str) -> LayerSparsity:
     weight = find_layer(model, name).weight.detach()
     return LayerSparsity(name, weight.numel() - count_nonzero(weight), weight.numel())
+
+
+def _count_layers(model: nn.Module) -> list[BlockSparsity]:
+    """Count the layers that are passed by in each stack that has some."""
+    removed = Counter(name.rpartition(".")[0] for name in passed_layers(model))
+    totals = {name: len(dict(model.get_submodule(name).named_children())) for name in removed}
+    return [BlockSparsity(name, "layers", n, totals[name]) for name, n in removed.items()]
 
 
 def _count_units(model: nn.Module, holder: Holder) -> BlockSparsity:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hf_td.anatomy import Anatomy
+from hf_td.anatomy import Anatomy, with_stacks
 from hf_td.anatomy.given import anatomy_of
 from hf_td.config import TargetedDropoutConfig, configure, trained_with
 from hf_td.patching.layers import can_measure
@@ -102,6 +102,8 @@ def select_sites(
         overrides["importance"] = "learned" if learned else default
     config = configure(config, overrides)
     anatomy = anatomy_of(model, anatomy, example_inputs)
+    if config.layers_level != "none":
+        anatomy = with_stacks(model, anatomy, example_inputs)
     sites = plan_sites(model, anatomy, config)
     _check_own_weights(sites)
     _check_merged(model, sites)
@@ -213,6 +215,12 @@ def _by_gradient(
             f"importance {config.importance!r} cannot rank the experts of {experts[0]}: without "
             "one the router chooses another, which no gradient shows. Use importance='magnitude' "
             "or 'activation'"
+        )
+    layers = [site.name for site in sites if site.kind == "layer"]
+    if layers:
+        raise ValueError(
+            f"importance {config.importance!r} cannot rank the layers of {layers[0]}: it is a sum "
+            "over the weights of one consumer. Use importance='magnitude' or 'activation'"
         )
     measure = {"taylor": taylor_scores, "movement": movement_scores}[config.importance]
     return _with_scores(sites, measure(model, sites, evidence.calibration), "scores by gradients")

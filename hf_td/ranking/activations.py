@@ -1,6 +1,7 @@
 """Activations: mean squares of the inputs of linear layers, which scale scores.
 
-A router's activations are those of the weights that it gives its experts.
+A router's activations are those of the weights that it gives its experts. Those of a stack of
+layers are how much each layer changes what flows through it.
 
 Importance by activation is not in the paper. The authors' code has an early form (`targeted_ard`),
 and Wanda (Sun et al., arXiv 2306.11695) ranks single weights by it.
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from hf_td.anatomy import evaluating
 from hf_td.config import trained_with
+from hf_td.modules.passing import hidden_in, hidden_out
 from hf_td.modules.routing import routed_squares
 from hf_td.ranking.saved import Saved
 
@@ -141,24 +143,57 @@ class Activations:
         return cls(ACTIVATIONS.read(path)) if path.is_file() else None
 
 
-def sampled_squares(inputs: Tensor, process: int = 0) -> tuple[Tensor, int]:
-    """Return the sum of squares of every thirteenth row, and the number of summed rows.
+def sampled_rows(inputs: Tensor, process: int = 0) -> Tensor:
+    """Return every thirteenth row of inputs `(..., features)`, `(rows, features)`, detached.
 
     Several processes sample every thirteenth row of all their rows together, as one process would,
     if each has as many.
 
+    The rows of this process follow those of processes with lower numbers.
+    """
+    rows = inputs.detach().reshape(-1, inputs.shape[-1])
+    return rows[-process * len(rows) % _ROW_STEP :: _ROW_STEP]
+
+
+def sampled_squares(inputs: Tensor, process: int = 0) -> tuple[Tensor, int]:
+    """Return the sum of squares of the sampled rows, and their number.
+
     Args:
         inputs: `(..., fan_in)`.
-        process: number of this process. Its rows follow those of processes with lower numbers.
+        process: number of this process.
 
     Returns:
         A float32 tensor `(fan_in,)`, and the number of rows.
     """
-    rows = inputs.detach().reshape(-1, inputs.shape[-1])
-    rows = rows[-process * len(rows) % _ROW_STEP :: _ROW_STEP]
+    rows = sampled_rows(inputs, process)
     if rows.dtype == torch.float64:
         rows = rows.float()  # vector_norm refuses a dtype narrower than its input's
     return torch.linalg.vector_norm(rows, dim=0, dtype=torch.float32).square(), rows.shape[0]
+
+
+def sampled_changes(
+    before: Tensor, after: Tensor, place: int, layers: int, process: int = 0
+) -> tuple[Tensor, int]:
+    """Return how much one layer of a stack changes the sampled rows of hidden states.
+
+    A row changes by one minus the cosine between its values before and after. Sums are times the
+    number of layers, since every layer counts its rows: the mean over all rows is that of a layer.
+
+    Args:
+        before: the hidden states of the layer's input, `(..., hidden)`.
+        after: those of its output.
+        place: index of the layer in its stack.
+        layers: number of layers in the stack.
+        process: number of this process.
+
+    Returns:
+        A float32 tensor `(layers,)`, zero but at the layer, and the number of rows.
+    """
+    rows, others = (sampled_rows(hidden, process).float() for hidden in (before, after))
+    changes = (1 - torch.cosine_similarity(rows, others, dim=-1)).clamp(min=0)
+    found = torch.zeros(layers, device=rows.device)
+    found[place] = changes.sum() * layers
+    return found, len(rows)
 
 
 def _squares(layer: Any, inputs: Tensor, output: Any) -> tuple[Tensor, int]:
@@ -176,7 +211,7 @@ def measure_activations(
 
     Args:
         model: any model; its mode is restored afterwards.
-        names: dotted names of linear layers and routers that a forward calls.
+        names: dotted names of linear layers, routers and stacks of layers that a forward calls.
         batches: keyword arguments for `model`: training data, never data of a reported metric.
 
     Raises:
@@ -190,8 +225,23 @@ def measure_activations(
         sums[name] = sums.get(name, 0) + total
         rows[name] = rows.get(name, 0) + count
 
-    wanted = list(names)
-    hooks = [model.get_submodule(name).register_forward_hook(partial(add, name)) for name in wanted]
+    def add_change(
+        name: str, place: int, layers: int, _: nn.Module, args: Any, kwargs: Any, output: Any
+    ) -> None:
+        before, after = hidden_in(args, kwargs), hidden_out(output)
+        total, count = sampled_changes(before, after, place, layers)
+        sums[name] = sums.get(name, 0) + total
+        rows[name] = rows.get(name, 0) + count
+
+    hooks = []
+    for name in names:
+        module = model.get_submodule(name)
+        if not isinstance(module, nn.ModuleList):
+            hooks.append(module.register_forward_hook(partial(add, name)))
+            continue
+        for place, layer in enumerate(module):
+            see = partial(add_change, name, place, len(module))
+            hooks.append(layer.register_forward_hook(see, with_kwargs=True))
     try:
         with evaluating(model):
             for batch in batches:

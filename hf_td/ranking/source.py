@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
 
 from hf_td.modules.saving import is_pretrained, save_with
-from hf_td.ranking.activations import ACTIVATIONS, attach_activations, find_activations
+from hf_td.ranking.activations import (
+    ACTIVATIONS,
+    Activations,
+    attach_activations,
+    find_activations,
+)
 from hf_td.ranking.learned import LEARNED, attach_learned, find_learned
 
 logger = logging.getLogger(__name__)
@@ -45,6 +50,38 @@ def _attach_saved(model: Any) -> None:
             attach_learned(model, learned)
     except ValueError as error:
         logger.warning("warning: %s. Saves of this model will not write it", error)
+
+
+def rename_saved(model: nn.Module, renamed: Mapping[str, str]) -> Callable[[], None]:
+    """Rename the layers of attached activations and learned scores; return what undoes it.
+
+    Args:
+        model: the model that layers were taken out of.
+        renamed: new names of modules by their old ones; what is of no such module is left out.
+    """
+    activations, learned = ACTIVATIONS.attached(model), LEARNED.attached(model)
+    undone: list[Callable[[], None]] = []
+    if activations is not None and activations[0] is not None:
+        own = activations[0]
+        before = Activations()
+        before.replace_by(own)
+        undone.append(lambda: own.replace_by(before))
+        own.mean_squares = _renamed(own.mean_squares, renamed)
+        own.measured = _renamed(own.measured, renamed)
+    if learned is not None and learned[0] is not None:
+        scores = dict(learned[0])
+        undone.append(lambda: attach_learned(model, scores))
+        attach_learned(model, _renamed(scores, renamed))
+
+    def undo() -> None:
+        for one in undone:
+            one()
+
+    return undo
+
+
+def _renamed(values: Mapping[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:
+    return {renamed[name]: value for name, value in values.items() if name in renamed}
 
 
 def keep_unsaved(model: nn.Module) -> None:

@@ -44,6 +44,9 @@ class TargetedDropoutFields:
     experts_level: Literal["unit", "none"] = _setting(
         "unit ranks whole experts of mixtures; none keeps all of them", default="none"
     )
+    layers_level: Literal["unit", "none"] = _setting(
+        "unit ranks whole layers of each stack; none keeps all of them", default="none"
+    )
     targeting: float | None = _setting(
         "final fraction of weights or units that are candidates, in [0, 1)"
     )

@@ -82,7 +82,7 @@ def test_named_units_are_those_and_blocks_have_names():
 @pytest.mark.parametrize(
     ("units", "message"),
     [
-        ({"head": {0: [1]}}, "units are heads or neurons, got 'head'"),
+        ({"head": {0: [1]}}, "units are heads, neurons or layers, got 'head'"),
         ({"heads": {2: [1]}}, "there is no block 2 with heads"),
         ({"heads": {0: [4]}}, "has the units 0 to 3, so 4 cannot be pruned"),
         ({"heads": {0: [-1]}}, "so -1 cannot be pruned"),

@@ -27,6 +27,9 @@ from tests.training.models import (
 @pytest.mark.parametrize(
     ("family", "level", "accumulation"),
     [
+        ("bert", "layers", 2),
+        ("llama", "layers", 1),
+        ("t5", "layers", 1),
         ("bert", "weight", 1),
         ("bert", "unit", 2),
         ("gpt2", "weight", 2),
@@ -38,7 +41,8 @@ from tests.training.models import (
 def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(
     family, level, accumulation, tmp_path
 ):
-    settings = saving_halfway(level, accumulation)
+    layers = {"layers_level": "unit"} if level == "layers" else {}
+    settings = {**saving_halfway("unit" if layers else level, accumulation), **layers}
     whole = trainer_of(tiny_model(family), seq2seq(family, tmp_path / "a", **settings), family)
     whole.train()
     checkpoint = tmp_path / "a" / f"checkpoint-{STEPS // 2}"

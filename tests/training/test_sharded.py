@@ -42,6 +42,7 @@ SETTINGS: dict[str, Any] = {
     "drop_rate": 0.5,
     "targeting_schedule": Schedule(shape="linear", initial=0.5, off=0.3),
 }
+LAYERS: dict[str, Any] = {"level": "unit", "layers_level": "unit"}
 # What is patched how. A row is (family, settings of the patch, how it is sharded).
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "weights": ("bert", {"level": "weight", "importance": "magnitude"}, {}),
@@ -57,6 +58,8 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "stacked experts": ("mixtral", {"level": "weight", "importance": "magnitude"}, {}),
     "neurons of experts": ("mixtral", {"level": "unit", "importance": "magnitude"}, {}),
     "whole experts": ("mixtral", {"level": "unit", "experts_level": "unit"}, {}),
+    "whole layers": ("llama", {**LAYERS, "importance": "magnitude"}, {}),
+    "whole layers by activation": ("bert", {**LAYERS, "importance": "activation"}, {}),
     "a decoder that keeps its weights": (
         "llama",
         {"level": "unit", "importance": "magnitude"},

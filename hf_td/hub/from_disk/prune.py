@@ -203,6 +203,11 @@ def _check_names(model: Any, anatomy: Anatomy, shards: Shards, source: Path) -> 
 def _check_sites(sites: Iterable[Site], budget: Budget) -> None:
     """Raise ValueError for what cannot be pruned a block at a time."""
     kinds = {site.kind for site in sites}
+    if "layer" in kinds:
+        raise ValueError(
+            "whole layers cannot be pruned from disk. Load the model and use prune_model, or leave "
+            "layers_level at 'none'"
+        )
     if "expert" in kinds:
         raise ValueError(
             "whole experts cannot be pruned from disk. Load the model and use prune_model, or "

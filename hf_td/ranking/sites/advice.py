@@ -26,7 +26,7 @@ def without_refused(anatomy: Anatomy, config: TargetedDropoutConfig) -> str:
             settings.append("feed_forward_level='weight'")
     single = [name_of(h) for h in refused if h.part not in whole]
     if single:
-        settings.append(_exclude(single, [name_of(h) for h in rest], config))
+        settings.append(exclude(single, [name_of(h) for h in rest], config))
     return f"Use {', '.join(settings)}"
 
 
@@ -34,7 +34,7 @@ def excluding(
     names: Collection[str], others: Collection[str], config: TargetedDropoutConfig
 ) -> str:
     """Return the setting that leaves out all of `names`, and nothing else of `others`."""
-    return f"use {_exclude(names, [n for n in others if n not in names], config)}"
+    return f"use {exclude(names, [n for n in others if n not in names], config)}"
 
 
 def name_of(holder: Holder) -> str:
@@ -49,7 +49,8 @@ def general(name: str) -> str:
     return ".".join("*" if part.isdigit() else part for part in name.split("."))
 
 
-def _exclude(names: Collection[str], others: Collection[str], config: TargetedDropoutConfig) -> str:
+def exclude(names: Collection[str], others: Collection[str], config: TargetedDropoutConfig) -> str:
+    """Return the value of `exclude` that leaves out all of `names`, and nothing of `others`."""
     patterns: dict[str, None] = dict.fromkeys(config.exclude)
     for name in names:
         pattern = general(name)

@@ -10,15 +10,16 @@ from typing import Any
 from torch import nn
 
 from hf_td import functional
-from hf_td.anatomy import Anatomy, Block, Holder, Mixture, find_layer
+from hf_td.anatomy import ONE_LAYER, Anatomy, Block, Holder, LayerStack, Mixture, find_layer
 from hf_td.config import Neighbours, TargetedDropoutConfig, matches
 from hf_td.modules.compact_layout import layout_of_model
 from hf_td.modules.routing import Router, empty_rows, pruned_experts
 from hf_td.ranking import importance
 from hf_td.ranking.activations import Activations
 from hf_td.ranking.importance import members_of
-from hf_td.ranking.sites.advice import excluding, general, without_refused
+from hf_td.ranking.sites.advice import exclude, excluding, general, without_refused
 from hf_td.ranking.sites.experts import ExpertSite
+from hf_td.ranking.sites.layers import LayerSite, layer_site
 from hf_td.ranking.sites.site import Site
 from hf_td.ranking.sites.units import UnitSite
 from hf_td.ranking.sites.weights import WeightSite
@@ -50,6 +51,11 @@ def plan_sites(
             f"experts_level='unit' is for mixtures of experts, and {type(model).__name__} has none "
             "with more experts than each token goes to. Use experts_level='none'"
         )
+    if config.layers_level != "none" and not anatomy.stacks:
+        raise ValueError(
+            f"layers_level='unit' is for models with stacks of layers, and {type(model).__name__} "
+            "has none that a config describes. Use layers_level='none'"
+        )
     makers: dict[tuple[type[Holder], str], Callable[[_Plan, Any], Iterator[Site]]] = {
         (Block, "weight"): _weight_sites,
         (Block, "unit"): _unit_sites,
@@ -61,6 +67,8 @@ def plan_sites(
         make = makers.get((type(holder), config.level_of(holder.part)))
         for site in make(plan, holder) if make else ():
             sites.setdefault(site.name, site)
+    for stack in anatomy.stacks if config.layers_level == "unit" else ():
+        sites |= {site.name: site for site in _layer_sites(plan, stack)}
     if not sites:
         raise ValueError(_nothing_to_patch(model, anatomy, config))
     return tuple(sites.values())
@@ -160,6 +168,29 @@ def _expert_sites(plan: _Plan, mixture: Mixture) -> Iterator[ExpertSite]:
     yield ExpertSite(name, router, index, mixture, places, plan.activations, random_key=random_key)
 
 
+def _layer_sites(plan: _Plan, stack: LayerStack) -> Iterator[LayerSite]:
+    config = plan.config
+    selected = matches(stack.name, config.include) and not matches(stack.name, config.exclude)
+    if not selected or stack.obstacle == ONE_LAYER:
+        return
+    if stack.obstacle is not None:
+        raise ValueError(
+            f"the layers of {stack.name} cannot be dropped: {stack.obstacle}. "
+            f"Use {exclude([stack.name], [], config)}, or layers_level='none'"
+        )
+    others = () if config.layers is None else set(range(stack.units)) - {*config.layers}
+    index = plan.index[stack.name]
+    random_key = plan.random_key(index)
+    yield layer_site(
+        plan.model,
+        stack,
+        index,
+        kept=others,
+        activations=plan.activations,
+        random_key=random_key,
+    )
+
+
 def _check_router(plan: _Plan, name: str, router: Router) -> None:
     """Raise if a router cannot leave experts out, or has rows of zeros, which mark experts.
 
@@ -187,9 +218,10 @@ def _unmarked_rows(router: Router) -> int:
 
 
 def _names(anatomy: Anatomy) -> list[str]:
-    """Return the names that patterns are matched with: projections, then routers."""
+    """Return the names that patterns are matched with: projections, then routers and stacks."""
     projections = [name for block in anatomy.blocks for name in block.modules]
-    return [*projections, *(mixture.router or mixture.experts for mixture in anatomy.mixtures)]
+    routers = [mixture.router or mixture.experts for mixture in anatomy.mixtures]
+    return [*projections, *routers, *(stack.name for stack in anatomy.stacks)]
 
 
 def _check_patterns(anatomy: Anatomy, config: TargetedDropoutConfig) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from hf_td.functional import Rule
 from hf_td.ranking.sites.slices import Slice
 
-Kind = Literal["weight", "unit", "expert"]
+Kind = Literal["weight", "unit", "expert", "layer"]
 
 
 class Cost(NamedTuple):
@@ -28,9 +28,9 @@ class Cost(NamedTuple):
 
 
 class Site(Protocol):
-    """A set of weights, units or experts that are ranked together.
+    """A set of weights, units, experts or layers that are ranked together.
 
-    An *entry* is what the site ranks: one weight, one unit or one expert. Scores and masks over
+    An *entry* is what the site ranks: one weight, unit, expert or layer. Scores and masks over
     entries have the shape of `scores()`.
     """
 

@@ -32,8 +32,9 @@ from hf_td.anatomy import (
     tensors_in,
 )
 from hf_td.compaction import compact_model
-from hf_td.hub.stock_config import REFUSALS, express
+from hf_td.hub.stock_config import express
 from hf_td.modules.routing import Router
+from hf_td.modules.stock_models import REFUSALS
 from hf_td.patching.patch import anneal, find_patch, patch_model, unpatch_model
 from hf_td.pruning import prune_model
 from lab.coverage.twins import RECIPES, Recipe, shrunk
