@@ -25,6 +25,7 @@ ROOMS = [
     "functional",
     "kernels",
     "schedules",
+    "recipes",
     "config",
     "modules",
     "anatomy",
