@@ -172,18 +172,23 @@ def _scattered(producers: Sequence[Projection]) -> str | None:
 
 def _one_unit(probe: Probe, producers: Sequence[Projection]) -> str | None:
     """Return the reason why several heads are one unit; None if there is just one head."""
-    features = {p.role: p.features.flatten() for p in producers}
-    if len(features["q"]) == len(features["k"]) and not _several_heads(probe, producers):
+    rows: Counter[Role] = Counter()
+    for producer in producers:
+        rows[producer.role] += producer.features.numel()
+    if rows["q"] == rows["k"] and not _several_heads(probe, producers):
         return None
     names = [feeder.name for feeder in probe.feeders]
-    queries = names.index(next(p.module for p in producers if p.role == "q"))
+    queries = [
+        (names.index(p.module), p.features.flatten()) for p in producers if p.role == "q"
+    ]  # several layers may give them
 
     def reached(choice: Tensor) -> list[Tensor]:
-        return [probe.reached(choice)[queries][features["q"]]]
+        hits = probe.reached(choice)
+        return [hits[feeder][features] for feeder, features in queries]
 
     if (_count_units(probe.channels, reached) or 1) == 1:
         return MIXED_HEADS
-    return SHARED_HEADS if len(features["v"]) < len(probe.channels) else SHARED_KEYS
+    return SHARED_HEADS if rows["v"] < len(probe.channels) else SHARED_KEYS
 
 
 def _several_heads(probe: Probe, producers: Sequence[Projection]) -> bool:

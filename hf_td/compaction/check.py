@@ -63,7 +63,7 @@ def footprint(
     if wide is None:
         with suppress(ValueError):
             found = footprint(model, inputs, consumers, wide=True)
-            if all(bool(value.isfinite().all()) for value in found.values.values()):
+            if not any(bool(value.isnan().any()) for value in found.values.values()):
                 return found
         wide = False
     values: dict[str, Tensor] = {}

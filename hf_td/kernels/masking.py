@@ -43,7 +43,9 @@ class _MaskedLinear(torch.autograd.Function):
         ctx.type_of_input = input.dtype
         input = input if dtype == weight.dtype else input.to(dtype)  # as autocast does
         mask.save(ctx, input)
-        return functional.linear(input, mask.of_weight(dtype), bias, rule.fan_in_dim)
+        output = functional.linear(input, mask.of_weight(dtype), bias, rule.fan_in_dim)
+        # A view of what was made here could not be modified in place, as `ReLU(inplace=True)` does.
+        return torch.ops.aten._unsafe_view(output, output.shape)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -300,3 +300,19 @@ def test_a_layer_whose_forward_was_replaced_is_refused(maker):
     layer.forward = lambda x: x
     with pytest.raises(TypeError, match=r"cannot target a\.b: its forward was replaced"):
         check_targetable("a.b", layer)
+
+
+@every_layer
+@pytest.mark.parametrize("shape", [(5,), (2, 5), (2, 3, 5)])
+def test_an_output_can_be_modified_in_place(maker, shape):
+    """As `nn.ReLU(inplace=True)` and Swin v2's normalisation do."""
+    stock, layer = stock_layer(maker), targeted_layer(maker).train()
+    stock.weight.data[~kept(layer)] = 0
+    results = []
+    for one in (layer, stock):
+        inputs = some_input(*shape).requires_grad_()
+        output = one(inputs).relu_()
+        output.sum().backward()
+        results.append((output, one.weight.grad * kept(layer), inputs.grad))
+    for found, expected in zip(*results, strict=True):
+        assert torch.equal(found, expected)

@@ -22,6 +22,8 @@ SAMPLE: dict[str, tuple[str, int, int]] = {
     "bert": ("passed", 4, 4),
     "llama": ("passed", 4, 4),
     "gpt_neox": ("passed", 4, 4),  # fused head by head
+    "dots3_note_text": ("passed", 8, 5),  # two layers make the queries of one head
+    "swinv2": ("passed", 8, 8),  # changes the output of a layer in place
     "ctrl": ("passed", 4, 4),  # projections that differ in a number only: ffn.0 and ffn.2
     "codegen": ("passed", 4, 2),  # fused in groups of heads
     "t5": ("passed", 10, 10),  # tied position bias
