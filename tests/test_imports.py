@@ -34,6 +34,7 @@ ROOMS = [
     "compaction",
     "vocabulary",
     "hub",
+    "wishes",
     "baselines",
     "tasks",
     "cli",
