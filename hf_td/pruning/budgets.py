@@ -77,9 +77,10 @@ def _choose_globally(sites: Sequence[Site], sparsity: float, budget: Budget) -> 
     _check_counted_once(sites)
     groups = tied_groups(sites)
     scores = [_comparable(tied[0], budget.floor) for tied in groups.values()]
-    costs = [_costs(tied, score, budget) for tied, score in zip(groups.values(), scores)]
+    pairs = zip(groups.values(), scores, strict=True)
+    costs = [_costs(tied, score, budget) for tied, score in pairs]
     if budget.of == "latency":
-        scores = [_per_time(score, cost) for score, cost in zip(scores, costs)]
+        scores = list(map(_per_time, scores, costs))
     chosen = dict(zip(groups, _affordable(scores, costs, sparsity), strict=True))
     return [chosen[site.index] for site in sites]
 
@@ -93,8 +94,8 @@ def _costs(tied: Sequence[Site], scores: Tensor, budget: Budget) -> Tensor:
     if budget.times is None:
         each = sum(getattr(site.cost(budget.length), budget.of) for site in tied)
         return torch.full(scores.shape, each, dtype=torch.float64)
-    saved = sum(budget.times.curve_of(_timed(site).block).by_count().diff().flip(0) for site in tied)
-    assert isinstance(saved, Tensor)
+    curves = [budget.times.curve_of(_timed(site).block) for site in tied]
+    saved = torch.stack([curve.by_count().diff().flip(0) for curve in curves]).sum(0)
     order = scores.cpu().argsort(stable=True)
     return torch.empty_like(saved).scatter_(0, order, saved)
 
@@ -117,7 +118,9 @@ def _per_time(scores: Tensor, costs: Tensor) -> Tensor:
     Over the time of the unit it is what removing costs for each millisecond.
     """
     whole = float(costs.sum())
-    return scores.masked_fill(scores != -torch.inf, torch.inf) if whole <= 0 else scores / whole**0.5
+    if whole <= 0:  # nothing is gained
+        return scores.masked_fill(~scores.isneginf(), torch.inf)
+    return scores / whole**0.5
 
 
 def _comparable(site: Site, floor: float) -> Tensor:

@@ -166,11 +166,9 @@ def _solve(matrix: Tensor, right: Tensor) -> Tensor:
     if not len(matrix):
         return right
     scale = matrix.diagonal().mean().clamp(min=torch.finfo(matrix.dtype).tiny)
-    ridge = _RIDGE
+    ridge = torch.eye(len(matrix)).to(matrix) * scale * _RIDGE
     while True:
-        factor, failed = torch.linalg.cholesky_ex(
-            matrix + ridge * scale * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-        )
+        factor, failed = torch.linalg.cholesky_ex(matrix + ridge)
         if not failed:
             return torch.cholesky_solve(right, factor)
         ridge *= 10

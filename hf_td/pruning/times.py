@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class Curve:
         """
         found = torch.zeros(self.units + 1, dtype=torch.float64)
         points = list(zip(self.counts, self.milliseconds, strict=True))
-        for (low, before), (high, after) in zip(points, points[1:], strict=False):
+        for (low, before), (high, after) in pairwise(points):
             found[low : high + 1] = torch.linspace(before, after, high - low + 1).double()
         return found
 

@@ -74,13 +74,12 @@ def measure_times(
     with torch.no_grad(), evaluating(shell), threads_of_torch(threads):
         whole, shares = _time(shell, inputs, variants, rounds)
         used = torch.get_num_threads()
+    timed = [(k, n, share * whole) for (k, n), share in zip(variants, shares, strict=True)]
+    measured = [(kind, {n: time for k, n, time in timed if k is kind}) for kind in kinds]
     first = next(shell.parameters())
     return Times(
         whole=whole,
-        curves=tuple(
-            _curve(kind, {n: s * whole for (k, n), s in zip(variants, shares) if k is kind}, whole)
-            for kind in kinds
-        ),
+        curves=tuple(_curve(kind, points, whole) for kind, points in measured),
         shape=shape_of(inputs),
         dtype=str(first.dtype).removeprefix("torch."),
         device=first.device.type,

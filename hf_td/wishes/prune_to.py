@@ -46,7 +46,7 @@ def prune_to(
     example_inputs: Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> WishReport:
-    """Prune a model in place by as little as makes it so fast or so small, or by as much as it bears.
+    """Prune a model in place to a speed, a size, or a loss.
 
     The sparsity is searched by measurements of models that are pruned and cut, without training.
     Afterwards the result is measured anew. A speedup and a size imply heads and neurons, since
@@ -156,7 +156,9 @@ def _check(
     if max_bytes is not None and max_bytes <= 0:
         raise ValueError(f"max_bytes is a positive number of bytes, got {max_bytes}")
     if max_loss is not None and not 0 <= max_loss < 1:
-        raise ValueError(f"max_loss is the fraction of the metric to lose, in [0, 1); got {max_loss}")
+        raise ValueError(
+            f"max_loss is the fraction of the metric to lose, in [0, 1); got {max_loss}"
+        )
     if (max_loss is None) != (evaluate is None):
         raise ValueError(
             "max_loss needs a metric, and nothing else does. Pass both: max_loss=0.01, "
@@ -177,7 +179,8 @@ def _check_level(
     cure = "Use level='unit' (heads and neurons), which are taken out"
     if speedup is not None:
         raise ValueError(
-            f"zeros among single weights make no forward faster: level='weight' has no speedup. {cure}"
+            "zeros among single weights make no forward faster, so level='weight' has no speedup. "
+            f"{cure}"
         )
     if max_bytes is not None and not _compresses(form):
         raise ValueError(

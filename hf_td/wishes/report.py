@@ -35,7 +35,9 @@ class Wish:
         """Return one line."""
         show = _SHOWN[self.name]
         verdict = "" if self.met else ", which is short of the wish"
-        return f"{self.name}: wanted {show(self.wanted)}, got {show(self.got)}{verdict} ({self.how})"
+        return (
+            f"{self.name}: wanted {show(self.wanted)}, got {show(self.got)}{verdict} ({self.how})"
+        )
 
 
 _SHOWN: dict[str, Any] = {
