@@ -132,7 +132,11 @@ def prune_to(
             restore()
             remove_wanted(model, anatomy, groups(sparsity), spending, kind, batches)
 
-        search = _Search(measures, masked, finished)
+        def removes(sparsity: float) -> bool:
+            restore()
+            return any(bool(mask.any()) for mask in spending.choose(sites, sparsity))
+
+        search = _Search(measures, masked, finished, removes)
         sparsity = search.sparsity_for(speedup, max_bytes, max_loss)
     report = prune_sites(model, anatomy, groups(sparsity), spending, kind, batches)
     return WishReport(
@@ -196,6 +200,7 @@ class _Search:
         measures: of the model.
         masked: prunes to a sparsity, for what does not depend on the values of weights.
         finished: prunes to a sparsity as in the end.
+        removes: returns True if a sparsity removes anything.
     """
 
     def __init__(
@@ -203,8 +208,10 @@ class _Search:
         measures: Measures,
         masked: Callable[[float], None],
         finished: Callable[[float], None],
+        removes: Callable[[float], bool],
     ) -> None:
         self.measures, self.masked, self.finished = measures, masked, finished
+        self.removes = removes
 
     def sparsity_for(
         self, speedup: float | None, max_bytes: int | None, max_loss: float | None
@@ -261,20 +268,20 @@ class _Search:
         return found.sparsity
 
     def _for_loss(self, max_loss: float) -> float:
-        found, reached = largest_sparsity(self._loss, max_loss)
-        if not reached:
+        allowed, refused = largest_sparsity(self._loss, max_loss)
+        if refused is not None and (allowed is None or not self.removes(allowed.sparsity)):
             raise ValueError(
-                f"max_loss={max_loss:g} cannot be met: a sparsity of {found.sparsity:.1%} loses "
-                f"{found.value:.2%} already. The nearest wish is max_loss={found.value:.4f}"
+                f"max_loss={max_loss:g} cannot be met: a sparsity of {refused.sparsity:.1%} loses "
+                f"{refused.value:.2%} already. The nearest wish is max_loss={refused.value:.4f}"
             )
-        return found.sparsity
+        return allowed.sparsity if allowed else 0.0
 
     def _conflict(
         self, speedup: float | None, max_bytes: int | None, max_loss: float, lost: float
     ) -> str:
         """Return the message for wishes that exclude each other, with the nearest that go."""
-        found, reached = largest_sparsity(self._loss, max_loss)
-        sparsity = found.sparsity if reached else 0.0
+        allowed, _ = largest_sparsity(self._loss, max_loss)
+        sparsity = allowed.sparsity if allowed else 0.0
         wanted, nearest = [], []
         if speedup is not None:
             wanted.append(f"speedup={speedup:g}")

@@ -53,7 +53,9 @@ def _between(low: Found, high: Found, aim: float) -> float:
     return low.sparsity + share * (high.sparsity - low.sparsity)
 
 
-def largest_sparsity(measure: Callable[[float], float], most: float) -> tuple[Found, bool]:
+def largest_sparsity(
+    measure: Callable[[float], float], most: float
+) -> tuple[Found | None, Found | None]:
     """Search the largest sparsity with a value of at most `most`, by bisection.
 
     Args:
@@ -61,15 +63,15 @@ def largest_sparsity(measure: Callable[[float], float], most: float) -> tuple[Fo
         most: the largest value that is allowed.
 
     Returns:
-        The sparsity and its value, and True; or, if even the smallest sparsity that was tried has a
-        larger value, that and False.
+        The largest sparsity that was found to be allowed, and the least that was not, with their
+        values; None where there is none.
     """
     refused = Found(1.0, measure(1.0))
     if refused.value <= most:
-        return refused, True
-    met: Found | None = None
-    while refused.sparsity - (met.sparsity if met else 0.0) > RESOLUTION:
-        middle = (refused.sparsity + (met.sparsity if met else 0.0)) / 2
+        return refused, None
+    allowed: Found | None = None
+    while refused.sparsity - (low := allowed.sparsity if allowed else 0.0) > RESOLUTION:
+        middle = (refused.sparsity + low) / 2
         found = Found(middle, measure(middle))
-        met, refused = (found, refused) if found.value <= most else (met, found)
-    return (met, True) if met else (refused, False)
+        allowed, refused = (found, refused) if found.value <= most else (allowed, found)
+    return allowed, refused
