@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hf_td.tasks.errors import UsageError
-
-_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
-_UNITS |= {"ki": 1024, "mi": 1024**2, "gi": 1024**3}
-_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(|[kmg]i?)b?", re.IGNORECASE)
+from hf_td.tasks.sizes import parse_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +43,7 @@ class Amount:
         if speedup is not None:
             wishes["speedup"] = speedup
         if max_bytes is not None:
-            wishes["max_bytes"] = read_bytes(max_bytes)
+            wishes["max_bytes"] = parse_bytes(max_bytes)
         if sum([bool(sparsity), units is not None, bool(wishes)]) != 1:
             raise UsageError(
                 "give one of --sparsity, --units, and --speedup or --max-bytes: how much to prune"
@@ -63,14 +59,6 @@ class Amount:
         if isinstance(self.sparsity, dict):
             return ", ".join(f"{part} {fraction:.1%}" for part, fraction in self.sparsity.items())
         return "" if self.sparsity is None else f"{self.sparsity:.1%}"
-
-
-def read_bytes(text: str) -> int:
-    """Return a number of bytes such as `25MB`, `1.5 GiB` or `300000`."""
-    found = _BYTES.fullmatch(text.strip())
-    if found is None:
-        raise UsageError(f"--max-bytes is a size such as 25MB, 1.5GiB or 300000, got {text!r}")
-    return int(float(found[1]) * _UNITS[found[2].lower()])
 
 
 def read_sparsity(words: Sequence[str]) -> float | dict[str, float]:

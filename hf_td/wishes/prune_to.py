@@ -51,7 +51,7 @@ def prune_to(
     The sparsity is searched by measurements of models that are pruned and cut, without training.
     Afterwards the result is measured anew. A speedup and a size imply heads and neurons, since
     zeros among single weights make nothing faster or smaller. With both wishes the larger sparsity
-    counts.
+    counts. The steps are timed for a few forwards each: other work on the machine disturbs them.
 
     Args:
         model: a `PreTrainedModel` that can be exported, on the device and in the dtype that count.
@@ -89,7 +89,7 @@ def prune_to(
     """
     _check(speedup, max_bytes, max_loss, evaluate)
     check_form(form, keep_heads_stock=keep_heads_stock)
-    if speedup is not None or (max_bytes is not None and not _compresses(form)):
+    if config is None and (speedup or (max_bytes and not _compresses(form))):
         overrides = {"level": "unit", **overrides}
     kind = as_compensation(compensate)
     batches = None if calibration is None else list(calibration)
