@@ -70,7 +70,7 @@ def _read(source: str) -> datasets.Dataset:
     path = Path(source).expanduser()
     if path.is_file() and kind_of(path) not in READERS:
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{source} is no text in UTF-8: {error}. Give a file of text"
