@@ -23,9 +23,13 @@ from hf_td.ranking.sites import Site, UnitSite, by_feature
 Compensation = Literal["least_squares", "mean"]
 Batches = Sequence[Mapping[str, Any]]
 
-# Added to the diagonal of the second moments, as a fraction of its mean. It decides where inputs
-# depend on each other, and changes nothing elsewhere.
-_RIDGE = 1e-6
+# Ridges: what may be added to the diagonal of the second moments, as fractions of its mean. Each
+# layer takes the one that serves rows best that its weights were not fitted to. Tokens of one text
+# are alike, so that few texts are easily fitted too well.
+_RIDGES = tuple(10.0**power for power in range(-8, 3))
+# One text of this many is kept back to choose the ridge. With fewer texts it is `_CAUTIOUS`.
+_KEPT_BACK = 4
+_CAUTIOUS = 0.1
 # Rows that are converted to float64 at once.
 _ROWS = 4096
 
@@ -77,7 +81,8 @@ def remove_and_compensate(
 
     With least squares one layer follows the other, and each sees the inputs that the pruned layers
     before it make: a forward of all batches for each. The second moments of one layer are in memory
-    at a time, `(fan_in, fan_in)` in float64. With the mean, one forward of all batches serves all.
+    at a time, a few times `(fan_in, fan_in)` in float64. With the mean, one forward of all batches
+    serves all.
 
     Args:
         model: the model that contains the sites.
@@ -88,13 +93,13 @@ def remove_and_compensate(
             count.
     """
     pairs = [(site, mask) for site, mask in zip(sites, chosen, strict=True) if mask.any()]
-    means: dict[str, _Sums] = {}
+    means: dict[str, _Seen] = {}
     if kind == "mean":
         means = _measure(model, [site for site, _ in pairs], batches, squares=False)
     for site, mask in pairs:
         assert isinstance(site, UnitSite)
-        sums = means[site.name] if means else _measure(model, [site], batches)[site.name]
-        added, bias = _correction(site, mask, sums)
+        seen = means[site.name] if means else _measure(model, [site], batches)[site.name]
+        added, bias = _correction(site, mask, seen)
         site.remove(mask)
         if added is not None:
             site.layer.weight.add_(added.to(site.layer.weight))
@@ -130,94 +135,138 @@ class _Sums:
         """The mean of the rows, `(fan_in,)`."""
         return self.first / self.rows
 
-    def moments(self, *, centred: bool) -> Tensor:
-        """Return the mean of the products, of inputs less their means if `centred`."""
+    def moments(self, centre: Tensor | None) -> Tensor:
+        """Return the mean of the products of inputs less `centre`, `(fan_in, fan_in)`."""
         assert self.second is not None
         moments = self.second / self.rows
-        return moments - torch.outer(self.mean, self.mean) if centred else moments
+        if centre is None:
+            return moments
+        shift = torch.outer(self.mean, centre)
+        return moments - shift - shift.T + torch.outer(centre, centre)
+
+    def __add__(self, other: _Sums) -> _Sums:
+        second = None
+        if self.second is not None and other.second is not None:
+            second = self.second + other.second
+        return _Sums(self.first + other.first, second, self.rows + other.rows)
 
 
-def _correction(site: UnitSite, mask: Tensor, sums: _Sums) -> tuple[Tensor | None, Tensor | None]:
+@dataclass
+class _Seen:
+    """The sums of a layer's inputs: of texts to fit weights to, and of those that are kept back."""
+
+    fitted: _Sums
+    held: _Sums
+    texts: int = 0
+
+    @classmethod
+    def empty(cls, layer: Any, *, squares: bool) -> _Seen:
+        """Return sums of nothing."""
+        size = layer.weight.shape[importance.fan_in_dim(layer)]
+        first = torch.zeros(size, dtype=torch.float64, device=layer.weight.device)
+
+        def sums() -> _Sums:
+            return _Sums(first.clone(), first.new_zeros(size, size) if squares else None)
+
+        return cls(sums(), sums())
+
+    def add(self, inputs: Tensor, mask: Tensor | None) -> None:
+        """Add inputs, `(texts, ..., fan_in)`, without those where the mask is zero."""
+        numbers = torch.arange(self.texts, self.texts + len(inputs), device=inputs.device)
+        held = numbers % _KEPT_BACK == _KEPT_BACK - 1
+        counted = torch.ones(inputs.shape[:-1], dtype=torch.bool, device=inputs.device)
+        if mask is not None and mask.shape == inputs.shape[:-1]:
+            counted = mask.to(inputs.device).bool()
+        held = held.view(-1, *[1] * (inputs.dim() - 2)).expand_as(counted)
+        self.fitted.add(inputs[counted & ~held])
+        self.held.add(inputs[counted & held])
+        self.texts += len(inputs)
+
+
+def _correction(site: UnitSite, mask: Tensor, seen: _Seen) -> tuple[Tensor | None, Tensor | None]:
     """Return what is added to the consumer's weight, and to its bias; None for nothing.
 
     The weights of removed units, and those that are zero for all outputs, stay as they are.
     """
-    layer = site.layer
+    layer, sums = site.layer, seen.fitted + seen.held
     inputs = importance.fan_in_dim(layer)
     weight = layer.weight.detach().movedim(inputs, -1).to(sums.first)
     removed = by_feature(mask, site.block.consumer, weight.shape[1]).to(weight.device)
-    lost = weight[:, removed]
-    added: Tensor | None = None
     bias = getattr(layer, "bias", None)
-    shift = lost @ sums.mean[removed]
+    change = torch.zeros_like(weight)
     if sums.second is not None:
         kept = ~removed & weight.any(0)
-        moments = sums.moments(centred=bias is not None)
-        change = lost @ _solve(moments[kept][:, kept], moments[kept][:, removed]).T
-        shift -= change @ sums.mean[kept]
-        added = torch.zeros_like(weight)
-        added[:, kept] = change
-        added = added.movedim(-1, inputs)
+        ridge = _best_ridge(weight, removed, kept, seen, centred=bias is not None)
+        moments = sums.moments(None if bias is None else sums.mean)
+        change[:, kept] = _fit(weight, removed, kept, moments, ridge)
+    shift = weight[:, removed] @ sums.mean[removed] - change @ sums.mean
+    added = None if sums.second is None else change.movedim(-1, inputs)
     return added, None if bias is None else shift
 
 
-def _solve(matrix: Tensor, right: Tensor) -> Tensor:
-    """Solve normal equations; the ridge grows until the matrix is positive definite."""
+def _best_ridge(
+    weight: Tensor, removed: Tensor, kept: Tensor, seen: _Seen, *, centred: bool
+) -> float:
+    """Return the ridge with the least error on the texts that are kept back."""
+    if not seen.held.rows or not seen.fitted.rows:
+        return _CAUTIOUS
+    centre = seen.fitted.mean if centred else None
+    moments, held = seen.fitted.moments(centre), seen.held.moments(centre)
+    errors: dict[float, float] = {}
+    for ridge in _RIDGES:
+        missing = weight * removed
+        missing[:, kept] -= _fit(weight, removed, kept, moments, ridge)
+        errors[ridge] = float(((missing @ held) * missing).sum())
+    return min(errors, key=errors.__getitem__)
+
+
+def _fit(weight: Tensor, removed: Tensor, kept: Tensor, moments: Tensor, ridge: float) -> Tensor:
+    """Return the change of the kept weights, `(fan_out, kept)`, that makes up for the removed ones.
+
+    Where the moments are singular up to rounding, the ridge grows until they are not.
+    """
+    matrix, right = moments[kept][:, kept], moments[kept][:, removed] @ weight[:, removed].T
     if not len(matrix):
-        return right
+        return right.T
     scale = matrix.diagonal().mean().clamp(min=torch.finfo(matrix.dtype).tiny)
-    ridge = torch.eye(len(matrix)).to(matrix) * scale * _RIDGE
+    added = torch.eye(len(matrix)).to(matrix) * scale * ridge
     while True:
-        factor, failed = torch.linalg.cholesky_ex(matrix + ridge)
+        factor, failed = torch.linalg.cholesky_ex(matrix + added)
         if not failed:
-            return torch.cholesky_solve(right, factor)
-        ridge *= 10
+            return torch.cholesky_solve(right, factor).T
+        added *= 10
 
 
 def _measure(
     model: nn.Module, sites: Sequence[Site], batches: Batches, *, squares: bool = True
-) -> dict[str, _Sums]:
+) -> dict[str, _Seen]:
     """Sum the inputs of consumers while the model runs the batches in eval mode.
 
     Raises:
         ValueError: a forward never calls one of them.
     """
-    sums = {site.name: _empty(site.layer, squares=squares) for site in sites}
+    found = {site.name: _Seen.empty(site.layer, squares=squares) for site in sites}
+    calls = None
     with evaluating(model):
-        calls = None
         for batch in batches:
-            with _watching(model, sites, _adding(sums, batch), calls) as count:
+            mask = batch.get("attention_mask")
+
+            def add(name: str, inputs: Tensor, mask: Any = mask) -> None:
+                found[name].add(inputs, mask if isinstance(mask, Tensor) else None)
+
+            with _watching(model, sites, add, calls) as count:
                 model(**batch)
             calls = count[0]
-    silent = [name for name, found in sums.items() if not found.rows]
+    silent = [name for name, seen in found.items() if not seen.texts]
     if silent:
         raise ValueError(
             f"no batch of the calibration runs through {silent[0]}. Pass batches that do, or "
             "exclude it"
         )
-    return sums
+    return found
 
 
-def _empty(layer: Any, *, squares: bool) -> _Sums:
-    size = layer.weight.shape[importance.fan_in_dim(layer)]
-    first = torch.zeros(size, dtype=torch.float64, device=layer.weight.device)
-    return _Sums(first, first.new_zeros(size, size) if squares else None)
-
-
-def _adding(sums: Mapping[str, _Sums], batch: Mapping[str, Any]) -> Callable[[str, Tensor], None]:
-    """Return a function that adds the inputs of a layer, without those of padding."""
-    mask = batch.get("attention_mask")
-
-    def add(name: str, inputs: Tensor) -> None:
-        if isinstance(mask, Tensor) and mask.shape == inputs.shape[:-1]:
-            sums[name].add(inputs[mask.to(inputs.device).bool()])
-        else:
-            sums[name].add(inputs.reshape(-1, inputs.shape[-1]))
-
-    return add
-
-
-class _Seen(Exception):
+class _Enough(Exception):
     """Ends a forward after the last call of the watched layers."""
 
 
@@ -239,7 +288,7 @@ def _watching(
             add(name, inputs[0])
             count[0] += 1
             if count[0] == calls:
-                raise _Seen
+                raise _Enough
 
         return watch
 
@@ -247,7 +296,7 @@ def _watching(
         model.get_submodule(site.name).register_forward_pre_hook(hook(site.name)) for site in sites
     ]
     try:
-        with suppress(_Seen):
+        with suppress(_Enough):
             yield count
     finally:
         for handle in handles:
