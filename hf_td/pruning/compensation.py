@@ -2,8 +2,9 @@
 
 A consumer computes `W x + b`. Without some of its inputs it should still return that, as far as the
 other inputs tell. The best weights in the sense of least squares follow from the second moments of
-the inputs (Optimal Brain Surgeon, and for whole layers arXiv 2303.14409). Cheaper and coarser, the
-bias alone takes over the mean of what is removed (arXiv 1611.06440 calls it the bias correction).
+the inputs. The error of a row counts relative to what the consumer computes of it: a norm follows,
+and a few tokens whose values are far larger than the rest would decide alone. Cheaper and coarser,
+the bias alone takes over the mean of what is removed.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ _RIDGES = tuple(10.0**power for power in range(-8, 3))
 # One text of this many is kept back to choose the ridge. With fewer texts it is `_CAUTIOUS`.
 _KEPT_BACK = 4
 _CAUTIOUS = 0.1
+# The least square of a row's output, as a fraction of the median, that its error is divided by.
+_LEAST = 1e-3
 # Rows that are converted to float64 at once.
 _ROWS = 4096
 
@@ -109,26 +112,26 @@ def remove_and_compensate(
 
 @dataclass
 class _Sums:
-    """Sums over rows of a layer's inputs, in float64.
+    """Weighted sums over rows of a layer's inputs, in float64.
 
     Attributes:
         first: `(fan_in,)`.
         second: of products, `(fan_in, fan_in)`; None where the mean is enough.
-        rows: number of rows.
+        rows: sum of the weights of the rows.
     """
 
     first: Tensor
     second: Tensor | None
-    rows: int = 0
+    rows: float = 0.0
 
-    def add(self, inputs: Tensor) -> None:
-        """Add rows, `(rows, fan_in)`."""
-        for some in inputs.split(_ROWS):
-            wide = some.to(self.first)
-            self.first += wide.sum(0)
+    def add(self, inputs: Tensor, weights: Tensor) -> None:
+        """Add rows, `(rows, fan_in)`, with a weight for each, `(rows,)`."""
+        for some, each in zip(inputs.split(_ROWS), weights.split(_ROWS), strict=True):
+            wide, weighted = some.to(self.first), some.to(self.first) * each[:, None]
+            self.first += weighted.sum(0)
             if self.second is not None:
-                self.second.addmm_(wide.T, wide)
-        self.rows += len(inputs)
+                self.second.addmm_(weighted.T, wide)
+        self.rows += float(weights.sum())
 
     @property
     def mean(self) -> Tensor:
@@ -153,8 +156,16 @@ class _Sums:
 
 @dataclass
 class _Seen:
-    """The sums of a layer's inputs: of texts to fit weights to, and of those that are kept back."""
+    """The sums of a consumer's inputs, in which each row counts by the inverse of its output.
 
+    Attributes:
+        layer: the consumer.
+        fitted: of the texts that its weights are fitted to.
+        held: of those that are kept back.
+        texts: number of texts until now.
+    """
+
+    layer: Any
     fitted: _Sums
     held: _Sums
     texts: int = 0
@@ -168,7 +179,7 @@ class _Seen:
         def sums() -> _Sums:
             return _Sums(first.clone(), first.new_zeros(size, size) if squares else None)
 
-        return cls(sums(), sums())
+        return cls(layer, sums(), sums())
 
     def add(self, inputs: Tensor, mask: Tensor | None) -> None:
         """Add inputs, `(texts, ..., fan_in)`, without those where the mask is zero."""
@@ -178,9 +189,17 @@ class _Seen:
         if mask is not None and mask.shape == inputs.shape[:-1]:
             counted = mask.to(inputs.device).bool()
         held = held.view(-1, *[1] * (inputs.dim() - 2)).expand_as(counted)
-        self.fitted.add(inputs[counted & ~held])
-        self.held.add(inputs[counted & held])
+        weights = self._weights(inputs)
+        for sums, chosen in ((self.fitted, counted & ~held), (self.held, counted & held)):
+            sums.add(inputs[chosen], weights[chosen])
         self.texts += len(inputs)
+
+    def _weights(self, inputs: Tensor) -> Tensor:
+        """Return one over the square of what the layer computes of each row, without its bias."""
+        weight = self.layer.weight.detach().movedim(importance.fan_in_dim(self.layer), -1)
+        squares = nn.functional.linear(inputs, weight).double().square().sum(-1)
+        least = (_LEAST * squares.median()).clamp(min=torch.finfo(squares.dtype).tiny)
+        return 1 / squares.clamp(min=least)
 
 
 def _correction(site: UnitSite, mask: Tensor, seen: _Seen) -> tuple[Tensor | None, Tensor | None]:

@@ -102,20 +102,20 @@ def test_the_weights_are_those_of_least_squares(monkeypatch, family):
     dense = layer.weight.detach().clone().T if turned else layer.weight.detach().clone()
     rows = inputs_of(model, site.name, batches)
     kept, lost = rows[:, ~mask], rows[:, mask] @ dense[:, mask].T
-    has_bias = layer.bias is not None
-    if has_bias:
-        kept, lost = kept - kept.mean(0), lost - lost.mean(0)
-    added = torch.linalg.lstsq(kept, lost, driver="gelsd").solution.T
+    weights = 1 / (rows @ dense.T).square().sum(1, keepdim=True)
+    if layer.bias is not None:
+        kept, lost = (x - (weights * x).sum(0) / weights.sum() for x in (kept, lost))
+    roots = weights.sqrt()
+    added = torch.linalg.lstsq(roots * kept, roots * lost, driver="gelsd").solution.T
     remove_and_compensate(model, [site], [mask], "least_squares", batches)
     found = layer.weight.detach().T if turned else layer.weight.detach()
     assert not found[:, mask].any()
     assert_close(kept @ (found - dense)[:, ~mask].T, kept @ added.T, atol=1e-4, rtol=1e-3)
 
 
-def error_at(model: Any, name: str, outputs: Tensor, rows: Tensor) -> float:
-    layer = model.get_submodule(name)
+def error_at(layer: Any, outputs: Tensor, rows: Tensor, weights: Tensor) -> float:
     with torch.no_grad():
-        return float((layer(rows) - outputs).square().mean())
+        return float((weights * (layer(rows) - outputs).square()).mean())
 
 
 def test_each_kind_lowers_the_error_further():
@@ -125,15 +125,17 @@ def test_each_kind_lowers_the_error_further():
         batches = [tiny_inputs(model, batch=16, length=12)]
         (site,) = sites_of(model, "layer.0.output")
         rows = inputs_of(model, site.name, batches)
+        layer = model.get_submodule(site.name)
         with torch.no_grad():
-            outputs = model.get_submodule(site.name)(rows)
+            outputs = layer(rows)
+            weights = 1 / (rows @ layer.weight.T).square().sum(1, keepdim=True)
         mask = torch.arange(64) < 32
         if kind is None:
             site.remove(mask)
         else:
             remove_and_compensate(model, [site], [mask], kind, batches)
         rows[:, mask] = 0
-        errors.append(error_at(model, site.name, outputs, rows))
+        errors.append(error_at(layer, outputs, rows, weights))
     assert errors[0] > 1.02 * errors[1]
     assert errors[1] > 1.1 * errors[2]
 
