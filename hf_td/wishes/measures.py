@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from hf_td.analysis.timing import time_in_turn
 from hf_td.anatomy import Anatomy, evaluating
@@ -127,7 +129,7 @@ class Measures:
 
     def bytes(self) -> int:
         """Return the size of all exported files, with a little room for a longer card."""
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory() as scratch, _without_progress():
             folder = Path(scratch) / "model"
             export_model(self.model, folder, check=False, **vars(self.writing), **self.reading)
             return folder_bytes(folder) + _CARD_BYTES
@@ -138,3 +140,15 @@ class Measures:
         whole = self.whole_metric
         lost = whole - float(self.evaluate(self.model))
         return (-lost if self.lower_is_better else lost) / abs(whole)
+
+
+@contextmanager
+def _without_progress() -> Iterator[None]:
+    """Let Transformers draw no progress bars in the block: a search writes many small files."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
