@@ -96,9 +96,8 @@ def test_the_weights_are_those_of_least_squares(monkeypatch, family):
     model: Any = tiny_model(family).double()
     batches = [tiny_inputs(model, batch=16, length=12) for _ in range(2)]
     batches[1]["input_ids"] = batches[1]["input_ids"].flip(0, 1) // 2 + 1
-    site: Any = next(
-        s for s in sites_to_prune(model, level="unit") if s.block.part == "feed_forward"
-    )
+    sites: Any = sites_to_prune(model, level="unit")
+    site = next(site for site in sites if site.block.part == "feed_forward")
     mask = torch.arange(site.ranked_shape[0]) % 2 == 1
     layer, turned = site.layer, family == "gpt2"
     dense = layer.weight.detach().clone().T if turned else layer.weight.detach().clone()
