@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hf_td import Times, prune_model, prune_units
+from hf_td import Times, patch_model, prune_model, prune_units, unpatch_model
 from hf_td.cli.amounts import read_sparsity, read_units
 from hf_td.hub.forms.form import Form
 from hf_td.tasks.data.calibration import calibration_batches
@@ -185,3 +185,18 @@ def test_a_file_without_units_is_refused(tmp_path, text):
     (tmp_path / "units.json").write_text(text)
     with pytest.raises(UsageError, match="holds no units"):
         read_units(tmp_path / "units.json")
+
+
+def test_texts_count_for_a_model_that_was_trained_by_magnitude(
+    monkeypatch, capsys, reader, texts, tmp_path
+):
+    model: Any = loaded(reader)
+    patch_model(model, level="unit", importance="magnitude")
+    unpatch_model(model).save_pretrained(reader)
+    for name, words in (("by_weights", ()), ("by_texts", ("--calibration", texts))):
+        words = ("--sparsity", "0.5", *words)
+        assert run(monkeypatch, "prune", reader, tmp_path / name, *words) == 0
+    tokens = torch.arange(9)[None] + 5
+    with torch.no_grad():
+        one, two = (loaded(tmp_path / n)(tokens).logits for n in ("by_weights", "by_texts"))
+    assert not torch.equal(one, two)

@@ -46,7 +46,7 @@ class Calibration:
         tokenizer = getattr(processor, "tokenizer", processor)
         if tokenizer is None:
             raise UsageError("--calibration needs the tokenizer of the model. Save it beside it")
-        batches = calibration_batches(
+        batches: Any = calibration_batches(
             self.source,
             model,
             tokenizer,
@@ -54,4 +54,7 @@ class Calibration:
             length=self.length,
             labelled=importance in _BY_GRADIENT,
         )
-        return {"calibration": batches, "compensate": self.compensate or False}
+        found = {"calibration": batches, "compensate": self.compensate or False}
+        if importance is None and self.compensate is None:  # or the texts would have no effect
+            found["importance"] = "activation"
+        return found

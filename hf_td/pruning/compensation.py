@@ -276,11 +276,11 @@ def _measure(
             with _watching(model, sites, add, calls) as count:
                 model(**batch)
             calls = count[0]
-    silent = [name for name, seen in found.items() if not seen.texts]
+    silent = [name for name, seen in found.items() if not seen.fitted.rows + seen.held.rows]
     if silent:
         raise ValueError(
-            f"no batch of the calibration runs through {silent[0]}. Pass batches that do, or "
-            "exclude it"
+            f"no row of the calibration runs through {silent[0]}. Pass batches with rows that do, "
+            "or exclude it"
         )
     return found
 

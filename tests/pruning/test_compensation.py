@@ -230,3 +230,13 @@ def test_what_cannot_be_compensated_for_is_refused(family, options, message):
     with pytest.raises(ValueError, match=message):
         prune_model(model, 0.5, importance="magnitude", **given)
     assert all(map(torch.equal, model.state_dict().values(), twin.state_dict().values()))
+
+
+def test_a_calibration_of_padding_alone_is_refused():
+    model = tiny_model("bert")
+    ids = tiny_inputs(model)["input_ids"]
+    (site, *_), mask = sites_to_prune(model, level="unit"), torch.tensor([True, False, True, False])
+    batch = {"input_ids": ids, "attention_mask": torch.zeros_like(ids)}
+    with pytest.raises(ValueError, match=rf"no row of the calibration runs through {site.name}"):
+        remove_and_compensate(model, [site], [mask], "least_squares", [batch])
+    assert site.layer.weight.any(0).all()
