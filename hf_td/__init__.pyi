@@ -14,6 +14,7 @@ from .patching import anneal as anneal
 from .patching import patch_model as patch_model
 from .patching import unpatch_model as unpatch_model
 from .pruning import PruningReport as PruningReport
+from .pruning import Times as Times
 from .pruning import keep_pruned as keep_pruned
 from .pruning import prune_model as prune_model
 from .pruning import prune_units as prune_units
@@ -25,6 +26,9 @@ from .training import TargetedDropoutSeq2SeqTrainer as TargetedDropoutSeq2SeqTra
 from .training import TargetedDropoutTrainer as TargetedDropoutTrainer
 from .vocabulary import TrimReport as TrimReport
 from .vocabulary import trim_vocabulary as trim_vocabulary
+from .wishes import WishReport as WishReport
+from .wishes import measure_times as measure_times
+from .wishes import prune_to as prune_to
 
 __all__: list[str]
 __version__: str

@@ -37,6 +37,7 @@ ROOMS = [
     "compaction",
     "vocabulary",
     "hub",
+    "wishes",
     "baselines",
     "tasks",
     "cli",

@@ -2,6 +2,7 @@
 
     hf-td inspect MODEL
     hf-td prune MODEL OUTPUT --sparsity 0.75 --level unit
+    hf-td prune MODEL OUTPUT --speedup 2 --batch 8 --length 128
     hf-td trim MODEL OUTPUT --texts train.csv
 
 MODEL is a folder or an id on the Hub. For fine-tuning, use the scripts. This module only declares
@@ -69,9 +70,47 @@ def inspect(
 def prune(
     model: Model,
     output: Annotated[Path, typer.Argument(help="the folder to write")],
+    parts: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PART=FRACTION]...", help="further parts of --sparsity"),
+    ] = None,
     sparsity: Annotated[
-        float, typer.Option(help="fraction of the prunable weights to remove, in [0, 1]")
-    ],
+        list[str] | None,
+        typer.Option(
+            metavar="FRACTION",
+            help="fraction of the prunable weights to remove, in [0, 1], or one for each part: "
+            "--sparsity attention=0.5 feed_forward=0.75",
+        ),
+    ] = None,
+    units: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="in place of a sparsity, the units to remove: a JSON file such as "
+            '{"heads": {"0": [1, 3]}, "neurons": {"5": [0, 7]}}',
+        ),
+    ] = None,
+    speedup: Annotated[
+        float | None,
+        typer.Option(
+            help="in place of a sparsity, how many times as fast a forward should be on this "
+            "machine, for --batch texts of --length tokens"
+        ),
+    ] = None,
+    max_bytes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="in place of a sparsity, what all exported files may take, such as 25MB",
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="rows of the inputs that are timed")] = 1,
+    length: Annotated[
+        int, typer.Option(min=1, help="tokens of a row that is timed, or of a calibration text")
+    ] = 128,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="threads of torch while it is timed")
+    ] = None,
     level: Annotated[
         Literal["weight", "unit"] | None,
         typer.Option(
@@ -80,10 +119,29 @@ def prune(
         ),
     ] = None,
     importance: Annotated[
-        Literal["magnitude", "activation", "learned", "random"] | None,
+        Literal["magnitude", "activation", "learned", "random", "taylor", "movement"] | None,
         typer.Option(
             help="ranking of weights or units; by default that of the training, whose file of "
-            "activations or learned scores must be saved next to the weights"
+            "activations or learned scores must be saved next to the weights, or activation with "
+            "a --calibration, which taylor and movement need"
+        ),
+    ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXTS",
+            help="texts to measure importance on: any file of text, a table (csv, json, parquet), "
+            "a local folder, or an id on the Hub",
+        ),
+    ] = None,
+    calibration_rows: Annotated[
+        int, typer.Option(min=1, help="how many rows of --calibration are used")
+    ] = 128,
+    compensate: Annotated[
+        Literal["least_squares", "mean"] | None,
+        typer.Option(
+            help="with a --calibration, make up for removed heads and neurons in the weights that "
+            "read the others, or by their means in a bias"
         ),
     ] = None,
     form: Annotated[
@@ -93,6 +151,18 @@ def prune(
         Literal["uniform", "global"],
         typer.Option(help="remove the same fraction of every layer, or the lowest of all layers"),
     ] = "uniform",
+    of: Annotated[
+        Literal["units", "parameters", "flops", "latency"] | None,
+        typer.Option(help="what a global budget spends; latency is measured on this machine"),
+    ] = None,
+    times: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="for --of latency, a JSON file with the table of times; it is measured and "
+            "written if there is none",
+        ),
+    ] = None,
     keep_heads_stock: Annotated[
         bool,
         typer.Option(
@@ -121,16 +191,24 @@ def prune(
 
     The export is loaded again and its outputs are compared before it is kept.
     """
+    from hf_td.cli.amounts import Amount
+    from hf_td.cli.calibrating import Calibration
     from hf_td.cli.pruning import prune_and_export
+    from hf_td.cli.spending import Spending
 
     prune_and_export(
         model,
         output,
-        sparsity=sparsity,
+        amount=Amount.of([*(sparsity or ()), *(parts or ())], units, speedup, max_bytes),
+        spending=Spending(
+            budget=budget, of=of, times=times, batch=batch, length=length, threads=threads
+        ),
+        calibration=Calibration(
+            source=calibration, rows=calibration_rows, length=length, compensate=compensate
+        ),
         level=level,
         importance=importance,
         form=form,
-        budget=budget,
         keep_heads_stock=keep_heads_stock,
         from_disk=from_disk,
         overwrite=overwrite,

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from transformers import AutoConfig
 
 from hf_td.anatomy import read_anatomy
+from hf_td.cli.amounts import Amount
+from hf_td.cli.calibrating import Calibration
 from hf_td.cli.loading import load_model, load_processor
+from hf_td.cli.spending import Spending
 from hf_td.config import CONFIG_KEY, trained_with
 from hf_td.files import check_free
 from hf_td.hub.export import Export, export_model
 from hf_td.hub.forms import check_form
 from hf_td.hub.from_disk import prune_folder
-from hf_td.pruning import PruningReport, check_sparsity, prune_model
+from hf_td.pruning import PruningReport, check_sparsity, prune_model, prune_units
 from hf_td.ranking.activations import FILE as ACTIVATIONS
 from hf_td.ranking.activations import find_activations
 from hf_td.ranking.learned import FILE as SCORES
 from hf_td.ranking.learned import find_learned
 from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.example_inputs import read_example_inputs
+from hf_td.wishes import Wish, prune_to
 
 _TOLERANCE = 0.005  # a sparsity that misses the wanted one by more is explained
 # Importance that is read from a file that a training saves next to the weights.
@@ -31,11 +36,12 @@ def prune_and_export(
     name: str,
     output: Path,
     *,
-    sparsity: float,
+    amount: Amount,
+    spending: Spending,
+    calibration: Calibration,
     level: str | None,
     importance: str | None,
     form: str,
-    budget: Literal["uniform", "global"],
     keep_heads_stock: bool,
     from_disk: bool,
     overwrite: bool,
@@ -51,31 +57,81 @@ def prune_and_export(
         UsageError: an argument cannot work.
     """
     with blaming_input():  # before the long work
-        check_sparsity(sparsity)
+        _check_fractions(amount)
         check_free(output.absolute(), overwrite=overwrite)
         check_form(form, keep_heads_stock=keep_heads_stock)
+    calibration.check(importance)
+    spending.check()
     ranking = {"level": level, "importance": importance}
     given: dict[str, Any] = {n: value for n, value in ranking.items() if value is not None}
-    writing = {"form": form, "keep_heads_stock": keep_heads_stock, "overwrite": overwrite}
+    writing: dict[str, Any] = {"form": form, "keep_heads_stock": keep_heads_stock}
     if from_disk:
+        sparsity = _for_disk(amount, spending, calibration)
         if example_inputs is not None or trust_remote_code:
             raise UsageError(
                 "--from-disk runs no code of a repository, and reads no inputs. Leave out "
                 "--example-inputs and --trust-remote-code."
             )
-        report, export = _prune_on_disk(name, output, sparsity, budget=budget, **given, **writing)
-    else:
-        model, source = load_model(name, trust_remote_code=trust_remote_code)
+        options = {**spending.budget_options, **given, **writing, "overwrite": overwrite}
+        report, export = _prune_on_disk(name, output, sparsity, **options)
+        _print_result(report, export, amount, spending.budget)
+        return
+    model, source = load_model(name, trust_remote_code=trust_remote_code)
+    if calibration.source is None:
         _check_measured(model, importance)
-        processor = load_processor(source)
-        given = _default_level(model.config) | given
-        with blaming_input():
-            inputs = read_example_inputs(example_inputs, model)
-            anatomy = read_anatomy(model, inputs)
-            report = prune_model(model, sparsity, budget=budget, anatomy=anatomy, **given)
-            read: dict[str, Any] = {"anatomy": anatomy, "example_inputs": inputs}
-            export = export_model(model, output, processing_class=processor, **writing, **read)
-    _print_result(report, export, sparsity, budget)
+    processor = load_processor(source)
+    with blaming_input():
+        inputs = read_example_inputs(example_inputs, model)
+        read: dict[str, Any] = {"anatomy": read_anatomy(model, inputs), "example_inputs": inputs}
+        if amount.units is not None:
+            report, wishes = prune_units(model, amount.units, anatomy=read["anatomy"]), ()
+        else:
+            given |= calibration.options(model, processor, importance)
+            given |= spending.options(model, read)
+            report, wishes = _prune(model, amount, spending, given, {**writing, **read}, processor)
+        export = export_model(
+            model, output, processing_class=processor, overwrite=overwrite, **writing, **read
+        )
+    for wish in wishes:
+        print(replace(wish, got=export.bytes) if wish.name == "max_bytes" else wish)
+    _print_result(report, export, amount, spending.budget)
+
+
+def _check_fractions(amount: Amount) -> None:
+    sparsity = amount.sparsity
+    for one in sparsity.values() if isinstance(sparsity, dict) else (sparsity,):
+        if one is not None:
+            check_sparsity(one)
+
+
+def _prune(
+    model: Any,
+    amount: Amount,
+    spending: Spending,
+    given: dict[str, Any],
+    writing: dict[str, Any],
+    processor: Any,
+) -> tuple[PruningReport, tuple[Wish, ...]]:
+    """Prune a model to a sparsity or to wishes; return what is removed, and what was got."""
+    if not amount.wishes:
+        assert amount.sparsity is not None
+        read = {name: writing[name] for name in ("anatomy", "example_inputs")}
+        options = {**_default_level(model.config), **read, **given}
+        return prune_model(model, amount.sparsity, **options), ()
+    wishes: dict[str, Any] = {**amount.wishes, **spending.shape}
+    found = prune_to(model, **wishes, **writing, **given, processing_class=processor)
+    return found.pruning, found.wishes
+
+
+def _for_disk(amount: Amount, spending: Spending, calibration: Calibration) -> float:
+    """Return the sparsity, or raise UsageError for what needs the whole model in memory."""
+    wanted = amount.sparsity
+    if not isinstance(wanted, float) or calibration.source is not None or spending.of == "latency":
+        raise UsageError(
+            "--from-disk takes a --sparsity of all parts, and runs no forward. Leave out other "
+            "amounts, --calibration and --of latency, or leave out --from-disk."
+        )
+    return wanted
 
 
 def _prune_on_disk(
@@ -102,12 +158,14 @@ def _default_level(config: Any) -> dict[str, Any]:
     return {} if hasattr(config, CONFIG_KEY) else {"level": "unit"}
 
 
-def _print_result(report: PruningReport, export: Export, sparsity: float, budget: str) -> None:
+def _print_result(report: PruningReport, export: Export, amount: Amount, budget: str) -> None:
+    asked = f" ({amount} asked for)" if amount.sparsity is not None else ""
     print(
-        f"{report.sparsity:.1%} of the prunable weights are pruned ({sparsity:.1%} asked for), "
+        f"{report.sparsity:.1%} of the prunable weights are pruned{asked}, "
         f"{report.share_of_parameters:.1%} of all parameters"
     )
-    if report.sparsity < sparsity - _TOLERANCE:
+    sparsity = amount.sparsity
+    if isinstance(sparsity, float) and report.sparsity < sparsity - _TOLERANCE:
         print(f"less than {sparsity:.1%}: {_shortfall(report, budget)}")
     size = f"{export.parameters:,} parameters, {export.bytes / 1e6:.1f} MB"
     print(f"{export.folder}: {export.form} form ({export.reason}), {size}")

@@ -18,7 +18,7 @@ from hf_td.anatomy.replaced import check_not_fully_sharded
 from hf_td.compaction import check_multiple, cut_model, needed_units, take_out_layers
 from hf_td.files import check_free, folder_bytes, whole_folder, write_text
 from hf_td.hub.card.info import CardInfo
-from hf_td.hub.card.removal import count_removal
+from hf_td.hub.card.removal import Removal, count_removal
 from hf_td.hub.card.text import no_smaller
 from hf_td.hub.card.writing import ExportFacts, write_card
 from hf_td.hub.forms import AUTO, FORMS, check_form, load_form
@@ -99,18 +99,16 @@ def export_model(
     check_multiple(multiple_of)
     written = None if metrics is None else _json_of(metrics)
     check_form(form, keep_heads_stock=keep_heads_stock)
-    _check_plain(model)
-    shell = _shell_of(model)
-    anatomy = anatomy_of(shell, anatomy, example_inputs)
-    removal = count_removal(shell, anatomy.holders)  # before it is cut
-    if take_out_layers(shell, check=check, example_inputs=example_inputs) is not None:
-        anatomy = anatomy_of(shell, None, example_inputs)
-    needed = needed_units(shell, anatomy, multiple_of, example_inputs)
-    source = Source(model=shell, anatomy=anatomy, needed=needed, keep_heads_stock=keep_heads_stock)
-    name, plan, reason = choose_form(form, source)
-    hint = stock_hint(source) if form == AUTO and name != "stock" else None
-    _cut(source, plan, example_inputs, check=check)
-    chosen = load_form(name)
+    cut = cut_to_form(
+        model,
+        form=form,
+        keep_heads_stock=keep_heads_stock,
+        multiple_of=multiple_of,
+        check=check,
+        anatomy=anatomy,
+        example_inputs=example_inputs,
+    )
+    shell, chosen, removal = cut.model, load_form(cut.form), cut.removal
     with whole_folder(folder, overwrite=overwrite) as temporary:
         chosen.write(shell, temporary, example_inputs)
         if processing_class is not None:
@@ -127,13 +125,61 @@ def export_model(
         ways = chosen.verify(model, shell, temporary, example_inputs) if check else ()
     return Export(
         folder=Path(folder),
-        form=name,
-        reason=reason,
+        form=cut.form,
+        reason=cut.reason,
         parameters=shell.num_parameters(),
         bytes=folder_bytes(folder),
         ways=ways,
-        notes=tuple(filter(None, [no_smaller(removal, shell.num_parameters(), chosen), hint])),
+        notes=tuple(filter(None, [no_smaller(removal, shell.num_parameters(), chosen), cut.hint])),
     )
+
+
+@dataclass(frozen=True)
+class CutCopy:
+    """A copy of a pruned model with the widths of its export.
+
+    Attributes:
+        model: the copy; it shares what was not cut with the pruned model.
+        form: a name in `hf_td.hub.forms.FORMS`.
+        reason: why this form.
+        removal: counts of what pruning removed.
+        hint: a sentence on what would make it stock, or None.
+    """
+
+    model: Any
+    form: str
+    reason: str
+    removal: Removal
+    hint: str | None
+
+
+def cut_to_form(
+    model: Any,
+    *,
+    form: str = AUTO,
+    keep_heads_stock: bool = False,
+    multiple_of: int = 8,
+    check: bool = True,
+    anatomy: Anatomy | None = None,
+    example_inputs: Mapping[str, Any] | None = None,
+) -> CutCopy:
+    """Return the model that `export_model` writes, given the same arguments.
+
+    Raises:
+        TypeError, ValueError: as for `export_model`.
+    """
+    _check_plain(model)
+    shell = shell_of(model)
+    anatomy = anatomy_of(shell, anatomy, example_inputs)
+    removal = count_removal(shell, anatomy.holders)  # before it is cut
+    if take_out_layers(shell, check=check, example_inputs=example_inputs) is not None:
+        anatomy = anatomy_of(shell, None, example_inputs)
+    needed = needed_units(shell, anatomy, multiple_of, example_inputs)
+    source = Source(model=shell, anatomy=anatomy, needed=needed, keep_heads_stock=keep_heads_stock)
+    name, plan, reason = choose_form(form, source)
+    hint = stock_hint(source) if form == AUTO and name != "stock" else None
+    _cut(source, plan, example_inputs, check=check)
+    return CutCopy(shell, name, reason, removal, hint)
 
 
 def _json_of(metrics: Mapping[str, Any]) -> str:
@@ -166,7 +212,7 @@ def _check_plain(model: Any) -> None:
         raise ValueError(f"{adapted[0]} has an adapter; merge it into the model, and export that")
 
 
-def _shell_of(model: Any) -> Any:
+def shell_of(model: Any) -> Any:
     """Return a copy that shares every tensor with the model: cutting it leaves the model alone."""
     shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
     with in_own_type(model):

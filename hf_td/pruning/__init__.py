@@ -14,13 +14,16 @@ from hf_td.pruning.prune import (
 )
 from hf_td.pruning.report import BlockSparsity, LayerSparsity, PruningReport, count_sparsity
 from hf_td.pruning.selection import select_sites, sites_to_prune
+from hf_td.pruning.times import Curve, Times
 
 __all__ = [
     "BlockSparsity",
     "Budget",
+    "Curve",
     "KeptPruned",
     "LayerSparsity",
     "PruningReport",
+    "Times",
     "as_budget",
     "check_reachable",
     "check_sparsity",

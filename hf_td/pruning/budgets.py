@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from hf_td import kernels
-from hf_td.ranking.sites import Site, scores_to_prune, tied_groups
+from hf_td.pruning.times import Times
+from hf_td.ranking.sites import Site, UnitSite, scores_to_prune, tied_groups
 
 Rule = Literal["uniform", "global"]
-Currency = Literal["units", "parameters", "flops"]
+Currency = Literal["units", "parameters", "flops", "latency"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,15 +29,18 @@ class Budget:
         kind: `uniform` takes the same fraction of every site; `global` ranks all sites together,
             on scores that are divided by the root mean square of their site.
         of: the currency of a global sparsity: `units` (weights at the weight level), `parameters`,
-            or estimated `flops` of one token.
+            estimated `flops` of one token, or measured `latency`. With the latter, units of slow
+            blocks are removed earlier than units of equal score in fast ones.
         floor: the fraction of each site that a global budget never takes, in [0, 1].
         length: the number of tokens that attention is assumed to look at, for `flops`.
+        times: what `measure_times` returned, for `latency`.
     """
 
     kind: Rule = "uniform"
     of: Currency = "units"
     floor: float = 0.05
     length: int = 128
+    times: Times | None = None
 
     def __post_init__(self) -> None:
         for name, choices in (("kind", get_args(Rule)), ("of", get_args(Currency))):
@@ -45,6 +49,11 @@ class Budget:
                 raise ValueError(f"budget {name} must be one of {list(choices)}, got {got!r}")
         if not 0 <= self.floor <= 1:
             raise ValueError(f"budget floor is a fraction in [0, 1], got {self.floor}")
+        if (self.of == "latency") != (self.times is not None):
+            raise ValueError(
+                "of='latency' spends measured times, and nothing else does. Pass both of them: "
+                "of='latency', times=measure_times(model, batch=8, length=128)"
+            )
 
     def choose(self, sites: Sequence[Site], sparsity: float) -> list[Tensor]:
         """Return a boolean mask for each site, of the shape of its scores: what to remove."""
@@ -68,12 +77,50 @@ def _choose_globally(sites: Sequence[Site], sparsity: float, budget: Budget) -> 
     _check_counted_once(sites)
     groups = tied_groups(sites)
     scores = [_comparable(tied[0], budget.floor) for tied in groups.values()]
-    costs = [
-        sum(getattr(site.cost(budget.length), budget.of) for site in tied)
-        for tied in groups.values()
-    ]
+    pairs = zip(groups.values(), scores, strict=True)
+    costs = [_costs(tied, score, budget) for tied, score in pairs]
+    if budget.of == "latency":
+        scores = list(map(_per_time, scores, costs))
     chosen = dict(zip(groups, _affordable(scores, costs, sparsity), strict=True))
     return [chosen[site.index] for site in sites]
+
+
+def _costs(tied: Sequence[Site], scores: Tensor, budget: Budget) -> Tensor:
+    """Return the cost of each entry of tied sites, of the shape of the scores, float64, on the CPU.
+
+    The time that a unit takes depends on how many others its block still has: entries are removed
+    in the order of their scores.
+    """
+    if budget.times is None:
+        each = sum(getattr(site.cost(budget.length), budget.of) for site in tied)
+        return torch.full(scores.shape, each, dtype=torch.float64)
+    curves = [budget.times.curve_of(_timed(site).block) for site in tied]
+    saved = torch.stack([curve.by_count().diff().flip(0) for curve in curves]).sum(0)
+    order = scores.cpu().argsort(stable=True)
+    return torch.empty_like(saved).scatter_(0, order, saved)
+
+
+def _timed(site: Site) -> UnitSite:
+    """Return the site, or raise ValueError if removing its entries makes no forward faster."""
+    if isinstance(site, UnitSite) and len(site.ranked_shape) == 1:
+        return site
+    raise ValueError(
+        f"of='latency' is for heads and neurons outside of experts, and {site.name} ranks "
+        f"{'single weights' if site.kind == 'weight' else 'experts or their neurons'}. Zeros make "
+        "no forward faster. Use level='unit', or another currency"
+    )
+
+
+def _per_time(scores: Tensor, costs: Tensor) -> Tensor:
+    """Return scores in which an equal score counts more where its block is fast.
+
+    A squared score over the number of units is the share of its block's weight that the unit has.
+    Over the time of the unit it is what removing costs for each millisecond.
+    """
+    whole = float(costs.sum())
+    if whole <= 0:  # nothing is gained
+        return scores.masked_fill(~scores.isneginf(), torch.inf)
+    return scores / whole**0.5
 
 
 def _comparable(site: Site, floor: float) -> Tensor:
@@ -102,12 +149,12 @@ def _root_mean_square(scores: Tensor) -> Tensor:
 
 
 def _affordable(
-    scores: Sequence[Tensor], costs: Sequence[float], sparsity: float
+    scores: Sequence[Tensor], costs: Sequence[Tensor], sparsity: float
 ) -> Iterator[Tensor]:
     """Yield a mask for each tensor of scores; among equal scores it takes no more than asked."""
     every = torch.cat([score.flatten().cpu() for score in scores])
     sizes = torch.tensor([score.numel() for score in scores])
-    each = torch.tensor(costs, dtype=torch.float64).repeat_interleave(sizes)
+    each = torch.cat([cost.flatten() for cost in costs])
     ranked, order = every.sort(stable=True)
     spent = each[order].cumsum(0)
     affordable = int((spent <= sparsity * spent[-1] * (1 + 1e-9)).sum())

@@ -15,8 +15,16 @@ from hf_td.anatomy import Anatomy
 from hf_td.config import TargetedDropoutConfig
 from hf_td.modules.compact_layout import record_layout
 from hf_td.pruning.budgets import Budget, Currency
+from hf_td.pruning.compensation import (
+    Batches,
+    Compensation,
+    as_compensation,
+    check_compensation,
+    remove_and_compensate,
+)
 from hf_td.pruning.report import PruningReport, count_sparsity
 from hf_td.pruning.selection import select_sites
+from hf_td.pruning.times import Times
 from hf_td.ranking.activations import Activations
 from hf_td.ranking.sites import Site
 from hf_td.ranking.source import forget_source
@@ -29,9 +37,11 @@ def prune_model(
     *,
     budget: Literal["uniform", "global"] | Budget = "uniform",
     of: Currency | None = None,
+    times: Times | None = None,
     calibration: Iterable[Mapping[str, Any]] | None = None,
     activations: Activations | None = None,
     scores: Mapping[str, Tensor] | None = None,
+    compensate: bool | Compensation = False,
     anatomy: Anatomy | None = None,
     example_inputs: Mapping[str, Any] | None = None,
     **overrides: Any,
@@ -66,12 +76,17 @@ def prune_model(
             scores that a baseline has learned, by activation if there is a calibration, or by
             magnitude.
         budget: `uniform`, `global`, or a `Budget` with its details.
-        of: the currency of a global sparsity: `units`, `parameters` or `flops`.
+        of: the currency of a global sparsity: `units`, `parameters`, `flops` or `latency`.
+        times: what `measure_times` returned, or `Times.load`, for `latency`.
         calibration: batches of training data, keyword arguments for `model`. Importance by
             activation is measured on them; with labels, importance by `taylor` or `movement` is.
         activations: measured activations, for importance by activation. Without these and without a
             calibration, those measured in training are used.
         scores: by the name of the site, of the shape that it ranks; the lowest are removed first.
+        compensate: True or `least_squares` changes the weights that read the remaining heads and
+            neurons, and their bias, so that they make up for those that are removed, as well as the
+            inputs in `calibration` allow. `mean` changes the bias alone, and takes one forward of
+            the batches in all. It may be used together with any importance.
         anatomy: what `read_anatomy(model)` returned; None reads the model.
         example_inputs: what `model(**example_inputs)` takes: keyword arguments of one forward.
             They are needed only where none that can be made runs.
@@ -88,11 +103,13 @@ def prune_model(
     """
     for one in sparsity.values() if isinstance(sparsity, Mapping) else (sparsity,):
         check_sparsity(one)
-    budget = as_budget(budget, of)
+    budget, kind = as_budget(budget, of, times), as_compensation(compensate)
+    batches = None if kind is None or calibration is None else list(calibration)
+    ranked_otherwise = batches is not None and (activations is not None or scores is not None)
     anatomy, sites = select_sites(
         model,
         config,
-        calibration=calibration,
+        calibration=None if ranked_otherwise else (batches or calibration),
         activations=activations,
         scores=scores,
         anatomy=anatomy,
@@ -103,15 +120,66 @@ def prune_model(
         wanted = _by_part(sites, anatomy, sparsity)
     else:
         wanted = [(sites, sparsity)]
-    for some, fraction in wanted:
-        check_reachable(some, fraction)
-    for some, fraction in wanted:
-        remove_lowest(some, fraction, budget)
-    if any(site.kind in ("expert", "layer") for site in sites):
+    return prune_sites(model, anatomy, wanted, budget, kind, batches)
+
+
+def prune_sites(
+    model: nn.Module,
+    anatomy: Anatomy,
+    wanted: Sequence[tuple[tuple[Site, ...], float]],
+    budget: Budget,
+    compensation: Compensation | None = None,
+    batches: Batches | None = None,
+) -> PruningReport:
+    """Prune sites that are selected already, each group to its sparsity, and count what is removed.
+
+    Raises:
+        ValueError: a pattern allows less than a sparsity, or the removal cannot be compensated for.
+    """
+    remove_wanted(model, anatomy, wanted, budget, compensation, batches)
+    if any(site.kind in ("expert", "layer") for some, _ in wanted for site in some):
         record_layout(model)
     if any(fraction > 0 for _, fraction in wanted):
         forget_source(model)
     return count_sparsity(model, anatomy.holders)
+
+
+def remove_wanted(
+    model: nn.Module,
+    anatomy: Anatomy,
+    wanted: Sequence[tuple[tuple[Site, ...], float]],
+    budget: Budget,
+    compensation: Compensation | None = None,
+    batches: Batches | None = None,
+) -> None:
+    """Set what the budget chooses of each group to zero, and compensate for it.
+
+    Raises:
+        ValueError: as for `prune_sites`; nothing is removed then.
+    """
+    for some, fraction in wanted:
+        check_reachable(some, fraction)
+        if compensation is not None:
+            check_compensation(some, compensation, batches)
+    if compensation is None or batches is None:
+        for some, fraction in wanted:
+            remove_lowest(some, fraction, budget)
+    else:
+        chosen = dict(_chosen_in_order(anatomy, wanted, budget))
+        remove_and_compensate(model, [*chosen], [*chosen.values()], compensation, batches)
+
+
+def _chosen_in_order(
+    anatomy: Anatomy, wanted: Sequence[tuple[tuple[Site, ...], float]], budget: Budget
+) -> list[tuple[Site, Tensor]]:
+    """Return what the budget chooses of each site, in the order in which the model runs them."""
+    places = {block.consumer.module: place for place, block in enumerate(anatomy.blocks)}
+    chosen = [
+        pair
+        for some, fraction in wanted
+        for pair in zip(some, budget.choose(some, fraction), strict=True)
+    ]
+    return sorted(chosen, key=lambda pair: places[pair[0].name])
 
 
 def _by_part(
@@ -152,14 +220,19 @@ def check_reachable(sites: Iterable[Site], sparsity: float) -> None:
             )
 
 
-def as_budget(budget: Literal["uniform", "global"] | Budget, of: Currency | None = None) -> Budget:
+def as_budget(
+    budget: Literal["uniform", "global"] | Budget,
+    of: Currency | None = None,
+    times: Times | None = None,
+) -> Budget:
     """Return a budget by its name, or a global one in another currency."""
     budget = budget if isinstance(budget, Budget) else Budget(kind=budget)
-    if of is None:
+    if of is None and times is None:
         return budget
+    of = of or budget.of
     if budget.kind != "global":
         raise ValueError(f"of={of!r} is for a global budget. Pass budget='global' with it")
-    return replace(budget, of=of)
+    return replace(budget, of=of, times=times)
 
 
 @torch.no_grad()
@@ -198,7 +271,7 @@ def kept_weights(sites: tuple[Site, ...]) -> Iterator[Callable[[], None]]:
 
     Yields a function that restores them at once, to prune anew. Routers choose again as before.
     """
-    tensors = [tensor for site in sites for tensor in site.parameters()]
+    tensors = [tensor for site in sites for tensor in (*site.parameters(), *_own_bias(site))]
     tensors = list({tensor.data_ptr(): tensor for tensor in tensors}.values())
     copies = [tensor.clone() for tensor in tensors]
 
@@ -212,3 +285,9 @@ def kept_weights(sites: tuple[Site, ...]) -> Iterator[Callable[[], None]]:
         yield restore
     finally:
         restore()
+
+
+def _own_bias(site: Site) -> list[Tensor]:
+    """Return the bias of a consumer, which a compensation changes, if there is one."""
+    bias = getattr(site.layer, "bias", None) if site.kind == "unit" else None
+    return [] if bias is None else [bias.data]

@@ -313,3 +313,20 @@ def test_the_recorded_command_has_no_token():
 def test_the_recorded_configuration_has_no_token(options):
     argv = argv_of({**options, "token": "hf_secret", "hub_token": "hf_secret"})
     assert "hf_secret" not in json.dumps(parse_arguments(argv, GlueArguments).configuration())
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_export_is_as_small_as_wished_and_loses_no_more(options, capsys):
+    wanted = {**options, "level": "unit", "export_max_bytes": "500kB", "export_max_loss": 0.9}
+    run_glue.main(argv_of(wanted))
+    folder = Path(options["output_dir"]) / "seed-42" / "export"
+    printed = capsys.readouterr().out
+    assert sum(file.stat().st_size for file in folder.rglob("*")) <= 500_000
+    assert "max_bytes: wanted 0.50 MB, got 0." in printed
+    assert "max_loss: wanted 90.00% lost, got" in printed
+    run_glue.main(argv_of(wanted))
+    assert "kept from an earlier call" in capsys.readouterr().out
+    assert (
+        refused({**wanted, "export_max_bytes": "1kB"}, capsys).count("max_bytes=1000 cannot be")
+        == 1
+    )

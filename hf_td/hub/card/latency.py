@@ -81,7 +81,7 @@ def measure_latency(
         runs=runs,
         threads=torch.get_num_threads(),
         dtype=str(next(compact.parameters()).dtype).removeprefix("torch."),
-        hardware=_hardware(device),
+        hardware=hardware_of(device),
     )
 
 
@@ -99,7 +99,8 @@ def _shape_of(inputs: Mapping[str, Any]) -> tuple[int, ...]:
     raise ValueError(f"inputs hold no tensor, got {sorted(inputs)}")
 
 
-def _hardware(device: torch.device) -> str:
+def hardware_of(device: torch.device) -> str:
+    """Return the name of the GPU, or of the CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return environment()["hardware"]["cpu"] or platform.machine()

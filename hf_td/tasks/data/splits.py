@@ -109,6 +109,23 @@ def load_splits(
     return _held_out(splits[TRAIN], arguments.validation_split_percentage, label)
 
 
+def load_rows(name: str, *, builtin: str, config: str | None = None) -> datasets.Dataset:
+    """Load the training split of a local folder or file, or of a data set on the Hub.
+
+    Args:
+        name: of the data.
+        builtin: alternative that error messages suggest when there is no network.
+        config: configuration of the data set.
+
+    Raises:
+        ValueError, OSError: as for `load_splits`.
+    """
+    arguments = DatasetArguments(dataset_name=name, dataset_config_name=config)
+    splits = _load(arguments, builtin, {TRAIN: TRAIN})
+    _check_rows(splits, name)
+    return splits[TRAIN]
+
+
 def own_splits(arguments: DatasetArguments) -> dict[str, str]:
     """Return the splits to train and to measure on of data that have all of them."""
     return {TRAIN: arguments.train_split, VALIDATION: arguments.validation_split or VALIDATION}

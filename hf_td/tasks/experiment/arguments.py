@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState, PartialState
 from hf_td.hub.forms import AUTO, form_choices, forms_help
 from hf_td.tasks.experiment.methods import METHODS
 from hf_td.tasks.experiment.pairs import parse_pairs
+from hf_td.tasks.sizes import parse_bytes
 from hf_td.training import TargetedDropoutArguments
 
 _STATES: tuple[Any, ...] = (PartialState, AcceleratorState)
@@ -108,6 +109,9 @@ _NOT_OF_THE_EXPERIMENT = {
     "checkpoint_minutes",
     "disable_tqdm",
     "export_form",
+    "export_max_bytes",
+    "export_max_loss",
+    "export_speedup",
     "export_sparsity",
     "do_eval",
     "do_predict",
@@ -205,6 +209,19 @@ class CurveArguments:
         "export the model pruned to this sparsity, to seed-N/export; with --push_to_hub by default "
         "the largest sparsity that is not above the targeting",
     )
+    export_speedup: float | None = argument(
+        None,
+        "in place of --export_sparsity, export the model pruned until a forward is so many times "
+        "as fast on this machine, on the first 8 rows that are measured on",
+    )
+    export_max_bytes: str | None = argument(
+        None, "in place of --export_sparsity, what all exported files may take, such as 25MB"
+    )
+    export_max_loss: float | None = argument(
+        None,
+        "in place of --export_sparsity, the fraction of the dense model's metric that the export "
+        "may lose, such as 0.01; beside the other wishes, what these may cost",
+    )
     export_form: str = argument(AUTO, forms_help(), choices=form_choices())
     checkpoint_minutes: float = argument(
         2.0,
@@ -273,7 +290,20 @@ class Arguments:
     @property
     def exports(self) -> bool:
         """True if the fine-tuned models are exported."""
-        return self.curve.export_sparsity is not None or self.training.push_to_hub
+        asked = self.curve.export_sparsity is not None or bool(self.wishes)
+        return asked or self.training.push_to_hub
+
+    @property
+    def wishes(self) -> dict[str, Any]:
+        """Wishes for the exports, by the names that `prune_to` has for them."""
+        curve = self.curve
+        size = curve.export_max_bytes
+        given = {
+            "speedup": curve.export_speedup,
+            "max_bytes": None if size is None else parse_bytes(size),
+            "max_loss": curve.export_max_loss,
+        }
+        return {name: value for name, value in given.items() if value is not None}
 
     @property
     def sparsity_to_export(self) -> float:

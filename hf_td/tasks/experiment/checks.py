@@ -121,6 +121,21 @@ def _check_export(arguments: Arguments) -> None:
             f"--export_sparsity {wanted} is none of the sparsities {arguments.sparsities}, "
             "so its metrics would not be known. Add it to --sparsities."
         )
+    if wanted is not None and arguments.wishes:
+        raise UsageError(
+            "--export_sparsity says how much to prune, and so do --export_speedup, "
+            "--export_max_bytes and --export_max_loss. Give the sparsity or wishes."
+        )
+    smaller = arguments.wishes.keys() & {"speedup", "max_bytes"}
+    if (
+        smaller
+        and arguments.training.level == "weight"
+        and arguments.curve.export_form != "archive"
+    ):
+        raise UsageError(
+            "--level weight makes no export faster, and none smaller but the archive. Use --level "
+            "unit (heads and neurons), or --export_max_bytes with --export_form archive."
+        )
     if arguments.exports and not arguments.trains:
         raise UsageError("only fine-tuned models are exported. Add --do_train.")
     if arguments.exports:

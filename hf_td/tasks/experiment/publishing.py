@@ -29,6 +29,7 @@ from hf_td.tasks.experiment.calibration import how_to_prune
 from hf_td.tasks.experiment.methods import METHODS
 from hf_td.tasks.experiment.output import EXPORT, seed_folder
 from hf_td.tasks.experiment.results import Results
+from hf_td.tasks.experiment.wishes import prune_to_wishes
 from hf_td.tasks.models import base_model_facts
 from hf_td.tasks.task import Task
 
@@ -71,7 +72,8 @@ def publish(arguments: Arguments, task: Task, results: Results) -> None:
 def _asked(arguments: Arguments, seed: int) -> dict[str, Any]:
     """Return the arguments that determine the export of a seed, as JSON values."""
     return {
-        "sparsity": arguments.sparsity_to_export,
+        "sparsity": None if arguments.wishes else arguments.sparsity_to_export,
+        **({"wishes": arguments.wishes} if arguments.wishes else {}),
         "form": arguments.curve.export_form,
         "repo_id": arguments.repo_id(seed) if arguments.training.push_to_hub else None,
     }
@@ -93,7 +95,11 @@ def _export(
         how = how_to_prune(model, task, arguments)
         inputs = how["example_inputs"]
         before = _written(model, task)
-        prune_model(model, arguments.sparsity_to_export, **how)
+        if arguments.wishes:
+            timed = _timed_inputs(model, task)
+            print(prune_to_wishes(model, task, arguments, how, timed), flush=True)
+        else:
+            prune_model(model, arguments.sparsity_to_export, **how)
         card = replace(
             _card(arguments, task, results, run, _latency(model, task, inputs)),
             sample=_sample(before, _written(model, task)),
@@ -133,7 +139,7 @@ def _card(
         metric=task.metric if run["curve"] else None,
         lower_is_better=task.lower_is_better,
         curve=run["curve"],
-        sparsity=arguments.sparsity_to_export if run["curve"] else None,
+        sparsity=arguments.sparsity_to_export if run["curve"] and not arguments.wishes else None,
         targeted_dropout=training.targeted_dropout() if targeted else None,
         method=_method(arguments),
         learning_rate=training.learning_rate,
@@ -179,13 +185,18 @@ def _latency(model: Any, task: Task, example_inputs: Any) -> Latency | None:
     if not can_compact(model, example_inputs=example_inputs):
         return None
     compact = compact_model(copy.deepcopy(model), example_inputs=example_inputs)
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    inputs = _timed_inputs(model.to(device), task)
+    return measure_latency(model, compact.to(device), inputs)
+
+
+def _timed_inputs(model: Any, task: Task) -> dict[str, Any]:
+    """Return the first rows that are measured on, without labels, on the device of a model."""
     data = task.eval_data
     data = next(iter(data.values())) if isinstance(data, dict) else data
     batch = task.collator([data[i] for i in range(min(_LATENCY_BATCH, len(data)))])
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
     labels = find_labels(type(model))
-    inputs = {name: value.to(device) for name, value in batch.items() if name not in labels}
-    return measure_latency(model.to(device), compact.to(device), inputs)
+    return {name: value.to(model.device) for name, value in batch.items() if name not in labels}
 
 
 def _push(arguments: Arguments, folder: Path, repo_id: str) -> None:

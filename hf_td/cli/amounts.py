@@ -1,0 +1,96 @@
+"""Reads from the command line how much of a model is to be pruned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_td.tasks.errors import UsageError
+from hf_td.tasks.sizes import parse_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Amount:
+    """How much is pruned; exactly one way is given.
+
+    Attributes:
+        sparsity: a fraction, or one for each part, or None.
+        units: units by name, as for `prune_units`, or None.
+        wishes: arguments of `prune_to`; empty without a wish.
+    """
+
+    sparsity: float | dict[str, float] | None
+    units: dict[str, Any] | None
+    wishes: dict[str, float]
+
+    @classmethod
+    def of(
+        cls,
+        sparsity: Sequence[str],
+        units: Path | None,
+        speedup: float | None,
+        max_bytes: str | None,
+    ) -> Amount:
+        """Return the amount that options give.
+
+        Raises:
+            UsageError: none or several ways are given, or one cannot be read.
+        """
+        wishes: dict[str, float] = {}
+        if speedup is not None:
+            wishes["speedup"] = speedup
+        if max_bytes is not None:
+            wishes["max_bytes"] = parse_bytes(max_bytes)
+        if sum([bool(sparsity), units is not None, bool(wishes)]) != 1:
+            raise UsageError(
+                "give one of --sparsity, --units, and --speedup or --max-bytes: how much to prune"
+            )
+        return cls(
+            sparsity=read_sparsity(sparsity) if sparsity else None,
+            units=None if units is None else read_units(units),
+            wishes=wishes,
+        )
+
+    def __str__(self) -> str:
+        """Return the sparsity in words."""
+        if isinstance(self.sparsity, dict):
+            return ", ".join(f"{part} {fraction:.1%}" for part, fraction in self.sparsity.items())
+        return "" if self.sparsity is None else f"{self.sparsity:.1%}"
+
+
+def read_sparsity(words: Sequence[str]) -> float | dict[str, float]:
+    """Return the fraction that one word gives, or those of the parts that `PART=FRACTION` give."""
+    try:
+        if len(words) == 1 and "=" not in words[0]:
+            return float(words[0])
+        pairs = [one.split("=") for word in words for one in word.split(",")]
+        found = {part: float(fraction) for part, fraction in pairs}
+    except ValueError as error:
+        raise UsageError(
+            "--sparsity is a fraction, or one for each part, such as attention=0.5 "
+            f"feed_forward=0.75; got {' '.join(words)}"
+        ) from error
+    if len(found) < len(pairs):
+        raise UsageError(f"--sparsity names a part twice: {' '.join(words)}")
+    return found
+
+
+def read_units(file: Path) -> dict[str, Any]:
+    """Return what `prune_units` takes from a JSON file; numbers of blocks are its keys."""
+    try:
+        kinds = json.loads(file.read_text(encoding="utf-8"))
+        return {kind: _numbered(named) for kind, named in kinds.items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"{file} holds no units: {error}. Expected is a JSON object such as "
+            '{"heads": {"0": [1, 3]}, "neurons": {"5": [0, 7]}}'
+        ) from error
+
+
+def _numbered(named: Any) -> Any:
+    if not isinstance(named, dict):
+        return named
+    return {int(key) if key.isdigit() else key: units for key, units in named.items()}

@@ -1,0 +1,60 @@
+"""Reads from the command line what importance is measured on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hf_td.pruning.compensation import Compensation
+from hf_td.tasks.data.calibration import calibration_batches
+from hf_td.tasks.errors import UsageError
+
+_BY_GRADIENT = ("taylor", "movement")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """The options of `hf-td prune` about calibration.
+
+    Attributes:
+        source: file, folder or data set with texts; None without a calibration.
+        rows: number of rows that are used.
+        length: the most tokens of a row.
+        compensate: how removed units are compensated for, or None.
+    """
+
+    source: str | None
+    rows: int
+    length: int
+    compensate: Compensation | None
+
+    def check(self, importance: str | None) -> None:
+        """Raise UsageError for options that need a calibration."""
+        if self.source is not None:
+            return
+        needs = "--compensate" if self.compensate else f"--importance {importance}"
+        if self.compensate or importance in _BY_GRADIENT:
+            raise UsageError(
+                f"{needs} needs texts. Add --calibration with a file of text, a table, a folder or "
+                "an id on the Hub"
+            )
+
+    def options(self, model: Any, processor: Any, importance: str | None) -> dict[str, Any]:
+        """Return the arguments of `prune_model` that a calibration gives."""
+        if self.source is None:
+            return {}
+        tokenizer = getattr(processor, "tokenizer", processor)
+        if tokenizer is None:
+            raise UsageError("--calibration needs the tokenizer of the model. Save it beside it")
+        batches: Any = calibration_batches(
+            self.source,
+            model,
+            tokenizer,
+            rows=self.rows,
+            length=self.length,
+            labelled=importance in _BY_GRADIENT,
+        )
+        found = {"calibration": batches, "compensate": self.compensate or False}
+        if importance is None and self.compensate is None:  # or the texts would have no effect
+            found["importance"] = "activation"
+        return found

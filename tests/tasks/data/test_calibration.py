@@ -1,0 +1,103 @@
+"""Calibration batches of any text, for every kind of model."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
+
+from hf_td import prune_model
+from hf_td.tasks.data.calibration import calibration_batches
+from tests.tiny import TEXT
+from tests.vocabulary.test_trim import llama as tiny_llama
+from tests.vocabulary.tokenizers_of import CORPUS, FAMILIES
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return FAMILIES["wordpiece"]()
+
+
+def bert(cls: Any, tokenizer: Any) -> Any:
+    torch.manual_seed(0)
+    return cls(BertConfig(**{**TEXT, "vocab_size": len(tokenizer)})).eval()
+
+
+def written(folder: Any, kind: str) -> str:
+    """Write the corpus in some form, and return its name."""
+    rows = [{"text": text, "label": number % 2} for number, text in enumerate(CORPUS)]
+    if kind == "jsonl":
+        (folder / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    elif kind == "folder":
+        (folder / "set").mkdir()
+        (folder / "set" / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    else:
+        (folder / f"a.{kind}").write_text("\n".join(CORPUS))
+    return str(folder / ("set" if kind == "folder" else f"a.{kind}"))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "folder", "txt", "log"])
+def test_files_of_all_kinds_give_the_texts(tmp_path, tokenizer, kind):
+    model = bert(BertModel, tokenizer)
+    batches = calibration_batches(written(tmp_path, kind), model, tokenizer, rows=3, size=2)
+    assert [len(batch["input_ids"]) for batch in batches] == [2, 1]
+    first = batches[0]
+    assert first.keys() == {"input_ids", "attention_mask"}
+    ids = first["input_ids"][0][first["attention_mask"][0].bool()].tolist()
+    text = CORPUS[0] if kind in ("jsonl", "folder") else f"{CORPUS[0]}\n"  # a line
+    assert ids == tokenizer(text)["input_ids"]
+    with torch.no_grad():
+        assert torch.isfinite(model(**first).last_hidden_state).all()
+
+
+def test_a_language_model_gets_full_rows(tmp_path):
+    tokenizer = FAMILIES["byte_level"]()
+    model: Any = tiny_llama(tokenizer)
+    file = written(tmp_path, "jsonl")
+    batches = calibration_batches(file, model, tokenizer, length=8, size=4, labelled=True)
+    assert all(batch["input_ids"].shape[1] == 8 for batch in batches)
+    assert all(batch["attention_mask"].all() for batch in batches[:-1])
+    found = torch.cat([b["input_ids"][b["attention_mask"].bool()] for b in batches]).tolist()
+    assert found == [token for text in CORPUS for token in tokenizer(text)["input_ids"]]
+    assert (batches[-1]["labels"] == -100).equal(batches[-1]["attention_mask"] == 0)
+    assert torch.isfinite(model(**batches[0]).loss)
+
+
+@pytest.mark.parametrize("cls", [BertForMaskedLM, BertForSequenceClassification])
+def test_gradients_have_a_loss(tmp_path, tokenizer, cls):
+    model = bert(cls, tokenizer)
+    file = written(tmp_path, "jsonl")
+    batches = calibration_batches(file, model, tokenizer, labelled=True)
+    loss = model(**batches[0]).loss
+    assert torch.isfinite(loss)
+    assert loss > 0
+    report = prune_model(model, 0.5, level="unit", importance="taylor", calibration=batches)
+    assert report.sparsity == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_masked_language_model_does_not_see_what_it_guesses(tmp_path, tokenizer):
+    model = bert(BertForMaskedLM, tokenizer)
+    (batch, *_) = calibration_batches(written(tmp_path, "txt"), model, tokenizer, labelled=True)
+    guessed = batch["labels"] != -100
+    assert guessed.any()
+    assert (batch["input_ids"][guessed] == tokenizer.mask_token_id).all()
+    assert not (batch["labels"][guessed] == tokenizer.mask_token_id).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "labelled", "message"),
+    [
+        ("a.csv", "label\n1\n", False, "has no column of text, only label"),
+        ("a.txt", "\n\n", False, "has no text"),
+        ("a.csv", "text\none\n", True, "has no column label or labels"),
+        ("a.log", b"\xff\xfe", False, "is no text in UTF-8"),
+    ],
+)
+def test_data_that_do_not_serve_are_refused(tmp_path, tokenizer, name, text, labelled, message):
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    model = bert(BertForSequenceClassification, tokenizer)
+    with pytest.raises(ValueError, match=message):
+        calibration_batches(str(tmp_path / name), model, tokenizer, labelled=labelled)
