@@ -58,12 +58,13 @@ def coverage_section(records: Sequence[Record], facts: Record) -> str:
             _made_by(records, facts),
             "### Refusals by reason",
             _REASONS,
-            markdown_table(("types", "what", "reason", "such as"), _reasons(records)),
+            markdown_table(("types", "what", "reason", "such as"), _reasons(records), padded=False),
             "### All types",
             _LEGEND,
             markdown_table(
                 ("type", "attention", "feed-forward", "read", "level", "compact", "the whole way"),
                 [_line(r) for r in records if r.get("projections")],
+                padded=False,
             ),
             *(_heads_section(heads, facts) if heads else ()),
         ]
@@ -116,6 +117,7 @@ def _heads_section(records: Sequence[Record], facts: Record) -> list[str]:
         markdown_table(
             ("head", "outcome", "reason"),
             [(r["type"], r["outcome"], _cell(_general(r["reason"]))) for r in refused],
+            padded=False,
         ),
     ]
 
