@@ -139,7 +139,7 @@ class TargetedDropoutConfig:
 
     def __post_init__(self) -> None:
         _check_choice("level", self.level, get_args(Level))
-        _check_choice("recipe", self.recipe, recipe_choices())
+        _check_choice("recipe", self.recipe, tuple(recipe_choices()))
         neighbours = parse_pattern(self.pattern)
         self._fill_in(neighbours)
         self._normalise()

@@ -74,6 +74,14 @@ def test_each_part_has_its_sparsity(monkeypatch, capsys, reader, tmp_path, words
     assert loaded(tmp_path / "out").num_parameters() == parameters_after(model)
 
 
+def test_layers_are_pruned_by_their_number(monkeypatch, capsys, reader, tmp_path):
+    words = ("--sparsity", "attention=0.5", "layers=1")
+    assert run(monkeypatch, "prune", reader, tmp_path / "out", *words) == 0
+    assert "(attention 50.0%, layers 1 asked for)" in capsys.readouterr().out
+    before, after = loaded(reader).config, loaded(tmp_path / "out").config
+    assert after.num_hidden_layers == before.num_hidden_layers - 1
+
+
 def test_units_by_name_come_from_a_file(monkeypatch, capsys, reader, tmp_path):
     units = {"heads": {"0": [1]}, "neurons": {"1": list(range(16))}}
     (tmp_path / "units.json").write_text(json.dumps(units))
@@ -174,10 +182,10 @@ def test_sizes_are_read_as_people_write_them(text, size):
 
 def test_amounts_are_read():
     assert read_sparsity(["0.5"]) == 0.5
-    assert read_sparsity(["attention=0.5", "feed_forward=1"]) == {
-        "attention": 0.5,
-        "feed_forward": 1.0,
-    }
+    found = read_sparsity(["attention=0.5", "feed_forward=1.0", "layers=2"])
+    assert found == {"attention": 0.5, "feed_forward": 1.0, "layers": 2}
+    assert isinstance(found, dict)
+    assert [type(amount) for amount in found.values()] == [float, float, int]
 
 
 @pytest.mark.parametrize("text", ["[", "[1]", "3"])

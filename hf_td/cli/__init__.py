@@ -72,14 +72,14 @@ def prune(
     output: Annotated[Path, typer.Argument(help="the folder to write")],
     parts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PART=FRACTION]...", help="further parts of --sparsity"),
+        typer.Argument(metavar="[PART=AMOUNT]...", help="further parts of --sparsity"),
     ] = None,
     sparsity: Annotated[
         list[str] | None,
         typer.Option(
             metavar="FRACTION",
-            help="fraction of the prunable weights to remove, in [0, 1], or one for each part: "
-            "--sparsity attention=0.5 feed_forward=0.75",
+            help="fraction of the prunable weights to remove, in [0, 1], or for each part one or a "
+            "number of units: --sparsity attention=0.5 feed_forward=0.75 layers=2",
         ),
     ] = None,
     units: Annotated[

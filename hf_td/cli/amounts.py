@@ -17,7 +17,7 @@ class Amount:
     """How much is pruned; exactly one way is given.
 
     Attributes:
-        sparsity: a fraction, or one for each part, or None.
+        sparsity: a fraction, or for each part one or a number of units, or None.
         units: units by name, as for `prune_units`, or None.
         wishes: arguments of `prune_to`; empty without a wish.
     """
@@ -57,25 +57,34 @@ class Amount:
     def __str__(self) -> str:
         """Return the sparsity in words."""
         if isinstance(self.sparsity, dict):
-            return ", ".join(f"{part} {fraction:.1%}" for part, fraction in self.sparsity.items())
+            return ", ".join(f"{part} {_words(one)}" for part, one in self.sparsity.items())
         return "" if self.sparsity is None else f"{self.sparsity:.1%}"
 
 
 def read_sparsity(words: Sequence[str]) -> float | dict[str, float]:
-    """Return the fraction that one word gives, or those of the parts that `PART=FRACTION` give."""
+    """Return the fraction that one word gives, or the amounts of parts that `PART=AMOUNT` give."""
     try:
         if len(words) == 1 and "=" not in words[0]:
             return float(words[0])
         pairs = [one.split("=") for word in words for one in word.split(",")]
-        found = {part: float(fraction) for part, fraction in pairs}
+        found = {part: _number(amount) for part, amount in pairs}
     except ValueError as error:
         raise UsageError(
-            "--sparsity is a fraction, or one for each part, such as attention=0.5 "
-            f"feed_forward=0.75; got {' '.join(words)}"
+            "--sparsity is a fraction, or for each part one or a number of units, such as "
+            f"attention=0.5 feed_forward=0.75 layers=2; got {' '.join(words)}"
         ) from error
     if len(found) < len(pairs):
         raise UsageError(f"--sparsity names a part twice: {' '.join(words)}")
     return found
+
+
+def _number(word: str) -> float:
+    """Return an integer as a number of units, and any other number as a fraction."""
+    return int(word) if word.isdecimal() else float(word)
+
+
+def _words(amount: float) -> str:
+    return str(amount) if isinstance(amount, int) else f"{amount:.1%}"
 
 
 def read_units(file: Path) -> dict[str, Any]:

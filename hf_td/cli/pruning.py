@@ -98,10 +98,8 @@ def prune_and_export(
 
 
 def _check_fractions(amount: Amount) -> None:
-    sparsity = amount.sparsity
-    for one in sparsity.values() if isinstance(sparsity, dict) else (sparsity,):
-        if one is not None:
-            check_sparsity(one)
+    if amount.sparsity is not None:
+        check_sparsity(amount.sparsity)
 
 
 def _prune(

@@ -29,6 +29,9 @@ from hf_td.ranking.activations import Activations
 from hf_td.ranking.sites import Site
 from hf_td.ranking.source import forget_source
 
+# The part of whole layers, in a mapping of sparsities.
+LAYERS = "layers"
+
 
 def prune_model(
     model: nn.Module,
@@ -69,8 +72,9 @@ def prune_model(
         model: any model that can be patched; patched or not, trained with targeted dropout or not.
         sparsity: the fraction to remove, in [0, 1]; under a pattern N:M at most N/M, at which every
             group of M neighbours loses exactly N (below it, at most N). A mapping gives each part
-            its own, such as `{"attention": 0.25, "feed_forward": 0.75}`, and whole layers as
-            `layers`; a part that is not in it stays whole.
+            its own, such as `{"attention": 0.25, "feed_forward": 0.75, "layers": 2}`; a part that
+            is not in it stays whole. There an integer is a number of units: heads or neurons of
+            each block, or layers of each stack.
         config: which layers, and at which level. None means the settings that the model was trained
             with (its own config records them), or else the defaults. Their importance is by the
             scores that a baseline has learned, by activation if there is a calibration, or by
@@ -101,8 +105,9 @@ def prune_model(
             merged; what the importance needs is missing, or is given twice; or the anatomy is of
             another model.
     """
-    for one in sparsity.values() if isinstance(sparsity, Mapping) else (sparsity,):
-        check_sparsity(one)
+    check_sparsity(sparsity)
+    if isinstance(sparsity, Mapping) and LAYERS in sparsity:
+        overrides = {"layers_level": "unit", **overrides}
     budget, kind = as_budget(budget, of, times), as_compensation(compensate)
     batches = None if kind is None or calibration is None else list(calibration)
     ranked_otherwise = batches is not None and (activations is not None or scores is not None)
@@ -199,11 +204,45 @@ def _by_part(
             f"sparsity names {', '.join(sorted(unknown))}, but what is ranked here is "
             f"{', '.join(parts)}. Name these parts, or set the level of the other part"
         )
-    return [(tuple(parts[part]), fraction) for part, fraction in sparsities.items()]
+    wanted: list[tuple[tuple[Site, ...], float]] = []
+    for part, amount in sparsities.items():
+        if _is_count(amount):
+            wanted += [((site,), _fraction_of(site, int(amount))) for site in parts[part]]
+        else:
+            wanted.append((tuple(parts[part]), amount))
+    return wanted
 
 
-def check_sparsity(sparsity: float) -> None:
-    """Raise unless `sparsity` is a fraction in [0, 1]."""
+def _is_count(amount: float) -> bool:
+    return isinstance(amount, int)
+
+
+def _fraction_of(site: Site, count: int) -> float:
+    """Return the fraction of a site that a number of units is."""
+    if site.kind == "weight":
+        raise ValueError(
+            f"{count} is a number of units, and {site.name} ranks single weights. Give a fraction, "
+            f"{float(count)} or less, or level='unit'"
+        )
+    units = site.ranked_shape[-1]
+    if count > units:
+        raise ValueError(f"{site.name} has {units} units, so {count} of them cannot be removed")
+    return count / units
+
+
+def check_sparsity(sparsity: float | Mapping[str, float]) -> None:
+    """Raise unless `sparsity` is a fraction in [0, 1], or one or a number of units for each part."""
+    if not isinstance(sparsity, Mapping):
+        _check_fraction(sparsity)
+        return
+    for part, amount in sparsity.items():
+        if not _is_count(amount) or isinstance(amount, bool):
+            _check_fraction(amount)
+        elif amount < 0:
+            raise ValueError(f"{part} is to lose a number of units, at least 0; got {amount}")
+
+
+def _check_fraction(sparsity: float) -> None:
     if not isinstance(sparsity, Real):
         raise TypeError(f"sparsity is a number, the fraction to remove; got {sparsity!r}")
     if not 0 <= sparsity <= 1:

@@ -9,6 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from hf_td import compact_model, prune_model, prune_units, read_anatomy
+from tests.deep import deep_family
 from tests.tiny import FAMILIES, tiny_inputs, tiny_model
 
 
@@ -23,6 +24,21 @@ def test_each_part_has_its_own_sparsity(family):
     for block in report.blocks:
         share = {"attention": 0.5, "feed_forward": 0.25}[block.part]
         assert block.removed == share * block.total
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_part_can_lose_a_number_of_units(family):
+    model = tiny_model(family)
+    report = prune_model(model, {"attention": 1, "feed_forward": 5}, level="unit")
+    assert {(b.part, b.removed) for b in report.blocks} == {("attention", 1), ("feed_forward", 5)}
+
+
+def test_a_mapping_that_names_layers_ranks_them():
+    model = deep_family("llama")
+    report = prune_model(model, {"feed_forward": 0.5, "layers": 1}, level="unit")
+    assert removed(report)["model.layers"] == (1, 4)
+    compact_model(model)
+    assert model.config.num_hidden_layers == 3
 
 
 def test_a_part_that_is_not_named_stays_whole():
@@ -48,6 +64,8 @@ def test_a_global_budget_is_spent_inside_each_part():
         ({"heads": 0.5}, "names heads, but what is ranked here is attention, feed_forward"),
         ({"experts": 0.5}, "names experts"),
         ({"attention": 1.5}, r"in \[0, 1\]"),
+        ({"attention": 5}, "self.* has 4 units, so 5 of them cannot be removed"),
+        ({"attention": -1}, "attention is to lose a number of units, at least 0; got -1"),
     ],
 )
 def test_a_wrong_sparsity_of_a_part_changes_nothing(sparsity, message):
@@ -55,6 +73,11 @@ def test_a_wrong_sparsity_of_a_part_changes_nothing(sparsity, message):
     with pytest.raises(ValueError, match=message):
         prune_model(model, sparsity, level="unit")
     assert all(map(torch.equal, model.state_dict().values(), other.state_dict().values()))
+
+
+def test_a_number_of_single_weights_is_refused():
+    with pytest.raises(ValueError, match="3 is a number of units, and .* ranks single weights"):
+        prune_model(tiny_model("bert"), {"attention": 3}, level="weight")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

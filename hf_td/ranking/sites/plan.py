@@ -68,7 +68,7 @@ def plan_sites(
         for site in make(plan, holder) if make else ():
             sites.setdefault(site.name, site)
     for stack in anatomy.stacks if config.layers_level == "unit" else ():
-        sites |= {site.name: site for site in _layer_sites(plan, stack)}
+        sites.update((site.name, site) for site in _layer_sites(plan, stack))
     if not sites:
         raise ValueError(_nothing_to_patch(model, anatomy, config))
     return tuple(sites.values())
