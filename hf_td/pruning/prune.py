@@ -231,7 +231,7 @@ def _fraction_of(site: Site, count: int) -> float:
 
 
 def check_sparsity(sparsity: float | Mapping[str, float]) -> None:
-    """Raise unless `sparsity` is a fraction in [0, 1], or one or a number of units for each part."""
+    """Raise unless this is a fraction in [0, 1], or for each part one or a number of units."""
     if not isinstance(sparsity, Mapping):
         _check_fraction(sparsity)
         return

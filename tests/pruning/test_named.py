@@ -64,8 +64,8 @@ def test_a_global_budget_is_spent_inside_each_part():
         ({"heads": 0.5}, "names heads, but what is ranked here is attention, feed_forward"),
         ({"experts": 0.5}, "names experts"),
         ({"attention": 1.5}, r"in \[0, 1\]"),
-        ({"attention": 5}, "self.* has 4 units, so 5 of them cannot be removed"),
-        ({"attention": -1}, "attention is to lose a number of units, at least 0; got -1"),
+        ({"attention": 5}, r"self.* has 4 units, so 5 of them cannot be removed"),
+        ({"attention": -1}, r"attention is to lose a number of units, at least 0; got -1"),
     ],
 )
 def test_a_wrong_sparsity_of_a_part_changes_nothing(sparsity, message):
@@ -76,7 +76,7 @@ def test_a_wrong_sparsity_of_a_part_changes_nothing(sparsity, message):
 
 
 def test_a_number_of_single_weights_is_refused():
-    with pytest.raises(ValueError, match="3 is a number of units, and .* ranks single weights"):
+    with pytest.raises(ValueError, match=r"3 is a number of units, and .* ranks single weights"):
         prune_model(tiny_model("bert"), {"attention": 3}, level="weight")
 
 
