@@ -13,6 +13,7 @@ import math
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -44,12 +45,25 @@ def replacing(path: str | Path) -> Iterator[Path]:
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with _naming(path):
+            mode = _usual_mode(draft)
             yield draft
+            draft.chmod(mode)
             flush(draft)
             draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
     flush(path.parent)
+
+
+def _usual_mode(free: Path) -> int:
+    """Return the permissions of a new file at a path that is free.
+
+    safetensors writes files that only their owner can read.
+    """
+    free.touch()
+    mode = free.stat().st_mode
+    free.unlink()
+    return stat.S_IMODE(mode)
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
@@ -136,7 +150,11 @@ def whole_folder(target: str | Path, *, overwrite: bool = False) -> Iterator[Pat
     check_free(target, overwrite=overwrite)
     make_folder(target.parent)
     with _naming(target), draft_folder(target) as draft:
+        mode = _usual_mode(draft / ".mode")
         yield draft
+        for file in draft.rglob("*"):
+            if file.is_file() and not file.is_symlink():
+                file.chmod(mode)
         flush_tree(draft)
         if overwrite:
             check_free(target, overwrite=True)  # the block can have taken hours

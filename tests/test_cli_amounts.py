@@ -150,7 +150,7 @@ def test_texts_say_what_is_important(monkeypatch, capsys, reader, texts, tmp_pat
     [
         ((), "give one of --sparsity, --units, and --speedup or --max-bytes"),
         (("--sparsity", "0.5", "--speedup", "2"), "give one of --sparsity"),
-        (("--sparsity", "half"), "--sparsity is a fraction, or one for each part"),
+        (("--sparsity", "half"), "--sparsity is a fraction, or for each part one"),
         (("--sparsity", "attention=0.5", "attention=0.6"), "names a part twice"),
         (("--sparsity", "attention=1.5"), "in [0, 1]; got 1.5"),
         (("--sparsity", "heads=0.5"), "names heads, but what is ranked here is"),

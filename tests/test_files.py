@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from transformers.utils.hub import CHAT_TEMPLATE_DIR
 
 from hf_td import files
@@ -68,6 +68,22 @@ def test_a_new_folder_has_the_permissions_that_the_umask_gives(target, mask, mod
         os.umask(before)
     assert target.stat().st_mode & 0o777 == mode
     assert (target / "new").stat().st_mode & 0o777 == mode & 0o666
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
+def test_a_file_that_a_library_hides_has_the_permissions_that_the_umask_gives(target, tmp_path):
+    tensors = {"a": np.ones(2)}
+    before = os.umask(0o022)
+    try:
+        with whole_folder(target) as folder:
+            save_file(tensors, folder / "a.safetensors")
+        with replacing(tmp_path / "b.safetensors") as draft:
+            save_file(tensors, draft)
+    finally:
+        os.umask(before)
+    for path in (target / "a.safetensors", tmp_path / "b.safetensors"):
+        assert path.stat().st_mode & 0o777 == 0o644
+        assert (load_file(path)["a"] == tensors["a"]).all()
 
 
 def test_an_empty_folder_is_filled(target):

@@ -24,8 +24,10 @@ from hf_td.analysis import pruning_curve
 from hf_td.anatomy.comparing import compare_outputs
 from hf_td.anatomy.finite import check_finite, check_tensors
 from hf_td.compaction import can_compact
+from hf_td.modules.passing import is_passed
 from hf_td.pruning.selection import sites_to_prune
 from hf_td.ranking.sites import scores_to_prune
+from tests.deep import deep_family
 from tests.tiny import TEXT, tiny_model
 
 FIRST, SECOND = "model.layers.0.mlp.up_proj.weight", "model.layers.1.self_attn.q_proj.weight"
@@ -182,3 +184,24 @@ def test_nan_equals_nothing():
 def test_infinities_in_the_same_places_are_equal():
     scores = torch.tensor([1.0, -torch.inf])
     compare_outputs("x", scores, scores.clone(), {torch.float32: 1e-4})
+
+
+def test_layers_whose_norms_overflow_are_pruned_as_small_ones():
+    only: dict[str, Any] = {
+        "attention_level": "none",
+        "feed_forward_level": "none",
+        "layers_level": "unit",
+    }
+    reports = []
+    for factor in (1.0, 2.0**70):
+        model: Any = deep_family("llama")
+        with torch.no_grad():
+            for number, layer in enumerate(model.model.layers):
+                for name, weight in layer.named_parameters():
+                    if "_proj" in name:
+                        weight.mul_(factor * (1.0, 0.5, 2.0, 0.25)[number])
+        report = prune_model(model, 0.5, level="unit", **settings)
+        passed = [is_passed(layer) for layer in model.model.layers]
+        reports.append((report.sparsity, passed))
+    assert reports[0] == reports[1]
+    assert reports[0][1] == [False, True, False, True]

@@ -76,7 +76,7 @@ class LayerSite:
         """The shape of the scores: `(layers,)`."""
         return (len(self.members),)
 
-    def scores(self) -> Tensor:
+    def scores(self, *, wide: bool = False) -> Tensor:
         """Return the importance of each layer, `(layers,)`; minus infinity if it is passed by.
 
         It is the root of how much the layer changes what flows through it: of one minus the cosine
@@ -89,13 +89,14 @@ class LayerSite:
             scores = functional.random_scores(self.ranked_shape, self.random_key, self._device)
         else:
             measured = self.scale()
-            scores = self._norms() if measured is None else measured
+            scores = self._norms(wide) if measured is None else measured
         passed = torch.tensor([is_passed(one) for one in self.layer.module], device=scores.device)
         return scores.masked_fill(passed, -torch.inf)
 
-    def _norms(self) -> Tensor:
+    def _norms(self, wide: bool) -> Tensor:
         squares = [
-            sum(_row_norms(layer).square().sum() for layer in layers) for layers in self.members
+            sum(_row_norms(layer, wide).square().sum() for layer in layers)
+            for layers in self.members
         ]
         return torch.stack([torch.as_tensor(one) for one in squares]).sqrt()
 
@@ -205,5 +206,6 @@ def _tensors(layer: Any) -> list[Tensor]:
     return [layer.weight] if bias is None else [layer.weight, bias]
 
 
-def _row_norms(layer: Any) -> Tensor:
-    return kernels.row_norms(layer.weight.detach(), importance.fan_in_dim(layer))
+def _row_norms(layer: Any, wide: bool) -> Tensor:
+    weight = layer.weight.detach()
+    return kernels.row_norms(weight.double() if wide else weight, importance.fan_in_dim(layer))
