@@ -187,10 +187,11 @@ def test_infinities_in_the_same_places_are_equal():
 
 
 def test_layers_whose_norms_overflow_are_pruned_as_small_ones():
-    only: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "attention_level": "none",
         "feed_forward_level": "none",
         "layers_level": "unit",
+        "importance": "magnitude",
     }
     reports = []
     for factor in (1.0, 2.0**70):
