@@ -25,6 +25,15 @@ def test_finished_seeds_are_kept(options, capsys):
     assert len(results_of(options)["runs"]) == 2
 
 
+def test_a_run_of_a_version_with_fewer_settings_is_continued(options, capsys):
+    run_glue.main(argv_of(options))
+    results = results_of(options)
+    del results["configuration"]["targeted_dropout"]["layers_level"]
+    write_json(Path(options["output_dir"]) / "results.json", results)
+    run_glue.main(argv_of(options))
+    assert "all seeds are finished" in capsys.readouterr().out
+
+
 def test_a_finished_run_says_so_and_how_to_begin_anew(options, capsys):
     run_glue.main(argv_of(options))
     capsys.readouterr()

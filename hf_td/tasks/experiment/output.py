@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from hf_td.config import TargetedDropoutConfig
 from hf_td.tasks.errors import UsageError
 from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.checkpoints import newest_whole, remove_checkpoints, remove_torn
@@ -88,7 +89,7 @@ def _clear(folder: Path) -> None:
 def _continue(arguments: Arguments, path: Path) -> list[dict[str, Any]]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        there, runs = found["configuration"], found["runs"]
+        there, runs = _of_today(found["configuration"]), found["runs"]
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} has no results of hf_td. Give another --output_dir.") from error
     here = json.loads(json.dumps(arguments.configuration()))
@@ -99,6 +100,16 @@ def _continue(arguments: Arguments, path: Path) -> list[dict[str, Any]]:
             "--output_dir, or --overwrite_output to replace it."
         )
     return runs
+
+
+def _of_today(configuration: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration with the defaults of settings that did not exist when it was made."""
+    settings = configuration.get("targeted_dropout")
+    if settings is None:
+        return configuration
+    known = TargetedDropoutConfig.from_dict(settings).to_dict()
+    known.pop("seed")
+    return {**configuration, "targeted_dropout": known}
 
 
 def _difference(there: dict[str, Any], here: dict[str, Any]) -> str:
