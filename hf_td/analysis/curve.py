@@ -17,10 +17,11 @@ from hf_td.pruning import (
     check_sparsity,
     count_sparsity,
     kept_weights,
-    remove_lowest,
     select_sites,
 )
 from hf_td.pruning.budgets import Currency
+from hf_td.pruning.compensation import Compensation, as_compensation, check_compensation
+from hf_td.pruning.prune import remove_wanted
 from hf_td.ranking.activations import Activations
 
 Metrics = Mapping[str, float]
@@ -54,6 +55,7 @@ def pruning_curve(
     calibration: Iterable[Mapping[str, Any]] | None = None,
     activations: Activations | None = None,
     scores: Mapping[str, Tensor] | None = None,
+    compensate: bool | Compensation = False,
     anatomy: Anatomy | None = None,
     example_inputs: Mapping[str, Any] | None = None,
     **overrides: Any,
@@ -73,6 +75,7 @@ def pruning_curve(
         calibration: as for `prune_model`.
         activations: as for `prune_model`.
         scores: as for `prune_model`.
+        compensate: as for `prune_model`.
         anatomy: as for `prune_model`.
         example_inputs: as for `prune_model`.
         **overrides: as for `prune_model`.
@@ -85,11 +88,13 @@ def pruning_curve(
     sparsities = _as_numbers(sparsities)
     for sparsity in sparsities:
         check_sparsity(sparsity)
-    budget = as_budget(budget, of)
+    budget, kind = as_budget(budget, of), as_compensation(compensate)
+    batches = None if calibration is None else list(calibration)
+    ranked_otherwise = kind is not None and not (activations is None and scores is None)
     anatomy, sites = select_sites(
         model,
         config,
-        calibration=calibration,
+        calibration=None if ranked_otherwise else batches,
         activations=activations,
         scores=scores,
         anatomy=anatomy,
@@ -98,10 +103,12 @@ def pruning_curve(
     )
     for sparsity in sparsities:
         check_reachable(sites, sparsity)
+    if kind is not None:
+        check_compensation(sites, kind, batches)
     points = []
     with kept_weights(sites) as restore:
         for sparsity in sparsities:
-            remove_lowest(sites, sparsity, budget)
+            remove_wanted(model, anatomy, [(sites, sparsity)], budget, kind, batches)
             found = count_sparsity(model, anatomy.holders)
             with evaluating(model):
                 value = evaluate(model)

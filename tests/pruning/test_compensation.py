@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from transformers import BertConfig, BertForSequenceClassification
 
 from hf_td import prune_model, read_anatomy
+from hf_td.analysis import pruning_curve
 from hf_td.anatomy import find_layer
 from hf_td.pruning import compensation, kept_weights, select_sites, sites_to_prune
 from hf_td.pruning.compensation import remove_and_compensate
@@ -240,3 +241,23 @@ def test_a_calibration_of_padding_alone_is_refused():
     with pytest.raises(ValueError, match=rf"no row of the calibration runs through {site.name}"):
         remove_and_compensate(model, [site], [mask], "least_squares", [batch])
     assert site.layer.weight.any(0).all()
+
+
+def test_a_curve_makes_up_for_each_sparsity_and_restores_the_model():
+    model = tiny_model("bert")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    batches = [tiny_inputs(model, batch=16, length=12)]
+    found: list[dict[str, Tensor]] = []
+
+    def evaluate(pruned: Any) -> float:
+        found.append({name: tensor.clone() for name, tensor in pruned.state_dict().items()})
+        return 0.0
+
+    settings: dict[str, Any] = {"level": "unit", "calibration": batches, "compensate": True}
+    pruning_curve(model, [0.25, 0.5], evaluate, **settings)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    for sparsity, weights in zip([0.25, 0.5], found, strict=True):
+        other = tiny_model("bert")
+        prune_model(other, sparsity, **settings)
+        for name, tensor in other.state_dict().items():
+            assert torch.equal(weights[name], tensor), name

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
 from accelerate.state import AcceleratorState, PartialState
 
 from hf_td.hub.forms import AUTO, form_choices, forms_help
+from hf_td.pruning.compensation import Compensation
 from hf_td.tasks.experiment.methods import METHODS
 from hf_td.tasks.experiment.pairs import parse_pairs
 from hf_td.tasks.sizes import parse_bytes
@@ -203,6 +204,12 @@ class CurveArguments:
     )
     calibration_samples: int = argument(
         256, "training rows that importance by activation or by gradients is measured on"
+    )
+    compensate: str | None = argument(
+        None,
+        "at the unit level, make up for what is pruned, measured on --calibration_samples rows: "
+        "least_squares in the weights that read the rest, mean in their bias",
+        choices=list(get_args(Compensation)),
     )
     export_sparsity: float | None = argument(
         None,

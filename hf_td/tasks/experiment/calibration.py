@@ -22,13 +22,18 @@ def how_to_prune(model: nn.Module, task: Task, arguments: Arguments) -> dict[str
     A model with learned scores is ranked by them, any other by the importance of the arguments.
     """
     config = arguments.training.targeted_dropout()
-    inputs = {"example_inputs": read_example_inputs(arguments.model.example_inputs, model)}
+    inputs: dict[str, Any] = {
+        "example_inputs": read_example_inputs(arguments.model.example_inputs, model)
+    }
     if METHODS[arguments.curve.method].baseline is not None and find_learned(model):
         return {"config": replace(config, importance="learned"), **inputs}
-    measured = config.importance == "activation" and find_activations(model) is not None
-    needs = config.importance in ("activation", "taylor", "movement") and not measured
-    if not needs:
+    known = find_activations(model) if config.importance == "activation" else None
+    ranks = config.importance in ("activation", "taylor", "movement") and known is None
+    compensate = arguments.curve.compensate
+    if not ranks and compensate is None:
         return {"config": config, "calibration": None, **inputs}
+    if compensate is not None:
+        inputs |= {"compensate": compensate, "activations": known}
     size, device = arguments.training.per_device_eval_batch_size, next(model.parameters()).device
     batches = first_batches(task, arguments.curve.calibration_samples, size, device)
     return {"config": config, "calibration": batches, **inputs}
