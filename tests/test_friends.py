@@ -131,7 +131,9 @@ def test_tensor_parallel_weights_are_refused(one_process, level):
         "model.layers.*.mlp.down_proj": RowwiseParallel(),
     }
     parallelize_module(model, init_device_mesh("cpu", (1,)), plan)
-    with pytest.raises(TypeError, match=r"mlp\.\w+_proj: .* DTensor .*tensor-parallel plan"):
+    with pytest.raises(
+        TypeError, match=r"mlp\.\w+_proj\.weight .* is sharded, as by a tensor-parallel plan"
+    ):
         patch_model(model, level=level)
     assert find_patch(model) is None
 
