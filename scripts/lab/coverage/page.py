@@ -147,14 +147,19 @@ def _totals(records: Sequence[Record]) -> str:
 
 
 def _made_by(records: Sequence[Record], facts: Record) -> str:
-    commits = Counter(r["commit"] for r in records if r.get("commit"))
-    ran = ", ".join(f"{n} at commit {commit[:12]}" for commit, n in commits.most_common())
+    commits = Counter(_shown(r["commit"]) for r in records if r.get("commit"))
+    ran = ", ".join(f"{n} at commit {commit}" for commit, n in commits.most_common())
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     hardware = facts["hardware"]
     return (
         f"Made by `{facts['command']}` with {versions}, on {hardware['cores']} cores of "
         f"{hardware['cpu']}; seed {facts['seed']}; {ran}."
     )
+
+
+def _shown(commit: str) -> str:
+    short, _, dirty = commit.partition("-")
+    return f"{short[:12]} with changes" if dirty else short[:12]
 
 
 def _reasons(records: Sequence[Record]) -> list[tuple[str, ...]]:
