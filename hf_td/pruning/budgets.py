@@ -100,14 +100,17 @@ def _costs(tied: Sequence[Site], scores: Tensor, budget: Budget) -> Tensor:
     return torch.empty_like(saved).scatter_(0, order, saved)
 
 
+_OTHERS = {"weight": "single weights", "layer": "layers", "expert": "experts"}
+
+
 def _timed(site: Site) -> UnitSite:
     """Return the site, or raise ValueError if removing its entries makes no forward faster."""
     if isinstance(site, UnitSite) and len(site.ranked_shape) == 1:
         return site
     raise ValueError(
         f"of='latency' is for heads and neurons outside of experts, and {site.name} ranks "
-        f"{'single weights' if site.kind == 'weight' else 'experts or their neurons'}. Zeros make "
-        "no forward faster. Use level='unit', or another currency"
+        f"{_OTHERS.get(site.kind, 'the neurons of experts')}. Use level='unit' and leave these "
+        "out, or another currency"
     )
 
 

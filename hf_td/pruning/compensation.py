@@ -63,13 +63,19 @@ def check_compensation(sites: Sequence[Site], kind: Compensation, batches: Batch
         if not isinstance(site, UnitSite) or site.layer.weight.dim() != 2:
             raise ValueError(
                 f"compensate is for heads and neurons outside of experts, and {site.name} ranks "
-                "others. Use level='unit' and experts_level='none', and exclude experts"
+                f"{_ranked(site)}. Use level='unit' and leave these out, or prune them first, by a "
+                "call of their own"
             )
         if kind == "mean" and getattr(site.layer, "bias", None) is None:
             raise ValueError(
                 f"compensate='mean' needs a bias, and {site.name} has none. Use "
                 "compensate='least_squares'"
             )
+
+
+def _ranked(site: Site) -> str:
+    names = {"weight": "single weights", "layer": "layers", "expert": "experts"}
+    return names.get(site.kind, "the neurons of experts")
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,6 +10,23 @@ from hf_td.anatomy import LayerStack
 
 # The layers to prune: indices where the model has one stack, or indices by the name of a stack.
 NamedLayers = Iterable[int] | Mapping[str, Iterable[int]]
+
+
+def as_indices(name: str, indices: Any) -> list[int]:
+    """Return the indices of units as a list.
+
+    Raises:
+        TypeError: they are no sequence of integers.
+    """
+    try:
+        found = [None if isinstance(i, bool) else operator.index(i) for i in indices]
+    except TypeError:
+        found = [None]
+    if None in found:
+        raise TypeError(
+            f"the units of {name} are a list of integers such as [0, 2], got {indices!r}"
+        )
+    return [i for i in found if i is not None]
 
 
 def named_layers(stacks: Iterable[LayerStack], layers: Any) -> dict[str, list[int]]:
@@ -20,6 +38,7 @@ def named_layers(stacks: Iterable[LayerStack], layers: Any) -> dict[str, list[in
             `encoder`, that no other stack has.
 
     Raises:
+        TypeError: indices are no integers.
         ValueError: there is no such stack or layer, the layer has to stay, or no layer would stay.
     """
     stacks = list(stacks)
@@ -32,7 +51,7 @@ def named_layers(stacks: Iterable[LayerStack], layers: Any) -> dict[str, list[in
         layers = {stacks[0].name: layers}
     found: dict[str, list[int]] = {}
     for name, indices in layers.items():
-        stack = _find(stacks, name)
+        stack = _find(stacks, str(name))
         found[stack.name] = checked_layers(stack, indices)
     return found
 
@@ -44,7 +63,7 @@ def checked_layers(stack: LayerStack, indices: Iterable[int]) -> list[int]:
         ValueError: the stack is refused, it has no such layer, a layer has to stay, or no layer
             would stay.
     """
-    gone = sorted(set(indices))
+    gone = sorted(set(as_indices(stack.name, indices)))
     if stack.obstacle is not None:
         raise ValueError(f"the layers of {stack.name} cannot be removed: {stack.obstacle}")
     for index in gone:

@@ -12,7 +12,7 @@ from hf_td.anatomy import Anatomy, Block, read_stacks
 from hf_td.anatomy.given import anatomy_of
 from hf_td.config import TargetedDropoutConfig
 from hf_td.modules.compact_layout import record_layout
-from hf_td.pruning.layers import NamedLayers, named_layers
+from hf_td.pruning.layers import NamedLayers, as_indices, named_layers
 from hf_td.pruning.report import PruningReport, count_sparsity
 from hf_td.ranking.sites import LayerSite, UnitSite, layer_site, plan_sites
 from hf_td.ranking.source import forget_source
@@ -55,6 +55,7 @@ def prune_units(
         What is removed, by layer and in total.
 
     Raises:
+        TypeError: units are not named as above, or are no integers.
         ValueError: there is no such kind, block, unit, stack or layer, it cannot be removed, or a
             weight is not finite.
     """
@@ -102,13 +103,17 @@ def _blocks_of(anatomy: Anatomy, units: Mapping[str, Any]) -> Iterator[tuple[Blo
         if kind not in _PARTS:
             raise ValueError(f"units are {', '.join(_PARTS)} or layers, got {kind!r}")
         blocks = [block for block in anatomy.blocks if block.part == _PARTS[kind]]
+        if not isinstance(named, Mapping):
+            raise TypeError(
+                f"{kind} are named by their block, such as {{0: [1, 3]}}, got {named!r}"
+            )
         for key, some in named.items():
             yield _find(blocks, key, kind), some
 
 
 def _find(blocks: Sequence[Block], key: int | str, kind: str) -> Block:
     for number, block in enumerate(blocks):
-        if key in (number, block.name):
+        if key in (number, str(number), block.name):
             return block
     raise ValueError(
         f"there is no block {key!r} with {kind}: the model has {len(blocks)}, from 0 to "
@@ -117,7 +122,7 @@ def _find(blocks: Sequence[Block], key: int | str, kind: str) -> Block:
 
 
 def _checked(block: Block, units: Iterable[int]) -> list[int]:
-    numbers = list(units)
+    numbers = as_indices(block.name, units)
     wrong = next((n for n in numbers if not 0 <= n < block.units), None)
     if wrong is not None:
         raise ValueError(

@@ -214,7 +214,7 @@ def _by_part(
 
 
 def _is_count(amount: float) -> bool:
-    return isinstance(amount, int)
+    return isinstance(amount, int) and not isinstance(amount, bool)
 
 
 def _fraction_of(site: Site, count: int) -> float:
@@ -225,8 +225,12 @@ def _fraction_of(site: Site, count: int) -> float:
             f"{float(count)} or less, or level='unit'"
         )
     units = site.ranked_shape[-1]
-    if count > units:
-        raise ValueError(f"{site.name} has {units} units, so {count} of them cannot be removed")
+    free = site.eligible(torch.zeros(site.ranked_shape)).isfinite().sum(-1)
+    if count > int(free.min()):
+        raise ValueError(
+            f"{site.name} has {units} units, and {units - int(free.min())} have to stay, so "
+            f"{count} of them cannot be removed"
+        )
     return count / units
 
 
@@ -236,14 +240,14 @@ def check_sparsity(sparsity: float | Mapping[str, float]) -> None:
         _check_fraction(sparsity)
         return
     for part, amount in sparsity.items():
-        if not _is_count(amount) or isinstance(amount, bool):
+        if not _is_count(amount):
             _check_fraction(amount)
         elif amount < 0:
             raise ValueError(f"{part} is to lose a number of units, at least 0; got {amount}")
 
 
 def _check_fraction(sparsity: float) -> None:
-    if not isinstance(sparsity, Real):
+    if not isinstance(sparsity, Real) or isinstance(sparsity, bool):
         raise TypeError(f"sparsity is a number, the fraction to remove; got {sparsity!r}")
     if not 0 <= sparsity <= 1:
         raise ValueError(f"sparsity is the fraction to remove, in [0, 1]; got {sparsity}")

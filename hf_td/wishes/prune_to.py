@@ -249,10 +249,12 @@ class _Search:
         found, reached = least_sparsity(self._time, 1 / speedup, close=0.03)
         if not reached:
             most = 1 / found.value
+            nearest = f"The nearest wish is speedup={int(100 * most) / 100:g}, or more of it"
             raise ValueError(
                 f"speedup={speedup:g} cannot be met: with as few heads and neurons as can stay, a "
-                f"forward is {most:.2f} times as fast. The nearest wish is "
-                f"speedup={int(100 * most) / 100:g}, or more of it at another batch or length"
+                f"forward is {most:.2f} times as fast. "
+                f"{nearest if most > 1.01 else 'Nothing makes it faster here. There may be more'} "
+                "at another batch or length"
             )
         return found.sparsity
 

@@ -166,7 +166,7 @@ def test_auto_keeps_all_heads_where_it_is_asked_to(tmp_path):
     [
         ("unit", 0.5, "compact", None),
         ("unit", 0.5, "padded", None),  # pads up to half of the neurons
-        ("unit", 0, "auto", "nothing was pruned. Prune heads and neurons first"),
+        ("unit", 0, "auto", "no head, neuron or weight of it is pruned"),
         ("weight", 0.5, "auto", "(level='unit') are taken out, and the form 'archive'"),
         ("weight", 0.5, "archive", None),
     ],

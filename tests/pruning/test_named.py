@@ -64,7 +64,8 @@ def test_a_global_budget_is_spent_inside_each_part():
         ({"heads": 0.5}, "names heads, but what is ranked here is attention, feed_forward"),
         ({"experts": 0.5}, "names experts"),
         ({"attention": 1.5}, r"in \[0, 1\]"),
-        ({"attention": 5}, r"dense has 4 units, so 5 of them cannot be removed"),
+        ({"attention": 5}, r"dense has 4 units, and 0 have to stay, so 5 of them cannot be"),
+        ({"layers": 2}, r"layer has 2 units, and 1 have to stay, so 2 of them cannot be removed"),
         ({"attention": -1}, r"attention is to lose a number of units, at least 0; got -1"),
     ],
 )
@@ -78,6 +79,41 @@ def test_a_wrong_sparsity_of_a_part_changes_nothing(sparsity, message):
 def test_a_number_of_single_weights_is_refused():
     with pytest.raises(ValueError, match=r"3 is a number of units, and .* ranks single weights"):
         prune_model(tiny_model("bert"), {"attention": 3}, level="weight")
+
+
+@pytest.mark.parametrize("sparsity", [True, {"attention": True}, {"feed_forward": False}])
+def test_a_bool_is_no_sparsity(sparsity):
+    with pytest.raises(TypeError, match="sparsity is a number"):
+        prune_model(tiny_model("bert"), sparsity, level="unit")
+
+
+@pytest.mark.parametrize(
+    "units",
+    [
+        {"heads": {0: [1.5]}},
+        {"heads": {0: [True]}},
+        {"heads": {0: 1}},
+        {"heads": [0, 1]},
+        {"neurons": {0: ["a"]}},
+        {"layers": [1.5]},
+        {"layers": [True]},
+        {"layers": 1},
+    ],
+    ids=str,
+)
+def test_units_that_are_no_numbers_are_refused(units):
+    model, other = tiny_model("bert"), tiny_model("bert")
+    with pytest.raises(TypeError, match="such as"):
+        prune_units(model, units)
+    assert all(map(torch.equal, model.state_dict().values(), other.state_dict().values()))
+
+
+def test_blocks_can_be_numbered_as_in_json():
+    by_text, by_number = tiny_model("bert"), tiny_model("bert")
+    prune_units(by_text, {"heads": {"1": [0]}})
+    prune_units(by_number, {"heads": {1: [0]}})
+    pairs = zip(by_text.state_dict().values(), by_number.state_dict().values(), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

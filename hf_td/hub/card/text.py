@@ -78,8 +78,8 @@ def no_smaller(removal: Removal, parameters: int, form: Form) -> str | None:
         return None
     if not removal.removed:
         return (
-            "It is no smaller than the dense model: nothing was pruned. Prune heads and neurons "
-            "first: prune_model(model, sparsity, level='unit'), or hf-td prune."
+            "It is no smaller than a model of its config: no head, neuron or weight of it is "
+            "pruned. To make it smaller, prune some: prune_model(model, sparsity, level='unit')."
         )
     cure = "Pruned heads and neurons (level='unit') are taken out, and"
     if removal.structured:
