@@ -16,6 +16,7 @@ from hf_td.hub.forms.form import Form
 from hf_td.tasks.data.calibration import calibration_batches
 from hf_td.tasks.errors import UsageError
 from hf_td.tasks.sizes import parse_bytes
+from hf_td.wishes.measures import Measures
 from tests.test_cli import run
 from tests.vocabulary.test_trim import llama as tiny_llama
 from tests.vocabulary.tokenizers_of import CORPUS, FAMILIES
@@ -106,8 +107,9 @@ def test_a_size_is_wanted_and_got(monkeypatch, capsys, reader, tmp_path):
 
 def test_a_speed_that_cannot_be_met_names_the_nearest(monkeypatch, capsys, reader, tmp_path):
     words = ("--speedup", "500", "--batch", "2", "--length", "8", "--threads", "1")
+    monkeypatch.setattr(Measures, "time", lambda measures: 0.5)
     assert run(monkeypatch, "prune", reader, tmp_path / "out", *words) == 2
-    assert "The nearest wish is speedup=" in capsys.readouterr().err
+    assert "The nearest wish is speedup=2" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -92,6 +92,12 @@ def test_wishes_that_exclude_each_other_name_the_nearest_and_change_nothing(stea
     assert report.wishes[1].met
 
 
+def test_where_nothing_is_faster_no_slower_wish_is_named(monkeypatch):
+    monkeypatch.setattr(Measures, "time", lambda measures: 1.2)
+    with pytest.raises(ValueError, match=r"0\.83 times as fast\. Nothing makes it faster here"):
+        prune_to(tiny_model("bert"), speedup=1.5, batch=1, length=8)
+
+
 @pytest.mark.parametrize(
     ("wish", "message"),
     [
@@ -103,7 +109,7 @@ def test_wishes_that_exclude_each_other_name_the_nearest_and_change_nothing(stea
         ),
     ],
 )
-def test_a_wish_that_cannot_be_met_names_the_nearest(wish, message):
+def test_a_wish_that_cannot_be_met_names_the_nearest(steady, wish, message):
     model, twin = tiny_model("bert"), tiny_model("bert")
     with pytest.raises(ValueError, match=message):
         prune_to(model, **wish, batch=1, length=8, level="unit")
