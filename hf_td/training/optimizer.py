@@ -60,9 +60,15 @@ def set_learning_rate(
 def _split_off(
     optimizer: Optimizer, chosen: set[int], settings: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> None:
-    """Move the parameters of these ids to new groups, with other settings than their old group."""
+    """Move the parameters of these ids to new groups, with other settings than their old group.
+
+    No group is left empty: sharded checkpoints lose the settings of such a group.
+    """
     for group in list(optimizer.param_groups):
         moved = [p for p in group["params"] if id(p) in chosen]
-        if moved:
-            group["params"] = [p for p in group["params"] if id(p) not in chosen]
+        stay = [p for p in group["params"] if id(p) not in chosen]
+        if moved and stay:
+            group["params"] = stay
             optimizer.add_param_group({**group, "params": moved, **settings(group)})
+        elif moved:
+            group.update(settings(group))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from hf_td import export_model
 from tests.friends.helpers import PROMPT, assert_near, friend, logits_of, pruned_export
@@ -23,7 +24,11 @@ def test_an_export_is_quantised_to_8_bits(family, tmp_path):
     export_model(model, tmp_path / "onnx", form="onnx", check=False)
     exact, small = tmp_path / "onnx" / "model.onnx", tmp_path / "int8.onnx"
     quantization.quantize_dynamic(exact, small, weight_type=quantization.QuantType.QInt8)
-    assert small.stat().st_size < 0.5 * sum(f.stat().st_size for f in exact.parent.glob("*.onnx*"))
+    stock = AutoModelForCausalLM.from_pretrained(tmp_path / "stock")
+    weights = sum(p.numel() for p in stock.parameters() if p.dim() == 2)
+    before = sum(file.stat().st_size for file in exact.parent.glob("*.onnx*"))
+    # Of the 3 bytes that each weight saves, scales and nodes take some in a model as tiny as this.
+    assert before - small.stat().st_size > 2 * weights
     ids = np.array([PROMPT])
     inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     expected = logits_of(model, PROMPT)

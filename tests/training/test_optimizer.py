@@ -38,3 +38,15 @@ def test_the_logit_layer_inside_a_base_model_if_it_shares_nothing_with_the_embed
     model = SwitchTransformersForConditionalGeneration(config)
     assert model.base_model is model
     assert scaled_names(model) == small(model) | (set() if tied else {"lm_head.weight"})
+
+
+def test_no_group_is_left_empty():
+    """A sharded checkpoint loses the settings of a group without parameters."""
+    model = tiny_model("bert")
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    rest = [p for p in model.parameters() if p.dim() == 1]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1.0)
+    scale_untargeted(optimizer, model, 3.0)
+    found = [(g["lr"], g["weight_decay"], len(g["params"])) for g in optimizer.param_groups]
+    assert found == [(1.0, 0.1, len(decayed) - 1), (3.0, 0.0, len(rest)), (3.0, 0.1, 1)]
