@@ -56,11 +56,13 @@ def train_by_deepspeed(rank: int, folder: Path, stage: int) -> None:
         "train_micro_batch_size_per_gpu": SEQUENCES // processes,
         "zero_optimization": {"stage": stage},
         "zero_allow_untested_optimizer": True,
+        "gradient_clipping": 0.0,  # by default gradients are clipped
     }
     deepspeed.init_distributed("gloo")
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     for update in range(UPDATES):
-        anneal(engine.train(), 0.9, update)
+        engine.train()  # returns nothing
+        anneal(engine, 0.9, update)
         ids = batch(update).chunk(processes)[rank]
         engine.backward(engine(input_ids=ids, labels=ids).loss)
         engine.step()
