@@ -100,6 +100,26 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
+def recipe_value(name: str, setting: str) -> tuple[Any, Any] | None:
+    """Return a recipe's value of a flat setting, of weights and of units; None if it has none.
+
+    Args:
+        name: the recipe.
+        setting: a setting of `TargetedDropoutConfig`, or a field of a schedule, such as
+            `targeting_end`. `targeting_schedule` is the shape.
+    """
+    rate, _, field = setting.rpartition("_")
+    row = RECIPES[name]
+    if f"{rate}_schedule" in row.weight:
+        kind = "shape" if field == "schedule" else field
+        schedules = row.weight[f"{rate}_schedule"], row.unit[f"{rate}_schedule"]
+        if hasattr(schedules[0], kind):
+            return getattr(schedules[0], kind), getattr(schedules[1], kind)
+    if setting in row.weight:
+        return row.weight[setting], row.unit[setting]
+    return None
+
+
 def recipe_choices() -> list[str]:
     """Return the names of the recipes."""
     return list(RECIPES)

@@ -15,6 +15,7 @@ from transformers import HfArgumentParser
 
 from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.experiment.arguments import Arguments, CurveArguments, ModelArguments, recipe
+from hf_td.tasks.experiment.helping import ALL, help_text, wanted_help
 from hf_td.tasks.plain_values import read_values
 from hf_td.training import TargetedDropoutArguments
 
@@ -41,11 +42,13 @@ def parse_arguments(
 
     Raises:
         UsageError: the file cannot be read, or an argument is unknown, missing or wrong.
-        SystemExit: `--help` was given.
+        SystemExit: `--help` or `--help-all` was given.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     kinds = _kinds(data, training)
     with blaming_input():
+        if help_option := wanted_help(argv):
+            _show_help(argv, kinds, defaults, description, everything=help_option == ALL)
         if len(argv) == 1 and Path(argv[0]).suffix in _SUFFIXES:
             values = _read_file(Path(argv[0]))
             check_names(values, "the file of arguments", data, training=training)
@@ -59,6 +62,22 @@ def parse_arguments(
         )
         _refuse(unknown, parser)
         return Arguments(*groups)
+
+
+def _show_help(
+    argv: Sequence[str],
+    kinds: tuple[type, ...],
+    defaults: Mapping[str, Any],
+    description: str,
+    *,
+    everything: bool,
+) -> NoReturn:
+    """Print the help, with the defaults that the options of the command line decide, and exit."""
+    parser, deciding = _parser(kinds, description), _deciding(argv)
+    parser.set_defaults(**recipe(**deciding, task=defaults))
+    name = deciding.get("recipe", "fine_tuning")
+    print(help_text(parser, kinds, recipe=name, everything=everything))
+    raise SystemExit(0)
 
 
 class _Parser(HfArgumentParser):
