@@ -117,6 +117,10 @@ class TargetedDropoutConfig:
             final targeting is N/M. The literature counts kept weights: its 1:4 is 3:4 here.
         recipe: the row of `hf_td.recipes.RECIPES` with the defaults, such as `fine_tuning`, for
             hundreds of updates that learn a task.
+        fixed_sparsity: the sparsity that will be shipped, in (0, 1). The run ends with a fixed
+            phase: the model is pruned to it once, and from then on nothing is dropped and the
+            zeros stay. None for no such phase.
+        fixed_from: progress at which the fixed phase begins, in (0, 1).
     """
 
     level: Level = "weight"
@@ -136,6 +140,8 @@ class TargetedDropoutConfig:
     seed: int = 0
     pattern: str | None = None
     recipe: str = "fine_tuning"
+    fixed_sparsity: float | None = None
+    fixed_from: float = 2 / 3
 
     def __post_init__(self) -> None:
         _check_choice("level", self.level, get_args(Level))
@@ -162,6 +168,7 @@ class TargetedDropoutConfig:
                 f"layers_level='unit' needs draw='unit', got draw={self.draw!r}. A layer is passed "
                 "by as a whole. Use draw='unit', or layers_level='none'"
             )
+        self._check_fixed()
         if neighbours is not None:
             self._check_pattern(neighbours)
 
@@ -182,6 +189,17 @@ class TargetedDropoutConfig:
             indices = "a sequence of indices such as [0, 1]"
             object.__setattr__(self, "layers", _as_tuple("layers", self.layers, indices, int))
 
+    def _check_fixed(self) -> None:
+        _check_inside("fixed_from", self.fixed_from, "a progress in (0, 1)")
+        if self.fixed_sparsity is None:
+            return
+        _check_inside("fixed_sparsity", self.fixed_sparsity, "a fraction in (0, 1), or None")
+        if self.experts_level == "unit":
+            raise ValueError(
+                "fixed_sparsity prunes while the model trains, and no checkpoint can say which "
+                "experts are removed. Use experts_level='none', or prune experts after the training"
+            )
+
     def _check_pattern(self, neighbours: Neighbours) -> None:
         if "weight" not in (self.level_of("attention"), self.level_of("feed_forward")):
             raise ValueError(
@@ -192,6 +210,11 @@ class TargetedDropoutConfig:
             raise ValueError(
                 f"the pattern {self.pattern} makes {neighbours.share:g} of the weights candidates, "
                 f"but targeting is {self.targeting}. Give only one of them"
+            )
+        if self.fixed_sparsity is not None and self.fixed_sparsity > neighbours.share:
+            raise ValueError(
+                f"the pattern {self.pattern} removes {neighbours.share:g} of the weights at most, "
+                f"but fixed_sparsity is {self.fixed_sparsity}. Use {neighbours.share:g} or less"
             )
 
     @property
@@ -222,6 +245,10 @@ class TargetedDropoutConfig:
             targeting=self.targeting * self.targeting_schedule(progress, draw),
             drop_rate=self.drop_rate * self.drop_rate_schedule(progress, draw, "drop_rate"),
         )
+
+    def is_fixed(self, progress: float) -> bool:
+        """Return True if an update at this progress, in [0, 1], is in the fixed phase."""
+        return self.fixed_sparsity is not None and progress >= self.fixed_from
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form, with tuples as lists."""
@@ -301,6 +328,12 @@ def _as_tuple(name: str, value: Any, kind: str, of: type) -> tuple[Any, ...]:
 def _check_rate(name: str, value: Any, kind: str, *, below_one: bool = False) -> None:
     _check_type(name, value, kind, int, float)
     if not 0 <= value <= 1 or (below_one and value == 1):
+        raise ValueError(f"{name} is {kind}, got {value}")
+
+
+def _check_inside(name: str, value: Any, kind: str) -> None:
+    _check_type(name, value, kind, int, float)
+    if not 0 < value < 1:
         raise ValueError(f"{name} is {kind}, got {value}")
 
 

@@ -6,7 +6,7 @@ A new recipe is a new row. All that offers recipes reads this registry.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hf_td.schedules import Schedule
@@ -21,12 +21,15 @@ class Recipe:
         source: where its values come from.
         weight: values of settings of `TargetedDropoutConfig` at the weight level.
         unit: values at the unit level.
+        training: values of arguments of the Trainer that are no settings of
+            `TargetedDropoutConfig`, at both levels.
     """
 
     help: str
     source: str
     weight: Mapping[str, Any]
     unit: Mapping[str, Any]
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     def at(self, level: str) -> Mapping[str, Any]:
         """Return the values at a level, `weight` or `unit`."""

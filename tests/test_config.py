@@ -36,6 +36,8 @@ configs = st.builds(
     importance=st.sampled_from(["magnitude", "activation", "random"]),
     draw=st.sampled_from(["unit", "element"]),
     seed=st.integers(-(2**63), 2**63),
+    fixed_sparsity=st.none() | st.floats(0, 1, exclude_min=True, exclude_max=True),
+    fixed_from=st.floats(0, 1, exclude_min=True, exclude_max=True),
 )
 
 
@@ -94,6 +96,11 @@ def test_sampled_targetings_equal_those_of_recorded_runs():
         ({"drop_rate": 1.01}, "drop_rate is a probability in [0, 1], got 1.01"),
         ({"drop_rate": -1}, "drop_rate is a probability"),
         ({"drop_rate": math.nan}, "drop_rate is a probability"),
+        ({"fixed_sparsity": 1.0}, "fixed_sparsity is a fraction in (0, 1), or None, got 1.0"),
+        ({"fixed_sparsity": 0}, "fixed_sparsity is a fraction in (0, 1)"),
+        ({"fixed_from": 1.0}, "fixed_from is a progress in (0, 1), got 1.0"),
+        ({"fixed_sparsity": 0.5, "experts_level": "unit"}, "no checkpoint can say which experts"),
+        ({"fixed_sparsity": 0.6, "pattern": "2:4"}, "removes 0.5 of the weights at most"),
         ({"targeting_schedule": "cubical"}, "schedule shape must be one of"),
         ({"drop_rate_schedule": {"ends": 1}}, "unknown schedule keys ['ends']"),
         ({"drop_rate_schedule": {"end": 2}}, "would outlast the run"),
@@ -115,6 +122,8 @@ SCHEDULES = "a schedule is a Schedule, its JSON form, or the name of one of the 
         ({"targeting": "0.5"}, "targeting is a fraction in [0, 1), got '0.5'"),
         ({"targeting": False}, "targeting is a fraction in [0, 1), got False"),
         ({"drop_rate": True}, "drop_rate is a probability in [0, 1], got True"),
+        ({"fixed_sparsity": True}, "fixed_sparsity is a fraction in (0, 1), or None, got True"),
+        ({"fixed_from": "half"}, "fixed_from is a progress in (0, 1), got 'half'"),
         ({"targeting_schedule": 3}, SCHEDULES),
         ({"drop_rate_schedule": ["linear"]}, SCHEDULES),
         ({"include": "*.attention.*"}, f"include {PATTERNS} '*.attention.*'"),

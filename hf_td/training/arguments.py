@@ -115,6 +115,18 @@ class TargetedDropoutFields:
         },
     )
 
+    fixed_sparsity: float | None = _setting(
+        "sparsity that will be shipped, in (0, 1): the run ends with a fixed phase, in which the "
+        "model is pruned to it and its zeros stay"
+    )
+    fixed_from: float = _setting(
+        "progress at which the fixed phase begins, in (0, 1)", default=2 / 3
+    )
+    fixed_lr_scale: float | None = _setting(
+        "learning rate at the start of the fixed phase, as a multiple of the first one: the "
+        "schedule ends there, and starts again and falls to zero. 0 for one schedule over all"
+    )
+
     def __post_init__(self) -> None:
         parent: Any = super()
         self._decide_direction()
@@ -125,6 +137,11 @@ class TargetedDropoutFields:
             raise ValueError(
                 f"eval_sparsity is the fraction to remove, in [0, 1]; got {self.eval_sparsity}"
             )
+        for name, value in getattr(RECIPES.get(self.recipe), "training", {}).items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        if self.fixed_lr_scale is not None and not self.fixed_lr_scale >= 0:
+            raise ValueError(f"fixed_lr_scale is at least 0, got {self.fixed_lr_scale}")
         self.targeted_dropout()  # refuses bad settings now, not when training starts
 
     def _decide_direction(self) -> None:
