@@ -126,6 +126,10 @@ class TargetedDropoutFields:
         "learning rate at the start of the fixed phase, as a multiple of the first one: the "
         "schedule ends there, and starts again and falls to zero. 0 for one schedule over all"
     )
+    average: float | None = _setting(
+        "decay of the mean of the weights over the updates of the fixed phase, in (0, 1), which "
+        "the model has after training; 1 for the plain mean, 0 for none"
+    )
 
     def __post_init__(self) -> None:
         parent: Any = super()
@@ -142,7 +146,15 @@ class TargetedDropoutFields:
                 setattr(self, name, value)
         if self.fixed_lr_scale is not None and not self.fixed_lr_scale >= 0:
             raise ValueError(f"fixed_lr_scale is at least 0, got {self.fixed_lr_scale}")
-        self.targeted_dropout()  # refuses bad settings now, not when training starts
+        if self.average is not None and not 0 <= self.average <= 1:
+            raise ValueError(f"average is a decay in [0, 1], got {self.average}")
+        config = self.targeted_dropout()  # refuses bad settings now, not when training starts
+        for name in ("fixed_lr_scale", "average"):
+            if getattr(self, name) and config.fixed_sparsity is None:
+                raise ValueError(
+                    f"{name} is of the fixed phase, and there is none. Set fixed_sparsity to the "
+                    f"sparsity that will be shipped, or leave {name} out"
+                )
 
     def _decide_direction(self) -> None:
         """Set that a lower loss at a sparsity is better, which the name hides from the parent."""

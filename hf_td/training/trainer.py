@@ -18,6 +18,7 @@ from hf_td.training.arguments import (
     TargetedDropoutFields,
     TargetedDropoutSeq2SeqArguments,
 )
+from hf_td.training.averaging import AveragingMixin
 from hf_td.training.callback import AnnealingCallback
 from hf_td.training.distillation import DistillationMixin
 from hf_td.training.optimizer import scale_untargeted
@@ -28,7 +29,7 @@ from hf_td.training.restart import first_fixed_update, restart
 logger = logging.getLogger(__name__)
 
 
-class TargetedDropoutMixin(PrunedEvaluationMixin, DistillationMixin, ReliableMixin):
+class TargetedDropoutMixin(AveragingMixin, PrunedEvaluationMixin, DistillationMixin, ReliableMixin):
     """A mixin for Trainers that trains with targeted dropout.
 
     A model that is not patched yet is patched with the settings of the arguments, in a search with

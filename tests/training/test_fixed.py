@@ -89,7 +89,7 @@ def test_a_resumed_run_is_bit_identical_before_and_in_the_phase(
     layers = {"layers_level": "unit"} if level == "layers" else {}
     settings = {
         **saving_halfway("unit" if layers else level, accumulation),
-        **{**FIXED, **layers, "importance": importance},
+        **{**FIXED, **layers, "importance": importance, "average": 0.5},
         "save_steps": from_step,
         "fixed_lr_scale": 1.0,
     }
@@ -125,6 +125,11 @@ def test_what_cannot_be_fixed_is_refused_before_training(tmp_path):
     made = trainer_of(tiny_model("bert"), args, eval_dataset=examples("bert"))
     with pytest.raises(ValueError, match="ReduceLROnPlateau is none"):
         made.train()
+    with pytest.raises(ValueError, match=r"average is a decay in \[0, 1\], got 2"):
+        arguments(tmp_path, **FIXED, average=2.0)
+    for name in ("average", "fixed_lr_scale"):
+        with pytest.raises(ValueError, match=f"{name} is of the fixed phase, and there is none"):
+            arguments(tmp_path, **{name: 1.0})
     with pytest.raises(ValueError, match="fixed_lr_scale is at least 0"):
         arguments(tmp_path, fixed_lr_scale=-1.0)
     with pytest.raises(ValueError, match="fixed_sparsity prunes by the ranking"):
