@@ -21,6 +21,7 @@ ExpertsLevel = Literal["unit", "none"]
 LayersLevel = Literal["unit", "none"]
 Importance = Literal["magnitude", "activation", "random", "taylor", "movement", "learned"]
 Draw = Literal["unit", "element"]
+RankOver = Literal["row", "matrix", "model"]
 
 # Importance that can rank while a model trains; any other is for pruning alone.
 IN_TRAINING: tuple[Importance, ...] = ("magnitude", "activation", "random")
@@ -115,6 +116,10 @@ class TargetedDropoutConfig:
         pattern: "N:M" makes the N lowest of each M neighbours along the fan-in candidates, at the
             weight level, so exactly these can be pruned ("2:4" for the sparse kernels of GPUs). The
             final targeting is N/M. The literature counts kept weights: its 1:4 is 3:4 here.
+        rank_over: the single weights that are ranked together: those of each `row` (output unit),
+            as in the paper, of each whole `matrix`, or of the `model`. Over the model scores are
+            divided by the root mean square of their matrix.
+        matrix_cap: the most of one matrix that a ranking over the model removes, in (0, 1].
         recipe: the row of `hf_td.recipes.RECIPES` with the defaults, such as `fine_tuning`, for
             hundreds of updates that learn a task.
         fixed_sparsity: the sparsity that will be shipped, in (0, 1). The run ends with a fixed
@@ -139,6 +144,8 @@ class TargetedDropoutConfig:
     draw: Draw = "unit"
     seed: int = 0
     pattern: str | None = None
+    rank_over: RankOver = "row"
+    matrix_cap: float = 0.98
     recipe: str = "fine_tuning"
     fixed_sparsity: float | None = None
     fixed_from: float = 2 / 3
@@ -155,6 +162,10 @@ class TargetedDropoutConfig:
         _check_choice("layers_level", self.layers_level, get_args(LayersLevel))
         _check_choice("importance", self.importance, get_args(Importance))
         _check_choice("draw", self.draw, get_args(Draw))
+        _check_choice("rank_over", self.rank_over, get_args(RankOver))
+        _check_type("matrix_cap", self.matrix_cap, "a fraction in (0, 1]", int, float)
+        if not 0 < self.matrix_cap <= 1:
+            raise ValueError(f"matrix_cap is a fraction in (0, 1], got {self.matrix_cap}")
         _check_type("seed", self.seed, "an integer", int)
         _check_rate("targeting", self.targeting, "a fraction in [0, 1)", below_one=True)
         _check_rate("drop_rate", self.drop_rate, "a probability in [0, 1]")
@@ -169,6 +180,11 @@ class TargetedDropoutConfig:
                 "by as a whole. Use draw='unit', or layers_level='none'"
             )
         self._check_fixed()
+        if self.rank_over != "row" and not self._ranks_weights():
+            raise ValueError(
+                f"rank_over={self.rank_over!r} ranks single weights, but neither attention nor "
+                "feed-forward blocks have the level 'weight'. Use level='weight', or leave it out"
+            )
         if neighbours is not None:
             self._check_pattern(neighbours)
 
@@ -189,6 +205,9 @@ class TargetedDropoutConfig:
             indices = "a sequence of indices such as [0, 1]"
             object.__setattr__(self, "layers", _as_tuple("layers", self.layers, indices, int))
 
+    def _ranks_weights(self) -> bool:
+        return "weight" in (self.level_of("attention"), self.level_of("feed_forward"))
+
     def _check_fixed(self) -> None:
         _check_inside("fixed_from", self.fixed_from, "a progress in (0, 1)")
         if self.fixed_sparsity is None:
@@ -201,7 +220,7 @@ class TargetedDropoutConfig:
             )
 
     def _check_pattern(self, neighbours: Neighbours) -> None:
-        if "weight" not in (self.level_of("attention"), self.level_of("feed_forward")):
+        if not self._ranks_weights():
             raise ValueError(
                 f"the pattern {self.pattern} ranks neighbouring weights, but neither attention nor "
                 "feed-forward blocks have the level 'weight'. Use level='weight', or pattern=None"

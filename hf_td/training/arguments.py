@@ -100,6 +100,14 @@ class TargetedDropoutFields:
     pattern: str | None = _setting(
         "at the weight level, N:M: the N lowest of each M neighbours are the candidates, as in 2:4"
     )
+    rank_over: Literal["row", "matrix", "model"] = field(
+        default="row",
+        metadata={"help": "single weights that are ranked together"},
+    )
+    matrix_cap: float = field(
+        default=0.98,
+        metadata={"help": "the most of one matrix that a ranking over the model removes"},
+    )
     eval_sparsity: float | None = _setting(
         "evaluate the model pruned to this sparsity too, in [0, 1]; its metrics, such as "
         "eval_accuracy_at_0.75, can be the metric_for_best_model"

@@ -39,6 +39,8 @@ FLAT: dict[str, Any] = {
     "layers": [0, 2],
     "importance": "random",
     "draw": "element",
+    "rank_over": "matrix",
+    "matrix_cap": 0.9,
     "fixed_sparsity": 0.5,
     "fixed_from": 0.75,
 }
@@ -56,6 +58,8 @@ EXPECTED = TargetedDropoutConfig(
     layers=(0, 2),
     importance="random",
     draw="element",
+    rank_over="matrix",
+    matrix_cap=0.9,
     fixed_sparsity=0.5,
     fixed_from=0.75,
     seed=7,

@@ -18,7 +18,6 @@ from tests.training.models import (
     STEPS,
     arguments,
     assert_same_weights,
-    every_level,
     examples,
     patch_of,
     saving_halfway,
@@ -54,12 +53,21 @@ def watched(folder: Any, family: str = "bert", **settings: Any) -> tuple[Any, Wa
     return trainer, watch
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
-@every_level
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("bert", {"level": "weight"}),
+        ("bert", {"level": "unit"}),
+        ("bert", {"rank_over": "matrix"}),
+        ("bert", {"rank_over": "model"}),
+        ("gpt2", {"level": "weight"}),
+        ("llama", {"level": "unit"}),
+    ],
+)
 def test_from_then_on_the_zeros_are_those_of_pruning_and_pruning_is_a_no_op(
-    family, level, tmp_path
+    family, settings, tmp_path
 ):
-    trainer, watch = watched(tmp_path, family, level=level)
+    trainer, watch = watched(tmp_path, family, **settings)
     assert max(watch.zeros[: STEPS // 2]) == 0 < watch.zeros[-1]
     assert len(set(watch.zeros[STEPS // 2 :])) == 1
     logs = [log for log in trainer.state.log_history if "dropped_share" in log]
@@ -77,6 +85,7 @@ def test_from_then_on_the_zeros_are_those_of_pruning_and_pruning_is_a_no_op(
     [
         ("bert", "weight", 2, "activation", STEPS // 2 - 1),
         ("bert", "weight", 1, "activation", STEPS // 2),
+        ("bert", "model", 1, "activation", STEPS // 2),
         ("bert", "weight", 1, "random", STEPS // 2 + 2),
         ("gpt2", "unit", 1, "magnitude", STEPS // 2 + 2),
         ("bert", "unit", 2, "activation", STEPS // 2),
@@ -86,10 +95,11 @@ def test_from_then_on_the_zeros_are_those_of_pruning_and_pruning_is_a_no_op(
 def test_a_resumed_run_is_bit_identical_before_and_in_the_phase(
     family, level, accumulation, importance, from_step, tmp_path
 ):
-    layers = {"layers_level": "unit"} if level == "layers" else {}
+    every: Any = {"layers": {"layers_level": "unit"}, "model": {"rank_over": "model"}}
+    more = every.get(level, {})
     settings = {
-        **saving_halfway("unit" if layers else level, accumulation),
-        **{**FIXED, **layers, "importance": importance, "average": 0.5},
+        **saving_halfway({"layers": "unit", "model": "weight"}.get(level, level), accumulation),
+        **{**FIXED, **more, "importance": importance, "average": 0.5},
         "save_steps": from_step,
         "fixed_lr_scale": 1.0,
     }
