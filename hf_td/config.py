@@ -83,7 +83,8 @@ def parse_pattern(text: str | None) -> Neighbours | None:
 class TargetedDropoutConfig:
     """Settings of targeted dropout: the targets, the rates, and their growth over the run.
 
-    Rates, schedules and importance default to `hf_td.recipes.RECIPES[recipe].at(level)`.
+    Rates, schedules, importance, `rank_over` and `fixed_sparsity` default to
+    `hf_td.recipes.RECIPES[recipe].at(level)`.
 
     Attributes:
         level: `weight` ranks the weights inside each output unit; `unit` ranks heads and neurons.
@@ -124,7 +125,7 @@ class TargetedDropoutConfig:
             hundreds of updates that learn a task.
         fixed_sparsity: the sparsity that will be shipped, in (0, 1). The run ends with a fixed
             phase: the model is pruned to it once, and from then on nothing is dropped and the
-            zeros stay. None for no such phase.
+            zeros stay. None for no such phase, unless the recipe has one.
         fixed_from: progress at which the fixed phase begins, in (0, 1).
     """
 
@@ -144,7 +145,7 @@ class TargetedDropoutConfig:
     draw: Draw = "unit"
     seed: int = 0
     pattern: str | None = None
-    rank_over: RankOver = "row"
+    rank_over: RankOver = FROM_RECIPE
     matrix_cap: float = 0.98
     recipe: str = "fine_tuning"
     fixed_sparsity: float | None = None
@@ -189,9 +190,11 @@ class TargetedDropoutConfig:
             self._check_pattern(neighbours)
 
     def _fill_in(self, neighbours: Neighbours | None) -> None:
-        if neighbours is not None and self.targeting is FROM_RECIPE:
-            object.__setattr__(self, "targeting", neighbours.share)
-        for name, value in RECIPES[self.recipe].at(self.level).items():
+        values = dict(RECIPES[self.recipe].at(self.level))
+        if neighbours is not None:
+            values["targeting"] = neighbours.share
+            values["fixed_sparsity"] = values["fixed_sparsity"] and neighbours.share
+        for name, value in values.items():
             if getattr(self, name) is FROM_RECIPE:
                 object.__setattr__(self, name, value)
 

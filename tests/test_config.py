@@ -287,3 +287,15 @@ def test_retired_settings_are_refused_as_arguments(name):
         build(**{name: RETIRED[name]})
     with pytest.raises(TypeError, match=rf"unknown settings \['{name}'\]"):
         configure(None, {name: RETIRED[name]})
+
+
+def test_the_recipe_of_one_sparsity_has_the_fixed_phase_of_its_level_or_pattern():
+    weight = TargetedDropoutConfig(recipe="one_sparsity")
+    assert (weight.fixed_sparsity, weight.targeting, weight.rank_over) == (0.9, 0.9, "model")
+    unit = configure(weight, {"level": "unit"})
+    assert (unit.fixed_sparsity, unit.targeting, unit.rank_over) == (0.75, 0.75, "row")
+    pattern = configure(weight, {"pattern": "2:4"})
+    assert (pattern.fixed_sparsity, pattern.targeting) == (0.5, 0.5)
+    assert configure(weight, {"fixed_sparsity": 0.8}).fixed_sparsity == 0.8
+    assert configure(weight, {"recipe": "fine_tuning"}) == TargetedDropoutConfig()
+    assert TargetedDropoutConfig(pattern="2:4").fixed_sparsity is None

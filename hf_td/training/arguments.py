@@ -100,9 +100,8 @@ class TargetedDropoutFields:
     pattern: str | None = _setting(
         "at the weight level, N:M: the N lowest of each M neighbours are the candidates, as in 2:4"
     )
-    rank_over: Literal["row", "matrix", "model"] = field(
-        default="row",
-        metadata={"help": "single weights that are ranked together"},
+    rank_over: Literal["row", "matrix", "model"] | None = _setting(
+        "single weights that are ranked together"
     )
     matrix_cap: float = field(
         default=0.98,

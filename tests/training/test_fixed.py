@@ -98,7 +98,9 @@ def test_a_resumed_run_is_bit_identical_before_and_in_the_phase(
     every: Any = {"layers": {"layers_level": "unit"}, "model": {"rank_over": "model"}}
     more = every.get(level, {})
     settings = {
-        **saving_halfway({"layers": "unit", "model": "weight"}.get(level, level), accumulation),
+        **saving_halfway(
+            str({"layers": "unit", "model": "weight"}.get(level, level)), accumulation
+        ),
         **{**FIXED, **more, "importance": importance, "average": 0.5},
         "save_steps": from_step,
         "fixed_lr_scale": 1.0,
