@@ -27,7 +27,7 @@ _AT_ONCE = 1 << 26
 
 def kth_lowest(scores: Tensor, count: int, dim: int) -> Tensor:
     """Compute `functional.kth_lowest`, fast on every device."""
-    narrow = torch.finfo(scores.dtype).bits <= 32
+    narrow = scores.dtype in (torch.float32, torch.bfloat16, torch.float16)
     if scores.device.type != "cpu" and narrow and scores.shape[dim] > _LONG_ROW:
         return by_bits(scores, count, dim)
     return cpu_ranking.kth_lowest(scores, count, dim)
