@@ -15,6 +15,7 @@ from .patching import patch_model as patch_model
 from .patching import unpatch_model as unpatch_model
 from .pruning import PruningReport as PruningReport
 from .pruning import Times as Times
+from .pruning import fix_pattern as fix_pattern
 from .pruning import keep_pruned as keep_pruned
 from .pruning import prune_model as prune_model
 from .pruning import prune_units as prune_units

@@ -21,6 +21,7 @@ ExpertsLevel = Literal["unit", "none"]
 LayersLevel = Literal["unit", "none"]
 Importance = Literal["magnitude", "activation", "random", "taylor", "movement", "learned"]
 Draw = Literal["unit", "element"]
+RankOver = Literal["row", "matrix", "model"]
 
 # Importance that can rank while a model trains; any other is for pruning alone.
 IN_TRAINING: tuple[Importance, ...] = ("magnitude", "activation", "random")
@@ -82,7 +83,8 @@ def parse_pattern(text: str | None) -> Neighbours | None:
 class TargetedDropoutConfig:
     """Settings of targeted dropout: the targets, the rates, and their growth over the run.
 
-    Rates, schedules and importance default to `hf_td.recipes.RECIPES[recipe].at(level)`.
+    Rates, schedules, importance, `rank_over` and `fixed_sparsity` default to
+    `hf_td.recipes.RECIPES[recipe].at(level)`.
 
     Attributes:
         level: `weight` ranks the weights inside each output unit; `unit` ranks heads and neurons.
@@ -115,8 +117,16 @@ class TargetedDropoutConfig:
         pattern: "N:M" makes the N lowest of each M neighbours along the fan-in candidates, at the
             weight level, so exactly these can be pruned ("2:4" for the sparse kernels of GPUs). The
             final targeting is N/M. The literature counts kept weights: its 1:4 is 3:4 here.
+        rank_over: the single weights that are ranked together: those of each `row` (output unit),
+            as in the paper, of each whole `matrix`, or of the `model`. Over the model scores are
+            divided by the root mean square of their matrix.
+        matrix_cap: the most of one matrix that a ranking over the model removes, in (0, 1].
         recipe: the row of `hf_td.recipes.RECIPES` with the defaults, such as `fine_tuning`, for
             hundreds of updates that learn a task.
+        fixed_sparsity: the sparsity that will be shipped, in (0, 1). The run ends with a fixed
+            phase: the model is pruned to it once, and from then on nothing is dropped and the
+            zeros stay. None for no such phase, unless the recipe has one.
+        fixed_from: progress at which the fixed phase begins, in (0, 1).
     """
 
     level: Level = "weight"
@@ -135,7 +145,11 @@ class TargetedDropoutConfig:
     draw: Draw = "unit"
     seed: int = 0
     pattern: str | None = None
+    rank_over: RankOver = FROM_RECIPE
+    matrix_cap: float = 0.98
     recipe: str = "fine_tuning"
+    fixed_sparsity: float | None = None
+    fixed_from: float = 2 / 3
 
     def __post_init__(self) -> None:
         _check_choice("level", self.level, get_args(Level))
@@ -149,6 +163,10 @@ class TargetedDropoutConfig:
         _check_choice("layers_level", self.layers_level, get_args(LayersLevel))
         _check_choice("importance", self.importance, get_args(Importance))
         _check_choice("draw", self.draw, get_args(Draw))
+        _check_choice("rank_over", self.rank_over, get_args(RankOver))
+        _check_type("matrix_cap", self.matrix_cap, "a fraction in (0, 1]", int, float)
+        if not 0 < self.matrix_cap <= 1:
+            raise ValueError(f"matrix_cap is a fraction in (0, 1], got {self.matrix_cap}")
         _check_type("seed", self.seed, "an integer", int)
         _check_rate("targeting", self.targeting, "a fraction in [0, 1)", below_one=True)
         _check_rate("drop_rate", self.drop_rate, "a probability in [0, 1]")
@@ -162,13 +180,21 @@ class TargetedDropoutConfig:
                 f"layers_level='unit' needs draw='unit', got draw={self.draw!r}. A layer is passed "
                 "by as a whole. Use draw='unit', or layers_level='none'"
             )
+        self._check_fixed()
+        if self.rank_over != "row" and not self._ranks_weights():
+            raise ValueError(
+                f"rank_over={self.rank_over!r} ranks single weights, but neither attention nor "
+                "feed-forward blocks have the level 'weight'. Use level='weight', or leave it out"
+            )
         if neighbours is not None:
             self._check_pattern(neighbours)
 
     def _fill_in(self, neighbours: Neighbours | None) -> None:
-        if neighbours is not None and self.targeting is FROM_RECIPE:
-            object.__setattr__(self, "targeting", neighbours.share)
-        for name, value in RECIPES[self.recipe].at(self.level).items():
+        values = dict(RECIPES[self.recipe].at(self.level))
+        if neighbours is not None:
+            values["targeting"] = neighbours.share
+            values["fixed_sparsity"] = values["fixed_sparsity"] and neighbours.share
+        for name, value in values.items():
             if getattr(self, name) is FROM_RECIPE:
                 object.__setattr__(self, name, value)
 
@@ -182,8 +208,22 @@ class TargetedDropoutConfig:
             indices = "a sequence of indices such as [0, 1]"
             object.__setattr__(self, "layers", _as_tuple("layers", self.layers, indices, int))
 
+    def _ranks_weights(self) -> bool:
+        return "weight" in (self.level_of("attention"), self.level_of("feed_forward"))
+
+    def _check_fixed(self) -> None:
+        _check_inside("fixed_from", self.fixed_from, "a progress in (0, 1)")
+        if self.fixed_sparsity is None:
+            return
+        _check_inside("fixed_sparsity", self.fixed_sparsity, "a fraction in (0, 1), or None")
+        if self.experts_level == "unit":
+            raise ValueError(
+                "fixed_sparsity prunes while the model trains, and no checkpoint can say which "
+                "experts are removed. Use experts_level='none', or prune experts after the training"
+            )
+
     def _check_pattern(self, neighbours: Neighbours) -> None:
-        if "weight" not in (self.level_of("attention"), self.level_of("feed_forward")):
+        if not self._ranks_weights():
             raise ValueError(
                 f"the pattern {self.pattern} ranks neighbouring weights, but neither attention nor "
                 "feed-forward blocks have the level 'weight'. Use level='weight', or pattern=None"
@@ -192,6 +232,11 @@ class TargetedDropoutConfig:
             raise ValueError(
                 f"the pattern {self.pattern} makes {neighbours.share:g} of the weights candidates, "
                 f"but targeting is {self.targeting}. Give only one of them"
+            )
+        if self.fixed_sparsity is not None and self.fixed_sparsity > neighbours.share:
+            raise ValueError(
+                f"the pattern {self.pattern} removes {neighbours.share:g} of the weights at most, "
+                f"but fixed_sparsity is {self.fixed_sparsity}. Use {neighbours.share:g} or less"
             )
 
     @property
@@ -222,6 +267,10 @@ class TargetedDropoutConfig:
             targeting=self.targeting * self.targeting_schedule(progress, draw),
             drop_rate=self.drop_rate * self.drop_rate_schedule(progress, draw, "drop_rate"),
         )
+
+    def is_fixed(self, progress: float) -> bool:
+        """Return True if an update at this progress, in [0, 1], is in the fixed phase."""
+        return self.fixed_sparsity is not None and progress >= self.fixed_from
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form, with tuples as lists."""
@@ -301,6 +350,12 @@ def _as_tuple(name: str, value: Any, kind: str, of: type) -> tuple[Any, ...]:
 def _check_rate(name: str, value: Any, kind: str, *, below_one: bool = False) -> None:
     _check_type(name, value, kind, int, float)
     if not 0 <= value <= 1 or (below_one and value == 1):
+        raise ValueError(f"{name} is {kind}, got {value}")
+
+
+def _check_inside(name: str, value: Any, kind: str) -> None:
+    _check_type(name, value, kind, int, float)
+    if not 0 < value < 1:
         raise ValueError(f"{name} is {kind}, got {value}")
 
 

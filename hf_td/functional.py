@@ -157,6 +157,19 @@ def cutoffs(scores: Tensor, fraction: float, dim: int = -1, select: Select = kth
     return torch.full_like(nothing, torch.inf if count else -torch.inf)
 
 
+def root_mean_square(scores: Tensor) -> Tensor:
+    """Return the root mean square of all scores, a scalar, positive.
+
+    Minus infinity, the score of what is removed already, counts as 0.
+    """
+    known = scores.masked_fill(scores.isneginf(), 0)
+    found = known.square().mean().sqrt()
+    if not found.isfinite():  # the squares overflow
+        largest = known.abs().max()
+        found = (known / largest).square().mean().sqrt() * largest
+    return found.clamp(min=1e-12)
+
+
 def candidate_mask(
     scores: Tensor,
     fraction: float,

@@ -6,7 +6,7 @@ A new recipe is a new row. All that offers recipes reads this registry.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hf_td.schedules import Schedule
@@ -21,18 +21,23 @@ class Recipe:
         source: where its values come from.
         weight: values of settings of `TargetedDropoutConfig` at the weight level.
         unit: values at the unit level.
+        training: values of arguments of the Trainer that are no settings of
+            `TargetedDropoutConfig`, at both levels.
     """
 
     help: str
     source: str
     weight: Mapping[str, Any]
     unit: Mapping[str, Any]
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     def at(self, level: str) -> Mapping[str, Any]:
         """Return the values at a level, `weight` or `unit`."""
-        return {"weight": self.weight, "unit": self.unit}[level]
+        return {**_USUAL, **{"weight": self.weight, "unit": self.unit}[level]}
 
 
+# Values of a recipe that says nothing else.
+_USUAL = {"rank_over": "row", "fixed_sparsity": None}
 _ALWAYS = {"drop_rate": 1.0, "drop_rate_schedule": Schedule(), "importance": "activation"}
 _GROWING = Schedule(shape="linear", end=0.6, sampled=0.2, off=0.15)
 _SAMPLED = Schedule(sampled=0.2)
@@ -78,6 +83,26 @@ RECIPES: dict[str, Recipe] = {
             "targeting_schedule": _SAMPLED,
             "drop_rate_schedule": Schedule(shape="linear", initial=0.3, end=0.6),
         },
+    ),
+    "one_sparsity": Recipe(
+        help="one sparsity will be shipped, and the last third of the run trains exactly that one",
+        source="oBERT, SparseBERT and neural-compressor; parts not measured alone",
+        weight={
+            **_ALWAYS,
+            # All three: cubic or exponential up to the sparsity itself, and then a fixed mask.
+            "targeting": 0.9,
+            "targeting_schedule": Schedule(shape="cubic", begin=0.1, end=0.6),
+            "fixed_sparsity": 0.9,
+            # oBERT and neural-compressor, which leaves 2 % of each matrix.
+            "rank_over": "model",
+        },
+        unit={
+            **_ALWAYS,
+            "targeting": 0.75,
+            "targeting_schedule": Schedule(shape="linear", end=0.6),
+            "fixed_sparsity": 0.75,
+        },
+        training={"fixed_lr_scale": 1.0},  # oBERT: cycles of one learning rate
     ),
     "language_model": Recipe(
         help="few updates of a model that keeps its task",

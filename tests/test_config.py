@@ -36,6 +36,9 @@ configs = st.builds(
     importance=st.sampled_from(["magnitude", "activation", "random"]),
     draw=st.sampled_from(["unit", "element"]),
     seed=st.integers(-(2**63), 2**63),
+    matrix_cap=st.floats(0, 1, exclude_min=True),
+    fixed_sparsity=st.none() | st.floats(0, 1, exclude_min=True, exclude_max=True),
+    fixed_from=st.floats(0, 1, exclude_min=True, exclude_max=True),
 )
 
 
@@ -94,6 +97,14 @@ def test_sampled_targetings_equal_those_of_recorded_runs():
         ({"drop_rate": 1.01}, "drop_rate is a probability in [0, 1], got 1.01"),
         ({"drop_rate": -1}, "drop_rate is a probability"),
         ({"drop_rate": math.nan}, "drop_rate is a probability"),
+        ({"rank_over": "column"}, "rank_over must be one of ['row', 'matrix', 'model']"),
+        ({"rank_over": "model", "level": "unit"}, "rank_over='model' ranks single weights, but"),
+        ({"matrix_cap": 0}, "matrix_cap is a fraction in (0, 1], got 0"),
+        ({"fixed_sparsity": 1.0}, "fixed_sparsity is a fraction in (0, 1), or None, got 1.0"),
+        ({"fixed_sparsity": 0}, "fixed_sparsity is a fraction in (0, 1)"),
+        ({"fixed_from": 1.0}, "fixed_from is a progress in (0, 1), got 1.0"),
+        ({"fixed_sparsity": 0.5, "experts_level": "unit"}, "no checkpoint can say which experts"),
+        ({"fixed_sparsity": 0.6, "pattern": "2:4"}, "removes 0.5 of the weights at most"),
         ({"targeting_schedule": "cubical"}, "schedule shape must be one of"),
         ({"drop_rate_schedule": {"ends": 1}}, "unknown schedule keys ['ends']"),
         ({"drop_rate_schedule": {"end": 2}}, "would outlast the run"),
@@ -115,6 +126,9 @@ SCHEDULES = "a schedule is a Schedule, its JSON form, or the name of one of the 
         ({"targeting": "0.5"}, "targeting is a fraction in [0, 1), got '0.5'"),
         ({"targeting": False}, "targeting is a fraction in [0, 1), got False"),
         ({"drop_rate": True}, "drop_rate is a probability in [0, 1], got True"),
+        ({"matrix_cap": "most"}, "matrix_cap is a fraction in (0, 1], got 'most'"),
+        ({"fixed_sparsity": True}, "fixed_sparsity is a fraction in (0, 1), or None, got True"),
+        ({"fixed_from": "half"}, "fixed_from is a progress in (0, 1), got 'half'"),
         ({"targeting_schedule": 3}, SCHEDULES),
         ({"drop_rate_schedule": ["linear"]}, SCHEDULES),
         ({"include": "*.attention.*"}, f"include {PATTERNS} '*.attention.*'"),
@@ -273,3 +287,15 @@ def test_retired_settings_are_refused_as_arguments(name):
         build(**{name: RETIRED[name]})
     with pytest.raises(TypeError, match=rf"unknown settings \['{name}'\]"):
         configure(None, {name: RETIRED[name]})
+
+
+def test_the_recipe_of_one_sparsity_has_the_fixed_phase_of_its_level_or_pattern():
+    weight = TargetedDropoutConfig(recipe="one_sparsity")
+    assert (weight.fixed_sparsity, weight.targeting, weight.rank_over) == (0.9, 0.9, "model")
+    unit = configure(weight, {"level": "unit"})
+    assert (unit.fixed_sparsity, unit.targeting, unit.rank_over) == (0.75, 0.75, "row")
+    pattern = configure(weight, {"pattern": "2:4"})
+    assert (pattern.fixed_sparsity, pattern.targeting) == (0.5, 0.5)
+    assert configure(weight, {"fixed_sparsity": 0.8}).fixed_sparsity == 0.8
+    assert configure(weight, {"recipe": "fine_tuning"}) == TargetedDropoutConfig()
+    assert TargetedDropoutConfig(pattern="2:4").fixed_sparsity is None

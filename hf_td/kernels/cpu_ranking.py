@@ -43,6 +43,8 @@ def write_cutoffs(
     dims: Sequence[int],
     count: Callable[[int], int],
     outs: Sequence[Tensor],
+    *,
+    whole: bool = False,
 ) -> None:
     """Write the cut-offs of many weights; see `hf_td.kernels.cutoffs`.
 
@@ -52,26 +54,76 @@ def write_cutoffs(
         dims: for each weight, the ranked dimension.
         count: returns the number of candidates among a number of inputs, at least one and not all.
         outs: outputs, one for each weight, with size 1 along the ranked dimension.
+        whole: rank the entries of each matrix together, and write equal cut-offs for its rows.
     """
     jobs: list[Job] = []
     for weight, scale, dim, out in zip(weights, scales, dims, outs, strict=True):
         values = None if scale is None else scale.numpy()
-        number = count(weight.shape[dim])
+        number = count(weight.shape[-2:].numel() if whole else weight.shape[dim])
         for matrix, limits in zip(_matrices(weight), _matrices(out), strict=True):
             along = dim - weight.dim()
             rows, limits = np.moveaxis(matrix, along, -1), np.moveaxis(limits, along, -1)
             jobs += [
-                partial(_rank, rows[block], values, number, limits[block])
-                for block in _blocks(*rows.shape)
+                partial(_rank, rows[block], values, number, limits[block], whole)
+                for block in (_blocks(*rows.shape) if not whole else [slice(None)])
             ]
     _run(jobs, sum(weight.numel() for weight in weights) // _BLOCK)
 
 
-def _rank(rows: Any, scale: Any, count: int, limits: Any) -> None:
+def write_lowest(
+    weights: Sequence[Tensor],
+    scales: Sequence[Tensor | None],
+    dims: Sequence[int],
+    counts: Sequence[int],
+    outs: Sequence[Tensor],
+) -> list[tuple[float, float]]:
+    """Write the lowest scores of whole matrices, over their root mean square, in any order.
+
+    Args:
+        weights: matrices that `can_rank` supports.
+        scales: for each weight, the scale of its inputs, or None.
+        dims: for each weight, the dimension of its inputs.
+        counts: for each weight, the number of scores to write, less than it has.
+        outs: outputs, `(count,)`, of the type of the weight.
+
+    Returns:
+        For each weight the lowest score that was left out, and the root mean square.
+    """
+    found = [(0.0, 0.0)] * len(weights)
+
+    def work(place: int) -> None:
+        (matrix,) = _matrices(weights[place])
+        scores = np.abs(np.moveaxis(matrix, dims[place], -1), order="C")
+        scale, count = scales[place], counts[place]
+        if scale is not None:
+            scores *= scale.numpy()
+        flat = scores.reshape(-1)
+        mean = float(np.sqrt(np.dot(flat, flat) / flat.size))
+        if not 1e-12 < mean < np.inf:
+            mean = float(functional.root_mean_square(torch.from_numpy(flat)))
+        flat.view(f"u{flat.itemsize}").partition(count)
+        np.divide(flat[:count], flat.dtype.type(mean), out=outs[place].numpy())
+        found[place] = float(flat[count]), mean
+
+    jobs = [partial(work, place) for place in range(len(weights))]
+    _run(jobs, sum(weight.numel() for weight in weights) // _BLOCK)
+    return found
+
+
+def select_in_place(scores: Tensor, count: int) -> float:
+    """Return the score at place `count`, from 0, of scores of at least 0, which it reorders."""
+    array = scores.numpy()
+    array.view(f"u{array.itemsize}").partition(count)
+    return float(array[count])
+
+
+def _rank(rows: Any, scale: Any, count: int, limits: Any, whole: bool) -> None:
     """Write the cut-offs of a block of rows, `(rows, fan_in)`, to `limits`, `(rows, 1)`."""
     scores = np.abs(rows, order="C")
     if scale is not None:
         scores *= scale
+    if whole:
+        scores = scores.reshape(1, -1)
     # No score is negative, so bits have the order of scores. Integers are faster to partition.
     scores.view(f"u{scores.itemsize}").partition(count, axis=1)
     limits[:] = scores[:, count, None]

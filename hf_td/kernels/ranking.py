@@ -9,34 +9,55 @@ import torch
 from torch import Tensor
 
 from hf_td import functional
-from hf_td.kernels import cpu_ranking, cuda, reductions
+from hf_td.kernels import cpu_ranking, cuda, pooled, reductions
 from hf_td.kernels.ranked import Ranked
 from hf_td.kernels.shards import gather_rows, is_sharded, local, rows_of
 
 # `functional.candidate_mask` with a fast selection.
-candidate_mask = partial(functional.candidate_mask, select=cpu_ranking.kth_lowest)
+candidate_mask = partial(functional.candidate_mask, select=pooled.kth_lowest)
 
 
-def cutoffs(ranked: Sequence[Ranked], fraction: float) -> list[Tensor]:
+def cutoffs(
+    ranked: Sequence[Ranked], fraction: float, over: str = "row", cap: float = 1.0
+) -> list[Tensor]:
     """Return the cut-offs of an update, one number for each output unit of each weight.
 
-    The candidates are those of `functional.cutoffs`. On the CPU the numbers are equal too. On CUDA
-    they may be any number above the last candidate and up to the next score.
+    The candidates of rows are those of `functional.cutoffs`. On the CPU the numbers are equal too.
+    On CUDA they may be any number above the last candidate and up to the next score.
 
     Collective where weights are sharded: each process ranks its rows.
 
     Args:
         ranked: weights, on one or several devices, sharded by rows or not.
         fraction: the targeting (gamma), in [0, 1).
+        over: `row` ranks the inputs of each output unit, `matrix` the entries of each weight,
+            `model` those of all weights.
+        cap: the most of one weight that can be candidates in a ranking over the model, in (0, 1].
 
     Returns:
         For each weight a tensor with size 1 along the inputs, float32 or wider.
+
+    Raises:
+        ValueError: weights are sharded, and not ranked inside rows.
     """
+    if over != "row":
+        _check_whole(ranked, over)
+        if over == "matrix":
+            return pooled.matrix_cutoffs(ranked, fraction)
+        return pooled.model_cutoffs(ranked, fraction, cap)
     own = [_own_rows(one) for one in ranked]
     pairs = zip(ranked, own, strict=True)
     # Random scores are of all rows already.
     weights = [one.weight if mine.rule.random_key is None else mine.weight for one, mine in pairs]
     return gather_rows(_of_own_rows(own, fraction), weights)
+
+
+def _check_whole(ranked: Sequence[Ranked], over: str) -> None:
+    if any(is_sharded(one.weight) for one in ranked):
+        raise ValueError(
+            f"rank_over={over!r} ranks rows of a weight together, and a process has a shard of "
+            "them under FSDP2. Use rank_over='row', or DistributedDataParallel"
+        )
 
 
 def _own_rows(one: Ranked) -> Ranked:

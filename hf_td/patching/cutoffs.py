@@ -78,7 +78,9 @@ def _weight_cutoffs(sites: Sequence[Any], targeting: float) -> list[Tensor]:
         Ranked(site.layer.weight, rule_of(site.layer), cut.scale, cut.cutoff)
         for site, cut in zip(sites, cuts, strict=True)
     ]
-    return kernels.cutoffs(ranked, targeting)
+    if not sites:
+        return []
+    return kernels.cutoffs(ranked, targeting, sites[0].over, sites[0].cap)
 
 
 def _unit_candidates(sites: Sequence[Any], targeting: float) -> Iterator[tuple[Site, Tensor]]:

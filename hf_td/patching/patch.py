@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -57,6 +57,19 @@ _STATE = "_hf_td_patch"
 NO_RATES = Rates(targeting=0.0, drop_rate=0.0)
 
 
+class Fixed(Protocol):
+    """The hooks that keep the zeros of a fixed pattern."""
+
+    @property
+    def active(self) -> bool:
+        """True until `remove`."""
+        ...
+
+    def remove(self) -> None:
+        """End the fixed phase."""
+        ...
+
+
 @dataclass
 class Patch:
     """The record of a patched model.
@@ -74,6 +87,7 @@ class Patch:
         measuring: True while measured sums wait to be added to the averages.
         watch: looks out for updates in eval mode.
         hook: calls `_before_forward`.
+        fixed: what keeps the zeros in the fixed phase; None before. See `is_fixed`.
     """
 
     config: TargetedDropoutConfig
@@ -87,6 +101,17 @@ class Patch:
     measuring: bool = False
     watch: EvalModeWatch = field(default_factory=EvalModeWatch)
     hook: RemovableHandle | None = None
+    fixed: Fixed | None = None
+
+    @property
+    def is_fixed(self) -> bool:
+        """True in the fixed phase: every update is dense, and the zeros stay."""
+        return self.fixed is not None and self.fixed.active
+
+    def release(self) -> None:
+        """End the fixed phase, if it has begun."""
+        if self.fixed is not None:
+            self.fixed.remove()
 
     def advance(self, progress: float, update: int | None) -> None:
         """Set the rates, cut-offs and draws of one update, and start to measure if it is due."""
@@ -96,10 +121,10 @@ class Patch:
                 check_rankable(site.name, layer)
         number = self.updates if update is None else update
         self.update_averages()
-        self.rates = self.config.rates(progress, number)
+        self.rates = NO_RATES if self.is_fixed else self.config.rates(progress, number)
         set_cutoffs(self.sites, self.config, self.rates, number)
         self.updates = number + 1
-        if self.activations is not None and number % INTERVAL == 0:
+        if self.activations is not None and number % INTERVAL == 0 and not self.is_fixed:
             for site in self.sites:
                 start_measuring(site.layer)
             self.measuring = True
@@ -248,6 +273,7 @@ def unpatch_model(model: ModelT) -> ModelT:
     """
     patch = _require_patch(model)
     check_not_fully_sharded(model)
+    patch.release()
     before = _buffers(model)
     for site in patch.sites:
         restore(site.layer)
@@ -284,12 +310,18 @@ def anneal(model: nn.Module, progress: float, update: int | None = None) -> Rate
         The rates of this update: targeting and drop rate.
 
     Raises:
-        ValueError: the model is not patched, or progress is outside [0, 1].
+        ValueError: the model is not patched, progress is outside [0, 1], or the fixed phase has
+            come and `fix_pattern` was not called.
     """
     if not 0 <= progress <= 1:
         raise ValueError(f"progress is completed over all updates, in [0, 1]; got {progress}")
     patch = _require_patch(model)
     patch.self_counting = False
+    if patch.config.is_fixed(progress) and not patch.is_fixed:
+        raise ValueError(
+            f"the fixed phase begins at progress {patch.config.fixed_from:g}, and the pattern is "
+            "not fixed. Call fix_pattern(model, optimizer=optimizer) before this anneal"
+        )
     patch.advance(progress, update)
     return patch.rates
 

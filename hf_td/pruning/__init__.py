@@ -1,6 +1,7 @@
 """Removes the least important weights or units of a model, and reports what is removed."""
 
 from hf_td.pruning.budgets import Budget
+from hf_td.pruning.fixed import check_can_fix, fix_pattern
 from hf_td.pruning.keep import KeptPruned, keep_pruned, zeros_restored
 from hf_td.pruning.named import prune_units
 from hf_td.pruning.prune import (
@@ -25,9 +26,11 @@ __all__ = [
     "PruningReport",
     "Times",
     "as_budget",
+    "check_can_fix",
     "check_reachable",
     "check_sparsity",
     "count_sparsity",
+    "fix_pattern",
     "keep_pruned",
     "kept_weights",
     "prune_model",

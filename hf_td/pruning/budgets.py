@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeGuard, get_args
 
 import torch
 from torch import Tensor
 
-from hf_td import kernels
+from hf_td import functional, kernels
 from hf_td.pruning.times import Times
-from hf_td.ranking.sites import Site, UnitSite, scores_to_prune, tied_groups
+from hf_td.ranking.sites import Site, UnitSite, WeightSite, scores_to_prune, tied_groups
 
 Rule = Literal["uniform", "global"]
 Currency = Literal["units", "parameters", "flops", "latency"]
@@ -26,8 +26,9 @@ class Budget:
     """A rule for spending a sparsity.
 
     Attributes:
-        kind: `uniform` takes the same fraction of every site; `global` ranks all sites together,
-            on scores that are divided by the root mean square of their site.
+        kind: `uniform` takes the same fraction of every site, and of all sites of weights that are
+            ranked over the model; `global` ranks all sites together, on scores that are divided by
+            the root mean square of their site.
         of: the currency of a global sparsity: `units` (weights at the weight level), `parameters`,
             estimated `flops` of one token, or measured `latency`. With the latter, units of slow
             blocks are removed earlier than units of equal score in fast ones.
@@ -57,14 +58,28 @@ class Budget:
 
     def choose(self, sites: Sequence[Site], sparsity: float) -> list[Tensor]:
         """Return a boolean mask for each site, of the shape of its scores: what to remove."""
-        if self.kind == "uniform":
-            return [_lowest(site, sparsity) for site in sites]
-        return _choose_globally(sites, sparsity, self)
+        if self.kind == "global":
+            return _choose_globally(sites, sparsity, self)
+        together = [site for site in sites if _is_ranked_over_model(site)]
+        budget = Budget(kind="global", floor=1 - together[0].cap) if together else self
+        chosen = iter(_choose_globally(together, sparsity, budget) if together else ())
+        return [
+            next(chosen) if _is_ranked_over_model(site) else _lowest(site, sparsity)
+            for site in sites
+        ]
+
+
+def _is_ranked_over_model(site: Site) -> TypeGuard[WeightSite]:
+    return isinstance(site, WeightSite) and site.over == "model"
 
 
 def _lowest(site: Site, sparsity: float) -> Tensor:
     scores = site.eligible(scores_to_prune(site))
-    lowest = kernels.candidate_mask(scores, sparsity, site.dim, break_ties=True)
+    if isinstance(site, WeightSite) and site.over == "matrix":
+        flat = scores.flatten(-2)
+        lowest = kernels.candidate_mask(flat, sparsity, break_ties=True).view_as(scores)
+    else:
+        lowest = kernels.candidate_mask(scores, sparsity, site.dim, break_ties=True)
     # The sum is finite only if all scores are, and is far cheaper than a mask of infinite ones.
     return lowest if scores.sum().isfinite() else lowest & ~scores.isposinf()
 
@@ -133,22 +148,12 @@ def _comparable(site: Site, floor: float) -> Tensor:
     """
     scores = scores_to_prune(site)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    scores = scores / _root_mean_square(scores).clamp(min=1e-12)
+    scores = scores / functional.root_mean_square(scores)
     flat = scores.flatten()
     # A pattern needs no floor: it always leaves part of every group.
     most = 1.0 if site.most < 1 else 1 - floor
     lowest = kernels.candidate_mask(flat, most, break_ties=True).view_as(scores)
     return site.eligible(scores).masked_fill(~lowest, torch.inf)
-
-
-def _root_mean_square(scores: Tensor) -> Tensor:
-    """Return the root mean square of the scores that are not minus infinity, which count as 0."""
-    known = scores.masked_fill(scores.isneginf(), 0)
-    found = known.square().mean().sqrt()
-    if found.isfinite():
-        return found
-    largest = known.abs().max()  # the squares overflow
-    return (known / largest).square().mean().sqrt() * largest
 
 
 def _affordable(

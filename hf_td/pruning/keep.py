@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from hf_td import kernels
@@ -25,10 +26,15 @@ class KeptPruned:
         self.entries = entries
         self._handles = list(handles)
 
+    @property
+    def active(self) -> bool:
+        """True until `remove`."""
+        return bool(self._handles)
+
     def remove(self) -> None:
         """Let all weights learn again."""
-        for handle in self._handles:
-            handle.remove()
+        while self._handles:
+            self._handles.pop().remove()
 
     def __enter__(self) -> KeptPruned:
         return self
@@ -37,22 +43,25 @@ class KeptPruned:
         self.remove()
 
 
-def keep_pruned(model: nn.Module) -> KeptPruned:
+def keep_pruned(model: nn.Module, optimizer: Optimizer | None = None) -> KeptPruned:
     """Train a pruned model on with its zeros fixed, in any loop or Trainer.
 
     The zeros of linear layers, Conv1D layers and stacked experts get no gradient, in any pattern. A
     bias stays zero where its whole row is zero. An optimiser that has no momentum for them leaves
-    them as they are, with weight decay too: so make it after pruning. Nothing is stored: what is
-    zero when a gradient arrives stays zero.
+    them as they are, with weight decay too. Nothing is stored: what is zero when a gradient arrives
+    stays zero.
 
     Args:
         model: a model pruned by `prune_model`, not patched; as it is trained, before
-            `DistributedDataParallel` wraps it.
+            `DistributedDataParallel` wraps it. Of a patched model `fix_pattern` keeps the zeros.
+        optimizer: an optimiser that has made updates: its momentum of the zeros is cleared. None
+            for one that is made after pruning.
 
     Returns:
         A handle, also a context manager, that ends it.
 
     Raises:
+        TypeError: the optimiser packs its momentum, which cannot be cleared in part.
         ValueError: no weight is zero.
     """
     handles, entries = [], 0
@@ -60,9 +69,12 @@ def keep_pruned(model: nn.Module) -> KeptPruned:
         if not weight.requires_grad:
             continue
         entries += int((weight == 0).sum())
+        _forget(optimizer, weight, weight == 0)
         handles.append(weight.register_post_accumulate_grad_hook(_keep_zeros))
         if bias is not None and bias.requires_grad:
-            entries += int(((bias == 0) & _empty(weight, dim)).sum())
+            empty = (bias == 0) & _empty(weight, dim)
+            entries += int(empty.sum())
+            _forget(optimizer, bias, empty)
             handles.append(bias.register_post_accumulate_grad_hook(_keep_bias(weight, dim)))
     kept = KeptPruned(entries, handles)
     if not entries:
@@ -82,6 +94,21 @@ def _rows(model: nn.Module) -> Iterator[tuple[Tensor, Tensor | None, int]]:
             if id(layer.weight) not in seen:
                 seen.add(id(layer.weight))
                 yield layer.weight, layer.bias, dims.fan_in_dim
+
+
+def _forget(optimizer: Optimizer | None, parameter: Tensor, zeros: Tensor) -> None:
+    """Clear what an optimiser remembers of these entries of a parameter."""
+    state = {} if optimizer is None else optimizer.state.get(parameter, {})
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or value.shape != parameter.shape:
+            continue
+        if not value.is_floating_point():
+            raise TypeError(
+                f"{type(optimizer).__name__} keeps {name} as {value.dtype}, where no single entry "
+                "can be cleared, so the zeros would not stay. Use an optimiser whose state is "
+                "floating point, or make a new one after pruning"
+            )
+        value.masked_fill_(zeros, 0)
 
 
 def _keep_zeros(parameter: Tensor) -> None:

@@ -100,6 +100,13 @@ class TargetedDropoutFields:
     pattern: str | None = _setting(
         "at the weight level, N:M: the N lowest of each M neighbours are the candidates, as in 2:4"
     )
+    rank_over: Literal["row", "matrix", "model"] | None = _setting(
+        "single weights that are ranked together"
+    )
+    matrix_cap: float = field(
+        default=0.98,
+        metadata={"help": "the most of one matrix that a ranking over the model removes"},
+    )
     eval_sparsity: float | None = _setting(
         "evaluate the model pruned to this sparsity too, in [0, 1]; its metrics, such as "
         "eval_accuracy_at_0.75, can be the metric_for_best_model"
@@ -115,6 +122,22 @@ class TargetedDropoutFields:
         },
     )
 
+    fixed_sparsity: float | None = _setting(
+        "sparsity that will be shipped, in (0, 1): the run ends with a fixed phase, in which the "
+        "model is pruned to it and its zeros stay"
+    )
+    fixed_from: float = _setting(
+        "progress at which the fixed phase begins, in (0, 1)", default=2 / 3
+    )
+    fixed_lr_scale: float | None = _setting(
+        "learning rate at the start of the fixed phase, as a multiple of the first one: the "
+        "schedule ends there, and starts again and falls to zero. 0 for one schedule over all"
+    )
+    average: float | None = _setting(
+        "decay of the mean of the weights over the updates of the fixed phase, in (0, 1), which "
+        "the model has after training; 1 for the plain mean, 0 for none"
+    )
+
     def __post_init__(self) -> None:
         parent: Any = super()
         self._decide_direction()
@@ -125,7 +148,20 @@ class TargetedDropoutFields:
             raise ValueError(
                 f"eval_sparsity is the fraction to remove, in [0, 1]; got {self.eval_sparsity}"
             )
-        self.targeted_dropout()  # refuses bad settings now, not when training starts
+        for name, value in getattr(RECIPES.get(self.recipe), "training", {}).items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        if self.fixed_lr_scale is not None and not self.fixed_lr_scale >= 0:
+            raise ValueError(f"fixed_lr_scale is at least 0, got {self.fixed_lr_scale}")
+        if self.average is not None and not 0 <= self.average <= 1:
+            raise ValueError(f"average is a decay in [0, 1], got {self.average}")
+        config = self.targeted_dropout()  # refuses bad settings now, not when training starts
+        for name in ("fixed_lr_scale", "average"):
+            if getattr(self, name) and config.fixed_sparsity is None:
+                raise ValueError(
+                    f"{name} is of the fixed phase, and there is none. Set fixed_sparsity to the "
+                    f"sparsity that will be shipped, or leave {name} out"
+                )
 
     def _decide_direction(self) -> None:
         """Set that a lower loss at a sparsity is better, which the name hides from the parent."""

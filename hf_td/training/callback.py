@@ -11,7 +11,9 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hf_td.config import TargetedDropoutConfig
 from hf_td.patching.patch import anneal, find_patch
+from hf_td.pruning.fixed import check_can_fix, fix_pattern
 from hf_td.ranking.activations import FILE, save_activations
 from hf_td.training.pruned_evaluation import warn_if_chosen_unpruned
 
@@ -21,7 +23,8 @@ logger = logging.getLogger(__name__)
 class AnnealingCallback(TrainerCallback):
     """A callback that anneals before each update and logs the rates.
 
-    The progress is `global_step / max_steps`, and the callback holds no state. It logs the rates of
+    The progress is `global_step / max_steps`, and the callback holds no state. In the first update
+    of the fixed phase it calls `fix_pattern`. It logs the rates of
     the last update, `targeting` and `drop_rate`, and `dropped_share`, the fraction of the targeted
     weights that the update dropped.
 
@@ -53,17 +56,30 @@ class AnnealingCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Warn if the metric of the full weights chooses while the rates rise."""
-        patch = find_patch(self.model_of(kwargs))
+        """Warn if the metric of the full weights chooses while the rates rise.
+
+        Raises:
+            ValueError: the settings have a fixed phase, and the model cannot be pruned in it, or
+                it has no update.
+        """
+        model = self.model_of(kwargs)
+        patch = find_patch(model)
         if patch is not None:
             warn_if_chosen_unpruned(args, patch.config)
+            patch.release()  # of a training that was broken off
+            check_can_fix(model)
+            _check_has_phase(patch.config, state.max_steps)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Anneal; called once for each update, before its first micro-batch."""
         progress = min(1.0, state.global_step / state.max_steps)
-        anneal(self.model_of(kwargs), progress, state.global_step)
+        model = self.model_of(kwargs)
+        patch = find_patch(model)
+        if patch is not None and patch.config.is_fixed(progress) and not patch.is_fixed:
+            fix_pattern(model, optimizer=kwargs.get("optimizer"))
+        anneal(model, progress, state.global_step)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -72,6 +88,14 @@ class AnnealingCallback(TrainerCallback):
         patch = find_patch(self.model_of(kwargs))
         if patch is not None:
             patch.update_averages()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """End the fixed phase: what is trained next may fill the zeros."""
+        patch = find_patch(self.model_of(kwargs))
+        if patch is not None:
+            patch.release()
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -83,6 +107,15 @@ class AnnealingCallback(TrainerCallback):
             return
         added = {**patch.rates._asdict(), "dropped_share": patch.dropped_share()}
         add_to_logs(state, logs, added)
+
+
+def _check_has_phase(config: TargetedDropoutConfig, updates: int) -> None:
+    if config.fixed_sparsity is not None and not config.is_fixed((updates - 1) / max(1, updates)):
+        raise ValueError(
+            f"the fixed phase begins at progress {config.fixed_from:g}, and none of {updates} "
+            "updates begins there or later, so the model would not be pruned. Train longer, or "
+            "lower fixed_from"
+        )
 
 
 def add_to_logs(state: TrainerState, logs: dict[str, Any], values: Mapping[str, float]) -> None:
@@ -134,6 +167,7 @@ class TargetedDropoutCallback(AnnealingCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Load the activations of the best checkpoint if its weights were loaded."""
+        super().on_train_end(args, state, control, **kwargs)
         patch = find_patch(self.model_of(kwargs))
         if patch is not None and args.load_best_model_at_end and state.best_model_checkpoint:
             patch.resume(state.best_model_checkpoint)

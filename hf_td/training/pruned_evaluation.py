@@ -36,7 +36,7 @@ class PrunedEvaluationMixin:
     args: Any
     model: Any
 
-    _evaluates_pruned = True
+    _prunes = True
 
     def evaluation_loop(
         self,
@@ -79,14 +79,15 @@ def warn_if_chosen_unpruned(args: TrainingArguments, config: TargetedDropoutConf
     metric = args.metric_for_best_model
     if metric is None or _names_sparsity(metric) or not _rise(config):
         return
-    wanted = name_at("loss" if "loss" in metric else metric, config.targeting)
+    sparsity = config.fixed_sparsity or config.targeting
+    wanted = name_at("loss" if "loss" in metric else metric, sparsity)
     logger.warning(
         "metric_for_best_model=%r is measured with the full weights. They are at their best before "
         "the rates rise, so the best checkpoint, or the one where early stopping ends, may never "
         "have met the targeting. With TargetedDropoutTrainer set eval_sparsity=%g and "
         "metric_for_best_model=%r, or train to the end",
         metric,
-        config.targeting,
+        sparsity,
         wanted,
     )
 

@@ -35,25 +35,26 @@ class ReliableMixin(RepeatableOrderMixin, WholeCheckpointsMixin):
     state: Any
 
     _loss_is_measured = False
-    _evaluates_pruned = False  # PrunedEvaluationMixin does
+    _prunes = False  # PrunedEvaluationMixin does
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         parent: Any = super()
         parent.__init__(*args, **kwargs)
-        if getattr(self.args, "eval_sparsity", None) is not None:
-            self._check_can_prune()
+        for name in ("eval_sparsity", "fixed_sparsity"):
+            if getattr(self.args, name, None) is not None:
+                self._check_can_prune(name)
         # The filter would leave a non-finite loss out of the logged mean. Here it is an error.
         self.args.logging_nan_inf_filter = False
 
-    def _check_can_prune(self) -> None:
-        if not self._evaluates_pruned:
+    def _check_can_prune(self, name: str) -> None:
+        if not self._prunes:
             raise ValueError(
-                "eval_sparsity prunes by the ranking of targeted dropout, and "
+                f"{name} prunes by the ranking of targeted dropout, and "
                 f"{type(self).__name__} has none. Use TargetedDropoutTrainer, or leave it out"
             )
         if self.is_fsdp_enabled:
             raise ValueError(
-                "eval_sparsity prunes the model in each process, and under FSDP none has whole "
+                f"{name} prunes the model in each process, and under FSDP none has whole "
                 "weights. Leave it out, train to the end, and prune what save_gathered writes"
             )
 

@@ -18,16 +18,18 @@ from hf_td.training.arguments import (
     TargetedDropoutFields,
     TargetedDropoutSeq2SeqArguments,
 )
+from hf_td.training.averaging import AveragingMixin
 from hf_td.training.callback import AnnealingCallback
 from hf_td.training.distillation import DistillationMixin
 from hf_td.training.optimizer import scale_untargeted
 from hf_td.training.pruned_evaluation import PrunedEvaluationMixin
 from hf_td.training.reliable import ReliableMixin
+from hf_td.training.restart import first_fixed_update, restart
 
 logger = logging.getLogger(__name__)
 
 
-class TargetedDropoutMixin(PrunedEvaluationMixin, DistillationMixin, ReliableMixin):
+class TargetedDropoutMixin(AveragingMixin, PrunedEvaluationMixin, DistillationMixin, ReliableMixin):
     """A mixin for Trainers that trains with targeted dropout.
 
     A model that is not patched yet is patched with the settings of the arguments, in a search with
@@ -38,6 +40,8 @@ class TargetedDropoutMixin(PrunedEvaluationMixin, DistillationMixin, ReliableMix
     args: Any
     state: Any
     optimizer: Any
+    lr_scheduler: Any
+    is_deepspeed_enabled: bool
     callback_handler: Any
     model_init: Any
 
@@ -46,11 +50,22 @@ class TargetedDropoutMixin(PrunedEvaluationMixin, DistillationMixin, ReliableMix
         parent: Any = super()
         parent.__init__(model, settings, *rest, **kwargs)
         _ensure_patched(self.model, self.args)
+        self._check_can_fix()
         # First in the list: progress bars and reports then see the rates that it adds to the logs.
         self.callback_handler.callbacks.insert(0, AnnealingCallback())
 
     def _default_arguments(self) -> Any:
         return TargetedDropoutArguments()
+
+    def _check_can_fix(self) -> None:
+        if _patch_of(self.model).config.fixed_sparsity is None:
+            return
+        self._check_can_prune("fixed_sparsity")
+        if self.is_deepspeed_enabled:
+            raise ValueError(
+                "fixed_sparsity clears the momentum of what it prunes, and DeepSpeed keeps that in "
+                "an optimiser of its own. Leave it out, or use DistributedDataParallel"
+            )
 
     def _hp_search_setup(self, trial: Any) -> None:
         """Set the arguments of a trial, and patch the new model of `model_init` with them.
@@ -86,6 +101,22 @@ class TargetedDropoutMixin(PrunedEvaluationMixin, DistillationMixin, ReliableMix
         patch = find_patch(self.model)
         if patch is not None:
             patch.resume(self.state.best_model_checkpoint)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Create the scheduler of the parent, which starts again as `fixed_lr_scale` says."""
+        parent: Any = super()
+        config, scale = _patch_of(self.model).config, getattr(self.args, "fixed_lr_scale", None)
+        if not scale or config.fixed_sparsity is None:
+            return parent.create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is not None:
+            raise ValueError(
+                "fixed_lr_scale changes the schedule that the Trainer makes, and it was given one. "
+                "Leave it out of optimizers=(optimizer, None), or set fixed_lr_scale=0"
+            )
+        first = first_fixed_update(num_training_steps, config.fixed_from)
+        scheduler = parent.create_scheduler(first, optimizer)
+        restart(scheduler, first, num_training_steps, scale)
+        return scheduler
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """Create the optimiser of the parent, and apply `untargeted_lr_scale`."""

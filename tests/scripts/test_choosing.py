@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from tests.programs import argv_of, results_of
 from tests.scripts.glue_runs import refused, run_glue
@@ -56,6 +57,23 @@ def test_other_methods_choose_by_the_full_weights(method, options, capsys):
 def test_a_dense_stage_chooses_by_the_full_weights(options):
     run_glue.main(argv_of({**options, **CHOOSES, "dense_epochs": 1}))
     assert results_of(options)["runs"][0]["dense"]
+
+
+def test_after_a_fixed_phase_the_curve_has_the_fixed_sparsity_alone(options, capsys):
+    fixed = {**options, "fixed_sparsity": 0.75, "fixed_lr_scale": 1, "dense_epochs": 1}
+    message = refused(fixed, capsys)
+    assert "after a fixed phase 0.75 of the weights are zero, so the sparsities [0.0, 0.5]" in (
+        message
+    )
+    assert "method none has none" in refused({**fixed, "method": "none"}, capsys)
+    del fixed["sparsities"]
+    run_glue.main(argv_of(fixed))
+    results = results_of(options)
+    assert [point["sparsity"] for point in results["summary"]] == [0.75]
+    assert results["summary"][0]["removed_prunable"] == pytest.approx(0.75, abs=0.01)
+    weights = load_file(Path(options["output_dir"]) / "seed-42" / "model.safetensors")
+    up = weights["bert.encoder.layer.0.intermediate.dense.weight"]
+    assert float((up == 0).float().mean()) == 0.75
 
 
 @pytest.mark.parametrize(("rate", "learns"), [(1.0, False), (1e-2, True)])

@@ -39,6 +39,10 @@ FLAT: dict[str, Any] = {
     "layers": [0, 2],
     "importance": "random",
     "draw": "element",
+    "rank_over": "matrix",
+    "matrix_cap": 0.9,
+    "fixed_sparsity": 0.5,
+    "fixed_from": 0.75,
 }
 EXPECTED = TargetedDropoutConfig(
     level="unit",
@@ -54,6 +58,10 @@ EXPECTED = TargetedDropoutConfig(
     layers=(0, 2),
     importance="random",
     draw="element",
+    rank_over="matrix",
+    matrix_cap=0.9,
+    fixed_sparsity=0.5,
+    fixed_from=0.75,
     seed=7,
 )
 
@@ -130,7 +138,7 @@ def test_every_argument_is_a_setting_or_has_a_use():
     parts = {f"{rate}_{f.name}" for rate in ("targeting", "drop_rate") for f in fields(Schedule)}
     shapes = {"targeting_schedule", "drop_rate_schedule"}
     settings = {f.name for f in fields(TargetedDropoutConfig)} - {"seed"}
-    own = {"eval_sparsity", "untargeted_lr_scale"}
+    own = {"average", "eval_sparsity", "fixed_lr_scale", "untargeted_lr_scale"}
     flat = {field.name for field in fields(TargetedDropoutFields)}
     assert flat == settings | (parts - {"targeting_shape", "drop_rate_shape"}) | shapes | own
 

@@ -11,9 +11,10 @@ from torch import distributed
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from hf_td import Schedule, anneal, patch_model, unpatch_model
+from hf_td import Schedule, anneal, fix_pattern, patch_model, unpatch_model
 from hf_td.ranking.activations import INTERVAL, find_activations
 from tests.tiny import tiny_model
+from tests.training.models import patch_of
 
 UPDATES = INTERVAL + 2  # two of them are measured
 PROCESSES = 2
@@ -35,11 +36,13 @@ def batches() -> list[torch.Tensor]:
     ]
 
 
-def learn(model: Any, forward: Any, inputs: list[torch.Tensor]) -> set[float]:
-    """Train, and return the targetings of the updates."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+def learn(model: Any, forward: Any, inputs: list[torch.Tensor], fixed: bool) -> set[float]:
+    """Train, with the pattern fixed at last or not, and return the targetings of the updates."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5 if fixed else 0.0)
     targetings = set()
     for update, ids in enumerate(inputs):
+        if fixed and update == UPDATES - 3:
+            fix_pattern(model, 0.5, optimizer=optimizer)
         targetings.add(anneal(forward.train(), update / UPDATES, update).targeting)
         forward(input_ids=ids)[0].square().mean().backward()
         optimizer.step()
@@ -62,13 +65,13 @@ def found(model: Any) -> dict[str, Any]:
     return {"weights": model.state_dict(), "activations": activations.mean_squares}
 
 
-def work(rank: int, level: str, folder: str) -> None:
+def work(rank: int, level: str, fixed: bool, folder: str) -> None:
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
     distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=PROCESSES)
     model = fresh(level)
     wrapped = DistributedDataParallel(model, find_unused_parameters=True)
-    learn(model, wrapped, [ids.chunk(PROCESSES)[rank] for ids in batches()])
+    learn(model, wrapped, [ids.chunk(PROCESSES)[rank] for ids in batches()], fixed)
     torch.save(found(model), f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 
@@ -96,13 +99,16 @@ def test_masks_and_sums_are_not_sent_in_every_forward(level):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("fixed", [False, True])
 @pytest.mark.parametrize("level", ["weight", "unit"])
-def test_two_processes_learn_what_one_does(level, tmp_path: Path):
+def test_two_processes_learn_what_one_does(level, fixed, tmp_path: Path):
     alone = fresh(level)
-    targetings = learn(alone, alone, batches())
+    targetings = learn(alone, alone, batches(), fixed)
+    zeros = sum(int((site.layer.weight == 0).sum()) for site in patch_of(alone).sites)
+    assert (zeros > 1000) == fixed
     assert 0 in targetings, "some updates are dense"
     assert len(targetings) > 1, "some are not"
-    spawn(work, (level, str(tmp_path)), nprocs=PROCESSES)
+    spawn(work, (level, fixed, str(tmp_path)), nprocs=PROCESSES)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(PROCESSES))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
     torch.testing.assert_close(first, found(alone), rtol=1e-4, atol=1e-5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -47,7 +47,7 @@ from hf_td.pruning.budgets import Currency
 from hf_td.pruning.report import live_units
 from hf_td.ranking.activations import FILE as ACTIVATIONS
 from hf_td.ranking.learned import FILE as SCORES
-from hf_td.ranking.sites import Site, scores_to_prune
+from hf_td.ranking.sites import Site, WeightSite, scores_to_prune
 from hf_td.ranking.source import forget_source
 
 CHOICES = [AUTO, *(name for name, row in FORMS.items() if row.automatic)]
@@ -200,7 +200,7 @@ def _check_names(model: Any, anatomy: Anatomy, shards: Shards, source: Path) -> 
                 )
 
 
-def _check_sites(sites: Iterable[Site], budget: Budget) -> None:
+def _check_sites(sites: Sequence[Site], budget: Budget) -> None:
     """Raise ValueError for what cannot be pruned a block at a time."""
     kinds = {site.kind for site in sites}
     if "layer" in kinds:
@@ -213,10 +213,11 @@ def _check_sites(sites: Iterable[Site], budget: Budget) -> None:
             "whole experts cannot be pruned from disk. Load the model and use prune_model, or "
             "leave experts_level at 'none'"
         )
-    if "weight" in kinds and budget.kind == "global":
+    over_model = any(isinstance(site, WeightSite) and site.over == "model" for site in sites)
+    if over_model or ("weight" in kinds and budget.kind == "global"):
         raise ValueError(
-            "a global budget over single weights ranks all of them at once, which needs the whole "
-            "model. Use budget='uniform', or level='unit'"
+            "a global budget or rank_over='model' ranks all single weights at once, and needs the "
+            "whole model. Use rank_over='matrix' and budget='uniform', or level='unit'"
         )
 
 

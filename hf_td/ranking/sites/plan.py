@@ -108,6 +108,8 @@ def _weight_sites(plan: _Plan, block: Block) -> Iterator[WeightSite]:
                 plan.activations,
                 pattern=pattern,
                 random_key=plan.random_key(plan.index[name]),
+                over=plan.config.rank_over,
+                cap=plan.config.matrix_cap,
             )
 
 

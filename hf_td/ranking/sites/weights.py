@@ -1,4 +1,4 @@
-"""Sites of single weights, ranked inside each output unit."""
+"""Sites of single weights, ranked inside each output unit, the matrix or the model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hf_td import functional
-from hf_td.config import Neighbours
+from hf_td.config import Neighbours, RankOver
 from hf_td.functional import Rule
 from hf_td.ranking import importance
 from hf_td.ranking.activations import Activations
@@ -20,7 +20,7 @@ from hf_td.ranking.sites.slices import Slice, clear
 
 @dataclass(frozen=True, eq=False)
 class WeightSite:
-    """The weights of a layer, ranked inside each output unit (paper, section 4.1).
+    """The weights of a layer, by default ranked inside each output unit (paper, section 4.1).
 
     Attributes:
         name: dotted name of the layer.
@@ -30,6 +30,8 @@ class WeightSite:
         given: scores from elsewhere, in place of those computed from the weights.
         pattern: allows only the lowest of each group of neighbours to be pruned.
         random_key: of fixed random scores, in place of those computed from the weights.
+        over: what is ranked together: the weights of a row, of the matrix, or of the model.
+        cap: the most of this matrix that a ranking over the model removes, in (0, 1].
     """
 
     kind: ClassVar[Kind] = "weight"
@@ -41,6 +43,8 @@ class WeightSite:
     given: Tensor | None = None
     pattern: Neighbours | None = None
     random_key: int | None = None
+    over: RankOver = "row"
+    cap: float = 1.0
 
     @property
     def dim(self) -> int:

@@ -196,7 +196,8 @@ class CurveArguments:
         default=None,
         metadata={
             "help": "shares of the prunable weights to remove, in [0, 1]; by default those of "
-            f"{', '.join(map(str, SPARSITIES))} that are not above the targeting"
+            f"{', '.join(map(str, SPARSITIES))} that are not above the targeting, or the "
+            "--fixed_sparsity alone"
         },
     )
     seeds: list[int] | None = field(
@@ -271,11 +272,23 @@ class Arguments:
 
     @property
     def sparsities(self) -> list[float]:
-        """Sparsities to measure: by default those that the model is trained for."""
+        """Sparsities to measure: by default those that the model is trained for.
+
+        After a fixed phase it is the fixed sparsity alone: the model has it, and no lower one.
+        """
         if self.curve.sparsities is not None:
             return self.curve.sparsities
+        if self.fixed_sparsity is not None:
+            return [self.fixed_sparsity]
         targeting = self.training.targeted_dropout().targeting
         return [sparsity for sparsity in SPARSITIES if sparsity <= targeting]
+
+    @property
+    def fixed_sparsity(self) -> float | None:
+        """The sparsity that the model has after training; None without a fixed phase."""
+        if not (self.trains and METHODS[self.curve.method].targets):
+            return None
+        return self.training.targeted_dropout().fixed_sparsity
 
     @property
     def trains(self) -> bool:
@@ -322,8 +335,8 @@ class Arguments:
     @property
     def largest_trained_sparsity(self) -> float:
         """The largest sparsity to measure that is not above the targeting; 0 if all are."""
-        targeting = self.training.targeted_dropout().targeting
-        return max((s for s in self.sparsities if s <= targeting), default=0.0)
+        trained = max(self.training.targeted_dropout().targeting, self.fixed_sparsity or 0.0)
+        return max((s for s in self.sparsities if s <= trained), default=0.0)
 
     def repo_id(self, seed: int) -> str:
         """Return the Hub id for the export of a seed; by default the name of output_dir."""

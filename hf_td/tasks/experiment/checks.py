@@ -94,6 +94,7 @@ def _check_sparsities(arguments: Arguments) -> None:
     wrong = [sparsity for sparsity in sparsities if not 0 <= sparsity <= 1]
     if wrong or not sparsities:
         raise UsageError(f"sparsities are fractions to remove, in [0, 1]. Got {wrong or 'none'}.")
+    _check_fixed(arguments)
     pattern = arguments.training.pattern
     if pattern is not None and max(sparsities) > targeting:
         raise UsageError(
@@ -102,8 +103,25 @@ def _check_sparsities(arguments: Arguments) -> None:
         )
 
 
+def _check_fixed(arguments: Arguments) -> None:
+    training, method = arguments.training, arguments.curve.method
+    if training.fixed_sparsity is not None and not METHODS[method].targets:
+        raise UsageError(
+            f"--fixed_sparsity prunes by the ranking of targeted dropout, and method {method} has "
+            "none. Leave it out."
+        )
+    fixed = arguments.fixed_sparsity
+    below = [s for s in arguments.sparsities if fixed is not None and s < fixed]
+    if below:
+        raise UsageError(
+            f"after a fixed phase {fixed:g} of the weights are zero, so the sparsities {below} "
+            f"cannot be had. Give --sparsities from {fixed:g} on, or leave --fixed_sparsity out."
+        )
+
+
 def _warn_of_untrained(arguments: Arguments) -> None:
     targeting = arguments.training.targeted_dropout().targeting
+    targeting = max(targeting, arguments.fixed_sparsity or 0.0)
     above = [sparsity for sparsity in arguments.sparsities if sparsity > targeting]
     if above and METHODS[arguments.curve.method].targets:
         logger.warning(

@@ -33,12 +33,12 @@ def choose_by_pruned(task: Task, arguments: Arguments, training: TargetedDropout
 
 
 def choose_by_full(task: Task, training: TargetedDropoutArguments) -> None:
-    """Set that a plain fine-tuning measures and chooses by the full weights.
+    """Set that a plain fine-tuning measures and chooses by the full weights, and prunes nothing.
 
     Args:
         task: the task.
         training: training arguments of one seed, changed in place.
     """
-    training.eval_sparsity = None
+    training.eval_sparsity = training.fixed_sparsity = None
     if training.metric_for_best_model is not None:
         training.metric_for_best_model = training.metric_for_best_model.partition(AT)[0]

@@ -43,7 +43,8 @@ def prune_to_wishes(
 def _evaluation(task: Task, arguments: Arguments) -> Callable[[Any], float]:
     """Return a function that measures the metric of a task, with the weights that a model has."""
     training = copy.copy(arguments.training)
-    training.push_to_hub, training.teacher, training.eval_sparsity = False, None, None
+    training.push_to_hub, training.teacher = False, None
+    training.eval_sparsity = training.fixed_sparsity = None
 
     def evaluate(model: Any) -> float:
         device = model.device

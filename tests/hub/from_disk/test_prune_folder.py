@@ -157,7 +157,8 @@ def test_a_wrong_shape_is_found_before_anything_is_written(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (WEIGHT | {"budget": "global"}, "a global budget over single weights ranks all of them"),
+        (WEIGHT | {"budget": "global"}, "a global budget or rank_over='model' ranks all single"),
+        (WEIGHT | {"rank_over": "model"}, "a global budget or rank_over='model' ranks all single"),
         (UNIT | {"form": "padded"}, r"needs the whole model in memory. Give one of \['auto'"),
         (UNIT | {"importance": "taylor"}, "importance 'taylor' looks at gradients"),
         (WEIGHT | {"pattern": "1:4"}, "the pattern takes 0.25 of the weights"),

@@ -19,6 +19,8 @@ from hf_td.tasks.glue.task import GlueArguments
         ("--targeting 0.5", [0, 0.25, 0.5]),
         ("--pattern 2:4", [0, 0.25, 0.5]),
         ("--sparsities 0.9 --level unit", [0.9]),
+        ("--fixed_sparsity 0.8", [0.8]),
+        ("--fixed_sparsity 0.8 --do_eval", [0, 0.25, 0.5, 0.75, 0.9, 0.95]),
     ],
 )
 def test_by_default_the_sparsities_are_those_that_are_trained_for(words, sparsities, caplog):
