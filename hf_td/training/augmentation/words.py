@@ -43,5 +43,7 @@ def read_words(tokenizer: Any) -> Words:
         mark = next((m for m in _BEGINS if any(t.startswith(m) for t in tokens)), "")
         begins = [token.startswith(mark) for token in tokens]
     letters = np.array([token.removeprefix(mark).isalnum() for token in tokens])
-    starts = np.array(begins)
-    return Words(special=special, begins=starts, whole=starts & letters & ~special)
+    starts, known = np.array(begins), ~special
+    if tokenizer.unk_token_id is not None:
+        special[tokenizer.unk_token_id] = False  # it stands for a word of the text
+    return Words(special=special, begins=starts, whole=starts & letters & known)
