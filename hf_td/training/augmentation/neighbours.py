@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 NEAREST = 15  # as TinyBERT's augmentation (arXiv 1909.10351)
-_BLOCK = 1 << 24  # scores in memory at once
+_BLOCK = 1 << 22  # scores in memory at once
 
 
 @torch.no_grad()
@@ -18,7 +18,7 @@ def nearest_words(
 ) -> np.ndarray:
     """Return the nearest words of the words of a text, by the cosine of their embeddings.
 
-    The scores are computed in blocks of at most 64 MiB in float32, on the device of the table.
+    The scores are computed in blocks of at most 16 MiB in float32, on the device of the table.
 
     Args:
         table: embeddings, `(rows, width)`; its first rows are those of the vocabulary.
@@ -40,7 +40,7 @@ def nearest_words(
     barred = torch.from_numpy(~whole).to(rows.device)
     size = max(1, _BLOCK // len(rows))
     for block in torch.tensor(words, device=rows.device).split(size):
-        scores = (rows[block] @ rows.T).float() / norms
+        scores = (rows[block] @ rows.T).float().div_(norms)
         scores[:, barred] = -torch.inf
         scores[torch.arange(len(block)), block] = -torch.inf
         near[block.cpu().numpy()] = scores.topk(number, dim=1).indices.cpu().numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -42,48 +43,42 @@ class Variation:
             The ids with replaced words `(tokens,)`, and a mask of the tokens that are left.
         """
         special = words.special[tokens]
-        follows = np.concatenate(([True], special[:-1]))
-        begins = special | words.begins[tokens] | follows
-        word = np.cumsum(begins) - 1  # a special token is a word of its own
-        left = draws.random(word[-1] + 1) >= self.deleted
-        left &= self._span(special[begins], draws)
-        left = _keep_each_part(left, special[begins])
-        return self._replace(tokens, begins, near, draws), left[word]
+        begins = words.begins[tokens] | special
+        begins[1:] |= special[:-1]
+        begins[0] = True
+        word = begins.cumsum() - 1  # a special token is a word of its own
+        uniform = draws.random((3, len(tokens)))
+        parts = _parts(special[begins])
+        left = uniform[0, : word[-1] + 1] >= self.deleted
+        left |= special[begins]
+        for start, end in parts:
+            self._crop(left[start:end], draws)
+        return self._replace(tokens, begins, near, uniform[1:]), left[word]
 
-    def _span(self, special: np.ndarray, draws: np.random.Generator) -> np.ndarray:
-        """Return a mask of the words inside the crops; special words are inside."""
-        inside = np.ones(len(special), dtype=bool)
-        for start, end in _parts(special):
-            size = end - start
-            if draws.random() >= self.cropped:
-                continue
+    def _crop(self, left: np.ndarray, draws: np.random.Generator) -> None:
+        """Take what is outside a span of words out of a mask, in place; never all words."""
+        size, first, length = len(left), 0, len(left)
+        if draws.random() < self.cropped:
             length = int(draws.integers((size + 1) // 2, size + 1))
-            first = start + int(draws.integers(size - length + 1))
-            inside[start:first] = False
-            inside[first + length : end] = False
-        return inside
+            first = int(draws.integers(size - length + 1))
+            left[:first] = False
+            left[first + length :] = False
+        if not left.any():  # all words of the span were deleted
+            left[first : first + length] = True
 
     def _replace(
-        self, tokens: np.ndarray, begins: np.ndarray, near: np.ndarray, draws: np.random.Generator
+        self, tokens: np.ndarray, begins: np.ndarray, near: np.ndarray, uniform: np.ndarray
     ) -> np.ndarray:
+        """Return the tokens with words replaced, by random numbers `(2, tokens)` in [0, 1)."""
         if not near.shape[1]:
             return tokens
-        alone = begins & np.concatenate((begins[1:], [True]))
-        others = near[tokens, draws.integers(near.shape[1], size=len(tokens))]
-        chosen = alone & (draws.random(len(tokens)) < self.replaced) & (others >= 0)
-        return np.where(chosen, others, tokens)
+        alone = begins.copy()
+        alone[:-1] &= begins[1:]
+        others = near[tokens, (uniform[0] * near.shape[1]).astype(np.intp)]
+        return np.where(alone & (uniform[1] < self.replaced) & (others >= 0), others, tokens)
 
 
 def _parts(special: np.ndarray) -> list[tuple[int, int]]:
     """Return start and end of each run of words between special ones."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([True], special, [True])).astype(np.int8)))
-    return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
-
-
-def _keep_each_part(left: np.ndarray, special: np.ndarray) -> np.ndarray:
-    """Keep all words of a part that would lose all, and all special words."""
-    left = left | special
-    for start, end in _parts(special):
-        if not left[start:end].any():
-            left[start:end] = True
-    return left
+    edges = [-1, *np.flatnonzero(special).tolist(), len(special)]
+    return [(left + 1, right) for left, right in pairwise(edges) if right > left + 1]
