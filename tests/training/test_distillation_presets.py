@@ -13,6 +13,7 @@ from transformers import (
     BertForSequenceClassification,
     LlamaConfig,
     LlamaForSequenceClassification,
+    T5ForConditionalGeneration,
 )
 
 from hf_td import TargetedDropoutArguments, TargetedDropoutTrainer
@@ -20,7 +21,7 @@ from hf_td.training import ReliableTrainer
 from hf_td.training.distillation import PRESETS, TERMS, Distillation
 from hf_td.training.distillation.head import head_parameters
 from tests.tiny import SIZES, VOCABULARY, tiny_model
-from tests.training.models import QUIET, STEPS, assert_same_weights, examples
+from tests.training.models import QUIET, STEPS, assert_same_weights, examples, seq2seq, trainer_of
 from tests.training.test_distillation import first_loss, reliable, still
 
 TOGETHER: dict[str, Any] = {"per_device_train_batch_size": 32}
@@ -213,6 +214,13 @@ def test_an_optimiser_that_trains_the_head_is_refused(teacher, tmp_path):
         trainer.train()
 
 
+def test_a_head_in_a_sharded_model_is_refused(teacher, tmp_path):
+    trainer = reliable(tiny_model("bert"), tmp_path, teacher=teacher, distill="last_hidden")
+    trainer.is_fsdp_enabled = True
+    with pytest.raises(ValueError, match="distill_freeze_head needs the whole model in each proc"):
+        trainer.create_optimizer()
+
+
 # --- other sizes ---
 
 
@@ -274,6 +282,34 @@ def test_maps_resume_bit_identical(tmp_path):
     )
     with pytest.raises(FileNotFoundError, match=r"has no distillation_maps.safetensors"):
         trainer.train(resume_from_checkpoint=resume)
+
+
+def test_maps_of_several_stacks_are_refused(tmp_path):
+    config: Any = tiny_model("t5").config
+    config.d_model = 48
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path / "teacher")
+    args = seq2seq("t5", tmp_path, teacher=str(tmp_path / "teacher"), distill="layers")
+    with pytest.raises(ValueError, match="width 32 cannot be mapped to the teacher's 48 in T5For"):
+        trainer_of(tiny_model("t5"), args, "t5").train()
+
+
+def test_maps_learn_alike_however_a_batch_is_split(tmp_path):
+    bert(7, hidden_size=48).save_pretrained(tmp_path / "teacher")
+    maps = []
+    for accumulation in (1, 2):
+        trainer = reliable(
+            still(tiny_model("bert")),
+            tmp_path,
+            teacher=str(tmp_path / "teacher"),
+            distill="layers",
+            per_device_train_batch_size=4 // accumulation,
+            gradient_accumulation_steps=accumulation,
+            max_steps=3,
+        )
+        trainer.train()
+        maps.append(trainer._maps)
+    for name, value in maps[0].state_dict().items():
+        assert_close(value, maps[1].state_dict()[name], rtol=1e-3, atol=1e-4)
 
 
 def test_equal_widths_need_no_maps_and_start_at_the_teachers_states(teacher, tmp_path):

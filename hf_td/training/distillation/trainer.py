@@ -187,7 +187,8 @@ class DistillationMixin:
         """Leave out the labels, from which the model would compute a loss that is not used."""
         if self._teacher.config.is_encoder_decoder:  # these derive decoder inputs from the labels
             return dict(inputs)
-        return {name: value for name, value in inputs.items() if name not in self.label_names}
+        labels = {"labels", *self.label_names}  # an adapter hides the names of its model's
+        return {name: value for name, value in inputs.items() if name not in labels}
 
     def _taught(self, settings: Distillation, inputs: Mapping[str, Any], outputs: Any) -> Tensor:
         """Return the sum of the weighted terms."""
