@@ -29,9 +29,10 @@ MAIN: dict[str, tuple[str, ...]] = {
         "recipe",
         "importance",
         "pattern",
+        "fixed_sparsity",
         "eval_sparsity",
     ),
-    "Distillation": ("teacher", "distill_weight", "distill_hidden_weight"),
+    "Distillation": ("teacher", "distill"),
     "Training": (
         "output_dir",
         "num_train_epochs",
