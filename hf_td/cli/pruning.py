@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from hf_td.anatomy import read_anatomy
 from hf_td.cli.amounts import Amount
 from hf_td.cli.calibrating import Calibration
-from hf_td.cli.loading import load_model, load_processor
+from hf_td.cli.loading import find_sentence_modules, load_model, load_processor
 from hf_td.cli.spending import Spending
 from hf_td.config import CONFIG_KEY, trained_with
 from hf_td.files import check_free
@@ -80,6 +80,7 @@ def prune_and_export(
     if calibration.source is None:
         _check_measured(model, importance)
     processor = load_processor(source)
+    writing["modules_from"] = find_sentence_modules(source)
     with blaming_input():
         inputs = read_example_inputs(example_inputs, model)
         read: dict[str, Any] = {"anatomy": read_anatomy(model, inputs), "example_inputs": inputs}

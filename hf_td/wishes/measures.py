@@ -49,6 +49,7 @@ class Writing:
     keep_heads_stock: bool = False
     multiple_of: int = 8
     processing_class: Any = None
+    modules_from: str | Path | None = None
 
 
 class Measures:
