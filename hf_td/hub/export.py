@@ -22,7 +22,7 @@ from hf_td.hub.card.removal import Removal, count_removal
 from hf_td.hub.card.text import no_smaller
 from hf_td.hub.card.writing import ExportFacts, write_card
 from hf_td.hub.forms import AUTO, FORMS, check_form, load_form
-from hf_td.hub.forms.form import Plan, Refusal, Source
+from hf_td.hub.forms.form import Form, Plan, Refusal, Source
 from hf_td.hub.sentences import (
     check_sentence_way,
     encoder_of,
@@ -248,7 +248,7 @@ def choose_form(form: str, source: Source) -> tuple[str, Plan, str]:
         ValueError: the form, or under `auto` every automatic form, cannot hold the model.
     """
     if form != AUTO:
-        plan = load_form(form).plan(source)
+        plan = _plan_as_asked(load_form(form), source)
         exception = f", with {plan.exception}" if plan.exception else ""
         return form, plan, f"it was asked for{exception}"
     reason = ""
@@ -260,6 +260,15 @@ def choose_form(form: str, source: Source) -> tuple[str, Plan, str]:
         else:
             return name, plan, reason or plan.reason
     raise ValueError(f"no form can hold this model: {reason}")
+
+
+def _plan_as_asked(form: Form, source: Source) -> Plan:
+    """Return the plan of a form; its refusal says how to get a model that it can hold."""
+    try:
+        return form.plan(source)
+    except Refusal as refusal:
+        cure = form.cure(source)
+        raise Refusal(f"{refusal}. {cure}" if cure else str(refusal), refusal.reason) from refusal
 
 
 def stock_hint(source: Source) -> str | None:
