@@ -20,6 +20,9 @@ from hf_td import __version__
 from hf_td.hub.forms import AUTO, form_choices, forms_help
 from hf_td.tasks.errors import run_program
 
+# The exit code of a command that wrote an export which misses a wish.
+MISSED = 3
+
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="a folder, or an id on the Hub")]
@@ -104,6 +107,25 @@ def prune(
             help="in place of a sparsity, what all exported files may take, such as 25MB",
         ),
     ] = None,
+    max_loss: Annotated[
+        float | None,
+        typer.Option(
+            help="in place of a sparsity, or beside a speed or size: the fraction of the metric "
+            "that may be lost, such as 0.01; perplexity of a language model, accuracy of a "
+            "classifier"
+        ),
+    ] = None,
+    evaluate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXTS",
+            help="texts to measure --max-loss on, for a classifier with a column label; without "
+            "it, rows of --calibration that come after --calibration-rows",
+        ),
+    ] = None,
+    evaluate_rows: Annotated[
+        int, typer.Option(min=1, help="the most rows that --max-loss is measured on")
+    ] = 512,
     batch: Annotated[int, typer.Option(min=1, help="rows of the inputs that are timed")] = 1,
     length: Annotated[
         int, typer.Option(min=1, help="tokens of a row that is timed, or of a calibration text")
@@ -189,23 +211,27 @@ def prune(
 
     A model trained by targeted dropout is ranked as in its training, any other by magnitude.
 
-    The export is loaded again and its outputs are compared before it is kept.
+    The export is loaded again and its outputs are compared before it is kept. The exit code is 3
+    where a wish is missed by the last measurement; the export is written then too.
     """
     from hf_td.cli.amounts import Amount
     from hf_td.cli.calibrating import Calibration
+    from hf_td.cli.evaluating import Evaluation
     from hf_td.cli.pruning import prune_and_export
     from hf_td.cli.spending import Spending
 
-    prune_and_export(
+    calibrating = Calibration(
+        source=calibration, rows=calibration_rows, length=length, compensate=compensate
+    )
+    met = prune_and_export(
         model,
         output,
-        amount=Amount.of([*(sparsity or ()), *(parts or ())], units, speedup, max_bytes),
+        amount=Amount.of([*(sparsity or ()), *(parts or ())], units, speedup, max_bytes, max_loss),
         spending=Spending(
             budget=budget, of=of, times=times, batch=batch, length=length, threads=threads
         ),
-        calibration=Calibration(
-            source=calibration, rows=calibration_rows, length=length, compensate=compensate
-        ),
+        calibration=calibrating,
+        evaluation=Evaluation(source=evaluate, rows=evaluate_rows, calibration=calibrating),
         level=level,
         importance=importance,
         form=form,
@@ -215,6 +241,8 @@ def prune(
         example_inputs=example_inputs,
         trust_remote_code=trust_remote_code,
     )
+    if not met:
+        raise typer.Exit(MISSED)
 
 
 @app.command()

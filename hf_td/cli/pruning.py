@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ from transformers import AutoConfig
 from hf_td.anatomy import read_anatomy
 from hf_td.cli.amounts import Amount
 from hf_td.cli.calibrating import Calibration
-from hf_td.cli.loading import load_model, load_processor
+from hf_td.cli.evaluating import Evaluation
+from hf_td.cli.loading import find_sentence_modules, load_model, load_processor
 from hf_td.cli.spending import Spending
 from hf_td.config import CONFIG_KEY, trained_with
 from hf_td.files import check_free
@@ -39,6 +42,7 @@ def prune_and_export(
     amount: Amount,
     spending: Spending,
     calibration: Calibration,
+    evaluation: Evaluation,
     level: str | None,
     importance: str | None,
     form: str,
@@ -47,11 +51,14 @@ def prune_and_export(
     overwrite: bool,
     example_inputs: Path | None,
     trust_remote_code: bool,
-) -> None:
+) -> bool:
     """Prune a model in one shot, export it, and print what was removed.
 
     The arguments are the options of `hf-td prune`. None stands for the setting of the training, and
     for heads and neurons without one.
+
+    Returns:
+        True if every wish is met, by the last measurement.
 
     Raises:
         UsageError: an argument cannot work.
@@ -61,6 +68,7 @@ def prune_and_export(
         check_free(output.absolute(), overwrite=overwrite)
         check_form(form, keep_heads_stock=keep_heads_stock)
     calibration.check(importance)
+    evaluation.check(amount.wishes)
     spending.check()
     ranking = {"level": level, "importance": importance}
     given: dict[str, Any] = {n: value for n, value in ranking.items() if value is not None}
@@ -75,11 +83,12 @@ def prune_and_export(
         options = {**spending.budget_options, **given, **writing, "overwrite": overwrite}
         report, export = _prune_on_disk(name, output, sparsity, **options)
         _print_result(report, export, amount, spending.budget)
-        return
+        return True
     model, source = load_model(name, trust_remote_code=trust_remote_code)
     if calibration.source is None:
         _check_measured(model, importance)
     processor = load_processor(source)
+    writing["modules_from"] = find_sentence_modules(source)
     with blaming_input():
         inputs = read_example_inputs(example_inputs, model)
         read: dict[str, Any] = {"anatomy": read_anatomy(model, inputs), "example_inputs": inputs}
@@ -88,13 +97,25 @@ def prune_and_export(
         else:
             given |= calibration.options(model, processor, importance)
             given |= spending.options(model, read)
+            if "max_loss" in amount.wishes:
+                given |= evaluation.options(model, processor)
             report, wishes = _prune(model, amount, spending, given, {**writing, **read}, processor)
         export = export_model(
             model, output, processing_class=processor, overwrite=overwrite, **writing, **read
         )
+    wishes = [replace(w, got=export.bytes) if w.name == "max_bytes" else w for w in wishes]
     for wish in wishes:
-        print(replace(wish, got=export.bytes) if wish.name == "max_bytes" else wish)
+        print(wish)
     _print_result(report, export, amount, spending.budget)
+    return _met(wishes, output)
+
+
+def _met(wishes: Sequence[Wish], output: Path) -> bool:
+    """Return True if all wishes are met; print those that are not as an error."""
+    missed = [wish for wish in wishes if not wish.met]
+    for wish in missed:
+        print(f"missed: {wish}. {output} is written all the same", file=sys.stderr)
+    return not missed
 
 
 def _check_fractions(amount: Amount) -> None:
@@ -117,7 +138,8 @@ def _prune(
         options = {**_default_level(model.config), **read, **given}
         return prune_model(model, amount.sparsity, **options), ()
     wishes: dict[str, Any] = {**amount.wishes, **spending.shape}
-    found = prune_to(model, **wishes, **writing, **given, processing_class=processor)
+    options = {**_default_level(model.config), **given}
+    found = prune_to(model, **wishes, **writing, **options, processing_class=processor)
     return found.pruning, found.wishes
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hf_td.cli.loading import load_model, load_processor
+from hf_td.cli.loading import find_sentence_modules, load_model, load_processor
 from hf_td.files import check_free
 from hf_td.hub.export import export_model
 from hf_td.tasks.data.files import read_file
@@ -46,7 +46,13 @@ def trim_and_export(
             processor = smaller
         else:
             processor.tokenizer = smaller
-        export = export_model(model, output, processing_class=processor, overwrite=overwrite)
+        export = export_model(
+            model,
+            output,
+            processing_class=processor,
+            modules_from=find_sentence_modules(source),
+            overwrite=overwrite,
+        )
     print(report)
     print(f"{export.folder}: {export.form} form, {export.bytes / 1e6:.1f} MB")
 
