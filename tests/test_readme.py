@@ -13,13 +13,26 @@ import pytest
 from hf_td import register_family
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def name_of(page: Path) -> str:
+    """Return the path of a page inside of the repository."""
+    return page.relative_to(ROOT).as_posix()
+
+
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+# Pages with python whose output they show.
+TOLD = [
+    page for page in PAGES if {"python", "text"} <= {b[0] for b in BLOCK.findall(page.read_text())}
+]
 
 
 @pytest.fixture(autouse=True)
 def forget_families() -> Iterator[None]:
-    """Remove the description that a block of the guide registers."""
+    """Remove the description that a block of the docs registers."""
     yield
     register_family("bitnet")
 
@@ -37,17 +50,17 @@ def run(blocks: list[tuple[str, str]], page: str) -> None:
             assert printed == text
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", TOLD, ids=name_of)
 def test_the_python_blocks_of_a_page_run_in_order_and_print_the_text_blocks(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    run(BLOCK.findall(page.read_text()), page.name)
+    run(BLOCK.findall(page.read_text()), name_of(page))
 
 
-# The README tells one story; who uses the guide copies one block.
+# The README tells one story; who uses a page copies one block.
 ALONE = [
-    (page.name, text)
+    (name_of(page), text)
     for page in PAGES
     if page.name != "README.md"
     for language, text in BLOCK.findall(page.read_text())
@@ -68,7 +81,7 @@ def test_the_first_screen_has_code() -> None:
     assert lines.index("```python") < 45
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_the_files_named_on_a_page_exist(page: Path) -> None:
     text = page.read_text()
     scripts = set(re.findall(r"\bscripts/\w+\.\w+", text))

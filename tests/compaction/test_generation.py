@@ -75,7 +75,7 @@ def test_a_row_of_a_batch_is_written_as_alone():
 
 @pytest.mark.parametrize("level", ["weight", "unit"])
 def test_adapters_are_trained_merged_and_pruned(level, tmp_path: Path):
-    """The way of the guide with LoRA, on a language model with grouped queries."""
+    """The way of the documentation with LoRA, on a language model with grouped queries."""
     dense = llama()
     patch_model(dense, level=level, targeting=0.5, importance="magnitude")
     adapted: Any = get_peft_model(dense, LoraConfig(target_modules=["q_proj", "v_proj"]))

@@ -1,4 +1,4 @@
-"""The guide's table of defaults has the values that the scripts and the Trainer have."""
+"""The tables of defaults and of recipes have the values that the scripts and the Trainer have."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from hf_td import TargetedDropoutArguments
 from hf_td.recipes import RECIPES
 from hf_td.tasks.experiment.arguments import recipe
 
-GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "recipes.md"
 ROWS = {
     cells[0].split("`")[1]: cells[1:4]
     for cells in (
         [cell.strip() for cell in line.strip("|").split("|")]
-        for line in GUIDE.read_text().splitlines()
+        for line in PAGE.read_text().splitlines()
         if line.startswith("| `") and line.count("|") == 6
     )
 }
@@ -24,7 +24,7 @@ ROWS = {
 
 NAMED = {
     line.split("`")[1]: [cell.strip() for cell in line.strip("|").split("|")]
-    for line in GUIDE.read_text().splitlines()
+    for line in PAGE.read_text().splitlines()
     if line.startswith("| `") and line.count("|") == 9
 }
 
