@@ -57,32 +57,34 @@ _RAMP = {
     "importance": "magnitude",
 }
 
+_ANNEALED = {
+    **_ALWAYS,
+    "targeting": 0.76,
+    "targeting_schedule": _SAMPLED,
+    "drop_rate_schedule": Schedule(shape="linear", initial=0.3, end=0.6),
+}
+
 RECIPES: dict[str, Recipe] = {
     "fine_tuning": Recipe(
         help="hundreds of updates that learn a task",
-        source="held-out training rows of SST-2 and CoLA",
+        source="held-out training rows: weights of SST-2 and CoLA, units of SST-2 and MRPC",
         weight={
             "targeting": 0.95,
             "targeting_schedule": Schedule(shape="cubic", begin=0.1, end=0.6, off=0.15),
             **_ALWAYS,
         },
-        unit={"targeting": 0.76, "targeting_schedule": _GROWING, **_ALWAYS},
+        unit=_ANNEALED,
     ),
     "annealed": Recipe(
-        help="the drop rate grows, and no update is dense",
-        source="held-out training rows of SST-2 and MRPC, one seed",
+        help="as by default of units, for weights too: the drop rate grows, no update is dense",
+        source="held-out training rows of SST-2 and MRPC",
         weight={
             **_ALWAYS,
             "targeting": 0.95,
             "targeting_schedule": _SAMPLED,
             "drop_rate_schedule": Schedule(shape="linear", end=0.6),
         },
-        unit={
-            **_ALWAYS,
-            "targeting": 0.76,
-            "targeting_schedule": _SAMPLED,
-            "drop_rate_schedule": Schedule(shape="linear", initial=0.3, end=0.6),
-        },
+        unit=_ANNEALED,
     ),
     "one_sparsity": Recipe(
         help="one sparsity will be shipped, and the last third of the run trains exactly that one",

@@ -76,14 +76,14 @@ def test_the_table_has_the_values_of_every_recipe():
     for setting, *cells in rows:
         for recipe, cell in zip(RECIPES, cells, strict=True):
             weight, unit = map(str, recipe_value(recipe, setting) or ())
-            assert cell == (weight if weight == unit else f"{weight}; {unit}")
+            assert cell == (weight if weight == unit else f"{weight}/{unit}")
 
 
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [
         ("targeting", (0.95, 0.76)),
-        ("targeting_schedule", ("cubic", "linear")),
+        ("targeting_schedule", ("cubic", "constant")),
         ("drop_rate_off", (0.0, 0.0)),
         ("importance", ("activation", "activation")),
         ("learning_rate", None),

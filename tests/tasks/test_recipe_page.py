@@ -40,13 +40,14 @@ def test_the_row_of_a_recipe_has_its_values(name):
     assert (use, source) == (row.help, row.source)
     levels = (row.weight, row.unit)
     assert [float(one) for one in targetings.split(",")] == [one["targeting"] for one in levels]
-    for one in levels:
+    for number, one in enumerate(levels):
         assert float(rate) == one["drop_rate"]
         assert importance.strip("`") == one["importance"]
-        for words, schedule in (
+        for cell, schedule in (
             (growth, one["targeting_schedule"]),
             (ramp, one["drop_rate_schedule"]),
         ):
+            words = cell.split("; units: ")[number if "; units: " in cell else 0]
             assert schedule.shape in words
             assert (schedule.end == 1) or f"until {schedule.end:.0%}".replace("%", " %") in words
             assert (schedule.off > 0) == ("dense updates" in words)

@@ -52,7 +52,7 @@ EXPECTED = TargetedDropoutConfig(
         shape="cosine", initial=0.1, begin=0.2, end=0.8, sampled=0.25, off=0.5
     ),
     drop_rate=0.7,
-    drop_rate_schedule=Schedule(shape="piecewise", end=0.4),
+    drop_rate_schedule=Schedule(shape="piecewise", initial=0.3, end=0.4),
     include=("*.layer.*", "*.attn.*"),
     exclude=("*.query",),
     layers=(0, 2),

@@ -198,7 +198,7 @@ def recipe_table() -> str:
         cells = []
         for recipe in RECIPES:
             weight, unit = (_plain(value) for value in recipe_value(recipe, name) or ("", ""))
-            cells.append(weight if weight == unit else f"{weight}; {unit}")
+            cells.append(weight if weight == unit else f"{weight}/{unit}")
         if len(set(cells)) > 1:
             rows.append([name, *cells])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -206,6 +206,6 @@ def recipe_table() -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
-    return "Values of the recipes; where two are given, of weights and of units:\n" + "\n".join(
+    return "Values of the recipes; where two are given, of weights/units:\n" + "\n".join(
         lines
     )

@@ -92,10 +92,11 @@ def test_the_sparsities_that_were_the_default_are_in_no_name(tmp_path):
 
 
 def test_a_retired_setting_that_a_sweep_gives_still_counts(tmp_path, request):
+    common = {"method": "targeted_dropout", "targeting_off": 0.15}
     methods = {
-        "as_then": {"method": "targeted_dropout"},
-        "other": {"method": "targeted_dropout", "resting": 0},
-        "spelled_out": {"method": "targeted_dropout", "resting": 0.5},
+        "as_then": common,
+        "other": {**common, "resting": 0},
+        "spelled_out": {**common, "resting": 0.5},
     }
     tasks = {"sst2": {"task_name": "sst2"}}
     grid = {"methods": methods, "tasks": tasks, "seeds": [0]}
