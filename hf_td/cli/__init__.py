@@ -17,23 +17,12 @@ from typing import Annotated, Literal
 import typer
 
 from hf_td import __version__
+from hf_td.cli.commands import bench, check, export, inspect, push, train
+from hf_td.cli.options import ExampleInputs, Model, TrustRemoteCode
 from hf_td.hub.forms import AUTO, form_choices, forms_help
 from hf_td.tasks.errors import run_program
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
-
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="a folder, or an id on the Hub")]
-TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="run the code in the model's repository")
-]
-ExampleInputs = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="inputs of one forward, for a model that runs on none that hf_td can make: a .json "
-        'file, such as {"input_ids": [[101, 2054, 102]]}, or a .safetensors file',
-    ),
-]
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def _print_version(wanted: bool) -> None:
@@ -52,18 +41,6 @@ def program(
     ] = False,
 ) -> None:
     """Make Hugging Face Transformers small."""
-
-
-@app.command()
-def inspect(
-    model: Model,
-    example_inputs: ExampleInputs = None,
-    trust_remote_code: TrustRemoteCode = False,
-) -> None:
-    """Print the blocks of a model, their units, and the levels at which they can be pruned."""
-    from hf_td.cli.inspection import print_blocks
-
-    print_blocks(model, example_inputs=example_inputs, trust_remote_code=trust_remote_code)
 
 
 @app.command()
@@ -258,6 +235,22 @@ def trim(
         overwrite=overwrite,
         trust_remote_code=trust_remote_code,
     )
+
+
+_LOOKING, _MAKING, _CHECKING = "Look", "Make it small", "Check, measure, publish"
+app.command(epilog=inspect.EPILOG, rich_help_panel=_LOOKING)(inspect.inspect)
+app.command(
+    epilog=train.EPILOG,
+    help=train.HELP,
+    context_settings=train.SETTINGS,
+    options_metavar="[KIND] OPTIONS",
+    add_help_option=False,
+    rich_help_panel=_MAKING,
+)(train.train)
+app.command(epilog=export.EPILOG, rich_help_panel=_MAKING)(export.export)
+app.command(epilog=check.EPILOG, rich_help_panel=_CHECKING)(check.check)
+app.command(epilog=bench.EPILOG, rich_help_panel=_CHECKING)(bench.bench)
+app.command(epilog=push.EPILOG, rich_help_panel=_CHECKING)(push.push)
 
 
 def main() -> None:
