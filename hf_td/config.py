@@ -19,7 +19,7 @@ Level = Literal["weight", "unit"]
 PartLevel = Literal["weight", "unit", "none"]
 ExpertsLevel = Literal["unit", "none"]
 LayersLevel = Literal["unit", "none"]
-Importance = Literal["magnitude", "activation", "random", "taylor", "movement", "learned"]
+Importance = Literal["magnitude", "activation", "random", "taylor", "movement", "learned", "reap"]
 Draw = Literal["unit", "element"]
 RankOver = Literal["row", "matrix", "model"]
 
@@ -109,8 +109,9 @@ class TargetedDropoutConfig:
             the root mean square of a weight's input or a unit's output, as the authors'
             `targeted_ard` and Wanda do; for a whole layer it is how much the layer changes what
             flows through it. `random` targets a fixed random set. For pruning alone:
-            `taylor` estimates the change of the loss to first order, `movement` its growth, and
-            `learned` uses the scores that a baseline learned.
+            `taylor` estimates the change of the loss to first order, `movement` its growth,
+            `learned` uses the scores that a baseline learned, and `reap` ranks whole experts by
+            what they add to the tokens that are sent to them.
         draw: at the unit level, drop whole units (the paper's text) or single elements of a
             targeted unit's weights (the authors' code).
         seed: of the draws; a mask is a function of (seed, update, layer) and the weights.

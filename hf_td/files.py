@@ -27,8 +27,11 @@ from hf_td.drafts import clear_leftovers, draft_folder, exchange, kept_aside
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 # The errors of a rename onto something that exists; which one depends on the system.
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
-# Folders that an export may hold: tokenizers write their chat templates into one.
+# Folders that an export may hold, beside those of `module_folders`: tokenizers write their chat
+# templates into one.
 _INNER_FOLDERS = ("additional_chat_templates",)
+# The list of modules that sentence-transformers writes.
+MODULES = "modules.json"
 
 
 @contextmanager
@@ -178,7 +181,8 @@ def check_free(target: Path, *, overwrite: bool) -> None:
             f"{target} holds something already; choose another folder, or overwrite it "
             "(overwrite=True, on the command line --overwrite)"
         )
-    folders = [path.name for path in inside if path.is_dir() and path.name not in _INNER_FOLDERS]
+    inner = {*_INNER_FOLDERS, *module_folders(target)}
+    folders = [path.name for path in inside if path.is_dir() and path.name not in inner]
     if folders:
         raise FileExistsError(
             f"{target} holds folders, such as {folders[0]}, so it is no export that could be "
@@ -189,6 +193,26 @@ def check_free(target: Path, *, overwrite: bool) -> None:
             f"{target} is the folder that this program runs in, which cannot be replaced; choose "
             "another folder"
         )
+
+
+def module_folders(folder: Path) -> list[str]:
+    """Return the names of the folders that modules.json lists; none without that file.
+
+    Raises:
+        ValueError: the file is damaged, or names a place that is no folder in this one.
+    """
+    path = folder / MODULES
+    if not path.is_file():
+        return []
+    try:
+        modules = json.loads(path.read_text(encoding="utf-8"))
+        names = [module["path"] for module in modules]
+        strange = [name for name in names if name in (".", "..") or re.search(r"[/\\\0]", name)]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"{path} should list modules with a path each: {error!r}") from error
+    if strange:
+        raise ValueError(f"{path} should name folders in {folder}, got {strange[0]!r}")
+    return [name for name in names if name]
 
 
 def folder_bytes(folder: str | Path) -> int:

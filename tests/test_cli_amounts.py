@@ -150,7 +150,7 @@ def test_texts_say_what_is_important(monkeypatch, capsys, reader, texts, tmp_pat
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "give one of --sparsity, --units, and --speedup or --max-bytes"),
+        ((), "give one of --sparsity, --units, and wishes (--speedup, --max-bytes, --max-loss)"),
         (("--sparsity", "0.5", "--speedup", "2"), "give one of --sparsity"),
         (("--sparsity", "half"), "--sparsity is a fraction, or for each part one"),
         (("--sparsity", "attention=0.5", "attention=0.6"), "names a part twice"),

@@ -33,6 +33,7 @@ class Amount:
         units: Path | None,
         speedup: float | None,
         max_bytes: str | None,
+        max_loss: float | None,
     ) -> Amount:
         """Return the amount that options give.
 
@@ -44,9 +45,12 @@ class Amount:
             wishes["speedup"] = speedup
         if max_bytes is not None:
             wishes["max_bytes"] = parse_bytes(max_bytes)
+        if max_loss is not None:
+            wishes["max_loss"] = max_loss
         if sum([bool(sparsity), units is not None, bool(wishes)]) != 1:
             raise UsageError(
-                "give one of --sparsity, --units, and --speedup or --max-bytes: how much to prune"
+                "give one of --sparsity, --units, and wishes (--speedup, --max-bytes, --max-loss): "
+                "how much to prune"
             )
         return cls(
             sparsity=read_sparsity(sparsity) if sparsity else None,

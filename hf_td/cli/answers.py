@@ -12,8 +12,9 @@ from typing import Any
 import typer
 from rich.console import Console
 
-# The exit code of a command that is done, but whose result misses what was wanted.
-MISSED = 1
+# The exit code of a command that is done, but whose result misses what was wanted. Python ends
+# with 1 after a fault of the program, and 2 stands for an error in the input.
+MISSED = 3
 _FILE_WIDTH = 1000
 
 

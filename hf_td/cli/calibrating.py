@@ -43,13 +43,10 @@ class Calibration:
         """Return the arguments of `prune_model` that a calibration gives."""
         if self.source is None:
             return {}
-        tokenizer = getattr(processor, "tokenizer", processor)
-        if tokenizer is None:
-            raise UsageError("--calibration needs the tokenizer of the model. Save it beside it")
         batches: Any = calibration_batches(
             self.source,
             model,
-            tokenizer,
+            tokenizer_of(processor, "--calibration"),
             rows=self.rows,
             length=self.length,
             labelled=importance in _BY_GRADIENT,
@@ -58,3 +55,15 @@ class Calibration:
         if importance is None and self.compensate is None:  # or the texts would have no effect
             found["importance"] = "activation"
         return found
+
+
+def tokenizer_of(processor: Any, option: str) -> Any:
+    """Return the tokenizer of a processor, or the tokenizer that it is.
+
+    Raises:
+        UsageError: there is none, and an option needs it.
+    """
+    tokenizer = getattr(processor, "tokenizer", processor)
+    if tokenizer is None:
+        raise UsageError(f"{option} needs the tokenizer of the model. Save it beside it")
+    return tokenizer

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_td.cli.answers import Answer
-from hf_td.cli.loading import load_model, load_processor
+from hf_td.cli.loading import find_sentence_modules, load_model, load_processor
 from hf_td.files import check_free
 from hf_td.hub.export import Export, export_model
 from hf_td.hub.forms import check_form
@@ -44,6 +44,7 @@ def write_export(
             keep_heads_stock=keep_heads_stock,
             multiple_of=multiple_of,
             processing_class=processor,
+            modules_from=find_sentence_modules(source),
             overwrite=overwrite,
             example_inputs=read_example_inputs(example_inputs, model),
         )

@@ -9,6 +9,7 @@ import transformers
 from transformers import AutoProcessor, PreTrainedTokenizerBase
 
 from hf_td.hub.forms.archive import ARCHIVE_NAME
+from hf_td.hub.sentences import find_modules
 from hf_td.ranking.activations import attach_activations, download_activations, find_activations
 from hf_td.ranking.learned import attach_learned, download_learned, find_learned
 from hf_td.tasks.errors import UsageError, blaming_input
@@ -74,6 +75,13 @@ def _find_class(name: str, config: Any) -> Any:
         f"{config.architectures}). A class with a head is expected, such as "
         '["BertForSequenceClassification"]. Add it to config.json.'
     )
+
+
+def find_sentence_modules(source: ModelSource) -> Path | None:
+    """Return the folder with the modules of a SentenceTransformer; None for any other model."""
+    options = {name: v for name, v in source.options.items() if name != "trust_remote_code"}
+    with blaming_input():
+        return find_modules(source.model, **options)
 
 
 def load_processor(source: ModelSource) -> Any:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from hf_td.hub.forms import form_choices, forms_help
+from hf_td.hub.forms import form_choices
 
 READING, TIMING, WRITING = "Reading the model", "What is timed", "Writing"
+RANKING = "What is removed first"
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="a folder, or an id on the Hub")]
 Output = Annotated[Path, typer.Argument(metavar="OUTPUT", help="the folder to write")]
@@ -37,7 +38,9 @@ ExampleInputs = Annotated[
 Form = Annotated[
     str,
     typer.Option(
-        help=forms_help(), metavar=f"[{'|'.join(form_choices())}]", rich_help_panel=WRITING
+        help="auto (stock, else compact), or a form as `hf-td inspect` lists them",
+        metavar=f"[{'|'.join(form_choices())}]",
+        rich_help_panel=WRITING,
     ),
 ]
 KeepHeadsStock = Annotated[
@@ -59,6 +62,40 @@ Length = Annotated[
 Threads = Annotated[
     int | None,
     typer.Option(min=1, help="threads of torch while it is timed", rich_help_panel=TIMING),
+]
+
+
+Level = Annotated[
+    Literal["weight", "unit"] | None,
+    typer.Option(
+        rich_help_panel=RANKING,
+        help="single weights (the files get no smaller), or heads and neurons; by default the "
+        "level of a training by targeted dropout, else heads and neurons",
+    ),
+]
+Importance = Annotated[
+    Literal["magnitude", "activation", "learned", "random", "taylor", "movement"] | None,
+    typer.Option(
+        rich_help_panel=RANKING,
+        help="ranking; by default that of the training, whose file must be saved next to the "
+        "weights, or activation with a --calibration, which taylor and movement need",
+    ),
+]
+CalibrationTexts = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=RANKING,
+        metavar="TEXTS",
+        help="texts to measure importance on: any file of text, a table (csv, json, parquet), "
+        "a local folder, or an id on the Hub",
+    ),
+]
+CalibrationRows = Annotated[
+    int,
+    typer.Option(rich_help_panel=RANKING, min=1, help="how many rows of --calibration are used"),
+]
+Rounds = Annotated[
+    int, typer.Option(min=2, help="timed forwards of each model", rich_help_panel=TIMING)
 ]
 
 

@@ -22,7 +22,16 @@ from hf_td.hub.card.removal import Removal, count_removal
 from hf_td.hub.card.text import no_smaller
 from hf_td.hub.card.writing import ExportFacts, write_card
 from hf_td.hub.forms import AUTO, FORMS, check_form, load_form
-from hf_td.hub.forms.form import Plan, Refusal, Source
+from hf_td.hub.forms.form import Form, Plan, Refusal, Source
+from hf_td.hub.sentences import (
+    check_sentence_way,
+    encoder_of,
+    loader_in,
+    loads_sentences,
+    processor_of,
+    sentence_way,
+    write_modules,
+)
 from hf_td.patching.patch import find_patch, unpatch_model
 from hf_td.ranking.source import keep_unsaved
 
@@ -58,6 +67,7 @@ def export_model(
     keep_heads_stock: bool = False,
     multiple_of: int = 8,
     processing_class: Any = None,
+    modules_from: str | Path | None = None,
     metrics: Mapping[str, Any] | None = None,
     card: CardInfo | None = None,
     overwrite: bool = False,
@@ -68,7 +78,8 @@ def export_model(
     """Write a pruned model as a folder that loads again.
 
     Args:
-        model: a `PreTrainedModel`, pruned (masked) or compact already; it is not changed.
+        model: a `PreTrainedModel`, pruned (masked) or compact already; it is not changed. Or a
+            SentenceTransformer with such an encoder, whose other modules are written too.
         folder: the folder to write, as a whole or not at all.
         form: a name in `hf_td.hub.forms.FORMS`, which says what each form is. `stock` needs nothing
             but transformers; `compact` has uneven widths and loads after `import hf_td`, or without
@@ -77,6 +88,8 @@ def export_model(
             stock config cannot express fewer, and take only neurons out.
         multiple_of: feed-forward widths are rounded up to a multiple of it.
         processing_class: tokenizer, processor, image processor or feature extractor to save along.
+        modules_from: of an encoder alone, the folder of the SentenceTransformer that it is from,
+            whose other modules (pooling and such) are copied.
         metrics: written to metrics.json.
         card: facts for the model card, beside those that the model itself shows.
         overwrite: replace a folder that holds something.
@@ -90,7 +103,8 @@ def export_model(
         ImportError: the form needs a package that is not installed.
         TypeError: the model is no `PreTrainedModel`, or FSDP2 has sharded it.
         ValueError: the form cannot hold this model (the message says which can); there is no such
-            form; it has no use for `keep_heads_stock`; `multiple_of` is not positive; the metrics
+            form; `modules_from` lists no modules, or is given beside a SentenceTransformer; the
+            form has no use for `keep_heads_stock`; `multiple_of` is not positive; the metrics
             are no JSON; a weight is not finite; the anatomy is of another model; or a baseline or
             an adapter is attached.
         RuntimeError: the export did not load, or computed something else; nothing was written.
@@ -99,6 +113,7 @@ def export_model(
     check_multiple(multiple_of)
     written = None if metrics is None else _json_of(metrics)
     check_form(form, keep_heads_stock=keep_heads_stock)
+    whole, model = model, encoder_of(model)
     cut = cut_to_form(
         model,
         form=form,
@@ -110,6 +125,7 @@ def export_model(
     )
     shell, chosen, removal = cut.model, load_form(cut.form), cut.removal
     with whole_folder(folder, overwrite=overwrite) as temporary:
+        has_modules = write_modules(whole, modules_from, temporary)
         chosen.write(shell, temporary, example_inputs)
         if processing_class is not None:
             processing_class.save_pretrained(temporary)
@@ -119,10 +135,14 @@ def export_model(
             name=Path(folder).absolute().name,
             form=chosen,
             removal=removal,
-            processing_class=processing_class,
+            processing_class=processing_class or processor_of(whole),
+            sentence_class=loader_in(temporary) if has_modules else None,
         )
         write_card(temporary, shell, card, facts)
         ways = chosen.verify(model, shell, temporary, example_inputs) if check else ()
+        if check and facts.sentence_class is not None and loads_sentences(chosen, shell):
+            way = sentence_way(shell, facts.sentence_class)
+            ways += check_sentence_way(model, temporary, way, example_inputs)
     return Export(
         folder=Path(folder),
         form=cut.form,
@@ -228,7 +248,7 @@ def choose_form(form: str, source: Source) -> tuple[str, Plan, str]:
         ValueError: the form, or under `auto` every automatic form, cannot hold the model.
     """
     if form != AUTO:
-        plan = load_form(form).plan(source)
+        plan = _plan_as_asked(load_form(form), source)
         exception = f", with {plan.exception}" if plan.exception else ""
         return form, plan, f"it was asked for{exception}"
     reason = ""
@@ -240,6 +260,15 @@ def choose_form(form: str, source: Source) -> tuple[str, Plan, str]:
         else:
             return name, plan, reason or plan.reason
     raise ValueError(f"no form can hold this model: {reason}")
+
+
+def _plan_as_asked(form: Form, source: Source) -> Plan:
+    """Return the plan of a form; its refusal says how to get a model that it can hold."""
+    try:
+        return form.plan(source)
+    except Refusal as refusal:
+        cure = form.cure(source)
+        raise Refusal(f"{refusal}. {cure}" if cure else str(refusal), refusal.reason) from refusal
 
 
 def stock_hint(source: Source) -> str | None:

@@ -38,6 +38,10 @@ def loader_source() -> str:
     return _SOURCE
 
 
+def write_text(path: Path, text: str) -> None:
+    path.write_bytes(text.encode())
+
+
 '''
 _FOOT = "\n\n\nregister_where_missing()\n"
 

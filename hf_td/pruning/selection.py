@@ -14,6 +14,7 @@ from hf_td.config import TargetedDropoutConfig, configure, trained_with
 from hf_td.patching.layers import can_measure
 from hf_td.patching.patch import find_patch
 from hf_td.pruning.first_order import movement_scores, taylor_scores
+from hf_td.pruning.routed_outputs import reap_scores
 from hf_td.ranking.activations import (
     ACTIVATIONS,
     Activations,
@@ -22,6 +23,7 @@ from hf_td.ranking.activations import (
 )
 from hf_td.ranking.learned import LEARNED, find_learned
 from hf_td.ranking.sites import Site, plan_sites
+from hf_td.ranking.sites.experts import ExpertSite
 
 Batches = Iterable[Mapping[str, Any]]
 Sites = tuple[Site, ...]
@@ -226,6 +228,25 @@ def _by_gradient(
     return _with_scores(sites, measure(model, sites, evidence.calibration), "scores by gradients")
 
 
+def _by_routed_output(
+    model: nn.Module, sites: Sites, config: TargetedDropoutConfig, evidence: Evidence
+) -> Sites:
+    experts = [site for site in sites if isinstance(site, ExpertSite)]
+    others = [site.name for site in sites if not isinstance(site, ExpertSite)]
+    if others:
+        raise ValueError(
+            f"importance 'reap' ranks whole experts alone, and {others[0]} has none. Prune them by "
+            "a call of their own: attention_level='none', feed_forward_level='none', "
+            "experts_level='unit'"
+        )
+    if evidence.calibration is None:
+        raise ValueError(
+            "importance 'reap' measures experts on data. Pass a few batches of training data as "
+            "calibration=..."
+        )
+    return _with_scores(sites, reap_scores(model, experts, evidence.calibration), "scores of REAP")
+
+
 def _with_scores(sites: Sites, scores: Mapping[str, Tensor], noun: str) -> Sites:
     LEARNED.check({site.name: scores[site.name] for site in sites}, noun)
     return tuple(replace(s, given=scores[s.name].to(s.layer.weight.device)) for s in sites)
@@ -239,4 +260,5 @@ _RANKED_BY: dict[str, Callable[[nn.Module, Sites, TargetedDropoutConfig, Evidenc
     "random": _by_sites,
     "taylor": _by_gradient,
     "movement": _by_gradient,
+    "reap": _by_routed_output,
 }

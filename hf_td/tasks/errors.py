@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,15 +27,21 @@ def blaming_input() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
-def run_program(main: Callable[[], Any]) -> None:
+def run_program(main: Callable[[], Any], *, debug: bool = False) -> None:
     """Run a script; a UsageError becomes one line on stderr and exit code 2.
 
     FloatingPointError (a loss that is not finite) is reported in the same way. Any other error
     keeps its traceback. SIGTERM ends the script as Ctrl-C does, with exit code 143.
+
+    Args:
+        main: the script.
+        debug: print the traceback of a UsageError too.
     """
     try:
         with unwinding_on_sigterm():
             main()
     except (UsageError, FloatingPointError) as error:
+        if debug:
+            traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -28,6 +28,8 @@ class Task:
         processor: tokenizer or image processor; saved next to the model.
         train_data: training set, prepared for the model.
         eval_data: validation set, or a dictionary of several; their names then prefix the metrics.
+        transfer_data: rows without labels, prepared as `train_data`, for runs with a teacher.
+        variants: variants of each training row in an epoch of a run with a teacher.
         collator: makes a batch of rows.
         compute_metrics: argument of `Trainer`.
         reduce_logits: maps the logits and labels of a batch to what `compute_metrics` needs, to
@@ -50,6 +52,8 @@ class Task:
     processor: Any
     train_data: Any
     eval_data: Any
+    transfer_data: Any = None
+    variants: int = 0
     collator: Callable[[Any], Any]
     compute_metrics: Callable[[Any], dict[str, float]]
     reduce_logits: Callable[[Any, Tensor], Tensor] | None = None

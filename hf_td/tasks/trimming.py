@@ -37,7 +37,7 @@ class TrimmedSource(ModelSource):
 
 
 def trimmed_source(source: ModelSource, task: Task) -> TrimmedSource:
-    """Return a source with the tokens of a task's training data.
+    """Return a source with the tokens of a task's training data and transfer set.
 
     Args:
         source: with all tokens.
@@ -53,7 +53,8 @@ def trimmed_source(source: ModelSource, task: Task) -> TrimmedSource:
             "the tokenizer that you give it: --tokenizer_name."
         )
     with blaming_input():
-        tokens = sorted(_tokens(task.train_data))
+        taught = set() if task.transfer_data is None else _tokens(task.transfer_data)
+        tokens = sorted(_tokens(task.train_data) | taught)
         trimmed, report = trim_vocabulary(task.make_model(), task.processor, keep=tokens)
     given = {field.name: getattr(source, field.name) for field in fields(source)}
     return TrimmedSource(**given, whole=task.processor, trimmed=trimmed, report=report)

@@ -87,11 +87,11 @@ class TargetedDropoutFields:
         default=None, metadata={"help": "indices of the layers to target; all by default"}
     )
     importance: (
-        Literal["magnitude", "activation", "random", "taylor", "movement", "learned"] | None
+        Literal["magnitude", "activation", "random", "taylor", "movement", "learned", "reap"] | None
     ) = _setting(
         "what ranks: magnitude; activation (magnitude times activation); random (a fixed random "
         "set); for pruning alone: taylor (change of the loss to first order), movement (its "
-        "growth), learned (the scores of a baseline)"
+        "growth), learned (the scores of a baseline), reap (whole experts, by what they add)"
     )
     draw: Literal["unit", "element"] = field(
         default="unit",

@@ -49,6 +49,7 @@ class Writing:
     keep_heads_stock: bool = False
     multiple_of: int = 8
     processing_class: Any = None
+    modules_from: str | Path | None = None
 
 
 class Measures:
@@ -95,7 +96,13 @@ class Measures:
     def whole_metric(self) -> float:
         """The metric before pruning; it must be read before the model is pruned."""
         assert self.evaluate is not None
-        return float(self.evaluate(self.model))
+        metric = float(self.evaluate(self.model))
+        if metric == 0:
+            raise ValueError(
+                "the metric of the whole model is 0, and max_loss is a fraction of it. Give an "
+                "evaluation in which the model is better than that"
+            )
+        return metric
 
     def _cut(self) -> Any:
         writing = self.writing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
@@ -40,6 +41,7 @@ def prune_to(
     keep_heads_stock: bool = False,
     multiple_of: int = 8,
     processing_class: Any = None,
+    modules_from: str | Path | None = None,
     calibration: Iterable[Mapping[str, Any]] | None = None,
     compensate: bool | Compensation = False,
     anatomy: Anatomy | None = None,
@@ -72,6 +74,7 @@ def prune_to(
         keep_heads_stock: as for `export_model`.
         multiple_of: as for `export_model`.
         processing_class: that will be exported too, and counts in `max_bytes`.
+        modules_from: as for `export_model`.
         calibration: as for `prune_model`.
         compensate: as for `prune_model`.
         anatomy: what `read_anatomy(model)` returned; None reads the model.
@@ -114,6 +117,7 @@ def prune_to(
             keep_heads_stock=keep_heads_stock,
             multiple_of=multiple_of,
             processing_class=processing_class,
+            modules_from=modules_from,
         ),
         evaluate=evaluate,
         lower_is_better=lower_is_better,

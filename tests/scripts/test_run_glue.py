@@ -24,7 +24,7 @@ from hf_td.hub.forms.form import Form
 from hf_td.tasks.experiment.parsing import parse_arguments
 from hf_td.tasks.experiment.results import _command
 from hf_td.tasks.glue.task import GlueArguments
-from hf_td.training import distillation
+from hf_td.training.distillation import teacher as teachers
 from tests.hub.loopback import Fault
 from tests.programs import argv_of, results_of
 from tests.scripts.glue_runs import refused, run_glue
@@ -107,7 +107,7 @@ def test_the_seeds_of_a_run_share_a_teacher_which_is_forgotten_in_the_end(
     teacher = shutil.copytree(model, Path(options["output_dir"]).with_name("teacher"))
     run_glue.main(argv_of({**options, "seeds": [0, 1], "teacher": str(teacher)}))
     assert loads.count(str(teacher)) == 1
-    assert distillation._load.cache_info().currsize == 0
+    assert teachers._load.cache_info().currsize == 0
 
 
 def test_every_method_distils_from_a_model_that_was_fine_tuned(options, tmp_path, capsys):

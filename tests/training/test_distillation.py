@@ -24,8 +24,17 @@ from transformers import (
 
 from hf_td import TargetedDropoutArguments, TargetedDropoutTrainer
 from hf_td.baselines import L1, BaselineTrainer
-from hf_td.training import ReliableTrainer, distillation, forget_teacher
-from hf_td.training.distillation import counted_rows, hidden_loss, load_teacher, logits_loss
+from hf_td.training import ReliableTrainer, forget_teacher, load_teacher
+from hf_td.training.distillation import teacher as teachers
+from hf_td.training.distillation import trainer as mixins
+from hf_td.training.distillation.losses import (
+    attention_loss,
+    counted_tokens,
+    hidden_loss,
+    labelled_rows,
+    labels_loss,
+    logits_loss,
+)
 from tests.tiny import SIZES, VOCABULARY, tiny_model
 from tests.training.models import QUIET, examples, seq2seq, trainer_of
 
@@ -85,10 +94,10 @@ def test_of_a_regression_it_is_the_squared_error():
 def test_tokens_without_a_label_do_not_count():
     logits = torch.zeros(1, 4, 5)
     labels = torch.tensor([[-100, 3, -100, 2]])
-    rows = counted_rows(logits, labels, shifted=False)
+    rows = counted_tokens(logits, labels, None, shifted=False)
     assert rows is not None
     assert rows.tolist() == [[False, True, False, True]]
-    shifted = counted_rows(logits, labels, shifted=True)
+    shifted = counted_tokens(logits, labels, None, shifted=True)
     assert shifted is not None
     assert shifted.tolist() == [[True, False, True, False]]
     teacher = torch.randn(1, 4, 5)
@@ -97,8 +106,16 @@ def test_tokens_without_a_label_do_not_count():
         + logits_loss(logits[:, 2], teacher[:, 2], 1.0)
     ) / 2
     assert_close(logits_loss(logits, teacher, 1.0, shifted), expected)
-    assert counted_rows(torch.zeros(4, 3), torch.tensor([0, 1, 2, 0]), shifted=False) is not None
-    assert counted_rows(torch.zeros(4, 1), torch.zeros(4), shifted=False) is None
+
+
+def test_without_labels_all_tokens_but_padding_count_and_every_row():
+    logits, mask = torch.zeros(1, 4, 5), torch.tensor([[1, 1, 1, 0]])
+    counts = counted_tokens(logits, None, mask, shifted=True)
+    assert counts is not None
+    assert counts.tolist() == [[True, True, True, False]]
+    # The teacher labels the rows that have no label.
+    assert counted_tokens(logits[:, 0], torch.tensor([-100]), None, shifted=False) is None
+    assert counted_tokens(logits, None, None, shifted=False) is None
 
 
 def test_hidden_states_are_compared_layer_by_layer_where_tokens_count():
@@ -109,16 +126,52 @@ def test_hidden_states_are_compared_layer_by_layer_where_tokens_count():
     assert float(hidden_loss(ours, theirs, first)) == pytest.approx((4 + 0) / 2)
 
 
-@pytest.mark.parametrize(
-    ("theirs", "message"),
-    [
-        ([torch.zeros(1, 2, 3)], "layers with hidden states: 2 in the student, 1 in the teacher"),
-        ([torch.zeros(1, 2, 4)] * 2, "the width of a layer: 3 in the student, 4 in the teacher"),
-    ],
-)
-def test_models_of_other_sizes_cannot_share_hidden_states(theirs, message):
-    with pytest.raises(ValueError, match=message):
-        hidden_loss([torch.zeros(1, 2, 3)] * 2, theirs)
+def test_hidden_states_are_compared_at_equal_depth():
+    ours = [torch.full((1, 2, 3), float(i)) for i in (0, 2, 4)]
+    theirs = [torch.full((1, 2, 3), float(i)) for i in range(5)]
+    assert float(hidden_loss(ours, theirs)) == 0
+    assert float(hidden_loss(theirs, [ours[0], ours[2]])) == pytest.approx((0 + 1 + 4 + 1 + 0) / 5)
+
+
+def test_hidden_states_of_other_widths_need_maps():
+    ours, theirs = [torch.ones(1, 2, 3)] * 2, [torch.ones(1, 2, 4)] * 2
+    with pytest.raises(ValueError, match=r"student's is \(1, 2, 3\), the teacher's \(1, 2, 4\)"):
+        hidden_loss(ours, theirs)
+    maps = [nn.Linear(3, 4, bias=False) for _ in ours]
+    for layer in maps:
+        nn.init.eye_(layer.weight)
+    assert hidden_loss(ours, theirs, maps=maps).item() == pytest.approx(1 / 4)
+
+
+def test_attention_by_hand():
+    even = torch.full((1, 2, 2, 2), 0.5)
+    first = torch.tensor([1.0, 0.0]).expand(1, 2, 2, 2)
+    assert float(attention_loss([first], [even])) == pytest.approx(0.5)
+    assert float(attention_loss([first], [1 - first])) == pytest.approx(2)
+    # Of other numbers of heads the means are compared; layer 1 of 1 with layer 2 of 2.
+    mixed = torch.stack([first[:, 0], 1 - first[:, 0]], dim=1)
+    assert float(attention_loss([even[:, :1]], [first, mixed])) == pytest.approx(0)
+    counts = torch.tensor([[True, False]])
+    only = first.clone()
+    only[..., 1, :] = 0.5
+    assert float(attention_loss([only], [even], counts)) == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="a model returned no attention maps"):
+        attention_loss([], [even])
+
+
+def test_rows_without_a_label_add_nothing_to_the_loss_of_the_labels():
+    logits = torch.tensor([[0.0, 0.0], [3.0, 1.0], [1.0, 2.0]])
+    labels = torch.tensor([0, -100, 1])
+    rows = labelled_rows(labels)
+    assert rows is not None
+    assert rows.tolist() == [True, False, True]
+    expected = torch.nn.functional.cross_entropy(logits[rows], labels[rows]) * 2 / 3
+    assert_close(labels_loss(logits, labels), expected)
+    numbers = torch.tensor([1.0, float("nan"), 3.0])
+    assert_close(labels_loss(logits[:, :1], numbers), torch.tensor((1 + 0 + 4) / 3))
+    assert labelled_rows(torch.tensor([0, 1])) is None
+    assert labelled_rows(torch.tensor([[0, -100]])) is None
+    assert float(labels_loss(logits, torch.full((3,), -100))) == 0
 
 
 # --- in a Trainer ---
@@ -276,7 +329,7 @@ def test_the_teacher_computes_logits_alone_and_in_the_type_that_training_does(
         known.register_forward_hook(lambda *parts: losses.append(parts[2].get("loss")))
         return known
 
-    monkeypatch.setattr(distillation, "load_teacher", load)
+    monkeypatch.setattr(mixins, "load_teacher", load)
     trainer.train()
     assert types == [torch.bfloat16 if bf16 else torch.float32]
     assert losses == [None]
@@ -334,19 +387,9 @@ def test_bad_settings_are_refused(settings, message, tmp_path):
         TargetedDropoutArguments(str(tmp_path), use_cpu=True, **settings)
 
 
-def test_widths_that_differ_are_refused_when_training_starts(tmp_path):
-    config = BertConfig(**{**BERT, "hidden_size": 48})
-    BertForSequenceClassification(config).save_pretrained(tmp_path / "teacher")
-    trainer = reliable(
-        tiny_model("bert"), tmp_path, teacher=str(tmp_path / "teacher"), distill_hidden_weight=1.0
-    )
-    with pytest.raises(ValueError, match="the width of a layer: 32 in the student, 48 in the teac"):
-        trainer.train()
-
-
 def test_the_words_of_the_teacher_are_compared_once(teacher, tmp_path, monkeypatch):
     compared: list[Any] = []
-    monkeypatch.setattr(distillation, "_check_tokens", counting(lambda *_: None, compared))
+    monkeypatch.setattr(teachers, "_check_tokens", counting(lambda *_: None, compared))
     settings = {**QUIET, "max_steps": 3, "gradient_accumulation_steps": 2}
     arguments = TargetedDropoutArguments(str(tmp_path / "run"), teacher=teacher, **settings)
     trainer = TargetedDropoutTrainer(

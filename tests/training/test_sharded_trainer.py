@@ -166,9 +166,13 @@ def test_the_callback_works_in_the_stock_trainer(tmp_path):
     assert prune_model(model, 0.5).sparsity == pytest.approx(0.5, abs=0.02)
 
 
+def taught_by(teacher: Path) -> dict[str, Any]:
+    weights = {"distill_weight": 0.5, "distill_hidden_weight": 0.1, "distill_attention_weight": 0.1}
+    return {"teacher": str(teacher), "save_strategy": "no", **weights}
+
+
 def distil(rank: int, folder: Path) -> None:
-    changes = {"teacher": str(folder / "teacher"), "distill_weight": 0.5, "save_strategy": "no"}
-    settings = sharded_arguments(folder / "run", **changes)
+    settings = sharded_arguments(folder / "run", **taught_by(folder / "teacher"))
     trainer: Any = TargetedDropoutTrainer(decoder(), settings, train_dataset=rows())
     trainer.train()
     assert isinstance(trainer._teacher, FSDPModule)
@@ -179,7 +183,7 @@ def distil(rank: int, folder: Path) -> None:
 def test_a_teacher_is_sharded_as_the_student(tmp_path):
     decoder(seed=3).save_pretrained(tmp_path / "teacher")
     run_in_processes(distil, 2, tmp_path)
-    changes = {"teacher": str(tmp_path / "teacher"), "distill_weight": 0.5, "save_strategy": "no"}
+    changes = taught_by(tmp_path / "teacher")
     settings = arguments(tmp_path / "alone", per_device_train_batch_size=8, **changes)
     alone: Any = TargetedDropoutTrainer(decoder(), settings, train_dataset=rows())
     alone.train()

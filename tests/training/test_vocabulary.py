@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import AutoTokenizer, ByT5Tokenizer
 
-from hf_td.training.distillation import _check_tokens
+from hf_td.training.distillation.teacher import _check_tokens
 from hf_td.training.vocabulary import knows_words
 from tests.tiny import tiny_model, tiny_tokenizer
 

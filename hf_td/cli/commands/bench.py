@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hf_td.cli.answers import give
-from hf_td.cli.options import TIMING, AsJson, Length, Threads, TrustRemoteCode, examples
+from hf_td.cli.options import TIMING, AsJson, Length, Rounds, Threads, TrustRemoteCode, examples
 
 EPILOG = examples(
     "hf-td bench MODEL small",
@@ -28,9 +28,7 @@ def bench(
     ] = None,
     length: Length = 128,
     threads: Threads = None,
-    rounds: Annotated[
-        int, typer.Option(min=2, help="timed forwards of each model", rich_help_panel=TIMING)
-    ] = 30,
+    rounds: Rounds = 30,
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:

@@ -30,7 +30,7 @@ def check(
     """Load an export in a fresh process as a stranger would, and compare what it computes.
 
     A stock or padded export is loaded without hf_td, a compact one both with hf_td and by its own
-    modeling file. The exit code is 1 if the export does not load, or computes something else.
+    modeling file. The exit code is 3 if the export does not load, or computes something else.
     """
     from hf_td.cli.checking import check_export
 

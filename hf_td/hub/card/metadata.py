@@ -17,7 +17,9 @@ from hf_td.hub.card.removal import Removal
 _INHERITED = ("license", "license_name", "license_link", "language")
 
 
-def make_metadata(name: str, info: CardInfo, removal: Removal, pipeline: str | None) -> Any:
+def make_metadata(
+    name: str, info: CardInfo, removal: Removal, pipeline: str | None, library: str
+) -> Any:
     """Return the front matter of a card, without fields for unknown facts.
 
     Args:
@@ -25,10 +27,11 @@ def make_metadata(name: str, info: CardInfo, removal: Removal, pipeline: str | N
         info: what the caller knows.
         removal: what was removed.
         pipeline: the Hub's name of the task.
+        library: the Hub's name of the library that loads the model.
     """
     results = eval_results(info, pipeline)
     return ModelCardData(
-        library_name="transformers",
+        library_name=library,
         tags=_tags(info, removal),
         base_model=hub_id(info.base_model),
         base_model_relation=_relation(info),

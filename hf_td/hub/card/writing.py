@@ -20,7 +20,8 @@ from hf_td.hub.card.info import CardInfo, is_metric
 from hf_td.hub.card.metadata import hub_id, make_metadata
 from hf_td.hub.card.removal import Removal
 from hf_td.hub.card.text import FORMATS, limitations, versions, without_paths
-from hf_td.hub.forms.form import Form, Place
+from hf_td.hub.forms.form import Form, Place, loading_code
+from hf_td.hub.sentences import TASKS, loads_sentences, sentence_way
 
 README = "README.md"
 PICTURE = "curve.png"
@@ -35,12 +36,14 @@ class ExportFacts:
         form: that it is written in.
         removal: what pruning removed, counted before the model was cut.
         processing_class: the tokenizer or processor that was saved along.
+        sentence_class: the class of sentence-transformers that loads the export, or None.
     """
 
     name: str
     form: Form
     removal: Removal
     processing_class: Any = None
+    sentence_class: str | None = None
 
 
 def write_card(
@@ -67,9 +70,13 @@ def write_card(
         dataset=_without_folder(info.dataset),
     )
     _check_sparsity(info, facts.removal)
-    pipeline = info.pipeline_tag or PIPELINES.get(auto_class(model))
+    task = PIPELINES.get(auto_class(model))
+    if facts.sentence_class is not None:
+        task = TASKS[facts.sentence_class]
+    pipeline = info.pipeline_tag or task
     name = info.name or facts.name
-    data = make_metadata(name, info, facts.removal, pipeline)
+    library = "transformers" if facts.sentence_class is None else "sentence-transformers"
+    data = make_metadata(name, info, facts.removal, pipeline, library)
     license = data.get("license")
     export = _about_model(Path(folder), model, info, facts)
     card = ModelCard.from_template(
@@ -114,8 +121,17 @@ def _about_model(folder: Path, model: Any, info: CardInfo, facts: ExportFacts) -
         "removal": facts.removal,
         "parameters": model.num_parameters(),
         "bytes": sum(path.stat().st_size for path in facts.form.weights(folder)),
-        "how_to_load": facts.form.how_to_load(model, place),
+        "how_to_load": _how_to_load(model, place, facts),
     }
+
+
+def _how_to_load(model: Any, place: Place, facts: ExportFacts) -> str:
+    of_form = facts.form.how_to_load(model, place)
+    if facts.sentence_class is None or not loads_sentences(facts.form, model):
+        return of_form
+    way = sentence_way(model, facts.sentence_class)
+    code = loading_code(way, replace(place, processor=None))
+    return f"With its pooling and further modules:\n\n{code}\n\nThe encoder alone:\n\n{of_form}"
 
 
 def _about_training(info: CardInfo) -> dict[str, Any]:

@@ -97,6 +97,10 @@ class Form(ABC):
             Refusal: the form cannot hold the model.
         """
 
+    def cure(self, source: Source) -> str:
+        """Return a sentence on how to get a model that the form can hold; empty without one."""
+        return ""
+
     @abstractmethod
     def write(self, model: Any, folder: Path, example_inputs: Mapping[str, Any] | None) -> None:
         """Write the weights and config.json of a model that was cut as planned."""

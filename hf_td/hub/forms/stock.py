@@ -8,6 +8,7 @@ from typing import Any
 
 from hf_td.anatomy import Holder, Mixture
 from hf_td.hub.auto_classes import auto_class
+from hf_td.hub.even import nearest_even
 from hf_td.hub.forms.form import Form, Place, Plan, Refusal, Source, loading_code
 from hf_td.hub.stock_config import express, unexpressed
 from hf_td.hub.way import Way
@@ -43,6 +44,10 @@ class Stock(Form):
             reason="a stock config expresses every width",
             exception=exception,
         )
+
+    def cure(self, source: Source) -> str:
+        """Return the nearest even widths."""
+        return nearest_even(source)
 
     def _excuse(self, wider: Sequence[Holder], reason: str, *, keep_heads: bool) -> str:
         """Return why holders may be wider than they need; raise Refusal where they may not."""

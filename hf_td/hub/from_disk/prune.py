@@ -21,7 +21,7 @@ from hf_td.compaction.kept import choose_units
 from hf_td.compaction.surgery import cut_parameters, new_counts, smaller_shapes
 from hf_td.compaction.trial import swap
 from hf_td.config import TargetedDropoutConfig
-from hf_td.files import check_free, folder_bytes, whole_folder
+from hf_td.files import MODULES, check_free, folder_bytes, whole_folder
 from hf_td.hub.card.removal import Removal
 from hf_td.hub.card.text import no_smaller
 from hf_td.hub.card.writing import README, ExportFacts, write_card
@@ -31,6 +31,7 @@ from hf_td.hub.forms.form import Plan, Source
 from hf_td.hub.from_disk.groups import Group, groups_of, unit_sites
 from hf_td.hub.from_disk.hollow import filled, hollow, hollow_model
 from hf_td.hub.from_disk.shards import Shards, ShardWriter
+from hf_td.hub.sentences import copy_modules, loader_in
 from hf_td.hub.stock_config import build_empty
 from hf_td.modules.compact_file import FILE as LOADER
 from hf_td.modules.compact_layout import LAYOUT_KEY, record_layout
@@ -95,7 +96,7 @@ def prune_folder(
 
     Args:
         source: a folder with config.json and safetensors files. Its other files, such as those of
-            the tokenizer, are copied.
+            the tokenizer and the modules of a SentenceTransformer, are copied.
         folder: the folder to write, as a whole or not at all.
         sparsity: the fraction to remove, in [0, 1].
         config: which layers, and at which level, as for `prune_model`.
@@ -156,7 +157,10 @@ def prune_folder(
         _carry_along(source, draft)
         removal = _removal(model, report)
         facts = ExportFacts(
-            name=Path(folder).absolute().name, form=load_form(name), removal=removal
+            name=Path(folder).absolute().name,
+            form=load_form(name),
+            removal=removal,
+            sentence_class=loader_in(draft) if (draft / MODULES).is_file() else None,
         )
         write_card(draft, model, None, facts)
     export = Export(
@@ -374,6 +378,8 @@ def _carry_along(source: Path, draft: Path) -> None:
             shutil.copyfile(path, draft / path.name)
         elif path.name == "additional_chat_templates":
             shutil.copytree(path, draft / path.name)
+    if (source / MODULES).is_file():
+        copy_modules(source, draft)
 
 
 def _removal(model: Any, report: PruningReport) -> Removal:

@@ -34,6 +34,7 @@ def calibration_batches(
     length: int = 128,
     size: int = 8,
     labelled: bool = False,
+    skip: int = 0,
 ) -> list[dict[str, Tensor]]:
     """Return batches of the first texts of a file, a folder or a data set.
 
@@ -51,6 +52,8 @@ def calibration_batches(
         labelled: add what the model computes its loss from. A language model has it in the text;
             any other needs a column `label` of numbers.
 
+        skip: number of rows to leave out before the first.
+
     Raises:
         OSError: there are no such data.
         ValueError: the data cannot be read, hold no text, or have no labels.
@@ -58,10 +61,12 @@ def calibration_batches(
     table = _read(source)
     label = _label_of(table, source, model) if labelled and not _guesses_text(model) else None
     length = min(length, getattr(model.config, "max_position_embeddings", length))
-    encoded = _pieces if _is_a(model, "CAUSAL_LM") else _texts_in_rows
-    found = list(islice(encoded(_texts(table, source, label), tokenizer, length), rows))
+    encoded = _pieces if is_a(model, "CAUSAL_LM") else _texts_in_rows
+    found = list(
+        islice(encoded(_texts(table, source, label), tokenizer, length), skip, skip + rows)
+    )
     if not found:
-        raise ValueError(f"{source} has no text")
+        raise ValueError(f"{source} has no text" + (" left" if skip else ""))
     batches = [found[start : start + size] for start in range(0, len(found), size)]
     return [_batch(some, model, tokenizer, labelled=labelled) for some in batches]
 
@@ -85,8 +90,8 @@ def _label_of(table: datasets.Dataset, source: str, model: Any) -> str:
         if name in table.column_names:
             return name
     raise ValueError(
-        f"importance by gradients needs the loss of {type(model).__name__}, and {source} has no "
-        f"column {' or '.join(_LABELS)}. Add one, or rank by activation"
+        f"the loss of {type(model).__name__} needs labels, and {source} has no column "
+        f"{' or '.join(_LABELS)}. Add one, or rank by activation"
     )
 
 
@@ -124,22 +129,35 @@ def _batch(
     ids = torch.tensor([row.ids + [pad] * (longest - len(row.ids)) for row in rows])
     mask = torch.tensor([[1] * len(r.ids) + [0] * (longest - len(r.ids)) for r in rows])
     batch = {"input_ids": ids, "attention_mask": mask}
-    if _is_a(model, "SEQ_TO_SEQ_CAUSAL_LM") or (labelled and _is_a(model, "CAUSAL_LM")):
+    if is_a(model, "SEQ_TO_SEQ_CAUSAL_LM") or (labelled and is_a(model, "CAUSAL_LM")):
         batch["labels"] = ids.masked_fill(mask == 0, _IGNORED)  # makes the decoder's inputs too
-    elif labelled and _is_a(model, "MASKED_LM"):
+    elif labelled and is_a(model, "MASKED_LM"):
         hidden = (mask == 1) & (torch.arange(longest) % _MASKED == _MASKED // 2)
         batch["labels"] = ids.masked_fill(~hidden, _IGNORED)
         batch["input_ids"] = ids.masked_fill(hidden, tokenizer.mask_token_id)
     elif labelled:
-        batch["labels"] = torch.tensor([row.label for row in rows])
+        batch["labels"] = torch.tensor([_number(row.label, model) for row in rows])
     return {name: value.to(model.device) for name, value in batch.items()}
 
 
+def _number(label: Any, model: Any) -> Any:
+    """Return a label as a number; names are those that the model's config knows."""
+    if not isinstance(label, str):
+        return label
+    known = {name: number for number, name in model.config.id2label.items()}
+    if label not in known:
+        raise ValueError(
+            f"the label {label!r} is none of {type(model).__name__}, which has {list(known)}. Give "
+            "these names, or numbers"
+        )
+    return known[label]
+
+
 def _guesses_text(model: Any) -> bool:
-    return any(_is_a(model, kind) for kind in ("CAUSAL_LM", "MASKED_LM", "SEQ_TO_SEQ_CAUSAL_LM"))
+    return any(is_a(model, kind) for kind in ("CAUSAL_LM", "MASKED_LM", "SEQ_TO_SEQ_CAUSAL_LM"))
 
 
-def _is_a(model: Any, kind: str) -> bool:
+def is_a(model: Any, kind: str) -> bool:
     """Return True if the class of a model is registered for a kind of task."""
     names = getattr(modeling_auto, f"MODEL_FOR_{kind}_MAPPING_NAMES").values()
     return type(model).__name__ in names

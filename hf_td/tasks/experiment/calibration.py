@@ -28,7 +28,7 @@ def how_to_prune(model: nn.Module, task: Task, arguments: Arguments) -> dict[str
     if METHODS[arguments.curve.method].baseline is not None and find_learned(model):
         return {"config": replace(config, importance="learned"), **inputs}
     known = find_activations(model) if config.importance == "activation" else None
-    ranks = config.importance in ("activation", "taylor", "movement") and known is None
+    ranks = config.importance in ("activation", "taylor", "movement", "reap") and known is None
     compensate = arguments.curve.compensate
     if not ranks and compensate is None:
         return {"config": config, "calibration": None, **inputs}

@@ -42,6 +42,7 @@ def check_values(arguments: Arguments) -> None:
     _check_eval_sparsity(arguments)
     _check_length(arguments)
     _check_dense_stage(arguments)
+    _check_taught(arguments)
     with blaming_input():
         check_size("calibration_samples", arguments.curve.calibration_samples)
     if arguments.curve.checkpoint_minutes < 0:
@@ -68,6 +69,19 @@ def _check_dense_stage(arguments: Arguments) -> None:
         raise UsageError(f"--dense_epochs is at least 0, got {epochs}.")
     if rate <= 0:
         raise UsageError(f"--dense_learning_rate is positive, got {rate}.")
+
+
+def _check_taught(arguments: Arguments) -> None:
+    variants = getattr(arguments.data, "augment", 0)
+    if variants < 0:
+        raise UsageError(f"--augment is at least 0, got {variants}.")
+    given = {"--transfer_set": getattr(arguments.data, "transfer_set", None), "--augment": variants}
+    for option, value in given.items():
+        if value and arguments.training.teacher is None:
+            raise UsageError(
+                f"{option} adds rows that a teacher labels, and there is none. Give --teacher, "
+                "such as --teacher start, or leave it out."
+            )
 
 
 def _check_importance(arguments: Arguments) -> None:

@@ -29,9 +29,10 @@ MAIN: dict[str, tuple[str, ...]] = {
         "recipe",
         "importance",
         "pattern",
+        "fixed_sparsity",
         "eval_sparsity",
     ),
-    "Distillation": ("teacher", "distill_weight", "distill_hidden_weight"),
+    "Distillation": ("teacher", "distill"),
     "Training": (
         "output_dir",
         "num_train_epochs",
@@ -199,7 +200,7 @@ def recipe_table() -> str:
             weight, unit = (_plain(value) for value in recipe_value(recipe, name) or ("", ""))
             cells.append(weight if weight == unit else f"{weight}; {unit}")
         if len(set(cells)) > 1:
-            rows.append([f"  {name}", *cells])
+            rows.append([name, *cells])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

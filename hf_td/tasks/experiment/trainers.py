@@ -23,7 +23,9 @@ from hf_td.tasks.experiment.methods import METHODS
 from hf_td.tasks.experiment.one_answer import OneAnswerWatch
 from hf_td.tasks.experiment.output import print_once
 from hf_td.tasks.task import Task
+from hf_td.tasks.taught import taught_rows
 from hf_td.training import TargetedDropoutArguments, load_teacher
+from hf_td.training.augmentation import VariantDataset, VariantEpochs
 
 
 def prepare(
@@ -63,19 +65,23 @@ def make_trainer(
     Raises:
         UsageError: the teacher does not fit the model.
     """
+    with blaming_input():
+        rows = taught_rows(task, training, model)
     trainer = METHODS[method].make_trainer(
         task.trainer_family,
         training.level,
         settings,
         model=model,
         args=training,
-        train_dataset=task.train_data,
+        train_dataset=rows,
         eval_dataset=task.eval_data,
         processing_class=task.processor,
         data_collator=task.collator,
         compute_metrics=OneAnswerWatch(task.compute_metrics),
         preprocess_logits_for_metrics=task.reduce_logits,
     )
+    if isinstance(rows, VariantDataset):
+        trainer.add_callback(VariantEpochs(rows))
     if find_patch(model) is None:
         attach_activations(model, None)  # training makes them stale
     if training.teacher is not None:

@@ -23,10 +23,11 @@ from hf_td.tasks.glue.loading import (
 from hf_td.tasks.glue.metrics import compute_metrics
 from hf_td.tasks.models import ModelSource, possible_length
 from hf_td.tasks.task import Task
+from hf_td.tasks.taught import TaughtArguments, load_transfer_set
 
 
 @dataclass
-class GlueArguments:
+class GlueArguments(TaughtArguments):
     """The task of GLUE to fine-tune on."""
 
     task_name: str = field(metadata={"help": "a GLUE task, or acceptability, which is built in"})
@@ -66,6 +67,8 @@ def glue_task(arguments: Arguments, source: ModelSource) -> Task:
     tokenizer = source.load_tokenizer()
     config = source.load_config(**_head(glue, splits), pad_token_id=tokenizer.pad_token_id)
     length = possible_length(data.max_seq_length, tokenizer, config)
+    with blaming_input():
+        transfer = load_transfer_set(data.transfer_set, glue.sentences, tokenizer, length)
     tokenized = tokenize(splits, glue, tokenizer, length)
     # MNLI has two validation splits: matched and mismatched.
     evaluation = {n.removeprefix("validation_"): tokenized[n] for n in glue.validation_splits}
@@ -87,6 +90,8 @@ def glue_task(arguments: Arguments, source: ModelSource) -> Task:
         processor=tokenizer,
         train_data=tokenized["train"],
         eval_data=evaluation if several else evaluation[first],
+        transfer_data=transfer,
+        variants=data.augment,
         collator=DataCollatorWithPadding(tokenizer),
         compute_metrics=compute_metrics(glue),
     )

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from hf_td.tasks.experiment.arguments import argument
 from hf_td.tasks.labels import LabelArguments
+from hf_td.tasks.taught.arguments import TaughtArguments
 
 
 @dataclass(kw_only=True)
-class TextClassificationArguments(LabelArguments):
+class TextClassificationArguments(LabelArguments, TaughtArguments):
     """The texts and labels to fine-tune on."""
 
     text_column: str = argument("text", "column with the texts")

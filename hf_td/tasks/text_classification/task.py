@@ -13,6 +13,7 @@ from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.labels import first_output, lower_is_better
 from hf_td.tasks.models import ModelSource, possible_length
 from hf_td.tasks.task import Task
+from hf_td.tasks.taught import load_transfer_set
 from hf_td.tasks.text_classification.arguments import TextClassificationArguments
 from hf_td.tasks.text_classification.loading import prepare_texts
 
@@ -28,6 +29,7 @@ def text_classification_task(arguments: Arguments, source: ModelSource) -> Task:
     length = possible_length(data.max_seq_length, tokenizer, source.load_config())
     with blaming_input():
         texts = prepare_texts(replace(data, max_seq_length=length), tokenizer)
+        transfer = load_transfer_set(data.transfer_set, data.text_columns, tokenizer, length)
     config = source.load_config(**texts.labels.config, pad_token_id=tokenizer.pad_token_id)
     ready = texts.for_trainer
     return Task(
@@ -48,6 +50,8 @@ def text_classification_task(arguments: Arguments, source: ModelSource) -> Task:
         processor=tokenizer,
         train_data=ready["train_dataset"],
         eval_data=ready["eval_dataset"],
+        transfer_data=transfer,
+        variants=data.augment,
         collator=ready["data_collator"],
         compute_metrics=ready["compute_metrics"],
         reduce_logits=first_output,

@@ -18,7 +18,7 @@ from hf_td import anneal
 from hf_td.files import replacing
 from hf_td.patching import find_patch, shard_by_rows
 from hf_td.patching.layers import kept
-from hf_td.training.distillation import logits_loss
+from hf_td.training.distillation.losses import logits_loss
 from lab.scale.cases import CASES, VOCABULARY, Case, student_of, teacher_of
 
 UPDATES = 12
