@@ -14,7 +14,7 @@ class Kind(NamedTuple):
 
     Attributes:
         task: its key in `hf_td.tasks.registry.TASKS`.
-        help: what is trained on what, in one line.
+        help: the data, in one line.
         columns: columns that data of this kind have.
         example: arguments after the kind, in one line.
     """
@@ -40,7 +40,7 @@ KINDS: dict[str, Kind] = {
     ),
     "language": Kind(
         "language_modelling",
-        "a causal language model on text",
+        "text, for a causal language model",
         frozenset({"text"}),
         "--model_name_or_path MODEL --train_file text.txt --recipe language_model --output_dir out",
     ),

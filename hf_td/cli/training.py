@@ -31,7 +31,10 @@ def train(kind: str | None, words: Sequence[str]) -> Answer:
     """
     kind = kind or find_kind(words)
     row, program = KINDS[kind], f"hf-td train {kind}"
-    description = f"Fine-tunes {row.help}, with targeted dropout; a metric at every sparsity."
+    description = (
+        "Fine-tunes with targeted dropout, and measures a metric at every sparsity. Data: "
+        f"{row.help}."
+    )
     results = run_task(
         row.task, words, description, program=program, examples=f"{program} {row.example}"
     )
