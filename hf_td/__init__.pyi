@@ -1,4 +1,4 @@
-# The one list of public names: lazy_loader reads it to load them, type checkers read it to know
+# The one list of public names: _names.py reads it to load them, type checkers read it to know
 # their types.
 from .analysis import pruning_curve as pruning_curve
 from .anatomy import Anatomy as Anatomy

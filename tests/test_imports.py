@@ -17,6 +17,7 @@ PACKAGE = Path(hf_td.__file__).parent
 
 # A room imports from those above it in this list, and from itself. A new room is a new entry.
 ROOMS = [
+    "_names",
     "_register",
     "extras",
     "drafts",

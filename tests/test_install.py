@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shutil
 import subprocess
@@ -16,9 +17,11 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from transformers import BertConfig, BertTokenizer
 
 from hf_td.analysis.plots import write_figure
 from hf_td.extras import extra
+from tests.tiny import tiny_model
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -104,7 +107,7 @@ def built(clone: Path, kind: str) -> zipfile.ZipFile:
     """Build a wheel as pip does, without an environment of its own."""
     out = clone.parent / kind
     code = f"from setuptools.build_meta import {kind} as build; build({str(out)!r})"
-    out.mkdir()
+    out.mkdir(exist_ok=True)
     subprocess.run(
         [sys.executable, "-c", code], cwd=clone, capture_output=True, check=True, timeout=120
     )
@@ -132,21 +135,56 @@ def test_an_editable_wheel_puts_the_clone_on_the_path(clone):
     assert wheel.read(path).decode().strip() == str(clone)
 
 
-@pytest.mark.slow
-def test_a_script_beside_an_editable_clone_imports_the_package(clone):
-    environment = clone.parent / "environment"
-    venv.create(environment, with_pip=False)
-    python = environment / "bin/python"
-    (packages,) = environment.glob("lib/python*/site-packages")
+def environment_with(folder: Path, *words: str) -> Path:
+    """Make an environment, install by pip what the words say, and return its folder of programs."""
+    venv.create(folder, with_pip=False)
+    (packages,) = folder.glob("lib/python*/site-packages")
     # What hf_td needs is found where this Python has it, and its own .pth files are not read there.
     needed = [path for path in sys.path if path.endswith("site-packages")]
     (packages / "needed.pth").write_text("\n".join(needed))
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
-    subprocess.run(
-        [*pip, "--no-deps", "--no-build-isolation", "--editable", str(clone)],
-        check=True,
-        timeout=300,
+    pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin/python"), "install"]
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--ignore-installed"]
+    subprocess.run([*pip, *options, *words], check=True, timeout=300)
+    return folder / "bin"
+
+
+@pytest.mark.slow
+def test_the_wheel_takes_a_table_to_a_checked_folder_in_three_commands(clone, tmp_path):
+    wheel = built(clone, "build_wheel").filename
+    programs = environment_with(tmp_path / "environment", str(wheel))
+    model = tiny_model("bert")
+    assert isinstance(model.config, BertConfig)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film"]
+    model.save_pretrained(tmp_path / "bert")
+    BertTokenizer(vocab={word: place for place, word in enumerate(words)}).save_pretrained(
+        tmp_path / "bert"
     )
+    rows = [f"{word} film,{label}" for word, label in (("good", "yes"), ("bad", "no"))] * 20
+    (tmp_path / "reviews.csv").write_text("\n".join(["text,label", *rows]))
+
+    def hf_td(*words: str) -> str:
+        done = subprocess.run(
+            [programs / "hf-td", *words],
+            cwd=tmp_path,
+            env={"HOME": str(tmp_path), "PATH": "", "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    data = ["--model_name_or_path", "bert", "--train_file", "reviews.csv", "--use_cpu"]
+    short = ["--num_train_epochs", "1", "--level", "unit", "--sparsities", "0", "0.5"]
+    hf_td("train", "text", *data, *short, "--output_dir", "out")
+    hf_td("prune", "out/seed-42", "small", "--sparsity", "0.5")
+    found = json.loads(hf_td("check", "small", "--json"))
+    assert (found["ok"], found["ways"]) == (True, ["hf_td", "remote_code"])
+
+
+@pytest.mark.slow
+def test_a_script_beside_an_editable_clone_imports_the_package(clone):
+    python = environment_with(clone.parent / "environment", "--editable", str(clone)) / "python"
     script = clone.parent / "mine.py"
     script.write_text("import hf_td\nfrom hf_td import Schedule\nprint(hf_td.__file__)\n")
     done = subprocess.run(

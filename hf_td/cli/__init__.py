@@ -1,42 +1,23 @@
-"""The program `hf-td`: inspects and prunes trained models.
+"""The program `hf-td`: makes a model small, and checks what it wrote.
 
-    hf-td inspect MODEL
-    hf-td prune MODEL OUTPUT --sparsity 0.75 --level unit
-    hf-td prune MODEL OUTPUT --speedup 2 --batch 8 --length 128
-    hf-td trim MODEL OUTPUT --texts train.csv
-
-MODEL is a folder or an id on the Hub. For fine-tuning, use the scripts. This module only declares
-the options: a command imports torch and transformers when it runs, so `--help` needs neither.
+This module and `hf_td.cli.commands` only declare the commands: a command imports torch and
+transformers when it runs, so `--help` needs neither.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal
+import sys
+from typing import Annotated
 
 import typer
 
 from hf_td import __version__
-from hf_td.hub.forms import AUTO, form_choices, forms_help
+from hf_td.cli.commands import bench, check, curve, export, inspect, prune, push, train, trim
 from hf_td.tasks.errors import run_program
 
-# The exit code of a command that wrote an export which misses a wish.
-MISSED = 3
+_DEBUG = "--debug"
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
-
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="a folder, or an id on the Hub")]
-TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="run the code in the model's repository")
-]
-ExampleInputs = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="inputs of one forward, for a model that runs on none that hf_td can make: a .json "
-        'file, such as {"input_ids": [[101, 2054, 102]]}, or a .safetensors file',
-    ),
-]
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def _print_version(wanted: bool) -> None:
@@ -45,7 +26,10 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(
+    epilog="Exit codes: 0 done, 2 an error in the input, 3 done but short of what was wanted, 1 a "
+    "fault of the program."
+)
 def program(
     version: Annotated[
         bool,
@@ -53,241 +37,34 @@ def program(
             "--version", callback=_print_version, is_eager=True, help="print the version and exit"
         ),
     ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option(_DEBUG, help="before the command: show where an error in the input came up"),
+    ] = False,
 ) -> None:
     """Make Hugging Face Transformers small."""
 
 
-@app.command()
-def inspect(
-    model: Model,
-    example_inputs: ExampleInputs = None,
-    trust_remote_code: TrustRemoteCode = False,
-) -> None:
-    """Print the blocks of a model, their units, and the levels at which they can be pruned."""
-    from hf_td.cli.inspection import print_blocks
+_LOOK, _MAKE, _CHECK = "Look", "Make it small", "Check, measure, publish"
 
-    print_blocks(model, example_inputs=example_inputs, trust_remote_code=trust_remote_code)
-
-
-@app.command()
-def prune(
-    model: Model,
-    output: Annotated[Path, typer.Argument(help="the folder to write")],
-    parts: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[PART=AMOUNT]...", help="further parts of --sparsity"),
-    ] = None,
-    sparsity: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FRACTION",
-            help="fraction of the prunable weights to remove, in [0, 1], or for each part one or a "
-            "number of units: --sparsity attention=0.5 feed_forward=0.75 layers=2",
-        ),
-    ] = None,
-    units: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="in place of a sparsity, the units to remove: a JSON file such as "
-            '{"heads": {"0": [1, 3]}, "neurons": {"5": [0, 7]}}',
-        ),
-    ] = None,
-    speedup: Annotated[
-        float | None,
-        typer.Option(
-            help="in place of a sparsity, how many times as fast a forward should be on this "
-            "machine, for --batch texts of --length tokens"
-        ),
-    ] = None,
-    max_bytes: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="in place of a sparsity, what all exported files may take, such as 25MB",
-        ),
-    ] = None,
-    max_loss: Annotated[
-        float | None,
-        typer.Option(
-            help="in place of a sparsity, or beside a speed or size: the fraction of the metric "
-            "that may be lost, such as 0.01; perplexity of a language model, accuracy of a "
-            "classifier"
-        ),
-    ] = None,
-    evaluate: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TEXTS",
-            help="texts to measure --max-loss on, for a classifier with a column label; without "
-            "it, rows of --calibration that come after --calibration-rows",
-        ),
-    ] = None,
-    evaluate_rows: Annotated[
-        int, typer.Option(min=1, help="the most rows that --max-loss is measured on")
-    ] = 512,
-    batch: Annotated[int, typer.Option(min=1, help="rows of the inputs that are timed")] = 1,
-    length: Annotated[
-        int, typer.Option(min=1, help="tokens of a row that is timed, or of a calibration text")
-    ] = 128,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="threads of torch while it is timed")
-    ] = None,
-    level: Annotated[
-        Literal["weight", "unit"] | None,
-        typer.Option(
-            help="single weights (the files get no smaller), or heads and neurons; by default the "
-            "level of a training by targeted dropout, else heads and neurons"
-        ),
-    ] = None,
-    importance: Annotated[
-        Literal["magnitude", "activation", "learned", "random", "taylor", "movement"] | None,
-        typer.Option(
-            help="ranking of weights or units; by default that of the training, whose file of "
-            "activations or learned scores must be saved next to the weights, or activation with "
-            "a --calibration, which taylor and movement need"
-        ),
-    ] = None,
-    calibration: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TEXTS",
-            help="texts to measure importance on: any file of text, a table (csv, json, parquet), "
-            "a local folder, or an id on the Hub",
-        ),
-    ] = None,
-    calibration_rows: Annotated[
-        int, typer.Option(min=1, help="how many rows of --calibration are used")
-    ] = 128,
-    compensate: Annotated[
-        Literal["least_squares", "mean"] | None,
-        typer.Option(
-            help="with a --calibration, make up for removed heads and neurons in the weights that "
-            "read the others, or by their means in a bias"
-        ),
-    ] = None,
-    form: Annotated[
-        str, typer.Option(help=forms_help(), metavar=f"[{'|'.join(form_choices())}]")
-    ] = AUTO,
-    budget: Annotated[
-        Literal["uniform", "global"],
-        typer.Option(help="remove the same fraction of every layer, or the lowest of all layers"),
-    ] = "uniform",
-    of: Annotated[
-        Literal["units", "parameters", "flops", "latency"] | None,
-        typer.Option(help="what a global budget spends; latency is measured on this machine"),
-    ] = None,
-    times: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="for --of latency, a JSON file with the table of times; it is measured and "
-            "written if there is none",
-        ),
-    ] = None,
-    keep_heads_stock: Annotated[
-        bool,
-        typer.Option(
-            "--keep-heads-stock",
-            help="keep all heads (pruned ones as zeros) where a stock config cannot say fewer, as "
-            "for BERT, so that the result loads with transformers alone",
-        ),
-    ] = False,
-    from_disk: Annotated[
-        bool,
-        typer.Option(
-            "--from-disk",
-            help="read, prune and write a block at a time, for a model that does not fit into "
-            "memory; MODEL is a folder with safetensors files, and the result is not compared",
-        ),
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="replace the contents of the folder")
-    ] = False,
-    example_inputs: ExampleInputs = None,
-    trust_remote_code: TrustRemoteCode = False,
-) -> None:
-    """Prune a model in one shot, take out its pruned units, and export it.
-
-    A model trained by targeted dropout is ranked as in its training, any other by magnitude.
-
-    The export is loaded again and its outputs are compared before it is kept. The exit code is 3
-    where a wish is missed by the last measurement; the export is written then too.
-    """
-    from hf_td.cli.amounts import Amount
-    from hf_td.cli.calibrating import Calibration
-    from hf_td.cli.evaluating import Evaluation
-    from hf_td.cli.pruning import prune_and_export
-    from hf_td.cli.spending import Spending
-
-    calibrating = Calibration(
-        source=calibration, rows=calibration_rows, length=length, compensate=compensate
-    )
-    met = prune_and_export(
-        model,
-        output,
-        amount=Amount.of([*(sparsity or ()), *(parts or ())], units, speedup, max_bytes, max_loss),
-        spending=Spending(
-            budget=budget, of=of, times=times, batch=batch, length=length, threads=threads
-        ),
-        calibration=calibrating,
-        evaluation=Evaluation(source=evaluate, rows=evaluate_rows, calibration=calibrating),
-        level=level,
-        importance=importance,
-        form=form,
-        keep_heads_stock=keep_heads_stock,
-        from_disk=from_disk,
-        overwrite=overwrite,
-        example_inputs=example_inputs,
-        trust_remote_code=trust_remote_code,
-    )
-    if not met:
-        raise typer.Exit(MISSED)
-
-
-@app.command()
-def trim(
-    model: Model,
-    output: Annotated[Path, typer.Argument(help="the folder to write")],
-    texts: Annotated[
-        list[Path],
-        typer.Option(
-            metavar="FILE",
-            help="texts whose tokens stay, such as the training set: .txt, .csv, .json, .jsonl or "
-            ".parquet; may be given several times",
-        ),
-    ],
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="TOKEN", help="a further token that stays; may be given several times"
-        ),
-    ] = None,
-    min_count: Annotated[
-        int, typer.Option(min=1, help="how often a token has to occur in the texts")
-    ] = 1,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="replace the contents of the folder")
-    ] = False,
-    trust_remote_code: TrustRemoteCode = False,
-) -> None:
-    """Take the tokens that no text uses out of a model and its tokenizer, and export both.
-
-    Texts of the kept tokens are split as before. Any other text is split into smaller tokens.
-    """
-    from hf_td.cli.trimming import trim_and_export
-
-    trim_and_export(
-        model,
-        output,
-        texts=texts,
-        keep=keep or (),
-        min_count=min_count,
-        overwrite=overwrite,
-        trust_remote_code=trust_remote_code,
-    )
+app.command(epilog=inspect.EPILOG, rich_help_panel=_LOOK)(inspect.inspect)
+app.command(epilog=curve.EPILOG, rich_help_panel=_LOOK)(curve.curve)
+app.command(
+    epilog=train.EPILOG,
+    help=train.HELP,
+    context_settings=train.SETTINGS,
+    options_metavar="[KIND] OPTIONS",
+    add_help_option=False,
+    rich_help_panel=_MAKE,
+)(train.train)
+app.command(epilog=prune.EPILOG, rich_help_panel=_MAKE)(prune.prune)
+app.command(epilog=trim.EPILOG, rich_help_panel=_MAKE)(trim.trim)
+app.command(epilog=export.EPILOG, rich_help_panel=_MAKE)(export.export)
+app.command(epilog=check.EPILOG, rich_help_panel=_CHECK)(check.check)
+app.command(epilog=bench.EPILOG, rich_help_panel=_CHECK)(bench.bench)
+app.command(epilog=push.EPILOG, rich_help_panel=_CHECK)(push.push)
 
 
 def main() -> None:
     """Run `hf-td`. An error in the user's input prints one message and exits with status 2."""
-    run_program(app)
+    run_program(app, debug=sys.argv[1:2] == [_DEBUG])

@@ -19,6 +19,23 @@ _IGNORED = -100  # the label of a token that does not count
 
 
 @dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A metric on some data.
+
+    Attributes:
+        name: `perplexity` or `accuracy`.
+        rows: number of rows that it is measured on.
+        evaluate: returns the metric of a model.
+        lower_is_better: True for the perplexity.
+    """
+
+    name: str
+    rows: int
+    evaluate: Callable[[Any], float]
+    lower_is_better: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """The options of `hf-td prune` about the metric of a model.
 
@@ -47,27 +64,34 @@ class Evaluation:
     def options(self, model: Any, processor: Any) -> dict[str, Any]:
         """Return the arguments of `prune_to` that evaluate, and print what is measured.
 
-        The metric of a model that guesses text is its perplexity, that of a classifier its
-        accuracy.
+        Raises:
+            UsageError: as for `metric`.
+        """
+        metric = self.metric(model, processor)
+        print(f"max_loss is of the {metric.name} on {metric.rows} rows of {self._source}")
+        return {"evaluate": metric.evaluate, "lower_is_better": metric.lower_is_better}
+
+    def metric(self, model: Any, processor: Any) -> Metric:
+        """Return the metric of a model: perplexity if it guesses text, accuracy of a classifier.
 
         Raises:
             UsageError: the model has none of the two, or there are no rows.
         """
-        metric = _metric_of(model)
-        if metric is None:
+        found = _metric_of(model)
+        if found is None:
             raise UsageError(
-                f"--max-loss has no metric for {type(model).__name__}: perplexity is for language "
-                "models, accuracy for text classification. Use prune_to in Python, with evaluate=a "
-                "function of the model"
+                f"there is no metric for {type(model).__name__}: perplexity is for language "
+                "models, accuracy for text classification. Use prune_to or pruning_curve in "
+                "Python, with evaluate=a function of the model"
             )
         batches = self._batches(model, processor)
-        name, measure = metric
-        rows = sum(len(batch["input_ids"]) for batch in batches)
-        print(f"max_loss is of the {name} on {rows} rows of {self._source}")
-        return {
-            "evaluate": lambda model: _measured(model, batches, measure),
-            "lower_is_better": name == "perplexity",
-        }
+        name, measure = found
+        return Metric(
+            name=name,
+            rows=sum(len(batch["input_ids"]) for batch in batches),
+            evaluate=lambda model: _measured(model, batches, measure),
+            lower_is_better=name == "perplexity",
+        )
 
     @property
     def _source(self) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ from transformers import AutoConfig
 
 from hf_td.anatomy import read_anatomy
 from hf_td.cli.amounts import Amount
+from hf_td.cli.answers import Answer
 from hf_td.cli.calibrating import Calibration
 from hf_td.cli.evaluating import Evaluation
+from hf_td.cli.exporting import export_lines, export_values
 from hf_td.cli.loading import find_sentence_modules, load_model, load_processor
 from hf_td.cli.spending import Spending
 from hf_td.config import CONFIG_KEY, trained_with
@@ -51,14 +53,14 @@ def prune_and_export(
     overwrite: bool,
     example_inputs: Path | None,
     trust_remote_code: bool,
-) -> bool:
-    """Prune a model in one shot, export it, and print what was removed.
+) -> Answer:
+    """Prune a model in one shot, export it, and return what was removed.
 
     The arguments are the options of `hf-td prune`. None stands for the setting of the training, and
     for heads and neurons without one.
 
     Returns:
-        True if every wish is met, by the last measurement.
+        What was removed and written. It is not met where a wish is missed by the last measurement.
 
     Raises:
         UsageError: an argument cannot work.
@@ -82,8 +84,7 @@ def prune_and_export(
             )
         options = {**spending.budget_options, **given, **writing, "overwrite": overwrite}
         report, export = _prune_on_disk(name, output, sparsity, **options)
-        _print_result(report, export, amount, spending.budget)
-        return True
+        return _answer(report, export, amount, spending.budget)
     model, source = load_model(name, trust_remote_code=trust_remote_code)
     if calibration.source is None:
         _check_measured(model, importance)
@@ -105,17 +106,9 @@ def prune_and_export(
         )
     wishes = [replace(w, got=export.bytes) if w.name == "max_bytes" else w for w in wishes]
     for wish in wishes:
-        print(wish)
-    _print_result(report, export, amount, spending.budget)
-    return _met(wishes, output)
-
-
-def _met(wishes: Sequence[Wish], output: Path) -> bool:
-    """Return True if all wishes are met; print those that are not as an error."""
-    missed = [wish for wish in wishes if not wish.met]
-    for wish in missed:
-        print(f"missed: {wish}. {output} is written all the same", file=sys.stderr)
-    return not missed
+        if not wish.met:
+            print(f"missed: {wish}. {output} is written all the same", file=sys.stderr)
+    return _answer(report, export, amount, spending.budget, wishes)
 
 
 def _check_fractions(amount: Amount) -> None:
@@ -135,10 +128,10 @@ def _prune(
     if not amount.wishes:
         assert amount.sparsity is not None
         read = {name: writing[name] for name in ("anatomy", "example_inputs")}
-        options = {**_default_level(model.config), **read, **given}
+        options = {**default_level(model.config), **read, **given}
         return prune_model(model, amount.sparsity, **options), ()
     wishes: dict[str, Any] = {**amount.wishes, **spending.shape}
-    options = {**_default_level(model.config), **given}
+    options = {**default_level(model.config), **given}
     found = prune_to(model, **wishes, **writing, **options, processing_class=processor)
     return found.pruning, found.wishes
 
@@ -168,29 +161,39 @@ def _prune_on_disk(
             "of a model on the Hub, the one that `hf download` prints."
         )
     with blaming_input():
-        default = _default_level(AutoConfig.from_pretrained(name))
+        default = default_level(AutoConfig.from_pretrained(name))
         found = prune_folder(name, output, sparsity, **(default | options))
     return found.report, found.export
 
 
-def _default_level(config: Any) -> dict[str, Any]:
+def default_level(config: Any) -> dict[str, Any]:
     """Return heads and neurons as the level of a model that records no training."""
     return {} if hasattr(config, CONFIG_KEY) else {"level": "unit"}
 
 
-def _print_result(report: PruningReport, export: Export, amount: Amount, budget: str) -> None:
+def _answer(
+    report: PruningReport, export: Export, amount: Amount, budget: str, wishes: Sequence[Wish] = ()
+) -> Answer:
+    return Answer(
+        shown=(*map(str, wishes), *_removed(report, amount, budget), *export_lines(export)),
+        values={
+            "pruning": report.to_dict(),
+            "wishes": [{**asdict(wish), "met": wish.met} for wish in wishes],
+            "export": export_values(export),
+        },
+        met=all(wish.met for wish in wishes),
+    )
+
+
+def _removed(report: PruningReport, amount: Amount, budget: str) -> Iterator[str]:
     asked = f" ({amount} asked for)" if amount.sparsity is not None else ""
-    print(
+    yield (
         f"{report.sparsity:.1%} of the prunable weights are pruned{asked}, "
         f"{report.share_of_parameters:.1%} of all parameters"
     )
     sparsity = amount.sparsity
     if isinstance(sparsity, float) and report.sparsity < sparsity - _TOLERANCE:
-        print(f"less than {sparsity:.1%}: {_shortfall(report, budget)}")
-    size = f"{export.parameters:,} parameters, {export.bytes / 1e6:.1f} MB"
-    print(f"{export.folder}: {export.form} form ({export.reason}), {size}")
-    for note in export.notes:
-        print(note)
+        yield f"less than {sparsity:.1%}: {_shortfall(report, budget)}"
 
 
 def _check_measured(model: Any, importance: str | None) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+from hf_td.cli.answers import Answer
+from hf_td.cli.exporting import export_lines, export_values
 from hf_td.cli.loading import find_sentence_modules, load_model, load_processor
 from hf_td.files import check_free
 from hf_td.hub.export import export_model
@@ -23,8 +26,8 @@ def trim_and_export(
     min_count: int,
     overwrite: bool,
     trust_remote_code: bool,
-) -> None:
-    """Keep the tokens of texts, export the model and its tokenizer, and print what was removed.
+) -> Answer:
+    """Keep the tokens of texts, export the model and its tokenizer, and return what was removed.
 
     The arguments are the options of `hf-td trim`.
 
@@ -53,8 +56,8 @@ def trim_and_export(
             modules_from=find_sentence_modules(source),
             overwrite=overwrite,
         )
-    print(report)
-    print(f"{export.folder}: {export.form} form, {export.bytes / 1e6:.1f} MB")
+    values = {"trimming": asdict(report), "export": export_values(export)}
+    return Answer(shown=(str(report), *export_lines(export)), values=values)
 
 
 def _texts(paths: Sequence[Path]) -> Iterator[str]:

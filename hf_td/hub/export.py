@@ -139,7 +139,7 @@ def export_model(
             sentence_class=loader_in(temporary) if has_modules else None,
         )
         write_card(temporary, shell, card, facts)
-        ways = chosen.verify(model, shell, temporary, example_inputs) if check else ()
+        ways = _verified(chosen, model, shell, temporary, example_inputs) if check else ()
         if check and facts.sentence_class is not None and loads_sentences(chosen, shell):
             way = sentence_way(shell, facts.sentence_class)
             ways += check_sentence_way(model, temporary, way, example_inputs)
@@ -152,6 +152,16 @@ def export_model(
         ways=ways,
         notes=tuple(filter(None, [no_smaller(removal, shell.num_parameters(), chosen), cut.hint])),
     )
+
+
+def _verified(
+    form: Form, model: Any, shell: Any, folder: Path, inputs: Mapping[str, Any] | None
+) -> tuple[str, ...]:
+    """Return the ways in which an export loads; as `Form.verify`, before it is kept."""
+    try:
+        return form.verify(model, shell, folder, inputs)
+    except RuntimeError as error:
+        raise RuntimeError(f"nothing was written: {error}") from error
 
 
 @dataclass(frozen=True)

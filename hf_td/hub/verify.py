@@ -47,8 +47,7 @@ def verify_way(model: Any, folder: Path, way: Way, inputs: Mapping[str, Any]) ->
             compare_outputs(f"its {name}", tensor.cpu(), got[name], TOLERANCE)
         except ValueError as error:
             raise RuntimeError(
-                f"the reloaded export ({way.name}) computes something else: {error}; nothing was "
-                "written"
+                f"the reloaded export ({way.name}) computes something else: {error}"
             ) from error
 
 
@@ -75,8 +74,8 @@ def _reload(folder: Path, way: Way, inputs: Mapping[str, Any]) -> dict[str, Tens
         )
         if done.returncode != 0:
             raise RuntimeError(
-                f"the export does not load in a fresh process ({way.name}, {way.loader}); nothing "
-                f"was written. The process said:\n{done.stderr.strip()[-2000:]}"
+                f"the export does not load in a fresh process ({way.name}, {way.loader}). "
+                f"The process said:\n{done.stderr.strip()[-2000:]}"
             )
         return load_file(result)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from hf_td.tasks.termination import unwinding_on_sigterm
 
@@ -26,15 +27,32 @@ def blaming_input() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
-def run_program(main: Callable[[], Any]) -> None:
+def run_program(main: Callable[[], Any], *, debug: bool = False) -> None:
     """Run a script; a UsageError becomes one line on stderr and exit code 2.
 
-    FloatingPointError (a loss that is not finite) is reported in the same way. Any other error
-    keeps its traceback. SIGTERM ends the script as Ctrl-C does, with exit code 143.
+    FloatingPointError (a loss that is not finite) and a package that is not installed are reported
+    in the same way. Any other error keeps its traceback. SIGTERM ends the script as Ctrl-C does,
+    with exit code 143.
+
+    Args:
+        main: the script.
+        debug: print the traceback of a UsageError too.
     """
     try:
         with unwinding_on_sigterm():
             main()
     except (UsageError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _end(error, debug=debug)
+    except ImportError as error:
+        missing = error if isinstance(error, ModuleNotFoundError) else error.__cause__
+        if not isinstance(missing, ModuleNotFoundError) or str(missing.name).startswith("hf_td"):
+            raise
+        named = f"{error.name} is not installed. Run pip install {error.name}"
+        _end(named if error is missing else error, debug=debug)
+
+
+def _end(error: Any, *, debug: bool) -> NoReturn:
+    if debug:
+        traceback.print_exc()
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)

@@ -8,6 +8,7 @@ from typing import Any
 
 from hf_td.tasks.experiment.arguments import OF_ONE_SIZE, Arguments
 from hf_td.tasks.experiment.parsing import parse_arguments
+from hf_td.tasks.experiment.results import Results
 from hf_td.tasks.experiment.series import report, run_experiment
 from hf_td.tasks.glue.task import GlueArguments, glue_task
 from hf_td.tasks.image_classification.task import (
@@ -41,14 +42,21 @@ class TaskKind:
     training: type[Any] = TargetedDropoutArguments
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
-    def parse(self, argv: Sequence[str] | None, description: str = "") -> Arguments:
-        """Parse a command line, or one JSON or YAML file, as `parse_arguments` does."""
+    def parse(self, argv: Sequence[str] | None, description: str = "", **shown: Any) -> Arguments:
+        """Parse a command line, or one JSON or YAML file, as `parse_arguments` does.
+
+        Args:
+            argv: as for `parse_arguments`.
+            description: as for `parse_arguments`.
+            **shown: `program` and `examples`, as for `parse_arguments`.
+        """
         return parse_arguments(
             argv,
             self.data,
             description=description,
             training=self.training,
             defaults=self.defaults,
+            **shown,
         )
 
 
@@ -73,13 +81,25 @@ TASKS: dict[str, TaskKind] = {
 }
 
 
-def run_task(name: str, argv: Sequence[str] | None, description: str | None) -> None:
+def run_task(
+    name: str,
+    argv: Sequence[str] | None,
+    description: str | None,
+    *,
+    program: str | None = None,
+    examples: str = "",
+) -> Results:
     """Run the experiment that `argv` describes on a kind of task, and print its results.
 
     Args:
         name: key of `TASKS`.
         argv: command line, or the path of one JSON or YAML file; None reads `sys.argv`.
         description: shown by `--help`.
+        program: as for `parse_arguments`.
+        examples: as for `parse_arguments`.
+
+    Returns:
+        The content of results.json.
 
     Raises:
         UsageError: an argument is wrong, or what it names does not exist.
@@ -87,7 +107,8 @@ def run_task(name: str, argv: Sequence[str] | None, description: str | None) -> 
         SystemExit: `--help` was given.
     """
     kind = TASKS[name]
-    arguments = kind.parse(argv, description or "")
+    arguments = kind.parse(argv, description or "", program=program, examples=examples)
     results = run_experiment(arguments, kind.make)
     if arguments.training.should_save:
         report(results, str(arguments.training.output_dir))
+    return results

@@ -97,8 +97,7 @@ class Onnx(Form):
                 compare_outputs("its output", expected, got, TOLERANCE)
             except ValueError as error:
                 raise RuntimeError(
-                    f"ONNX Runtime differs from PyTorch at batch and length {size}: {error}; "
-                    "nothing was written"
+                    f"ONNX Runtime differs from PyTorch at batch and length {size}: {error}"
                 ) from error
         return tuple(way.name for way in self.ways(exported))
 

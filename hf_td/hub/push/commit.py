@@ -107,7 +107,7 @@ def _prepare(api: HfApi, repo_id: str, private: bool | None, revision: str | Non
 def _operations(
     api: HfApi, repo_id: str, folder: Path, revision: str | None
 ) -> list[CommitOperationAdd | CommitOperationDelete]:
-    files = {path.relative_to(folder).as_posix(): path for path in _visible_files(folder)}
+    files = {path.relative_to(folder).as_posix(): path for path in visible_files(folder)}
     there = api.list_repo_files(repo_id, revision=revision)
     patterns = [*_STALE, *(file for name in FORMS for file in load_form(name).files)]
     stale = [
@@ -121,7 +121,8 @@ def _operations(
     ]
 
 
-def _visible_files(folder: Path) -> list[Path]:
+def visible_files(folder: Path) -> list[Path]:
+    """Return the files of a folder that are published: none that is hidden."""
     return [
         path
         for path in sorted(folder.rglob("*"))

@@ -93,7 +93,7 @@ def help_text(
         form.end_section()
     rest = "" if everything else f"\n--help-all lists the other {_rest(groups, actions)} options.\n"
     use = f"usage: {parser.prog} OPTIONS, or a .yaml or .json file with them\n\n"
-    shown = f"\nexamples:\n{examples}\n" if examples else ""
+    shown = f"\n\nexamples:\n{examples}" if examples else ""
     return f"{use}{form.format_help()}{rest}\n{recipe_table()}{shown}"
 
 

@@ -29,6 +29,8 @@ def parse_arguments(
     description: str = "",
     training: type[TargetedDropoutArguments] = TargetedDropoutArguments,
     defaults: Mapping[str, Any] = MappingProxyType({}),
+    program: str | None = None,
+    examples: str = "",
 ) -> Arguments:
     """Parse the arguments of an experiment.
 
@@ -39,6 +41,8 @@ def parse_arguments(
         description: text for `--help`.
         training: dataclass of the training arguments.
         defaults: training arguments that differ from `recipe`.
+        program: name of the program for `--help`; None for that of `sys.argv`.
+        examples: commands, one a line, for `--help`.
 
     Raises:
         UsageError: the file cannot be read, or an argument is unknown, missing or wrong.
@@ -48,9 +52,10 @@ def parse_arguments(
     kinds = _kinds(data, training)
     with blaming_input():
         if help_option := wanted_help(argv):
-            _show_help(argv, kinds, defaults, description, everything=help_option == ALL)
-        if len(argv) == 1 and Path(argv[0]).suffix in _SUFFIXES:
-            values = _read_file(Path(argv[0]))
+            parser = _parser(kinds, description, program)
+            _show_help(argv, parser, kinds, defaults, examples, everything=help_option == ALL)
+        if names_a_file(argv):
+            values = read_arguments(Path(argv[0]))
             check_names(values, "the file of arguments", data, training=training)
             deciding = {n: str(values[n]) for n in _DECIDING if n in values}
             values = {**recipe(**deciding, task=defaults), **values}
@@ -64,19 +69,25 @@ def parse_arguments(
         return Arguments(*groups)
 
 
+def names_a_file(argv: Sequence[str]) -> bool:
+    """Return True if a command line is the path of one JSON or YAML file."""
+    return len(argv) == 1 and Path(argv[0]).suffix in _SUFFIXES
+
+
 def _show_help(
     argv: Sequence[str],
+    parser: HfArgumentParser,
     kinds: tuple[type, ...],
     defaults: Mapping[str, Any],
-    description: str,
+    examples: str,
     *,
     everything: bool,
 ) -> NoReturn:
     """Print the help, with the defaults that the options of the command line decide, and exit."""
-    parser, deciding = _parser(kinds, description), _deciding(argv)
+    deciding = _deciding(argv)
     parser.set_defaults(**recipe(**deciding, task=defaults))
     name = deciding.get("recipe", "fine_tuning")
-    print(help_text(parser, kinds, recipe=name, everything=everything))
+    print(help_text(parser, kinds, recipe=name, everything=everything, examples=examples))
     raise SystemExit(0)
 
 
@@ -87,9 +98,12 @@ class _Parser(HfArgumentParser):
         raise UsageError(message)
 
 
-def _parser(kinds: tuple[type, ...], description: str) -> HfArgumentParser:
+def _parser(
+    kinds: tuple[type, ...], description: str, program: str | None = None
+) -> HfArgumentParser:
     return _Parser(
         kinds,  # pyright: ignore[reportArgumentType]
+        prog=program,
         description=description,
         usage="%(prog)s [a .json or .yaml file | options]; --help lists the options",
         allow_abbrev=False,  # a misspelt option is an error, not another option
@@ -107,7 +121,12 @@ def _deciding(argv: Sequence[str]) -> dict[str, str]:
     return vars(first.parse_known_args(argv)[0])
 
 
-def _read_file(path: Path) -> dict[str, Any]:
+def read_arguments(path: Path) -> dict[str, Any]:
+    """Return the values of a JSON or YAML file by the names of arguments.
+
+    Raises:
+        UsageError: the file holds something else.
+    """
     values = read_values(path)
     if not isinstance(values, dict):
         raise UsageError(f"{path} must hold names and values of arguments. It holds {values!r}.")

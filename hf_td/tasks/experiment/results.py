@@ -7,6 +7,7 @@ import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, TypeGuard
@@ -25,6 +26,7 @@ from hf_td.tasks.task import Task
 Run = dict[str, Any]
 Results = dict[str, Any]
 
+_PROGRAM = "hf-td"  # is run by its name, a script by Python
 _SECRETS = ("--token", "--hub_token", "--hub-token")
 
 
@@ -175,8 +177,9 @@ def cell(spread: dict[str, float] | None, seeds: int) -> str:
 
 def _command(argv: Sequence[str]) -> str:
     """Return the command line without tokens."""
-    shown = ["python"]
-    for before, word in zip(("", *argv), argv, strict=False):
+    is_program = Path(argv[0]).name == _PROGRAM
+    shown = [_PROGRAM] if is_program else ["python", argv[0]]
+    for before, word in pairwise(argv):
         name, equals, _ = word.partition("=")
         if before in _SECRETS:
             word = "..."
