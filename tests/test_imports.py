@@ -34,6 +34,7 @@ ROOMS = [
     "pruning",
     "training",
     "analysis",
+    "report",
     "compaction",
     "vocabulary",
     "hub",

@@ -4,6 +4,8 @@
     hf-td prune MODEL OUTPUT --sparsity 0.75 --level unit
     hf-td prune MODEL OUTPUT --speedup 2 --batch 8 --length 128
     hf-td trim MODEL OUTPUT --texts train.csv
+    hf-td report RUN
+    hf-td compare RUN RUN --output page.html
 
 MODEL is a folder or an id on the Hub. For fine-tuning, use the scripts. This module only declares
 the options: a command imports torch and transformers when it runs, so `--help` needs neither.
@@ -258,6 +260,37 @@ def trim(
         overwrite=overwrite,
         trust_remote_code=trust_remote_code,
     )
+
+
+Title = Annotated[str | None, typer.Option(help="title of the page")]
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run, or results.json")],
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="the page; by default RUN/report.html")
+    ] = None,
+    title: Title = None,
+) -> None:
+    """Write the results of a run as one HTML page, which needs no network."""
+    from hf_td.cli.reporting import write_report
+
+    write_report([run], output, title)
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="folders of runs, or results.json")
+    ],
+    output: Annotated[Path, typer.Option(metavar="FILE", help="the page")] = Path("report.html"),
+    title: Title = None,
+) -> None:
+    """Write the results of several runs on one task as one HTML page, which needs no network."""
+    from hf_td.cli.reporting import write_report
+
+    write_report(runs, output, title)
 
 
 def main() -> None:
