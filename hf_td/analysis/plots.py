@@ -228,22 +228,29 @@ def _draw(panel: Panel, names: Sequence[str] = ()) -> Figure:
     groups = _groups(list(panel.curves))
     columns = min(2, len(groups))
     rows = ceil(len(groups) / columns)
-    size = (_WIDTH, 4.9 * rows + 0.3) if columns > 1 else (6.6, 4.2)
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    width = 6.6 if columns == 1 else _WIDTH / 2
+    letters = int(10 * width)  # in a line of a legend
+    is_long = columns > 1 or len(panel.curves) >= _MOST or max(map(len, panel.curves)) > 40
+    lines = max(len(fill(f"{name}{' ' * 24}.", letters).split("\n")) for name in panel.curves)
+    height = 3.2 + 0.24 * lines * max(map(len, groups)) if is_long else 4.2
+    figure = Figure(figsize=(width * columns, height * rows + 0.3), layout="constrained")
     looks = looks_of(names or list(panel.curves))
-    for axes, group in zip(grid.flat, groups, strict=False):
+    parts = figure.subfigures(rows, columns, squeeze=False)
+    every = [part.add_subplot() for part in parts.flat[: len(groups)]]
+    for part, axes, group in zip(parts.flat, every, groups, strict=False):
         _add_curves(axes, panel, looks, group)
-        axes.tick_params(labelbottom=True, labelleft=True)
         axes.set_xlabel(_SPARSITY if columns == 1 else "sparsity asked for (%)")
-        below: Any = {"loc": "upper left", "bbox_to_anchor": (0, -0.2)}
-        place = below if len(panel.curves) >= _MOST else {"loc": "best"}
         handles, labels = axes.get_legend_handles_labels()
-        axes.legend(handles, [fill(label, 46) for label in labels], frameon=False, **place)
-    for axes in grid.flat[len(groups) :]:
-        axes.remove()
+        labels = [fill(label, letters) for label in labels]
+        if is_long:
+            part.legend(handles, labels, frameon=False, loc="outside lower left")
+        else:
+            axes.legend(handles, labels, frameon=False, loc="best")
+    limits = [axes.get_ylim() for axes in every]
+    for axes in every:
+        axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
     if columns == 1:
-        grid[0, 0].set_title(fill(panel.heading, 70), loc="left", fontsize=12)
+        every[0].set_title(fill(panel.heading, 70), loc="left", fontsize=12)
     else:
         figure.suptitle(f"{panel.heading} (grey: the others)", x=0.01, ha="left", fontsize=12)
     return figure
@@ -285,7 +292,7 @@ def _draw_panels(
         axes.set_xlabel("sparsity asked for (%)")
     if len(shown) > _MOST:
         handles["other methods"] = figure.axes[0].plot([], [], label="other methods", **_OTHER)[0]
-    labels = [fill(label, int(13 * width * columns / 2)) for label in handles]
+    labels = [fill(label, int(9 * width * columns / 2)) for label in handles]
     look: Any = {"frameon": False, "loc": "outside lower left", "ncols": 1 if columns == 1 else 2}
     figure.legend(list(handles.values()), labels, **look)
     return figure

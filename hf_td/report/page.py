@@ -39,21 +39,20 @@ def render_page(report: Report) -> str:
     """
     with extra("hub"):
         from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup  # of jinja2
 
     script = _read(_SCRIPT)
     digest = b64encode(sha256(script.encode()).digest()).decode()
-    # `autoescape` escapes every value that is no Markup.
+    # The template marks the style, the script and the charts as safe; all else is escaped.
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.from_string(_read(_TEMPLATE)).render(
         report=report,
         metric=metric_label(report.metric, lower_is_better=report.lower_is_better),
-        style=Markup(_read(_STYLE)),
-        script=Markup(script),
+        style=_read(_STYLE),
+        script=script,
         digest=digest,
         rows=[list(_rows(report, sparsity)) for sparsity in report.sparsities],
-        curve=Markup(_curve(report)),
-        frontiers=[(name, svg and Markup(svg)) for name, svg in _frontiers(report)],
+        curve=_curve(report),
+        frontiers=list(_frontiers(report)),
         runs=[_run(number, series) for number, series in enumerate(report.series)],
     )
 
@@ -106,20 +105,16 @@ def _frontiers(report: Report) -> Iterator[tuple[str, str | None]]:
 
 def _run(number: int, series: Series) -> dict[str, Any]:
     """Return what the page shows of one run alone."""
-    from markupsafe import Markup
-
     words = pruned_words(series)
     units = log = None
     if has_units(series.points):
         title = f"kept units of each block: {series.label}"
-        drawn = draw_svg(
-            lambda: draw_units(series.points), f"units-{number}", title, " ".join(words)
-        )
-        units = Markup(drawn)
+        name, about = f"units-{number}", " ".join(words)
+        units = draw_svg(lambda: draw_units(series.points), name, title, about)
     if series.log:
         first, last = series.log[0], series.log[-1]
         losses = [f"{e.values['loss']:.4g} at update {e.step}" for e in (first, last)]
         about = f"The training loss goes from {' to '.join(losses)}."
         title = f"loss and rates over the updates: {series.label}"
-        log = Markup(draw_svg(lambda: draw_log(series.log), f"log-{number}", title, about))
+        log = draw_svg(lambda: draw_log(series.log), f"log-{number}", title, about)
     return {"series": series, "words": words, "units": units, "log": log}
