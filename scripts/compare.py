@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from hf_td.files import write_json, write_text
 from hf_td.tasks.errors import UsageError, run_program
 from hf_td.tasks.experiment.comparison import comparison_markdown, plot_comparison
+from hf_td.tasks.experiment.reporting import read_results
 from hf_td.tasks.experiment.results import Results
 
 
@@ -33,19 +33,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     stem = options.output.name
     page = comparison_markdown(experiments, options.title, stem, options.metrics)
     write_text(options.output.with_suffix(".md"), page)
-
-
-def read_results(path: Path) -> Results:
-    """Read the results of one run; raise UsageError if the file has none."""
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"{path} has no results ({error}). Give the results.json of a run."
-        ) from error
-    if not isinstance(results, dict) or "summary" not in results:
-        raise UsageError(f"{path} has no results. Give the results.json of a run.")
-    return results
 
 
 def labelled(experiments: Sequence[Results], labels: Sequence[str]) -> list[Results]:

@@ -35,6 +35,7 @@ ROOMS = [
     "pruning",
     "training",
     "analysis",
+    "report",
     "compaction",
     "vocabulary",
     "hub",

@@ -29,8 +29,12 @@ EXTRAS = PROJECT["optional-dependencies"]
 # `evaluate` copies this module into a cache; metrics.py beside it checks its imports.
 COPIED = ROOT / "hf_td/tasks/glue/glue_metric.py"
 FILES = [path for path in sorted((ROOT / "hf_td").rglob("*.py")) if path != COPIED]
-# What these files draw runs inside `write_figure`, which has checked for matplotlib.
-DRAWN = {ROOT / "hf_td/analysis/plots.py", ROOT / "hf_td/analysis/dependence_page.py"}
+# What these files draw runs inside `write_figure` or `draw_svg`, which check for matplotlib.
+DRAWN = {
+    ROOT / "hf_td/analysis/plots.py",
+    ROOT / "hf_td/analysis/dependence_page.py",
+    ROOT / "hf_td/report/charts.py",
+}
 DISTRIBUTIONS = packages_distributions()
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hf_td.anatomy import Anatomy, evaluating
 from hf_td.config import TargetedDropoutConfig
 from hf_td.pruning import (
+    BlockSparsity,
     Budget,
     as_budget,
     check_reachable,
@@ -36,12 +37,14 @@ class CurvePoint:
         removed_prunable: the fraction of the prunable weights that is zero.
         removed_of_all: the number of these zeros as a fraction of all parameters.
         metrics: what `evaluate` returned.
+        blocks: the removed units of each block; empty in older records.
     """
 
     sparsity: float
     removed_prunable: float
     removed_of_all: float
     metrics: dict[str, float]
+    blocks: tuple[BlockSparsity, ...] = ()
 
 
 def pruning_curve(
@@ -112,8 +115,15 @@ def pruning_curve(
             found = count_sparsity(model, anatomy.holders)
             with evaluating(model):
                 value = evaluate(model)
-            share = found.share_of_parameters
-            points.append(CurvePoint(sparsity, found.sparsity, share, _as_metrics(value)))
+            points.append(
+                CurvePoint(
+                    sparsity=sparsity,
+                    removed_prunable=found.sparsity,
+                    removed_of_all=found.share_of_parameters,
+                    metrics=_as_metrics(value),
+                    blocks=found.blocks,
+                )
+            )
             restore()
     return points
 

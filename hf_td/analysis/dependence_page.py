@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_td.analysis.dependence import Dependence
-from hf_td.analysis.plots import COLOURS, write_figure
+from hf_td.analysis.looks import COLOURS
+from hf_td.analysis.plots import write_figure
 from hf_td.analysis.tables import markdown_table
 
 if TYPE_CHECKING:

@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from math import ceil, floor, log10
+from math import ceil
 from pathlib import Path
 from statistics import fmean, median
 from textwrap import fill
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from hf_td.analysis.axes import (
+    Curve,
+    add_method,
+    by_sparsity,
+    set_scale,
+    set_sparsity_ticks,
+)
+from hf_td.analysis.looks import Look, looks_of
 from hf_td.analysis.metrics import metric_label
 from hf_td.extras import extra
 from hf_td.files import replacing
@@ -20,17 +28,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# One seed's curve: sparsity in [0, 1] to the metric.
-Curve = Mapping[float, float]
 
-# Okabe and Ito's colours, distinct for people with any colour vision; the markers help in print.
-# Blue and vermilion, the most different, come first.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-# Once the colours repeat, the lines are broken and the markers hollow.
-_DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
-_MANY = 5  # with more methods the legend stands beside the plot
-_MOST_LABELS = 14  # more would overlap on a logarithmic axis
+_MOST = 6  # curves of a plot that can be told apart
+_WIDTH = 8.4  # inches of a README column: text of a wider figure would shrink
+# Methods that every one of several plots shows, to compare the others with.
+_REFERENCES = ("plain fine-tuning", "targeted dropout")
 _GREY = "#666666"
 # The salt makes the ids in an SVG, and thus the file, reproducible.
 _STYLE: Any = {
@@ -49,11 +51,14 @@ def plot_curves(
     metric: str,
     title: str,
     lower_is_better: bool = False,
+    names: Sequence[str] = (),
 ) -> tuple[Path, Path]:
     """Plot a metric against the sparsity, a line for each method, as PNG and SVG.
 
     A method with several seeds gets the line of its means and a band from the lowest seed to the
-    highest. Equal input gives equal files.
+    highest. More than six methods are spread over several plots on the same axes; each shows plain
+    fine-tuning and targeted dropout, and in grey the methods of the other plots. Equal input gives
+    equal files.
 
     Args:
         curves: for each method, in the order of the legend, the curves of its seeds.
@@ -62,6 +67,7 @@ def plot_curves(
         title: title of the plot.
         lower_is_better: true if a good model has a low metric, such as a perplexity. The axis then
             says so, and is logarithmic, because such a metric spans magnitudes.
+        names: of the methods of all figures that are read together, so that each has one colour.
 
     Returns:
         The paths of the PNG and of the SVG.
@@ -70,7 +76,8 @@ def plot_curves(
         ValueError: there is no curve, or a method has none.
     """
     _check(curves)
-    return write_figure(lambda: _draw(curves, metric, title, lower_is_better), path_stem)
+    panel = Panel(heading=title, curves=curves, metric=metric, lower_is_better=lower_is_better)
+    return write_figure(lambda: _draw(panel, names), path_stem)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,14 +98,21 @@ class Panel:
 
 
 def plot_panels(
-    panels: Sequence[Sequence[Panel]], path_stem: str | Path, *, title: str
+    panels: Sequence[Sequence[Panel]],
+    path_stem: str | Path,
+    *,
+    title: str,
+    names: Sequence[str] = (),
 ) -> tuple[Path, Path]:
     """Plot rows of panels in the style of `plot_curves`; a method looks the same in all panels.
+
+    Methods after the sixth are grey. Rows of more than three panels become columns.
 
     Args:
         panels: rows of equal length.
         path_stem: as for `plot_curves`.
         title: title of the figure.
+        names: as for `plot_curves`.
 
     Returns:
         The paths of the PNG and of the SVG.
@@ -108,7 +122,7 @@ def plot_panels(
     """
     for panel in chain.from_iterable(panels):
         _check(panel.curves)
-    return write_figure(lambda: _draw_panels(panels, title), path_stem)
+    return write_figure(lambda: _draw_panels(panels, title, names), path_stem)
 
 
 def plot_strips(
@@ -118,6 +132,7 @@ def plot_strips(
     metric: str,
     title: str,
     marked: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
+    names: Sequence[str] = (),
 ) -> tuple[Path, Path]:
     """Plot the scatter of values, a strip of dots for each method, as PNG and SVG.
 
@@ -129,6 +144,7 @@ def plot_strips(
         metric: name of the metric, for the axes.
         title: title of the plot.
         marked: from the heading of a panel to one value of each method that is drawn filled.
+        names: as for `plot_curves`.
 
     Returns:
         The paths of the PNG and of the SVG.
@@ -138,7 +154,7 @@ def plot_strips(
     """
     if not any(values for panel in panels.values() for values in panel.values()):
         raise ValueError("no values to plot")
-    return write_figure(lambda: _draw_strips(panels, metric, title, marked), path_stem)
+    return write_figure(lambda: _draw_strips(panels, metric, title, marked, names), path_stem)
 
 
 def plot_lines(
@@ -183,10 +199,10 @@ def _draw_lines(lines: Mapping[str, Mapping[float, float]], x: str, y: str) -> F
 
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    for place, (name, line) in enumerate(lines.items()):
+    looks = looks_of(list(lines))
+    for name, line in lines.items():
         points = sorted(line.items())
-        look: dict[str, Any] = {"color": COLOURS[place % len(COLOURS)], "label": name}
-        look |= {"marker": _MARKERS[place % len(_MARKERS)], "markersize": 6, "linewidth": 2}
+        look = {"label": name, **looks[name].line}
         axes.plot([p for p, _ in points], [v for _, v in points], **look)
     places = sorted({p for line in lines.values() for p in line})
     axes.set_xscale("log", base=2)
@@ -206,59 +222,106 @@ def _check(curves: Mapping[str, Sequence[Curve]]) -> None:
         raise ValueError(f"no points to plot for {empty or 'any method'}")
 
 
-def _draw(
-    curves: Mapping[str, Sequence[Curve]], metric: str, title: str, lower_is_better: bool = False
+def _draw(panel: Panel, names: Sequence[str] = ()) -> Figure:
+    from matplotlib.figure import Figure
+
+    groups = _groups(list(panel.curves))
+    columns = min(2, len(groups))
+    rows = ceil(len(groups) / columns)
+    width = 6.6 if columns == 1 else _WIDTH / 2
+    letters = int(10 * width)  # in a line of a legend
+    is_long = columns > 1 or len(panel.curves) >= _MOST or max(map(len, panel.curves)) > 40
+    lines = max(len(fill(f"{name}{' ' * 24}.", letters).split("\n")) for name in panel.curves)
+    height = 3.2 + 0.24 * lines * max(map(len, groups)) if is_long else 4.2
+    figure = Figure(figsize=(width * columns, height * rows + 0.3), layout="constrained")
+    looks = looks_of(names or list(panel.curves))
+    parts = figure.subfigures(rows, columns, squeeze=False)
+    every = [part.add_subplot() for part in parts.flat[: len(groups)]]
+    for part, axes, group in zip(parts.flat, every, groups, strict=False):
+        _add_curves(axes, panel, looks, group)
+        axes.set_xlabel(_SPARSITY if columns == 1 else "sparsity asked for (%)")
+        handles, labels = axes.get_legend_handles_labels()
+        labels = [fill(label, letters) for label in labels]
+        if is_long:
+            part.legend(handles, labels, frameon=False, loc="outside lower left")
+        else:
+            axes.legend(handles, labels, frameon=False, loc="best")
+    limits = [axes.get_ylim() for axes in every]
+    for axes in every:
+        axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+    if columns == 1:
+        every[0].set_title(fill(panel.heading, 70), loc="left", fontsize=12)
+    else:
+        figure.suptitle(f"{panel.heading} (grey: the others)", x=0.01, ha="left", fontsize=12)
+    return figure
+
+
+_SPARSITY = "sparsity asked for: share of the prunable weights (%)"
+
+
+def _groups(names: Sequence[str]) -> list[list[str]]:
+    """Return the methods of each plot: at most six, with the references in every one."""
+    if len(names) <= _MOST:
+        return [list(names)]
+    shared = [name for name in _REFERENCES if name in names] or list(names[:1])
+    others = [name for name in names if name not in shared]
+    plots = ceil(len(others) / (_MOST - len(shared)))
+    size = ceil(len(others) / plots)
+    return [[*shared, *others[i : i + size]] for i in range(0, len(others), size)]
+
+
+def _draw_panels(
+    panels: Sequence[Sequence[Panel]], title: str, names: Sequence[str] = ()
 ) -> Figure:
     from matplotlib.figure import Figure
 
-    many = len(curves) > _MANY
-    figure = Figure(figsize=(12.0, 5.0) if many else (6.4, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    for place, (name, seeds) in enumerate(curves.items()):
-        _add_method(axes, place, name, [seed for seed in seeds if seed])
-    axes.set_title(title, loc="left", fontsize=12)
-    axes.set_xlabel("sparsity asked for: share of the prunable weights (%)")
-    _set_scale(axes, metric, lower_is_better)
-    axes.set_xticks(_ticks(curves))
-    axes.tick_params(color=_GREY)
-    axes.grid(color="#dddddd", linewidth=0.8, which="both" if lower_is_better else "major")
-    axes.set_axisbelow(True)
-    if many:
-        handles, labels = axes.get_legend_handles_labels()
-        look: Any = {"frameon": False, "loc": "outside right upper", "handlelength": 3}
-        figure.legend(handles, [fill(label, 36) for label in labels], fontsize=10, **look)
-    else:
-        axes.legend(frameon=False, loc="best")
-    return figure
-
-
-def _draw_panels(panels: Sequence[Sequence[Panel]], title: str) -> Figure:
-    from matplotlib.figure import Figure
-
+    if len(panels[0]) > max(3, len(panels)):
+        panels = list(zip(*panels, strict=True))
     every = list(chain.from_iterable(panels))
-    places = {n: i for i, n in enumerate(dict.fromkeys(n for p in every for n in p.curves))}
+    shown = list(dict.fromkeys(name for panel in every for name in panel.curves))
+    looks, named = looks_of(names or shown), shown[:_MOST]
     rows, columns = len(panels), len(panels[0])
-    figure = Figure(figsize=(3.2 * columns, 2.6 * rows + 0.9), layout="constrained")
+    width = min(4.2, _WIDTH / columns)
+    figure = Figure(figsize=(width * columns, 2.6 * rows + 1.2), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     handles: dict[str, Any] = {}
     for axes, panel in zip(figure.subplots(rows, columns, squeeze=False).flat, every, strict=True):
-        for name, seeds in panel.curves.items():
-            handles[name] = _add_method(axes, places[name], name, [seed for seed in seeds if seed])
+        handles |= _add_curves(axes, panel, looks, named)
         axes.set_title(panel.heading, fontsize=11)
-        _set_scale(axes, panel.metric, panel.lower_is_better)
-        axes.set_xticks(_ticks(panel.curves, closest=8))
-        axes.tick_params(color=_GREY)
-        axes.grid(color="#dddddd", linewidth=0.8)
-        axes.set_axisbelow(True)
     for axes in figure.axes[-columns:]:
-        axes.set_xlabel("sparsity asked for (%)", fontsize=11)
-    named = [handles[name] for name in places]
-    # Short labels have room beside the title, long ones below the panels, one in a line.
-    is_short = sum(map(len, places)) < 20 * columns
-    where = "outside upper right" if is_short else "outside lower left"
-    look: Any = {"frameon": False, "loc": where, "ncols": min(3, len(places)) if is_short else 1}
-    figure.legend(named, [fill(name, 32 * columns) for name in places], **look)
+        axes.set_xlabel("sparsity asked for (%)")
+    if len(shown) > _MOST:
+        handles["other methods"] = figure.axes[0].plot([], [], label="other methods", **_OTHER)[0]
+    labels = [fill(label, int(9 * width * columns / 2)) for label in handles]
+    look: Any = {"frameon": False, "loc": "outside lower left", "ncols": 1 if columns == 1 else 2}
+    figure.legend(list(handles.values()), labels, **look)
     return figure
+
+
+# The lines of methods that a plot does not name.
+_OTHER: dict[str, Any] = {"color": "#c4c4c4", "linewidth": 1, "zorder": 1}
+
+
+def _add_curves(
+    axes: Axes, panel: Panel, looks: Mapping[str, Look], named: Sequence[str]
+) -> dict[str, Any]:
+    """Draw methods by name and the others in grey; return the lines of the named ones."""
+    for name in panel.curves.keys() - set(named):
+        sparsities, values = by_sparsity(panel.curves[name])
+        axes.plot([100 * s for s in sparsities], list(map(fmean, values)), **_OTHER)
+    lines = {
+        name: add_method(axes, looks[name], name, panel.curves[name])
+        for name in named
+        if name in panel.curves
+    }
+    set_scale(axes, panel.metric, panel.lower_is_better)
+    measured = {s for seeds in panel.curves.values() for seed in seeds for s in seed}
+    inches = axes.bbox.width / axes.figure.dpi
+    set_sparsity_ticks(axes, sorted(measured), closest=24 / inches)
+    axes.tick_params(color=_GREY)
+    axes.grid(color="#dddddd", linewidth=0.8, which="both" if panel.lower_is_better else "major")
+    axes.set_axisbelow(True)
+    return lines
 
 
 def _draw_strips(
@@ -266,17 +329,21 @@ def _draw_strips(
     metric: str,
     title: str,
     marked: Mapping[str, Mapping[str, float]],
+    names: Sequence[str] = (),
 ) -> Figure:
     from matplotlib.figure import Figure
 
     methods = list(dict.fromkeys(name for panel in panels.values() for name in panel))
+    looks = looks_of(names or methods)
     height = 1.6 + 0.36 * len(methods)
-    figure = Figure(figsize=(2.4 + 3.6 * len(panels), height), layout="constrained")
+    width = min(1.1 * _WIDTH, 2.4 + 3.6 * len(panels))
+    figure = Figure(figsize=(width, height), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     all_axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     for axes, (heading, strips) in zip(all_axes, panels.items(), strict=True):
         for place, name in enumerate(methods):
-            _add_strip(axes, place, strips.get(name, ()), marked.get(heading, {}).get(name))
+            one = marked.get(heading, {}).get(name)
+            _add_strip(axes, place, looks[name].colour, strips.get(name, ()), one)
         axes.set_title(heading, fontsize=11)
         axes.set_xlabel(metric_label(metric))
         axes.grid(color="#dddddd", linewidth=0.8, axis="x")
@@ -287,64 +354,14 @@ def _draw_strips(
     return figure
 
 
-def _add_strip(axes: Axes, place: int, values: Sequence[float], marked: float | None) -> None:
+def _add_strip(
+    axes: Axes, place: int, colour: str, values: Sequence[float], marked: float | None
+) -> None:
     if not values:
         return
-    colour = COLOURS[place % len(COLOURS)]
     axes.plot([min(values), max(values)], [place, place], color="#bbbbbb", linewidth=3, zorder=1)
     axes.plot([median(values)], [place], marker="|", markersize=16, color=_GREY, zorder=2)
     look: dict[str, Any] = {"marker": "o", "linestyle": "none", "markeredgecolor": colour}
     axes.plot(values, [place] * len(values), markersize=6, markerfacecolor="none", **look)
     if marked is not None:
         axes.plot([marked], [place], markersize=8, markerfacecolor=colour, **look)
-
-
-def _set_scale(axes: Axes, metric: str, lower_is_better: bool) -> None:
-    axes.set_ylabel(metric_label(metric, lower_is_better=lower_is_better))
-    if lower_is_better:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(lambda value, _: _minor_label(value, *axes.get_ylim()))
-
-
-def _minor_label(value: float, lowest: float, highest: float) -> str:
-    """Return the label of a line between powers of ten; empty if there is no room for it.
-
-    An axis over less than a power of ten labels every line, a longer one only 2 and 5 times a power
-    of ten, and an axis over many powers none.
-    """
-    powers = range(floor(log10(lowest)), ceil(log10(highest)) + 1)
-    inside = [
-        r for p in powers for r in (10.0**p, 2 * 10.0**p, 5 * 10.0**p) if lowest <= r <= highest
-    ]
-    if len(inside) > _MOST_LABELS:
-        return ""
-    return f"{value:g}" if len(inside) < 2 or f"{value:e}"[0] in "25" else ""
-
-
-def _add_method(axes: Axes, place: int, name: str, seeds: Sequence[Curve]) -> Any:
-    """Draw a method and return its line."""
-    sparsities = sorted({sparsity for seed in seeds for sparsity in seed})
-    values = [[seed[sparsity] for seed in seeds if sparsity in seed] for sparsity in sparsities]
-    percent = [100 * sparsity for sparsity in sparsities]
-    look: dict[str, Any] = {"color": COLOURS[place % len(COLOURS)]}
-    dashes = _DASHES[place // len(COLOURS) % len(_DASHES)]
-    label = f"{name} ({len(seeds)} seeds: mean, range)" if len(seeds) > 1 else name
-    if len(seeds) > 1:
-        lowest, highest = [min(v) for v in values], [max(v) for v in values]
-        axes.fill_between(percent, lowest, highest, alpha=0.18, linewidth=0, **look)
-    marker = _MARKERS[place % len(_MARKERS)]
-    means = [fmean(v) for v in values]
-    filling = look["color"] if place < len(COLOURS) else "white"
-    look |= {"marker": marker, "markerfacecolor": filling, "linestyle": dashes, "label": label}
-    return axes.plot(percent, means, markersize=6, linewidth=2, **look)[0]
-
-
-def _ticks(curves: Mapping[str, Sequence[Curve]], closest: float = 4.0) -> list[float]:
-    """Return the measured sparsities in percent, without those that would overlap."""
-    measured = {100 * sparsity for seeds in curves.values() for seed in seeds for sparsity in seed}
-    ticks: list[float] = []
-    for percent in sorted(measured):
-        if not ticks or percent - ticks[-1] >= closest:
-            ticks.append(round(percent, 1))
-    return [int(tick) if tick == int(tick) else tick for tick in ticks]

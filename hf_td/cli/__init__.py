@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from hf_td import __version__
-from hf_td.cli.commands import bench, check, curve, export, inspect, prune, push, train, trim
+from hf_td.cli.commands import bench, check, curve, export, inspect, prune, push, report, train, trim
 from hf_td.tasks.errors import run_program
 
 _DEBUG = "--debug"
@@ -62,6 +62,8 @@ app.command(epilog=trim.EPILOG, rich_help_panel=_MAKE)(trim.trim)
 app.command(epilog=export.EPILOG, rich_help_panel=_MAKE)(export.export)
 app.command(epilog=check.EPILOG, rich_help_panel=_CHECK)(check.check)
 app.command(epilog=bench.EPILOG, rich_help_panel=_CHECK)(bench.bench)
+app.command(epilog=report.EPILOG, rich_help_panel=_CHECK)(report.report)
+app.command(epilog=report.COMPARE_EPILOG, rich_help_panel=_CHECK)(report.compare)
 app.command(epilog=push.EPILOG, rich_help_panel=_CHECK)(push.push)
 
 

@@ -16,7 +16,8 @@ CURVES: dict[str, Any] = {
 
 
 def _draw(curves, **options) -> Any:
-    return plots._draw(curves, metric="f1_score", title="mrpc", **options).axes[0]
+    panel = Panel(heading="mrpc", curves=curves, metric="f1_score", **options)
+    return plots._draw(panel).axes[0]
 
 
 def _line(axes, name) -> Any:
@@ -61,9 +62,11 @@ def test_every_method_is_in_the_legend_with_its_own_colour_and_marker():
     assert len({(to_hex(line.get_color()), line.get_marker()) for line in axes.lines}) == 5
 
 
-def test_ticks_are_the_measured_sparsities_that_have_room():
+def test_every_measured_sparsity_is_named_on_a_second_line_where_it_has_no_room():
     axes = _draw({"a": [{0.0: 1, 0.5: 1, 0.9: 1, 0.92: 1, 0.975: 1}]})
-    assert list(axes.get_xticks()) == [0, 50, 90, 97.5]
+    assert list(axes.get_xticks()) == [0, 50, 90, 92, 97.5]
+    names = [text.get_text() for text in axes.get_xticklabels()]
+    assert names == ["0", "50", "90", "\n92", "97.5"]
 
 
 def test_an_axis_on_which_lower_is_better_says_so_and_is_logarithmic():
@@ -112,15 +115,33 @@ def test_plotting_leaves_no_global_figure_and_never_imports_pyplot(tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_many_methods_look_different_and_have_their_legend_beside_the_plot():
-    axes = _draw({str(n): [{0.0: 1.0, 0.5: n / 10}] for n in range(13)})
-    looks = {
-        (to_hex(line.get_color()), line.get_marker(), line.get_linestyle()) for line in axes.lines
-    }
-    assert len(looks) == 13
-    assert axes.get_legend() is None
-    (legend,) = axes.figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == [str(n) for n in range(13)]
+MANY = ["plain fine-tuning", "targeted dropout", *(f"rival {n}" for n in range(11))]
+
+
+def test_many_methods_are_spread_over_plots_of_at_most_six_with_the_others_in_grey():
+    curves = {name: [{0.0: 1.0, 0.5: n / 20}] for n, name in enumerate(MANY)}
+    figure = plots._draw(Panel(heading="mrpc", curves=curves, metric="f1"))
+    assert len(figure.axes) == 3
+    seen: list[str] = []
+    for part, axes in zip(figure.subfigs, figure.axes, strict=False):
+        named = [text.get_text() for text in part.legends[0].get_texts()]
+        assert named[:2] == MANY[:2]
+        assert len(named) <= 6
+        assert len(axes.lines) == len(MANY)
+        grey = [line for line in axes.lines if to_hex(line.get_color()) == "#c4c4c4"]
+        assert len(grey) == len(MANY) - len(named)
+        seen += named[2:]
+    assert seen == MANY[2:]
+    assert len({axes.get_ylim() for axes in figure.axes}) == 1
+
+
+def test_panels_name_six_methods_and_draw_the_others_in_grey():
+    panel = Panel(heading="a", curves={n: [{0.0: 1.0, 0.5: 0.5}] for n in MANY}, metric="f1")
+    figure = plots._draw_panels([[panel] * 4], "all")
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [*MANY[:6], "other methods"]
+    assert [axes.get_subplotspec().num1 for axes in figure.axes] == [0, 1, 2, 3]
+    assert figure.get_figwidth() <= 8.4
 
 
 def test_strips_show_every_value_from_lowest_to_highest_and_fill_the_marked_one(tmp_path):

@@ -112,6 +112,7 @@ _NOT_OF_THE_EXPERIMENT = {
     "export_form",
     "export_max_bytes",
     "export_max_loss",
+    "export_report",
     "export_speedup",
     "export_sparsity",
     "do_eval",
@@ -206,6 +207,11 @@ class CurveArguments:
     calibration_samples: int = argument(
         256, "training rows that importance by activation or by gradients is measured on"
     )
+    measure_costs: bool = argument(
+        False,
+        "at each sparsity also count the parameters and the bytes of what would be exported, and "
+        "time a forward of it on the first 8 rows that are measured on",
+    )
     compensate: str | None = argument(
         None,
         "at the unit level, make up for what is pruned, measured on --calibration_samples rows: "
@@ -229,6 +235,9 @@ class CurveArguments:
         None,
         "in place of --export_sparsity, the fraction of the dense model's metric that the export "
         "may lose, such as 0.01; beside the other wishes, what these may cost",
+    )
+    export_report: bool = argument(
+        False, "also write the report page of the run, report.html, into each export"
     )
     export_form: str = argument(AUTO, forms_help(), choices=form_choices())
     checkpoint_minutes: float = argument(

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers.utils.generic import find_labels
-
-from hf_td.compaction import can_compact, compact_model
-from hf_td.files import write_json
+from hf_td.files import write_json, write_text
 from hf_td.hub import (
     CardInfo,
     Export,
     Latency,
     TextSample,
     export_model,
-    measure_latency,
     push_to_hub,
 )
 from hf_td.pruning import prune_model
 from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.calibration import how_to_prune
+from hf_td.tasks.experiment.costs import compact_latency, timed_inputs
 from hf_td.tasks.experiment.methods import METHODS
 from hf_td.tasks.experiment.output import EXPORT, seed_folder
+from hf_td.tasks.experiment.reporting import PAGE, report_page
 from hf_td.tasks.experiment.results import Results
 from hf_td.tasks.experiment.wishes import prune_to_wishes
 from hf_td.tasks.models import base_model_facts
@@ -35,7 +31,6 @@ from hf_td.tasks.task import Task
 
 # File next to an export with the arguments that it was made for.
 _ASKED = "export.asked.json"
-_LATENCY_BATCH = 8
 
 
 def publish(arguments: Arguments, task: Task, results: Results) -> None:
@@ -75,6 +70,7 @@ def _asked(arguments: Arguments, seed: int) -> dict[str, Any]:
         "sparsity": None if arguments.wishes else arguments.sparsity_to_export,
         **({"wishes": arguments.wishes} if arguments.wishes else {}),
         "form": arguments.curve.export_form,
+        **({"report": True} if arguments.curve.export_report else {}),
         "repo_id": arguments.repo_id(seed) if arguments.training.push_to_hub else None,
     }
 
@@ -96,16 +92,16 @@ def _export(
         inputs = how["example_inputs"]
         before = _written(model, task)
         if arguments.wishes:
-            timed = _timed_inputs(model, task)
+            timed = timed_inputs(model, task)
             print(prune_to_wishes(model, task, arguments, how, timed), flush=True)
         else:
             prune_model(model, arguments.sparsity_to_export, **how)
         card = replace(
-            _card(arguments, task, results, run, _latency(model, task, inputs)),
+            _card(arguments, task, results, run, compact_latency(model, task, inputs)),
             sample=_sample(before, _written(model, task)),
         )
         point = card.exported_point
-        return export_model(
+        export = export_model(
             model,
             folder,
             form=arguments.curve.export_form,
@@ -115,6 +111,9 @@ def _export(
             overwrite=True,
             example_inputs=inputs,
         )
+    if arguments.curve.export_report and run["curve"]:
+        write_text(folder / PAGE, report_page([results]))
+    return export
 
 
 def _card(
@@ -178,25 +177,6 @@ def _method(arguments: Arguments) -> str:
     listed = ", ".join(f"{name} {value}" for name, value in settings.items())
     taught = ", distilled from a dense model" if arguments.training.teacher else ""
     return f"{method.label}{f' ({listed})' if listed else ''}{taught}"
-
-
-def _latency(model: Any, task: Task, example_inputs: Any) -> Latency | None:
-    """Compare the latency of the compact and the dense model; None if they are the same."""
-    if not can_compact(model, example_inputs=example_inputs):
-        return None
-    compact = compact_model(copy.deepcopy(model), example_inputs=example_inputs)
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    inputs = _timed_inputs(model.to(device), task)
-    return measure_latency(model, compact.to(device), inputs)
-
-
-def _timed_inputs(model: Any, task: Task) -> dict[str, Any]:
-    """Return the first rows that are measured on, without labels, on the device of a model."""
-    data = task.eval_data
-    data = next(iter(data.values())) if isinstance(data, dict) else data
-    batch = task.collator([data[i] for i in range(min(_LATENCY_BATCH, len(data)))])
-    labels = find_labels(type(model))
-    return {name: value.to(model.device) for name, value in batch.items() if name not in labels}
 
 
 def _push(arguments: Arguments, folder: Path, repo_id: str) -> None:

@@ -14,13 +14,16 @@ from transformers import Trainer
 
 from hf_td.analysis import pruning_curve
 from hf_td.analysis.metrics import metric_value
+from hf_td.tasks.example_inputs import read_example_inputs
 from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.calibration import how_to_prune
 from hf_td.tasks.experiment.checkpoints import KEPT, TimedCheckpoints
 from hf_td.tasks.experiment.choosing import choose_by_pruned
+from hf_td.tasks.experiment.costs import measure_costs
 from hf_td.tasks.experiment.output import checkpoint_of, print_once, seed_folder
 from hf_td.tasks.experiment.start import starting_model
 from hf_td.tasks.experiment.trainers import (
+    history_of,
     make_trainer,
     model_of,
     prepare,
@@ -35,6 +38,9 @@ logger = logging.getLogger(__name__)
 # Endings of entries of an evaluation that are no metrics.
 _NOT_METRICS = ("runtime", "per_second", "epoch", "preparation_time")
 
+# Of a run that only trains.
+_NOTHING: dict[str, Any] = {"curve": [], "one_answer": [], "costs": []}
+
 
 def fine_tune_and_measure(task: Task, arguments: Arguments, seed: int) -> dict[str, Any]:
     """Fine-tune a model (or continue from its checkpoint), save it, prune it and measure it.
@@ -43,7 +49,9 @@ def fine_tune_and_measure(task: Task, arguments: Arguments, seed: int) -> dict[s
         A dictionary: `seed`; `model`, the folder of the saved model (None without training);
         `dense` (None without dense stage) and `training`, the summaries of `trainers.train`;
         `curve`, a point for each sparsity; `one_answer`, the sparsities at which the model gives
-        one answer for every row; `train_seconds` and `measure_seconds`.
+        one answer for every row; `costs`, the size and the speed at each sparsity if
+        `--measure_costs` asks for them; `log`, the logged updates; `train_seconds` and
+        `measure_seconds`.
 
     Raises:
         UsageError: the model cannot be loaded, or cannot be pruned at this level.
@@ -60,14 +68,14 @@ def fine_tune_and_measure(task: Task, arguments: Arguments, seed: int) -> dict[s
     trained = time.perf_counter()
     if arguments.trains:
         save_fine_tuned(trainer, folder)
-    curve, one_answer = _measure(trainer, task, arguments) if arguments.measures else ([], [])
+    measured = _measure(trainer, task, arguments) if arguments.measures else _NOTHING
     return {
         "seed": seed,
         "model": folder.name if arguments.trains else None,
         "dense": dense,
         "training": summary,
-        "curve": curve,
-        "one_answer": one_answer,
+        **measured,
+        "log": history_of(trainer),
         "train_seconds": trained - started,
         "measure_seconds": time.perf_counter() - trained,
     }
@@ -86,21 +94,22 @@ def _training_arguments(
     return training
 
 
-def _measure(
-    trainer: Trainer, task: Task, arguments: Arguments
-) -> tuple[list[dict[str, Any]], list[float]]:
-    """Return the curve, and the sparsities at which the model gives one answer for every row."""
+def _measure(trainer: Trainer, task: Task, arguments: Arguments) -> dict[str, Any]:
+    """Return `curve`, `one_answer` and `costs` of a run."""
     trainer.args.eval_sparsity = None  # pyright: ignore[reportAttributeAccessIssue]
     watch: Any = trainer.compute_metrics
-    sparsities, one_answer = iter(arguments.sparsities), []
+    sparsities, one_answer, costs = iter(arguments.sparsities), [], []
+    inputs = read_example_inputs(arguments.model.example_inputs, model_of(trainer))
 
-    def evaluate(_: Any) -> dict[str, float]:
+    def evaluate(model: Any) -> dict[str, float]:
         metrics, sparsity = _metrics(trainer.evaluate()), next(sparsities)
         if watch.found:
             one_answer.append(sparsity)
         value = metric_value(metrics[task.metric])
         note = " (one answer for every row)" if watch.found else ""
         print_once(trainer.args, f"  {sparsity:.1%} removed: {task.metric} {value}{note}")
+        if arguments.curve.measure_costs:
+            costs.append({"sparsity": sparsity, **measure_costs(model, task, inputs)})
         return metrics
 
     points = pruning_curve(
@@ -116,7 +125,8 @@ def _measure(
             "more rows or another learning rate, or begin with a fine-tuned model",
             100 * min(arguments.sparsities),
         )
-    return [asdict(point) for point in points], one_answer
+    curve = [asdict(point) for point in points]
+    return {"curve": curve, "one_answer": one_answer, "costs": costs}
 
 
 def _metrics(evaluation: dict[str, float]) -> dict[str, float]:

@@ -27,6 +27,9 @@ from hf_td.tasks.taught import taught_rows
 from hf_td.training import TargetedDropoutArguments, load_teacher
 from hf_td.training.augmentation import VariantDataset, VariantEpochs
 
+# What is recorded of a logged update, beside its step.
+LOGGED = ("step", "loss", "learning_rate", "targeting", "drop_rate", "dropped_share")
+
 
 def prepare(
     model: PreTrainedModel, arguments: Arguments, training: TargetedDropoutArguments, examples: int
@@ -111,6 +114,12 @@ def _mean_loss(before: TrainerState, done: TrainOutput) -> float:
     total = sum(loss * (step - start) for (step, loss), start in zip(logged, starts, strict=False))
     later = done.global_step - before.global_step
     return (total + done.training_loss * later) / max(done.global_step, 1)
+
+
+def history_of(trainer: Trainer) -> list[dict[str, float]]:
+    """Return the logged updates of a training: the step, and the loss and the rates of each."""
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return [{name: entry[name] for name in LOGGED if name in entry} for entry in logged]
 
 
 def save_fine_tuned(trainer: Trainer, folder: Path) -> None:

@@ -79,8 +79,10 @@ def _overview(report: Report, stem: Path) -> Iterator[str]:
     rows = list(by_level.values())
     if len(report.tables) > 1 and len({len(row) for row in rows}) == 1:
         name = stem.with_name(f"{stem.name}-overview")
-        plot_panels(rows, name, title=report.title)
-        yield f"![overview]({name.name}.png)\n"
+        plot_panels(rows, name, title=report.title, names=report.labels)
+        places = ", ".join(f"{table.task} at the {table.level} level" for table in report.tables)
+        about = f"Curves of {', '.join(compared)} for {places}. The tables have every value."
+        yield f"![{about}]({name.name}.png)\n"
 
 
 def _areas(tables: Sequence[Table]) -> Iterator[str]:
@@ -114,10 +116,24 @@ def _section(report: Report, table: Table, stem: Path) -> Iterator[str]:
     if curves:
         name = stem.with_name(f"{stem.name}-{table.name}")
         options: Any = {"metric": metric, "lower_is_better": table.lower_is_better}
-        plot_curves(curves, name, title=f"{report.title}: {title}", **options)
-        yield f"![{title}]({name.name}.png)\n"
+        options |= {"title": f"{report.title}: {title}", "names": report.labels}
+        plot_curves(curves, name, **options)
+        yield f"![{_about(table, title)}]({name.name}.png)\n"
     yield from _where_behind(table)
     yield from _missing(table)
+
+
+def _about(table: Table, title: str) -> str:
+    """Return a plot of curves in words, for people who do not see it."""
+    areas = {row.label: row.area for row in table.rows}
+    best = table.best(list(areas.values()))
+    leader = next((label for label, area in areas.items() if area is best), None)
+    most = "" if best is None else f" The best area under the curve is that of {leader}."
+    methods = "1 method" if len(table.rows) == 1 else f"{len(table.rows)} methods"
+    return (
+        f"{title}: {table.first['metric']} against the sparsity, a curve for each of {methods}."
+        f"{most} The table above has every value."
+    )
 
 
 def _curve_table(table: Table) -> str:
@@ -188,8 +204,10 @@ def _tuning(report: Report, table: Table, stem: Path, wanted: Sequence[float]) -
         yield markdown_table([heading, "variants", *_STATISTICS], rows) + "\n"
     if any(any(panel.values()) for panel in panels.values()):
         name = stem.with_name(f"{stem.name}-tuning-{table.name}")
-        plot_strips(panels, name, metric=metric, title=title, marked=marked)
-        yield f"![{title}]({name.name}.png)\n"
+        options: Any = {"metric": metric, "title": title, "marked": marked}
+        plot_strips(panels, name, names=report.labels, **options)
+        about = f"{title}: {metric} of every variant, a strip of dots for each method."
+        yield f"![{about} The tables above have the ranges.]({name.name}.png)\n"
     yield _variants(table, sparsities)
     yield from _missing(table)
 

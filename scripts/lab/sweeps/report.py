@@ -133,6 +133,12 @@ class Report:
     lines: Sequence[Line]
 
     @property
+    def labels(self) -> list[str]:
+        """Return the labels of all methods, in order."""
+        tables = [*self.tables, *self.knobs]
+        return list(dict.fromkeys(row.label for table in tables for row in table.rows))
+
+    @property
     def finished(self) -> list[Line]:
         """Return the lines of cells that did not fail."""
         return [line for line in self.lines if _is_fine(line)]
