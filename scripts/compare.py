@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
-from hf_td.files import write_json, write_text
+from hf_td.files import read_json, write_json, write_text
 from hf_td.tasks.errors import UsageError, run_program
 from hf_td.tasks.experiment.comparison import comparison_markdown, plot_comparison
 from hf_td.tasks.experiment.results import Results
@@ -38,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def read_results(path: Path) -> Results:
     """Read the results of one run; raise UsageError if the file has none."""
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = read_json(path)
     except (OSError, ValueError) as error:
         raise UsageError(
             f"{path} has no results ({error}). Give the results.json of a run."
