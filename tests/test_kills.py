@@ -14,6 +14,7 @@ from tests.faults.injecting import kills
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="fork and signals of POSIX")
 
+
 def folder_of(target: Path, text: str) -> None:
     with whole_folder(target, overwrite=True) as draft:
         for name in ("config.json", "weights"):

@@ -41,14 +41,14 @@ def test_killed_pushes(hub: LoopbackHub, folder: Path, tally: Tally):
     act = partial(push_to_hub, folder, REPO)
     count = operations_of(act)
     assert count > 5, "requests are counted"
-    for number in spread(count, 30):
+    for number in spread(count, 20):
         fault = partial(ended, fault=kill_before(number))
         tally.note(f"killed before {number}", partial(check, hub, folder, act, fault))
     begun = time.monotonic()
     check(hub, folder, act, ended)
     seconds = (time.monotonic() - begun) / 2
     draws = random.Random(0)
-    for _ in range(8):
+    for _ in range(4):
         moment = draws.uniform(0, seconds)
         fault = partial(killed_after, moment)
         tally.note(f"killed after {moment} s", partial(check, hub, folder, act, fault))
