@@ -151,7 +151,10 @@ CASES: dict[str, Case] = {
     "from disk": Case(_from_disk, content, tidy=True),
     "gathered": Case(_gathered, content, tidy=True),
     "results": Case(_files(lambda f, x: write_json(f / "results.json", x)), _visible),
-    "tensors": Case(_files(lambda f, x: save_archive({"x": torch.ones(9) * x}, f / "x")), _visible),
+    "tensors": Case(
+        _files(lambda f, x: save_archive({"x": torch.ones(9) * x}, f / "x.archive.safetensors")),
+        _visible,
+    ),
     "activations": Case(
         _files(lambda f, x: Activations({"x": torch.ones(9) * x}).save(f)), _visible
     ),
