@@ -286,13 +286,18 @@ class TargetedDropoutConfig:
         """Return a configuration from its JSON form, ignoring retired settings.
 
         Raises:
-            ValueError: a key is no setting of this or an earlier version.
+            ValueError: a key is no setting of this or an earlier version, or a value cannot be.
         """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"settings should be a mapping of their names, got {values!r}")
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(values) - known - RETIRED)
         if unknown:
             raise ValueError(f"unknown settings {unknown}; known are {sorted(known)}")
-        return cls(**{name: value for name, value in values.items() if name in known})
+        try:
+            return cls(**{name: value for name, value in values.items() if name in known})
+        except TypeError as error:  # in a file, another type is another value
+            raise ValueError(str(error)) from error
 
     @classmethod
     def from_json(cls, text: str) -> TargetedDropoutConfig:

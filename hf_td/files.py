@@ -85,6 +85,28 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
 
 
+def read_json(path: str | Path) -> Any:
+    """Return the value of a JSON file, which anybody may have written.
+
+    Raises:
+        OSError: there is no such file, or it may not be read.
+        ValueError: it is not in UTF-8, is no JSON, or is nested too deeply.
+    """
+    return parse_json(Path(path).read_text(encoding="utf-8"))
+
+
+def parse_json(text: str) -> Any:
+    """Return the value of a JSON document.
+
+    Raises:
+        ValueError: the document is not valid, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"it is nested too deeply: {error}") from error
+
+
 def append_json_line(path: str | Path, value: Any) -> None:
     """Append a line of JSON, and return when it is on the disk. Missing folders are made.
 
@@ -106,12 +128,12 @@ def read_json_lines(path: str | Path) -> list[Any]:
     """Read the values that `append_json_line` wrote, without lines that a crash tore.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        OSError: there is no such file, or it may not be read.
     """
     values = []
-    for line in Path(path).read_text(encoding="utf-8").split("\n")[:-1]:
-        with suppress(json.JSONDecodeError):
-            values.append(json.loads(line))
+    for line in Path(path).read_bytes().split(b"\n")[:-1]:
+        with suppress(ValueError):  # no UTF-8, or no JSON
+            values.append(parse_json(line.decode()))
     return values
 
 

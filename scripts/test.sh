@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
 # Runs the linter, the type checker and the tests. With --slow it runs only the slow tests. With
-# --friends it installs the libraries that people use together with hf_td, and tests these.
+# --friends it installs the libraries that people use together with hf_td, and tests these. With
+# --faults it kills work and lets disks fail, and prints how much survived. With --fuzz it reads
+# changed files for so many seconds, and stops at the first error that is not documented.
 #
-#     bash scripts/test.sh [--slow | --friends] [options of pytest]
+#     bash scripts/test.sh [--slow | --friends | --faults] [options of pytest]
+#     bash scripts/test.sh --fuzz SECONDS [options of tests.fuzz]
 extra=dev
 if [ "${1:-}" = "--friends" ]; then
     extra=friends
@@ -19,6 +22,15 @@ fi
 if [ "${1:-}" = "--friends" ]; then
     shift
     exec python -m pytest "${parallel[@]}" -m slow tests/friends "$@"
+fi
+if [ "${1:-}" = "--faults" ]; then
+    shift
+    exec python -m pytest "${parallel[@]}" -m faults tests/faults "$@"
+fi
+if [ "${1:-}" = "--fuzz" ]; then
+    shift
+    export PYTHONPATH=scripts
+    exec python -m tests.fuzz "$@"
 fi
 ruff check .
 ruff format --check .

@@ -2,64 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from hf_td import files
 from hf_td.files import append_json_line, read_json_lines, whole_folder, write_json
+from tests.faults.injecting import kills
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="fork and signals of POSIX")
-
-OPERATIONS = ("fsync", "rename", "replace", "mkdir", "rmdir", "unlink", "open")
-MOST = 200
-
-
-def killed_before(number: int, act: Callable[[], Any]) -> bool:
-    """Run a function in a process that dies before this file operation; False if it was done."""
-    child = os.fork()
-    if not child:
-        try:
-            _count_down(number)
-            act()
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFSIGNALED(status)
-
-
-def _count_down(number: int) -> None:
-    left = [number]
-
-    def counting(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            if not left[0]:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left[0] -= 1
-            return function(*arguments, **options)
-
-        return call
-
-    for name in OPERATIONS:
-        setattr(os, name, counting(getattr(os, name)))
-    files.exchange = counting(files.exchange)
-
-
-def kills(act: Callable[[], Any]) -> Iterator[int]:
-    """Yield after each kill, from the one before the first operation to that before the last."""
-    for number in range(MOST):
-        if not killed_before(number, act):
-            assert number > 3, "hardly anything was killed"
-            return
-        yield number
-    raise AssertionError(f"more than {MOST} operations")
 
 
 def folder_of(target: Path, text: str) -> None:

@@ -12,7 +12,18 @@ from typing import Annotated
 import typer
 
 from hf_td import __version__
-from hf_td.cli.commands import bench, check, curve, export, inspect, prune, push, report, train, trim
+from hf_td.cli.commands import (
+    bench,
+    check,
+    curve,
+    export,
+    inspect,
+    prune,
+    push,
+    report,
+    train,
+    trim,
+)
 from hf_td.tasks.errors import run_program
 
 _DEBUG = "--debug"

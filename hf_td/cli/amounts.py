@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_td.files import read_json
 from hf_td.tasks.errors import UsageError
 from hf_td.tasks.sizes import parse_bytes
 
@@ -94,7 +94,7 @@ def _words(amount: float) -> str:
 def read_units(file: Path) -> dict[str, Any]:
     """Return what `prune_units` takes from a JSON file; numbers of blocks are its keys."""
     try:
-        kinds = json.loads(file.read_text(encoding="utf-8"))
+        kinds = read_json(file)
         return {kind: _numbered(named) for kind, named in kinds.items()}
     except (OSError, ValueError, AttributeError) as error:
         raise UsageError(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
+
+from hf_td.files import read_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -30,16 +31,26 @@ def find_weights(folder: Path) -> list[Path]:
 def _files_in(index: Path) -> set[str]:
     """Return the names of the files in an index."""
     try:
-        found = json.loads(index.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        found = read_json(index)
+    except ValueError as error:
         raise ValueError(f"{index} should be JSON: {error}") from error
     names = found.get("weight_map") if isinstance(found, dict) else None
     if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
         raise ValueError(f"{index} should have a weight_map from tensors to names of files")
-    outside = next((n for n in names.values() if Path(n).name != n or "\\" in n), None)
+    outside = next((n for n in names.values() if not _is_plain(n)), None)
     if outside is not None:
         raise ValueError(f"{index} should name files in its own folder, got {outside!r}")
     return set(names.values())
+
+
+def _is_plain(name: str) -> bool:
+    """Return True for a name of a file that leads out of no folder."""
+    return (
+        Path(name).name == name
+        and name not in ("", "..")
+        and name.isprintable()
+        and "\\" not in name
+    )
 
 
 def check_readable(file: Path) -> None:

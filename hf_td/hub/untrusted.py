@@ -9,7 +9,6 @@ downloaded.
 
 from __future__ import annotations
 
-import json
 import re
 import reprlib
 from collections.abc import Iterator, Mapping
@@ -25,6 +24,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from transformers import AutoConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
+from hf_td.files import read_json
 from hf_td.modules.compact_layout import LAYOUT_KEY
 from hf_td.modules.compact_shapes import QUANT_METHODS, CompactLayout, apply_layout
 
@@ -78,8 +78,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
     if path.stat().st_size > JSON_LIMIT:
         raise ValueError(f"{path} should have at most {JSON_LIMIT} bytes")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        found = read_json(path)
+    except ValueError as error:
         raise ValueError(f"{path} should be JSON: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} should be a mapping, got {reprlib.repr(found)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from hf_td.anatomy import Block
 from hf_td.anatomy.blocks import pattern_of
-from hf_td.files import write_json
+from hf_td.files import read_json, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +120,7 @@ class Times:
             ValueError: the file holds no table of times.
         """
         try:
-            values = json.loads(Path(file).read_text(encoding="utf-8"))
+            values = read_json(file)
             curves = tuple(Curve(**_tuples(curve)) for curve in values.pop("curves"))
             return cls(curves=curves, **_tuples(values))
         except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from hf_td.files import parse_json
 from hf_td.tasks.errors import UsageError
 
 # The most values of a file, aliases counted as often as they are used.
@@ -40,18 +40,6 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(str(error)) from error
     _check_size(value)
     return value
-
-
-def parse_json(text: str) -> Any:
-    """Return the value of a JSON document.
-
-    Raises:
-        ValueError: the document is not valid, or nested too deeply.
-    """
-    try:
-        return json.loads(text)
-    except RecursionError as error:
-        raise ValueError(str(error)) from error
 
 
 def _check_size(value: Any) -> None:

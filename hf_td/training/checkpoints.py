@@ -7,7 +7,6 @@ written last, when they are on the disk. Only then is an older checkpoint remove
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch.distributed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from hf_td.files import flush, flush_tree, write_json
+from hf_td.files import flush, flush_tree, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +126,7 @@ class WholeCheckpointsMixin:
 def _read_object(path: Path) -> dict[str, Any] | None:
     """Return a mapping from a JSON file; None if it is missing, torn or something else."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None

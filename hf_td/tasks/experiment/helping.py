@@ -206,6 +206,4 @@ def recipe_table() -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
-    return "Values of the recipes; where two are given, of weights/units:\n" + "\n".join(
-        lines
-    )
+    return "Values of the recipes; where two are given, of weights/units:\n" + "\n".join(lines)

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from hf_td.config import TargetedDropoutConfig
+from hf_td.files import read_json
 from hf_td.tasks.errors import UsageError
 from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.checkpoints import newest_whole, remove_checkpoints, remove_torn
@@ -88,7 +89,7 @@ def _clear(folder: Path) -> None:
 
 def _continue(arguments: Arguments, path: Path) -> list[dict[str, Any]]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         there, runs = _of_today(found["configuration"]), found["runs"]
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} has no results of hf_td. Give another --output_dir.") from error

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from hf_td.files import read_json
 from hf_td.hub.card.text import without_paths
 from hf_td.report import Entry, Point, Report, Series, Units, render_page
 from hf_td.tasks.errors import UsageError, blaming_input
@@ -29,8 +29,8 @@ def read_results(path: Path) -> Results:
     """
     file = path / RESULTS if path.is_dir() else path
     try:
-        results = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        results = read_json(file)
+    except (OSError, ValueError) as error:
         raise UsageError(
             f"{path} has no results ({error}). Give the folder of a run, or its {RESULTS}."
         ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 import sys
@@ -17,7 +16,7 @@ from rich.table import Table
 from hf_td.analysis.metrics import decimals_of, metric_label, metric_value
 from hf_td.analysis.plots import Curve, plot_curves
 from hf_td.analysis.record import environment
-from hf_td.files import write_json
+from hf_td.files import read_json, write_json
 from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.methods import METHODS
 from hf_td.tasks.experiment.output import RESULTS
@@ -74,8 +73,8 @@ def original_name(model: str) -> str:
 def _trained_from(model: str) -> str:
     """Return the model that the results next to a model name, else the model itself."""
     try:
-        found = json.loads((Path(model).parent / RESULTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = read_json(Path(model).parent / RESULTS)
+    except (OSError, ValueError):
         return model
     before = found.get("model", model) if isinstance(found, dict) else model
     return before if isinstance(before, str) else model

@@ -165,7 +165,15 @@ def _words(arguments: Mapping[str, Any]) -> list[str]:
 
 def _values(value: Any) -> list[str]:
     if isinstance(value, Mapping):
-        return [f"{name}={_values(item)[0]}" for name, item in value.items()]
+        return [f"{name}={_single(name, item)}" for name, item in value.items()]
     if isinstance(value, list):
         return [word for item in value for word in _values(item)]
     return [str(value).lower() if isinstance(value, bool) else str(value)]
+
+
+def _single(name: Any, value: Any) -> str:
+    """Return the word of a value in a mapping."""
+    words = _values(value)
+    if len(words) != 1:
+        raise UsageError(f"{name} must have one value here, as in name=value; got {value!r}")
+    return words[0]

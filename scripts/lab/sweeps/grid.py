@@ -255,6 +255,8 @@ def _check_own(place: Place) -> None:
 
 
 def _check_names(what: str, names: Any, known: Any) -> None:
-    unknown = [name for name in names if name not in known]
+    if not isinstance(names, list | dict):
+        raise UsageError(f"{what} must be a list of names of {list(known)}, got {names!r}")
+    unknown = [name for name in names if name not in list(known)]
     if unknown:
         raise UsageError(f"{what} has unknown names {unknown}; known are {list(known)}")

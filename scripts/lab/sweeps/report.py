@@ -163,7 +163,8 @@ def read_report(paths: Sequence[Path]) -> Report:
     """Read files of lines: the last plan, and the last line of each of its cells.
 
     Raises:
-        UsageError: a file is missing, or none holds a plan and a finished cell of it.
+        UsageError: a file is missing, or none holds a plan and a finished cell of it, or a line is
+            not as scripts/sweep.py writes it.
     """
     try:
         lines = [line for path in paths for line in read_json_lines(path)]
@@ -171,13 +172,25 @@ def read_report(paths: Sequence[Path]) -> Report:
         raise UsageError(
             f"There are no lines of a sweep: {error}. Give the cells.jsonl of a sweep."
         ) from error
+    names = [str(path) for path in paths]
+    try:
+        return _report(lines, names)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UsageError(
+            f"{names} hold a line that scripts/sweep.py does not write ({type(error).__name__}: "
+            f"{error}). Give the cells.jsonl of a sweep."
+        ) from error
+
+
+def _report(lines: Sequence[Line], files: Sequence[str]) -> Report:
+    """Return the report of lines; their files are named where none is finished."""
     plans = [line for line in lines if "plan" in line]
     ended = {line["cell"]: line for line in lines if "cell" in line}
     places = plans[-1]["plan"] if plans else []
     planned = {place["cell"] for place in places}
     if not any(_is_fine(ended.get(name)) for name in planned):
         raise UsageError(
-            f"{[str(path) for path in paths]} hold no finished cell of a plan. A page needs at "
+            f"{files} hold no finished cell of a plan. A page needs at "
             "least one. Run scripts/sweep.py until a cell is finished."
         )
     tables = {
