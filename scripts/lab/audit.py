@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -104,7 +105,7 @@ def _package(name: str, reasons: Mapping[str, str], users: Sequence[str]) -> Pac
 
 def licence_of(name: str) -> str:
     """Return the licence that the metadata of a package name, in one line."""
-    found = importlib.metadata.metadata(name)
+    found: Any = importlib.metadata.metadata(name)
     classes = [c.split(" :: ")[-1] for c in found.get_all("Classifier", ()) if "License ::" in c]
     said = found.get("License-Expression") or ", ".join(classes) or found.get("License") or ""
     return (said.strip().splitlines() or ["unknown"])[0][:60]

@@ -140,7 +140,8 @@ def test_panels_name_six_methods_and_draw_the_others_in_grey():
     figure = plots._draw_panels([[panel] * 4], "all")
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [*MANY[:6], "other methods"]
-    assert [axes.get_subplotspec().num1 for axes in figure.axes] == [0, 1, 2, 3]
+    places: list[Any] = [axes.get_subplotspec() for axes in figure.axes]
+    assert [place.num1 for place in places] == [0, 1, 2, 3]
     assert figure.get_figwidth() <= 8.4
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def _instrumented(guided: bool) -> Any:
     """Return a block in which atheris watches what is imported, or one that does nothing."""
     if not guided:
         return nullcontext()
-    import atheris
+    atheris: Any = import_module("atheris")
 
     return atheris.instrument_imports(include=["hf_td", "lab"])
 

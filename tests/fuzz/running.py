@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -175,7 +176,7 @@ def _write(path: Path, content: bytes) -> None:
 
 def _guided(reader: Reader, seconds: float, counts: Counts, found: Path) -> None:
     """Read the cases that atheris makes of the seeds, by our changes and by its own."""
-    import atheris
+    atheris: Any = import_module("atheris")
 
     done = [0, 0]
 

@@ -214,7 +214,9 @@ def _scores(folder: Path) -> list[bytes]:
 
 
 def _read_activations(folder: Path) -> None:
-    for tensor in Activations.load(folder).mean_squares.values():
+    found = Activations.load(folder)
+    assert found is not None
+    for tensor in found.mean_squares.values():
         assert tensor.isfinite().all()
         assert tensor.min() >= 0
 
