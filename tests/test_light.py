@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
@@ -53,9 +54,15 @@ def with_needs(names: tuple[str, ...]) -> set[str]:
     return found
 
 
-def blocked() -> set[str]:
-    """Return the modules of all distributions that a light install lacks."""
-    light = with_needs(LIGHT)
+def core() -> tuple[str, ...]:
+    """Return what `pip install .` asks for, without an extra."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    return tuple(Requirement(text).name for text in project["project"]["dependencies"])
+
+
+def blocked(installed: tuple[str, ...] = LIGHT) -> set[str]:
+    """Return the modules of all distributions that an install of these packages lacks."""
+    light = with_needs(installed)
     return {
         module
         for module, owners in packages_distributions().items()
@@ -63,9 +70,9 @@ def blocked() -> set[str]:
     }
 
 
-def run(code: str) -> subprocess.CompletedProcess[str]:
+def run(code: str, installed: tuple[str, ...] = LIGHT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", BLOCKED.format(blocked=blocked()) + code],
+        [sys.executable, "-c", BLOCKED.format(blocked=blocked(installed)) + code],
         capture_output=True,
         text=True,
         timeout=120,
@@ -101,3 +108,15 @@ def test_the_command_line_names_what_is_missing(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "is not installed" in done.stderr
+
+
+def test_an_install_without_extras_inspects_and_prunes(tmp_path: Path) -> None:
+    assert {"zstandard", "matplotlib", "sklearn"} <= blocked(core())
+    tiny_model("llama").save_pretrained(tmp_path / "model")
+    small = str(tmp_path / "small")
+    for words in (["inspect"], ["prune", small, "--sparsity", "0.5", "--level", "unit"]):
+        argv = ["hf-td", words[0], str(tmp_path / "model"), *words[1:]]
+        code = f"import sys\nsys.argv = {argv!r}\nfrom hf_td.cli import main\nmain()\n"
+        done = run(code, core())
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "small" / "config.json").is_file()

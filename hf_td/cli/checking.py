@@ -9,7 +9,6 @@ from hf_td.cli.answers import Answer
 from hf_td.cli.loading import load_model
 from hf_td.compaction import layout_of_model
 from hf_td.hub.forms import FORMS, load_form
-from hf_td.hub.forms.archive import load_archived_model
 from hf_td.hub.push.finished import check_finished
 from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.example_inputs import read_example_inputs
@@ -74,5 +73,7 @@ def _loads(folder: Path, expected: Any, example_inputs: Path | None) -> tuple[st
 
 def _load(folder: Path, form: str) -> Any:
     if form == "archive":
+        from hf_td.hub.forms.archive import load_archived_model  # by the extra `hub`
+
         return load_archived_model(folder)
     return load_model(str(folder), trust_remote_code=False)[0]

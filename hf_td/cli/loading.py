@@ -8,7 +8,7 @@ from typing import Any
 import transformers
 from transformers import AutoProcessor, PreTrainedTokenizerBase
 
-from hf_td.hub.forms.archive import ARCHIVE_NAME
+from hf_td.hub.forms.form import ARCHIVE_NAME
 from hf_td.hub.sentences import find_modules
 from hf_td.ranking.activations import attach_activations, download_activations, find_activations
 from hf_td.ranking.learned import attach_learned, download_learned, find_learned

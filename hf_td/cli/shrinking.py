@@ -27,7 +27,7 @@ class Smaller:
         parameters: number that is left.
         bytes: of the weights that are left.
         form: that `auto` chooses.
-        refused: for each form why it cannot hold the model, or None where it can.
+        refused: for each form why it cannot hold the model or be written here; None where it can.
     """
 
     sparsity: float
@@ -86,4 +86,6 @@ def _refusal(form: str, source: Source) -> str | None:
         load_form(form).plan(source)
     except Refusal as refusal:
         return refusal.reason
+    except ImportError as missing:
+        return str(missing)
     return None

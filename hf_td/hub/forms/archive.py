@@ -11,12 +11,9 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from hf_td.hub.archive import LIMIT, load_archive, read_description, save_archive
 from hf_td.hub.archive.description import DTYPES
-from hf_td.hub.forms.form import Form, Place, Plan, Source, python_block
+from hf_td.hub.forms.form import ARCHIVE_NAME, Form, Place, Plan, Source, python_block
 from hf_td.hub.untrusted import Held, as_value_errors, check_config, read_json_object
 from hf_td.hub.way import Way
-
-# No loader takes a file of this name for weights: `from_pretrained` says that it finds none.
-ARCHIVE_NAME = "model.archive.safetensors"
 
 
 class Archive(Form):

@@ -13,6 +13,10 @@ from hf_td.hub import safetensors_files
 from hf_td.hub.verify import verify_way
 from hf_td.hub.way import Way
 
+# The file of an archive. It is named here, where no codec is needed to ask if there is one. No
+# loader takes a file of this name for weights: `from_pretrained` says that it finds none.
+ARCHIVE_NAME = "model.archive.safetensors"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
