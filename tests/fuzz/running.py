@@ -181,10 +181,10 @@ def _guided(reader: Reader, seconds: float, counts: Counts, found: Path) -> None
     done = [0, 0]
 
     def one(content: bytes) -> None:
-        counts.put(*done, 0)
+        counts.put(done[0], done[1], 0)
         done[1] += _tried(reader, content, found)
         done[0] += 1
-        counts.put(*done, 0)
+        counts.put(done[0], done[1], 0)
 
     def change(content: bytes, most: int, seed: int) -> bytes:
         try:
