@@ -112,7 +112,6 @@ from hf_td.cli import app
 from hf_td.tasks.experiment.arguments import CurveArguments
 help = CliRunner().invoke(app, ["prune", "--help"], terminal_width=2000).output
 assert "|onnx|dummy]" in help, help
-assert "dummy (weights of a dummy)" in help, help
 parser = HfArgumentParser(CurveArguments)
 assert "dummy (weights of a dummy)" in parser.format_help()
 assert parser.parse_args(["--export_form", "dummy"]).export_form == "dummy"
