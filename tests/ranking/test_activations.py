@@ -35,6 +35,7 @@ ALWAYS: dict[str, Any] = {
     "importance": "activation",
     "targeting": 0.5,
     "targeting_schedule": "constant",
+    "drop_rate_schedule": "constant",
 }
 
 

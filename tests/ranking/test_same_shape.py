@@ -18,9 +18,8 @@ FAMILIES = ["bert", "gpt2", "llama", "t5", "vit"]
 
 
 def patched(family: str, **settings: Any) -> Any:
-    model = patch_model(
-        tiny_model(family), level="unit", targeting=0.5, targeting_schedule="constant", **settings
-    )
+    constant = {"targeting_schedule": "constant", "drop_rate_schedule": "constant"}
+    model = patch_model(tiny_model(family), level="unit", targeting=0.5, **constant, **settings)
     return model.train()
 
 
