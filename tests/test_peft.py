@@ -13,7 +13,11 @@ from hf_td.patching.patch import find_patch
 from tests.tiny import tiny_inputs, tiny_model
 
 LORA = LoraConfig(target_modules=["query", "value"], init_lora_weights=False)
-SETTINGS: dict[str, Any] = {"targeting": 0.5, "targeting_schedule": "constant"}
+SETTINGS: dict[str, Any] = {
+    "targeting": 0.5,
+    "targeting_schedule": "constant",
+    "drop_rate_schedule": "constant",
+}
 every_level = pytest.mark.parametrize("level", ["weight", "unit"])
 
 
