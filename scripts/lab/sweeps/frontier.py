@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from hf_td.analysis.metrics import metric_label, metric_value
+from hf_td.analysis.metrics import metric_label
 from hf_td.analysis.plots import plot_lines
 from hf_td.analysis.tables import markdown_table
+from hf_td.tasks.experiment.results import cell
 from lab.sweeps.report import Row, Table
 
 _HEADING = """\
@@ -27,12 +28,14 @@ class Point:
     Attributes:
         sparsity: that was asked for.
         metric: mean over the seeds.
+        shown: the metric as tables have it, with its deviation.
         megabytes: of the weights.
         speedup: how many times as fast as the dense model; the mean over the seeds.
     """
 
     sparsity: float
     metric: float
+    shown: str
     megabytes: float
     speedup: float
 
@@ -78,6 +81,7 @@ def points_of(row: Row) -> Iterator[Point]:
             yield Point(
                 sparsity,
                 spread["mean"],
+                cell(spread, len(row.lines)),
                 fmean(cost["bytes"] for cost in costs) / 1e6,
                 fmean(_speedup(cost["latency"]) for cost in costs),
             )
@@ -99,7 +103,7 @@ def _table(rows: Mapping[str, Sequence[Point]], label: str) -> str:
             f"{point.sparsity:.0%}",
             f"{point.speedup:.2f}",
             f"{point.megabytes:.1f}",
-            metric_value(point.metric),
+            point.shown,
         ]
         for name, points in rows.items()
         for point in points

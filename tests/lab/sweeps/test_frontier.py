@@ -33,8 +33,8 @@ def _table(*lines: dict[str, Any]) -> Table:
 def test_means_of_the_seeds_are_shown_and_plotted(tmp_path):
     table = _table(_line(0, costs=_costs(3.0)), _line(1, costs=_costs(2.0)))
     page = unpadded("\n".join(frontier_section([table], tmp_path / "page")))
-    assert "| targeted dropout, heads | 0% | 1.00 | 80.0 | 0.900 |" in page
-    assert "| targeted dropout, heads | 50% | 2.50 | 50.0 | 0.810 |" in page
+    assert "| targeted dropout, heads | 0% | 1.00 | 80.0 | 0.9000 ± 0.0000 |" in page
+    assert "| targeted dropout, heads | 50% | 2.50 | 50.0 | 0.8100 ± 0.0141 |" in page
     for kind in ("speed", "size"):
         assert f"(page-sst2-{kind}.png)" in page
         assert (tmp_path / f"page-sst2-{kind}.png").stat().st_size > 1000
