@@ -102,6 +102,14 @@ def test_a_masked_model_loses_its_dead_units_and_a_tied_embedding_is_stored_once
     assert "lm_head.weight" not in read_tensors(tied)
 
 
+@needs_extra
+def test_neurons_stay_in_blocks_of_32(tmp_path):
+    model = uneven_model("llama")  # 16 and 32 of 64 neurons are left
+    assert metadata(export(model, tmp_path / "x"))["deci.feed_forward_length"] == [32, 32]
+    compact = export(compact_model(model), tmp_path / "y")  # the others are gone
+    assert metadata(compact)["deci.feed_forward_length"] == [16, 32]
+
+
 def test_rows_of_a_head_become_neighbours_and_go_back():
     weight = torch.arange(8.0)[:, None].expand(8, 3)
     assert in_pairs(weight, 4)[:, 0].tolist() == [0, 2, 1, 3, 4, 6, 5, 7]

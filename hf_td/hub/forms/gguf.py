@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.func import functional_call
 
-from hf_td.anatomy import evaluating, in_own_type, probe_inputs
+from hf_td.anatomy import Holder, evaluating, in_own_type, probe_inputs
 from hf_td.anatomy.comparing import compare_outputs
 from hf_td.hub import llama_cpp
 from hf_td.hub.forms.form import Form, Place, Plan, Refusal, Source, python_block
@@ -17,6 +18,8 @@ from hf_td.hub.verify import TOLERANCE
 from hf_td.hub.way import Way
 
 FILE = "model.gguf"
+# llama.cpp quantises this many neighbours of a row together, and refuses rows of another length.
+BLOCK = 32
 
 
 class Gguf(Form):
@@ -30,7 +33,7 @@ class Gguf(Form):
         llama_cpp.check_packages()
 
     def plan(self, source: Source) -> Plan:
-        """Keep what is needed: every width can be written.
+        """Keep what is needed, in whole blocks of neurons where they are still there.
 
         Raises:
             Refusal: llama.cpp has no layers of other widths for this model.
@@ -41,7 +44,7 @@ class Gguf(Form):
             raise Refusal(
                 f"{reason}. Use form='stock' and the script of llama.cpp, or form='compact'", reason
             )
-        return Plan(units=source.needed)
+        return Plan(units={holder: _in_blocks(holder, n) for holder, n in source.needed.items()})
 
     def write(self, model: Any, folder: Path, example_inputs: Mapping[str, Any] | None) -> None:
         """Write the config, and the file with the tokenizer that the folder has."""
@@ -96,6 +99,13 @@ class Gguf(Form):
             f"{code}\n\nIt needs llama.cpp, by cyllama or as `llama-cli -m {place.name}/{FILE}`, "
             "and no PyTorch."
         )
+
+
+def _in_blocks(holder: Holder, count: int) -> int:
+    """Return a number of units, rounded up to blocks where the units are neurons."""
+    if holder.part != "feed_forward":
+        return count
+    return min(holder.units, ceil(count / BLOCK) * BLOCK)
 
 
 FORM = Gguf()
