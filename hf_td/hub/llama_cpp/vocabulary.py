@@ -58,9 +58,9 @@ def add_vocabulary(writer: Any, folder: Path) -> None:
         _convert(folder, file)
         fields = import_gguf().GGUFReader(file).fields
         for name in [name for name in fields if name.startswith(_PREFIX)]:
-            kind, *_, item = fields[name].types * 2
-            is_list = len(fields[name].types) > 1
-            writer.add_key_value(name, fields[name].contents(), kind, item if is_list else None)
+            kind, *of_items = fields[name].types
+            item = of_items[-1] if of_items else None
+            writer.add_key_value(name, fields[name].contents(), kind, item)
 
 
 def _convert(folder: Path, file: Path) -> None:
