@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from accelerate.state import AcceleratorState
 from huggingface_hub import constants
 from hypothesis import settings
 
+from hf_td.hub import verify
+from tests.forks import Forks
 from tests.hub.loopback import LoopbackHub, loopback_hub
 
 BESIDE_REPOSITORY = Path(__file__).resolve().parents[2] / "shared"
@@ -49,6 +52,22 @@ def wikitext_folder() -> Path:
 def stories_folder() -> Path:
     """A Llama that writes stories: $HF_TD_STORIES, or shared/models/stories260K beside it."""
     return _folder("HF_TD_STORIES", "models/stories260K", "files of stories260K")
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Fresh processes that have imported torch and Transformers."""
+    with closing(Forks()) as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def exports_are_loaded_in_forks(
+    request: pytest.FixtureRequest, forks: Forks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Let exports be loaded again in forks, but for slow tests, which start new processes."""
+    if request.node.get_closest_marker("slow") is None:
+        monkeypatch.setattr(verify, "subprocess", forks)
 
 
 @pytest.fixture
