@@ -13,7 +13,8 @@ from typing import Any
 
 from transformers.utils.hub import cached_file
 
-from hf_td.hub.untrusted import read_json_object
+from hf_td.files import read_json_object
+from hf_td.hub.untrusted import JSON_LIMIT
 from hf_td.modules.compact_file import FILE, loader_source
 from hf_td.modules.compact_saving import AUTO_MAP
 
@@ -51,7 +52,7 @@ def check_own_code(name: str, **options: Any) -> None:
             _raise_exceptions_for_connection_errors=False,
         )
         if found is not None:
-            for reference in _references(read_json_object(Path(found)).get("auto_map")):
+            for reference in _references(read_json_object(found, most=JSON_LIMIT).get("auto_map")):
                 _check(reference, Path(found), name)
 
 
@@ -84,7 +85,7 @@ def _check(reference: Any, file: Path, name: str) -> None:
 def check_own_loader(folder: Path) -> None:
     """Raise ValueError unless all code of a local compact export is the file that hf_td writes."""
     path = folder / "config.json"
-    named = read_json_object(path).get("auto_map", AUTO_MAP)
+    named = read_json_object(path, most=JSON_LIMIT).get("auto_map", AUTO_MAP)
     if named != AUTO_MAP:
         raise ValueError(
             f"auto_map in {path} should be {AUTO_MAP}, got {named!r}. Give --trust-remote-code if "

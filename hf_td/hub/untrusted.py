@@ -22,7 +22,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from transformers import AutoConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from hf_td.files import read_json
+from hf_td.files import read_json_object
 from hf_td.modules.compact_layout import LAYOUT_KEY
 from hf_td.modules.compact_shapes import QUANT_METHODS, CompactLayout, apply_layout
 from hf_td.modules.limits import HARMLESS, check_counts
@@ -60,26 +60,6 @@ def as_value_errors(what: str) -> Iterator[None]:
         raise ValueError(f"{what}: {type(error).__name__}: {str(error)[:500]}") from error
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
-    """Return the mapping in a JSON file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is larger than `JSON_LIMIT`, or no mapping.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no {path.name} in {path.parent}")
-    if path.stat().st_size > JSON_LIMIT:
-        raise ValueError(f"{path} should have at most {JSON_LIMIT} bytes")
-    try:
-        found = read_json(path)
-    except ValueError as error:
-        raise ValueError(f"{path} should be JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} should be a mapping, got {reprlib.repr(found)}")
-    return found
-
-
 def check_config(folder: Path, held: Mapping[str, Held], limit: int) -> tuple[Any, Any]:
     """Return the config of a folder and its model class, once they fit the weights.
 
@@ -96,7 +76,7 @@ def check_config(folder: Path, held: Mapping[str, Held], limit: int) -> tuple[An
     """
     path = folder / "config.json"
     most = _largest_count(held)
-    check_counts(read_json_object(path), path, most, most_layers=most)
+    check_counts(read_json_object(path, most=JSON_LIMIT), path, most, most_layers=most)
     what = f"{path} describes no model that can be built"
     with as_value_errors(what):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

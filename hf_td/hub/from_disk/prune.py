@@ -21,7 +21,7 @@ from hf_td.compaction.kept import choose_units
 from hf_td.compaction.surgery import cut_parameters, new_counts, smaller_shapes
 from hf_td.compaction.trial import swap
 from hf_td.config import TargetedDropoutConfig
-from hf_td.files import MODULES, check_free, folder_bytes, whole_folder
+from hf_td.files import MODULES, check_free, folder_bytes, read_json_object, whole_folder
 from hf_td.hub.card.removal import Removal
 from hf_td.hub.card.text import no_smaller
 from hf_td.hub.card.writing import README, ExportFacts, write_card
@@ -33,7 +33,7 @@ from hf_td.hub.from_disk.hollow import filled, hollow, hollow_model
 from hf_td.hub.from_disk.shards import Shards, ShardWriter
 from hf_td.hub.sentences import copy_modules, loader_in
 from hf_td.hub.stock_config import build_empty
-from hf_td.hub.untrusted import read_json_object
+from hf_td.hub.untrusted import JSON_LIMIT
 from hf_td.modules.compact_file import FILE as LOADER
 from hf_td.modules.compact_layout import LAYOUT_KEY, record_layout
 from hf_td.modules.limits import check_counts
@@ -184,7 +184,8 @@ def _stock_config(source: Path) -> Any:
         ValueError: the weights are quantised, the model is compact, or the config asks for code or
             for far too many layers.
     """
-    check_counts(read_json_object(source / "config.json"), source / "config.json")
+    path = source / "config.json"
+    check_counts(read_json_object(path, most=JSON_LIMIT), path)
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     if getattr(config, LAYOUT_KEY, None) is not None:
         raise ValueError(
