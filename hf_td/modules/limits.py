@@ -24,8 +24,10 @@ _FEW_BYTES = 256 << 20
 # The layout of a compact model has checks of its own.
 _LAYOUT = "quantization_config"
 _COUNTS = re.compile(r"layer|depth|block|stage|expert|label|group|^num_|^n_")
-# The sizes of tables are known from the tensors.
-_NO_COUNTS = re.compile(r"position|ctx|length|word|vocab|token|embd|embed|param|_ids?$|_index$")
+# The sizes of tables are known from the tensors, and bases of angles are large.
+_NO_COUNTS = re.compile(
+    r"position|ctx|length|word|vocab|token|embd|embed|param|theta|_ids?$|_index$"
+)
 _LAYERS = re.compile(r"layers?$|^depths?$")
 _CODE = re.compile(r"_implementation$")
 

@@ -193,7 +193,7 @@ def test_growth_is_bounded_by_the_files(tmp_path):
     "values",
     [
         {"n_words": 200_000, "vocab_size": 10**7, "num_embeddings": 10**6, "n_positions": 10**6},
-        {"label2id": {"a": 3}, "layer_norm_eps": 1e-12, "num_hidden_layers": 4096},
+        {"label2id": {"a": 3}, "layer_rope_theta": 500_000, "num_hidden_layers": 4096},
         {"quantization_config": {"shapes": {"layer.0": [10**6, 3]}}},
     ],
     ids=str,
