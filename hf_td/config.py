@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple, get_args
 
+from hf_td.files import parse_json
 from hf_td.recipes import RECIPES, recipe_choices
 from hf_td.schedules import Schedule
 
@@ -301,8 +302,12 @@ class TargetedDropoutConfig:
 
     @classmethod
     def from_json(cls, text: str) -> TargetedDropoutConfig:
-        """Return a configuration from its JSON text."""
-        return cls.from_dict(json.loads(text))
+        """Return a configuration from its JSON text.
+
+        Raises:
+            ValueError: the text is no JSON, or as for `from_dict`.
+        """
+        return cls.from_dict(parse_json(text))
 
 
 def configure(

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import reprlib
 import secrets
 import stat
 from collections.abc import Iterator
@@ -85,14 +86,55 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path) -> Any:
+def read_json(path: str | Path, *, most: int | None = None) -> Any:
     """Return the value of a JSON file, which anybody may have written.
+
+    Args:
+        path: the file.
+        most: refuse a file with more bytes; None for any number.
 
     Raises:
         OSError: there is no such file, or it may not be read.
-        ValueError: it is not in UTF-8, is no JSON, or is nested too deeply.
+        ValueError: it is too large, not in UTF-8, no JSON, or nested too deeply. The message names
+            the file.
     """
-    return parse_json(Path(path).read_text(encoding="utf-8"))
+    path = Path(path)
+    if most is not None and path.stat().st_size > most:
+        raise ValueError(f"{path} should have at most {most} bytes. Copy the right file there")
+    try:
+        return parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} should be JSON: {error}. The file is damaged or of another kind; copy or "
+            "write it again"
+        ) from error
+
+
+def read_json_object(path: str | Path, *, most: int | None = None) -> dict[str, Any]:
+    """Return the mapping in a JSON file, which anybody may have written.
+
+    Args:
+        path: the file.
+        most: as for `read_json`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: it may not be read.
+        ValueError: as for `read_json`, or it holds no mapping.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path.name} in {path.parent}")
+    return _object(read_json(path, most=most), path)
+
+
+def _object(value: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(
+            f"{path} should be a mapping, got {reprlib.repr(value)}. The file is damaged or of "
+            "another kind; copy or write it again"
+        )
+    return value
 
 
 def parse_json(text: str) -> Any:
@@ -135,6 +177,27 @@ def read_json_lines(path: str | Path) -> list[Any]:
         with suppress(ValueError):  # no UTF-8, or no JSON
             values.append(parse_json(line.decode()))
     return values
+
+
+def read_records(path: str | Path, *names: str) -> list[dict[str, Any]]:
+    """Read the mappings that `append_json_line` wrote, without lines that a crash tore.
+
+    Args:
+        path: the file.
+        names: entries that every mapping has.
+
+    Raises:
+        OSError: there is no such file, or it may not be read.
+        ValueError: a line is no mapping, or lacks an entry. The message names the file.
+    """
+    records = read_json_lines(path)
+    for record in records:
+        if not isinstance(record, dict) or not record.keys() >= set(names):
+            raise ValueError(
+                f"each line of {path} should be a mapping{f' with {names}' if names else ''}, got "
+                f"{reprlib.repr(record)}. Remove this line, or choose another file"
+            )
+    return records
 
 
 def _finite(value: Any) -> Any:
@@ -227,10 +290,10 @@ def module_folders(folder: Path) -> list[str]:
     if not path.is_file():
         return []
     try:
-        modules = json.loads(path.read_text(encoding="utf-8"))
+        modules = read_json(path)
         names = [module["path"] for module in modules]
         strange = [name for name in names if name in (".", "..") or re.search(r"[/\\\0]", name)]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} should list modules with a path each: {error!r}") from error
     if strange:
         raise ValueError(f"{path} should name folders in {folder}, got {strange[0]!r}")

@@ -19,7 +19,7 @@ from pathlib import Path
 from lab.benchmarks.embeddings import Pairs, embeddings_table, measure_embeddings
 
 from hf_td.analysis.record import environment
-from hf_td.files import append_json_line, read_json_lines, write_text
+from hf_td.files import append_json_line, read_records, write_text
 from hf_td.tasks.data.files import read_file
 from hf_td.tasks.errors import run_program
 from hf_td.tasks.models import BUILTIN_MODEL, locate
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{record['sparsity']:.0%} {record['way']}: Spearman {record['spearman']:.4f}",
             flush=True,
         )
-    page = PAGE.format(embeddings_table(read_json_lines(options.results)))
+    page = PAGE.format(embeddings_table(read_records(options.results)))
     write_text(options.results.with_suffix(".md"), page)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from lab.benchmarks.files import files_table, measure_files
 
 from hf_td.analysis.record import environment
-from hf_td.files import append_json_line, read_json_lines, write_text
+from hf_td.files import append_json_line, read_records, write_text
 from hf_td.tasks.errors import run_program
 from hf_td.tasks.models import find_model
 from hf_td.tasks.registry import TASKS
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         append_json_line(options.results, {**record, **facts})
         size = f"{record['bytes']:,} bytes"  # pyright: ignore
         print(f"{record['type']}: {size}, {task.metric} {record[task.metric]:.4f}", flush=True)
-    page = PAGE.format(files_table(read_json_lines(options.results)))
+    page = PAGE.format(files_table(read_records(options.results)))
     write_text(options.results.with_suffix(".md"), page)
 
 

@@ -25,7 +25,7 @@ from lab.benchmarks.training.cases import BERT, LLAMA, TINY
 from transformers.utils import logging
 
 from hf_td.analysis.record import environment
-from hf_td.files import append_json_line, read_json_lines, write_text
+from hf_td.files import append_json_line, read_records, write_text
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 SEED = 0
@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> None:
     options = parse(arguments)
     lines = options.results / "inference.jsonl"
     if options.report:
-        records = read_json_lines(lines)
+        records = read_records(lines)
         generated = generation_table(records)
         tables = latency_table(records) + "\n" + (GENERATION + generated if generated else "")
         write_text(options.results / "inference.md", TITLE + tables)

@@ -27,7 +27,7 @@ from lab.benchmarks.training.steps import measure
 from transformers.utils import logging
 
 from hf_td.analysis.record import environment
-from hf_td.files import append_json_line, read_json_lines
+from hf_td.files import append_json_line, read_records
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 # The fields that say which case a line is of.
@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> None:
     if not options.memory:
         facts["keeps_freed_memory"] = keep_freed_memory()
     known = lines.is_file() and not options.again
-    done = set(map(_key, read_json_lines(lines))) if known else set()
+    done = set(map(_key, read_records(lines))) if known else set()
     for record in _records(options, place, done):
         append_json_line(lines, {**record, **place, **facts})
         print(_line(record), flush=True)

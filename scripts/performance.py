@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lab.benchmarks.page import write_page
 
-from hf_td.files import read_json_lines
+from hf_td.files import read_records
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> None:
     folder = parser.parse_args(arguments).results
     names = ("training_speed", "pruning_speed", "inference")
     paths = [folder / f"{name}.jsonl" for name in names]
-    print(write_page(folder, *(read_json_lines(p) if p.is_file() else [] for p in paths)))
+    print(write_page(folder, *(read_records(p) if p.is_file() else [] for p in paths)))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from lab.scale.page import updated
 from transformers.utils import logging
 
 from hf_td.analysis.record import environment
-from hf_td.files import append_json_line, read_json_lines, write_text
+from hf_td.files import append_json_line, read_records, write_text
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -49,13 +49,15 @@ def main(arguments: list[str]) -> None:
         facts = {"script": Path(__file__).name, "command": arguments, "seed": SEED, **environment()}
         for processes in options.processes:
             record(lines, processes, options, facts)
-    write_text(page, updated(page.read_text(encoding="utf-8"), read_json_lines(lines)))
+    write_text(page, updated(page.read_text(encoding="utf-8"), read_records(lines)))
     print(page)
 
 
 def record(lines: Path, processes: int, options: Namespace, facts: dict[str, object]) -> None:
     """Append and print a line for each case that has none."""
-    known = read_json_lines(lines) if lines.is_file() and not options.again else []
+    known = (
+        read_records(lines, "case", "processes") if lines.is_file() and not options.again else []
+    )
     done = {line["case"] for line in known if line["processes"] == processes}
     cases = [case for case in CASES if case.name not in done and options.only in case.name]
     if not cases:

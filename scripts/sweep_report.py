@@ -14,7 +14,7 @@ from pathlib import Path
 from lab.benchmarks.writing import writing_section
 from lab.sweeps import read_report, write_page
 
-from hf_td.files import read_json_lines
+from hf_td.files import read_records
 from hf_td.tasks.errors import UsageError, run_program
 
 
@@ -47,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _writing(path: Path) -> str:
     try:
-        return writing_section(read_json_lines(path))
-    except (OSError, IndexError) as error:
+        return writing_section(read_records(path))
+    except (OSError, ValueError, IndexError, KeyError, TypeError) as error:
         raise UsageError(
             f"{path} has no lines of scripts/bench_generation.py. Give a file that it wrote."
         ) from error

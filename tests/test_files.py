@@ -20,7 +20,10 @@ from hf_td.files import (
     append_json_line,
     check_free,
     folder_bytes,
+    read_json,
     read_json_lines,
+    read_json_object,
+    read_records,
     replacing,
     whole_folder,
     write_json,
@@ -376,3 +379,38 @@ def test_a_torn_last_line_is_ignored_and_spoils_no_later_one(tmp_path, torn):
 def test_an_absent_file_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent\.jsonl"):
         read_json_lines(tmp_path / "absent.jsonl")
+
+
+DAMAGED = [b"", b"{", b"\xff", b"[" * 100_000, b"9" * 5000]
+
+
+@pytest.mark.parametrize("content", [*DAMAGED, b"[]", b"3", b"null"])
+def test_a_file_that_is_no_mapping_is_named_and_the_cure_is_told(content, tmp_path):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.json should be .*copy or write it again") as raised:
+        read_json_object(path)
+    assert len(str(raised.value)) < 1000
+    if content in DAMAGED:
+        with pytest.raises(ValueError, match=r"a\.json should be JSON: "):
+            read_json(path)
+
+
+def test_a_missing_or_large_mapping_is_not_read(tmp_path):
+    path = tmp_path / "a.json"
+    with pytest.raises(FileNotFoundError, match=r"there is no a\.json in"):
+        read_json_object(path)
+    write_json(path, {"a": "b" * 100})
+    assert read_json_object(path, most=200) == {"a": "b" * 100}
+    with pytest.raises(ValueError, match=r"a\.json should have at most 99 bytes"):
+        read_json_object(path, most=99)
+
+
+@pytest.mark.parametrize("value", [3, [], None, {"b": 1}])
+def test_a_line_that_is_no_record_is_shown(value, tmp_path):
+    path = tmp_path / "runs.jsonl"
+    append_json_line(path, {"a": 1})
+    assert read_records(path, "a") == [{"a": 1}]
+    append_json_line(path, value)
+    with pytest.raises(ValueError, match=r"each line of .*runs\.jsonl should be a mapping with"):
+        read_records(path, "a")

@@ -9,6 +9,7 @@ from hf_td.cli.answers import Answer
 from hf_td.cli.loading import load_model
 from hf_td.compaction import layout_of_model
 from hf_td.hub.forms import FORMS, load_form
+from hf_td.hub.own_code import check_own_loader
 from hf_td.hub.push.finished import check_finished
 from hf_td.tasks.errors import UsageError, blaming_input
 from hf_td.tasks.example_inputs import read_example_inputs
@@ -24,7 +25,8 @@ def check_export(
         against: folder or Hub id of a model that has to compute the same; None for the export
             itself, as this process loads it.
         example_inputs: file with inputs of one forward, or None.
-        trust_remote_code: run the code in the repository of `against`.
+        trust_remote_code: run the code in the repository of `against`, and code of the export
+            that is not the file which hf_td writes.
 
     Raises:
         UsageError: there is no such folder, or `against` is no model.
@@ -35,7 +37,7 @@ def check_export(
     if against is not None:
         expected, _ = load_model(against, trust_remote_code=trust_remote_code)
     try:
-        form, ways = _loads(folder, expected, example_inputs)
+        form, ways = _loads(folder, expected, example_inputs, trusted=trust_remote_code)
     except (UsageError, ValueError, RuntimeError, OSError) as error:
         values = {"folder": str(folder), "against": against, "ok": False, "reason": str(error)}
         return Answer(
@@ -49,11 +51,14 @@ def check_export(
     return Answer(shown=tuple(shown), values=values)
 
 
-def _loads(folder: Path, expected: Any, example_inputs: Path | None) -> tuple[str, list[str]]:
+def _loads(
+    folder: Path, expected: Any, example_inputs: Path | None, *, trusted: bool
+) -> tuple[str, list[str]]:
     """Return the form of an export and the ways in which it was loaded and compared.
 
     Raises:
-        ValueError, OSError, UsageError: it is not finished, or this process cannot load it.
+        ValueError, OSError, UsageError: it is not finished, has code of its own that is not
+            trusted, or this process cannot load it.
         RuntimeError: a fresh process cannot load it, or computes something else.
     """
     check_finished(folder)
@@ -67,6 +72,8 @@ def _loads(folder: Path, expected: Any, example_inputs: Path | None) -> tuple[st
     model = _load(folder, name) if loads else expected
     if name == "stock" and layout_of_model(model) is not None:
         name = "compact"
+    if name == "compact" and not trusted:
+        check_own_loader(folder)
     expected = model if expected is None else expected
     with blaming_input():
         inputs = read_example_inputs(example_inputs, expected)

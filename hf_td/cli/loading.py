@@ -10,6 +10,7 @@ from transformers import AutoProcessor, PreTrainedTokenizerBase
 
 from hf_td.hub.forms.form import ARCHIVE_NAME
 from hf_td.hub.sentences import find_modules
+from hf_td.modules.stock_models import stock_class
 from hf_td.ranking.activations import attach_activations, download_activations, find_activations
 from hf_td.ranking.learned import attach_learned, download_learned, find_learned
 from hf_td.tasks.errors import UsageError, blaming_input
@@ -63,12 +64,12 @@ def _attach_saved_values(model: Any, source: ModelSource) -> None:
 
 def _find_class(name: str, config: Any) -> Any:
     """Return the class that the config names. AutoModel would drop the head without a warning."""
+    known = stock_class(config.architectures)
+    if known is not None:
+        return known
     saved_as = config.architectures or []
-    for known in saved_as:
-        if hasattr(transformers, known):
-            return getattr(transformers, known)
     for auto_class, path in (getattr(config, "auto_map", None) or {}).items():
-        if path.rpartition(".")[2] in saved_as:
+        if auto_class.startswith("AutoModel") and path.rpartition(".")[2] in saved_as:
             return getattr(transformers, auto_class)
     raise UsageError(
         f"The config of {name} names no known class of the model (architectures: "

@@ -161,7 +161,7 @@ def _prune_on_disk(
             "of a model on the Hub, the one that `hf download` prints."
         )
     with blaming_input():
-        default = default_level(AutoConfig.from_pretrained(name))
+        default = default_level(AutoConfig.from_pretrained(name, trust_remote_code=False))
         found = prune_folder(name, output, sparsity, **(default | options))
     return found.report, found.export
 

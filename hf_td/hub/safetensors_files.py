@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from hf_td.files import read_json
+from hf_td.files import read_json_object
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -30,11 +30,7 @@ def find_weights(folder: Path) -> list[Path]:
 
 def _files_in(index: Path) -> set[str]:
     """Return the names of the files in an index."""
-    try:
-        found = read_json(index)
-    except ValueError as error:
-        raise ValueError(f"{index} should be JSON: {error}") from error
-    names = found.get("weight_map") if isinstance(found, dict) else None
+    names = read_json_object(index).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
         raise ValueError(f"{index} should have a weight_map from tensors to names of files")
     outside = next((n for n in names.values() if not _is_plain(n)), None)

@@ -6,7 +6,6 @@ further module. None of this depends on the widths of the encoder, so pruning le
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file
 
 from hf_td.anatomy import probe_inputs
-from hf_td.files import MODULES, module_folders
+from hf_td.files import MODULES, module_folders, read_json, read_json_object
 from hf_td.hub.forms.form import Form
 from hf_td.hub.verify import verify_way
 from hf_td.hub.way import Way
@@ -122,9 +121,7 @@ def copy_modules(source: Path, folder: Path) -> None:
 
 
 def _check_no_code(source: Path) -> None:
-    types = [
-        str(module.get("type")) for module in json.loads((source / MODULES).read_text("utf-8"))
-    ]
+    types = [str(module.get("type")) for module in read_json(source / MODULES)]
     foreign = [name for name in types if not name.startswith((f"{PACKAGE}.", "torch."))]
     if foreign:
         raise ValueError(
@@ -162,11 +159,14 @@ def find_modules(name: str, **options: Any) -> Path | None:
 
 
 def loader_in(folder: Path) -> str:
-    """Return the class that loads a folder of sentence-transformers."""
+    """Return the class that loads a folder of sentence-transformers.
+
+    Raises:
+        ValueError: the settings in the folder are damaged.
+    """
     path = folder / _SETTINGS
-    known: Mapping[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    named = known.get("model_type")
-    return named if named in TASKS else "SentenceTransformer"
+    named = read_json_object(path).get("model_type") if path.is_file() else None
+    return named if isinstance(named, str) and named in TASKS else "SentenceTransformer"
 
 
 def sentence_way(exported: Any, loader: str) -> Way:

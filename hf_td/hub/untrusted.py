@@ -9,7 +9,6 @@ downloaded.
 
 from __future__ import annotations
 
-import re
 import reprlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,30 +17,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 from transformers import AutoConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from hf_td.files import read_json
+from hf_td.files import read_json_object
 from hf_td.modules.compact_layout import LAYOUT_KEY
 from hf_td.modules.compact_shapes import QUANT_METHODS, CompactLayout, apply_layout
+from hf_td.modules.limits import HARMLESS, check_counts
+from hf_td.modules.stock_models import stock_class
 
 # The most bytes of a JSON file. One of a model with 20,000 labels takes a hundredth of that.
 JSON_LIMIT = 16 << 20
-# Counts below this are harmless whatever is built from them.
-_HARMLESS = 1 << 16
 # Modules for each tensor: dropouts, activations and lists have none.
 _MODULES = 8
 _FEW_MODULES = 1 << 10
 
 # Characters of a name in a message.
 _LONG = 200
-
-_COUNTS = re.compile(r"layer|depth|block|stage|expert|label|group|^num_|^n_")
-_NO_COUNTS = re.compile(r"position|ctx|length|_ids?$|_index$")
-_CODE = re.compile(r"_implementation$")
 
 
 @dataclass(frozen=True)
@@ -66,26 +60,6 @@ def as_value_errors(what: str) -> Iterator[None]:
         raise ValueError(f"{what}: {type(error).__name__}: {str(error)[:500]}") from error
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
-    """Return the mapping in a JSON file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is larger than `JSON_LIMIT`, or no mapping.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no {path.name} in {path.parent}")
-    if path.stat().st_size > JSON_LIMIT:
-        raise ValueError(f"{path} should have at most {JSON_LIMIT} bytes")
-    try:
-        found = read_json(path)
-    except ValueError as error:
-        raise ValueError(f"{path} should be JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} should be a mapping, got {reprlib.repr(found)}")
-    return found
-
-
 def check_config(folder: Path, held: Mapping[str, Held], limit: int) -> tuple[Any, Any]:
     """Return the config of a folder and its model class, once they fit the weights.
 
@@ -101,7 +75,8 @@ def check_config(folder: Path, held: Mapping[str, Held], limit: int) -> tuple[An
             code; or its model has other tensors than the weights, or takes more than `limit`.
     """
     path = folder / "config.json"
-    _check_values(read_json_object(path), path, _largest_count(held))
+    most = _largest_count(held)
+    check_counts(read_json_object(path, most=JSON_LIMIT), path, most, most_layers=most)
     what = f"{path} describes no model that can be built"
     with as_value_errors(what):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -118,31 +93,14 @@ def check_config(folder: Path, held: Mapping[str, Held], limit: int) -> tuple[An
 
 def _largest_count(held: Mapping[str, Held]) -> int:
     dims = [dim for tensor in held.values() for dim in tensor.shape]
-    return max([_HARMLESS, len(held), *dims])
-
-
-def _check_values(values: Any, path: Path, most: int, key: str = "") -> None:
-    """Refuse counts that no weights are there for, and names of code."""
-    if isinstance(values, dict):
-        for name, value in values.items():
-            _check_values(value, path, most, name)
-    elif isinstance(values, list):
-        for value in values:
-            _check_values(value, path, most, key)
-    elif isinstance(values, int | float) and _COUNTS.search(key) and not _NO_COUNTS.search(key):
-        if not values <= most:
-            raise ValueError(f"{key} in {path} should be at most {most}, got {values}")
-    elif isinstance(values, str) and _CODE.search(key) and "/" in values:
-        raise ValueError(f"{key} in {path} should name no code on the Hub, got {values!r}")
-    if key == "use_pretrained_backbone" and values:
-        raise ValueError(f"{key} in {path} should be false: the weights are in the folder")
+    return max([HARMLESS, len(held), *dims])
 
 
 def _model_class(config: Any, path: Path) -> type[PreTrainedModel]:
     names = config.architectures
     name = names[0] if isinstance(names, list) and names else names
-    found = getattr(transformers, name, None) if isinstance(name, str) else None
-    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
+    found = stock_class([name])
+    if found is None:
         raise ValueError(f"{path} names {name!r}, which is no model class of transformers")
     if not isinstance(config, getattr(found, "config_class", None) or ()):
         raise ValueError(f"{path} names {name}, which has no config of {config.model_type}")

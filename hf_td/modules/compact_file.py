@@ -1,6 +1,6 @@
 """The modeling file of a compact checkpoint, which loads it where hf_td is not installed.
 
-The file is made of six modules that import nothing else of hf_td. So it does what they do: it
+The file is made of seven modules that import nothing else of hf_td. So it does what they do: it
 registers the loader, and what it loads is saved with a copy of the file again.
 """
 
@@ -18,6 +18,7 @@ _PIECES = (
     "passing.py",
     "compact_shapes.py",
     "compact_saving.py",
+    "limits.py",
     "compact_loading.py",
 )
 _HEAD = f'''"""Loads this compact model in transformers, with no other package.

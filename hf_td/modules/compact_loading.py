@@ -15,8 +15,14 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from hf_td.modules.compact_saving import attach_layout, forget_file, layout_of_parts
+from hf_td.modules.compact_saving import (
+    LAYOUT_KEY,
+    attach_layout,
+    forget_file,
+    layout_of_parts,
+)
 from hf_td.modules.compact_shapes import QUANT_METHODS, CompactLayout, apply_layout
+from hf_td.modules.limits import check_counts, check_growth
 
 METHOD = QUANT_METHODS[0]
 
@@ -28,7 +34,7 @@ class CompactConfig(QuantizationConfigMixin):
         ValueError: the layout is malformed; raised before a model is built.
     """
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, /, **values: Any) -> None:
         self.quant_method = METHOD  # pyright: ignore[reportAttributeAccessIssue]
         self.layout = CompactLayout.from_dict({"quant_method": METHOD, **values})
 
@@ -42,10 +48,16 @@ class CompactQuantizer(HfQuantizer):
 
     quantization_config: Any
 
+    def update_attn_implementation(self, config: Any) -> Any:
+        """Return the config, which no model is built from yet, once its counts are checked."""
+        check_counts(config.to_dict(), "config.json")
+        return config
+
     def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
         self.layout = self._layout_for(model)
         self.check_routers()
         apply_layout(model, self.layout)
+        check_growth(model, kwargs.get("checkpoint_files"))
         return model
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
@@ -82,7 +94,14 @@ class CompactModelConfig(PreTrainedConfig):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Load what `AutoConfig` loads without this file."""
+        """Load what `AutoConfig` loads without this file.
+
+        Raises:
+            ValueError: the config has no layout, a malformed one, or counts that are too large.
+        """
+        values, _ = PreTrainedConfig.get_config_dict(*args, **kwargs)
+        check_counts(values, "config.json")
+        CompactLayout.from_dict(values.get(LAYOUT_KEY))
         return AutoConfig.from_pretrained(*args, **{**kwargs, "trust_remote_code": False})
 
 

@@ -25,7 +25,7 @@ from hf_td.modules.saving import is_pretrained, save_with
 LAYOUT_KEY = "quantization_config"
 # With `trust_remote_code` transformers imports the module of this class, which then registers the
 # loader.
-_AUTO_MAP = {"AutoConfig": f"{MODULE}.CompactModelConfig"}
+AUTO_MAP = {"AutoConfig": f"{MODULE}.CompactModelConfig"}
 
 
 class LayoutDict(dict[str, Any]):
@@ -126,7 +126,7 @@ def saving_layout(layout: CompactLayout, model: Any, folder: Path) -> Iterator[N
         return
     before = dict(config.__dict__)
     try:
-        config.auto_map = _AUTO_MAP
+        config.auto_map = AUTO_MAP
         _set_layout(config, layout)
         yield
     finally:

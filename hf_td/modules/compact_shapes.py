@@ -10,6 +10,7 @@ This file imports nothing of hf_td that a saved model does not take along with i
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,6 +51,10 @@ _SIZES: dict[str, dict[str, int]] = {
     "Conv1D": {"nx": 0, "nf": 1},
     "Embedding": {"num_embeddings": 0, "embedding_dim": 1},
 }
+
+
+# Characters of a value in a message.
+_LONG = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,9 +236,17 @@ class CompactLayout:
             _expect(fits, "layout.passed", "layers of stacks of the model", name)
 
 
+_shorter = reprlib.Repr()
+_shorter.maxstring = _shorter.maxother = _LONG
+_shorter.maxlist = _shorter.maxtuple = 20
+_shown = _shorter.repr
+
+
 def _expect(holds: bool, field: str, expected: str, got: Any) -> None:
     if not holds:
-        raise ValueError(f"malformed compact layout: {field} should be {expected}, got {got!r}")
+        raise ValueError(
+            f"malformed compact layout: {field} should be {expected}, got {_shown(got)}"
+        )
 
 
 def _is_count(value: Any) -> bool:

@@ -8,8 +8,10 @@ from operator import getitem
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
+from transformers import PreTrainedModel
 
 from hf_td.modules.compact_saving import LAYOUT_KEY
 
@@ -43,6 +45,20 @@ def _drop_layouts(values: dict[str, Any]) -> None:
     for nested in values.values():
         if isinstance(nested, dict):
             _drop_layouts(nested)
+
+
+def stock_class(names: Any) -> type[PreTrainedModel] | None:
+    """Return the first of some names that is a model class of transformers; None without one.
+
+    Args:
+        names: `architectures` of a config, which anybody may have written. A name of anything but
+            a model class, such as a function, is passed over.
+    """
+    for name in names if isinstance(names, list | tuple) else ():
+        found = getattr(transformers, name, None) if isinstance(name, str) else None
+        if isinstance(found, type) and issubclass(found, PreTrainedModel):
+            return found
+    return None
 
 
 def build_empty(model: nn.Module, config: Any) -> nn.Module:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +14,10 @@ from torch import Tensor
 
 from hf_td.anatomy import Block
 from hf_td.anatomy.blocks import pattern_of
-from hf_td.files import read_json, write_json
+from hf_td.files import read_json_object, write_json
+
+# The largest number in a table that is read: a curve is written out for every number of units.
+_MOST = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +124,12 @@ class Times:
             ValueError: the file holds no table of times.
         """
         try:
-            values = read_json(file)
-            curves = tuple(Curve(**_tuples(curve)) for curve in values.pop("curves"))
-            return cls(curves=curves, **_tuples(values))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            values = _checked({"environment": {}, **read_json_object(file)}, _TIMES, "the table")
+            curves = tuple(map(_read_curve, values.pop("curves")))
+            return cls(curves=curves, **values)
+        except FileNotFoundError:
+            raise
+        except ValueError as error:
             raise ValueError(
                 f"{file} holds no table of times: {error}. Write one by measure_times(...).save"
             ) from error
@@ -139,5 +145,66 @@ class Times:
         return "\n".join([*lines, f"the rest: {self.rest:.2f} ms"])
 
 
-def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MOST
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST
+
+
+def _all(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and len(value) > 0 and all(map(fits, value))
+
+
+# The entries of a table and of a curve in it: a test of the value, and words for what it should be.
+Kind = tuple[Callable[[Any], bool], str]
+_TEXT: Kind = (lambda value: isinstance(value, str), "a text")
+_COUNT: Kind = (_is_count, f"a whole number from 1 to {_MOST}")
+_COUNTS: Kind = (_all(_is_count), "a list of whole numbers above zero")
+_TIME: Kind = (_is_time, "a number of milliseconds")
+_TIMES: dict[str, Kind] = {
+    "whole": _TIME,
+    "curves": (lambda value: isinstance(value, list), "a list of curves"),
+    "shape": _COUNTS,
+    "dtype": _TEXT,
+    "device": _TEXT,
+    "threads": _COUNT,
+    "hardware": _TEXT,
+    "environment": (lambda value: isinstance(value, dict), "a mapping"),
+}
+_CURVE: dict[str, Kind] = {
+    "block": _TEXT,
+    "part": _TEXT,
+    "units": _COUNT,
+    "blocks": _COUNT,
+    "counts": _COUNTS,
+    "milliseconds": (_all(_is_time), "a list of milliseconds"),
+}
+
+
+def _checked(values: Any, kinds: Mapping[str, Kind], what: str) -> dict[str, Any]:
+    """Return the entries of a mapping, lists of numbers as tuples, if they are of these kinds."""
+    if not isinstance(values, dict) or values.keys() != kinds.keys():
+        raise ValueError(f"{what} should have {sorted(kinds)}, got {reprlib.repr(values)}")
+    for name, (fits, wanted) in kinds.items():
+        if not fits(values[name]):
+            got = reprlib.repr(values[name])
+            raise ValueError(f"{name} of {what} should be {wanted}, got {got}")
     return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+
+
+def _read_curve(values: Any) -> Curve:
+    curve = Curve(**_checked(values, _CURVE, "a curve"))
+    rising = list(curve.counts) == sorted({*curve.counts})
+    if not rising or curve.counts[-1] != curve.units:
+        raise ValueError(
+            f"counts of a curve should rise to its units {curve.units}, got "
+            f"{reprlib.repr(curve.counts)}"
+        )
+    if len(curve.counts) != len(curve.milliseconds):
+        raise ValueError(
+            f"a curve should have a time for each of {len(curve.counts)} counts, got "
+            f"{len(curve.milliseconds)}"
+        )
+    return curve

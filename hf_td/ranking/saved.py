@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.utils.hub import cached_file
 
-from hf_td.files import replacing
+from hf_td.files import read_json_object, replacing
 from hf_td.modules.saving import save_with
 from hf_td.tensor_files import opened
 
@@ -220,14 +220,11 @@ def _folder(model: nn.Module, file: str) -> Path | None:
 
 def _has_config_of(model: Any, folder: Path) -> bool:
     path = folder / _CONFIG
-    if not path.is_file():
-        return False
     try:
-        theirs, ours = json.loads(path.read_text(encoding="utf-8")), model.config.to_dict()
-    except (OSError, ValueError, RecursionError):
+        theirs = read_json_object(path)
+    except (OSError, ValueError):
         return False
-    if not isinstance(theirs, dict):
-        return False
+    ours = model.config.to_dict()
     keys = (theirs.keys() & ours.keys()) - _CHANGING
     return all(json.dumps(theirs[key]) == json.dumps(ours[key]) for key in keys)
 

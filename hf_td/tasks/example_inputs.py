@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from hf_td.files import read_json_object
 from hf_td.tasks.errors import UsageError
 
 
@@ -31,7 +31,7 @@ def read_example_inputs(file: str | Path | None, model: Any) -> dict[str, Any] |
     try:
         path = Path(file)
         found = load_file(path) if path.suffix == ".safetensors" else _read_json(path, model.dtype)
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, OverflowError, SafetensorError) as error:
         raise UsageError(
             f"{file} holds no example inputs: {error}. Expected is a .json file, such as "
             '{"input_ids": [[101, 2054, 102]]}, or a .safetensors file.'
@@ -40,9 +40,7 @@ def read_example_inputs(file: str | Path | None, model: Any) -> dict[str, Any] |
 
 
 def _read_json(path: Path, dtype: torch.dtype) -> dict[str, Any]:
-    values = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        raise ValueError(f"it holds a {type(values).__name__}, not an object")
+    values = read_json_object(path)
     return {n: _tensor(v, dtype) if isinstance(v, list) else v for n, v in values.items()}
 
 

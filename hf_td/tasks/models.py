@@ -26,6 +26,8 @@ from transformers import (
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from hf_td.extras import install
+from hf_td.hub.own_code import check_own_code
+from hf_td.hub.safetensors_files import find_weights
 from hf_td.ranking.activations import attach_activations, download_activations, find_activations
 from hf_td.tasks.data.hub import is_path, is_reachable
 from hf_td.tasks.errors import UsageError, blaming_input
@@ -168,7 +170,8 @@ def find_model(arguments: ModelArguments) -> ModelSource:
 
     Raises:
         UsageError: a folder does not exist or has no model; the built-in model is not installed;
-            the Hub cannot be reached and the model is not in the cache; or `config_overrides`
+            the Hub cannot be reached and the model is not in the cache; a folder names weights
+            outside of it, or code that is not its own and would be run; or `config_overrides`
             cannot be parsed.
     """
     main = locate(arguments.model_name_or_path)
@@ -185,6 +188,7 @@ def find_model(arguments: ModelArguments) -> ModelSource:
     if remote and _is_offline():
         _check_cached(remote, options)
         options["local_files_only"] = True
+    _check_inside(places, options)
     overrides = parse_pairs(arguments.config_overrides, "--config_overrides")
     return ModelSource(main, config, tokenizer, options, overrides)
 
@@ -280,6 +284,17 @@ def base_model_facts(arguments: ModelArguments) -> dict[str, Any]:
     if name.startswith(NEW):
         return {}
     return dict(_BUILTIN_FACTS) if name == BUILTIN_MODEL else {"base_model": name}
+
+
+def _check_inside(places: list[str], options: dict[str, Any]) -> None:
+    """Raise UsageError for weights outside of a folder, and for code that would not be its own."""
+    download = {name: v for name, v in options.items() if name != "trust_remote_code"}
+    with blaming_input():
+        for place in dict.fromkeys(places):
+            if Path(place).is_dir():
+                find_weights(Path(place))  # refuses an index that leads outside
+            if options["trust_remote_code"]:
+                check_own_code(place, **download)
 
 
 def _is_offline() -> bool:

@@ -15,7 +15,7 @@ import torch.distributed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from hf_td.files import flush, flush_tree, read_json, write_json
+from hf_td.files import flush, flush_tree, read_json_object, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -126,10 +126,9 @@ class WholeCheckpointsMixin:
 def _read_object(path: Path) -> dict[str, Any] | None:
     """Return a mapping from a JSON file; None if it is missing, torn or something else."""
     try:
-        found = read_json(path)
+        return read_json_object(path)
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
 
 
 def _sizes(folder: Path) -> dict[str, int]:

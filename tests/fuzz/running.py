@@ -187,6 +187,8 @@ def _guided(reader: Reader, seconds: float, counts: Counts, found: Path) -> None
         counts.put(done[0], done[1], 0)
 
     def change(content: bytes, most: int, seed: int) -> bytes:
+        if seed % 4 == 0:  # its own changes know which bytes were compared with what
+            return atheris.Mutate(content, most)
         try:
             return reader.target.mutate(content, Random(seed))[:most]
         except Exception:  # no longer of the form that the structural changes need

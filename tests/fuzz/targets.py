@@ -27,6 +27,8 @@ from hf_td.pruning.times import Times
 from hf_td.ranking.activations import ACTIVATIONS, Activations
 from hf_td.ranking.learned import LEARNED
 from hf_td.tasks.errors import UsageError
+from hf_td.tasks.example_inputs import read_example_inputs
+from hf_td.tasks.experiment.reporting import recorded_by_a_run, report_of
 from hf_td.training.checkpoints import is_torn, mark
 from tests.compaction.models import uneven_model
 from tests.fuzz.mutations import (
@@ -302,7 +304,12 @@ def _result_seeds(folder: Path) -> list[bytes]:
     shares = {"sparsity": 0.5, "removed_prunable": 0.5, "removed_of_all": 0.2}
     summary = [{**shares, "seeds": 1, "metrics": {"accuracy": spread}}]
     run = {"seed": 0, "curve": [{**shares, "metrics": {"accuracy": 0.75}}]}
-    results = {"task": "sst2", "model": "m", "method": "none", "metric": "accuracy"}
+    hardware = {"cpu": "c", "gpus": [], "torch_threads": 1}
+    environment = {"hardware": hardware, "versions": {"torch": "2"}, "commit": "a"}
+    results = {
+        "task": "sst2", "model": "m", "method": "none", "metric": "accuracy",
+        "environment": environment, "seconds": 60.0, "command": "python run.py",
+    }  # fmt: skip
     return [_json({**results, "lower_is_better": False, "summary": summary, "runs": [run]})]
 
 
@@ -324,7 +331,7 @@ def _mark_seeds(folder: Path) -> list[bytes]:
 def _time_seeds(folder: Path) -> list[bytes]:
     curve = {
         "block": "model.layers.*.mlp", "part": "neurons", "units": 64, "blocks": 2,
-        "counts": [64, 32, 16], "milliseconds": [3.0, 2.0, 1.0],
+        "counts": [16, 32, 64], "milliseconds": [0.0, 1.0, 2.0],
     }  # fmt: skip
     machine = {"hardware": "cpu", "device": "cpu", "dtype": "float32", "threads": 1}
     return [_json({"curves": [curve], "whole": 9.0, "shape": [1, 8], **machine})]
@@ -340,6 +347,25 @@ def _read_units(folder: Path) -> None:
 
 def _unit_seeds(folder: Path) -> list[bytes]:
     return [_json({"heads": {"0": [1, 3]}, "neurons": {"5": [0, 7]}})]
+
+
+def _input_seeds(folder: Path) -> list[bytes]:
+    return [_json({"input_ids": [[5, 6, 7]], "inputs_embeds": [[0.5, 1.0]], "use_cache": False})]
+
+
+def _read_inputs(folder: Path) -> None:
+    read_example_inputs(folder / "inputs.json", _stock_on_cpu())
+
+
+@cache
+def _stock_on_cpu() -> Any:
+    return tiny_model("bert")
+
+
+def _read_series(folder: Path) -> None:
+    results = _compare().read_results(folder / "results.json")
+    with recorded_by_a_run():
+        report_of([results])
 
 
 TARGETS: dict[str, Target] = {
@@ -359,5 +385,7 @@ TARGETS: dict[str, Target] = {
     "results": Target("results.json", _result_seeds, _read_results, mutate_json, (UsageError,)),
     "checkpoint": Target("whole.json", _mark_seeds, is_torn, mutate_json, ()),
     "times": Target("times.json", _time_seeds, _read_times, mutate_json),
+    "inputs": Target("inputs.json", _input_seeds, _read_inputs, mutate_json, (UsageError,)),
+    "page": Target("results.json", _result_seeds, _read_series, mutate_json, (UsageError,)),
     "units": Target("units.json", _unit_seeds, _read_units, mutate_json, (UsageError,)),
 }

@@ -9,7 +9,7 @@ import pytest
 
 from hf_td import export_model
 from hf_td.files import check_free
-from hf_td.hub.sentences import copy_modules, find_modules
+from hf_td.hub.sentences import copy_modules, find_modules, loader_in
 from tests.tiny import tiny_model
 
 POOLING = "sentence_transformers.models.Pooling"
@@ -69,3 +69,16 @@ def test_modules_with_code_of_their_own_are_refused(tmp_path):
     source = listed(tmp_path / "whole", kind="mine.Pooling")
     with pytest.raises(ValueError, match=r"the module mine\.Pooling, whose code .* whole model"):
         copy_modules(source, tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "3", "[" * 100_000])
+def test_damaged_settings_are_named(content, tmp_path):
+    path = tmp_path / "config_sentence_transformers.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"config_sentence_transformers\.json should be"):
+        loader_in(tmp_path)
+    for value in ("x", 3, ["SparseEncoder"], None):
+        path.write_text(json.dumps({"model_type": value}))
+        assert loader_in(tmp_path) == "SentenceTransformer"
+    path.write_text(json.dumps({"model_type": "SparseEncoder"}))
+    assert loader_in(tmp_path) == "SparseEncoder"

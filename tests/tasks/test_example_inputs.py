@@ -49,7 +49,16 @@ def test_no_file_holds_no_inputs():
 
 @pytest.mark.parametrize(
     ("content", "why"),
-    [("[1]", "a list, not an object"), ("{", "Expecting"), ('{"a": [[1], [1, 2]]}', "length")],
+    [
+        ("[1]", "should be a mapping"),
+        ("{", "should be JSON: Expecting"),
+        ('{"a": [[1], [1, 2]]}', "length"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"a": [null]}', "NoneType"),
+        ('{"a": [{"b": 1}]}', "dict"),
+        ('{"a": ["x"]}', "str"),
+        (json.dumps({"a": [10**30]}), "[Oo]verflow|too large"),
+    ],
 )
 def test_a_file_without_inputs_is_refused(tmp_path, content, why):
     with pytest.raises(UsageError, match=rf"holds no example inputs: .*{why}.*Expected is"):

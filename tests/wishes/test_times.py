@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -142,6 +143,51 @@ def test_a_file_without_a_table_is_refused(tmp_path, text):
     (tmp_path / "times.json").write_text(text)
     with pytest.raises(ValueError, match="holds no table of times"):
         Times.load(tmp_path / "times.json")
+
+
+TABLE: dict[str, Any] = {
+    "whole": 9.0, "shape": [1, 8], "dtype": "float32", "device": "cpu", "threads": 1,
+    "hardware": "cpu",
+}  # fmt: skip
+CURVE: dict[str, Any] = {
+    "block": "a", "part": "attention", "units": 4, "blocks": 1, "counts": [2, 4],
+    "milliseconds": [0.0, 1.0],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("table", "curve", "said"),
+    [
+        ({"whole": "9"}, {}, "whole of the table should be a number of milliseconds, got '9'"),
+        ({"whole": True}, {}, "whole of the table should be a number"),
+        ({"whole": float("nan")}, {}, "whole of the table should be a number"),
+        ({"shape": "18"}, {}, "shape of the table should be a list"),
+        ({"shape": [1.5]}, {}, "shape of the table should be a list"),
+        ({"threads": 0}, {}, "threads of the table should be a whole number from 1"),
+        ({"device": None}, {}, "device of the table should be a text"),
+        ({"environment": []}, {}, "environment of the table should be a mapping"),
+        ({"curves": {}}, {}, "curves of the table should be a list of curves"),
+        ({"curves": [3]}, {}, "a curve should have .*, got 3"),
+        ({"more": 1}, {}, "the table should have"),
+        ({}, {"units": "4"}, "units of a curve should be a whole number"),
+        ({}, {"units": 10**12}, "units of a curve should be a whole number from 1 to"),
+        ({}, {"units": 5}, "counts of a curve should rise to its units 5"),
+        ({}, {"counts": [4, 2]}, "counts of a curve should rise"),
+        ({}, {"counts": [2, 2, 4]}, "counts of a curve should rise"),
+        ({}, {"counts": [-1, 4]}, "counts of a curve should be a list"),
+        ({}, {"counts": []}, "counts of a curve should be a list"),
+        ({}, {"milliseconds": [1.0]}, "a time for each of 2 counts, got 1"),
+        ({}, {"milliseconds": [0.0, float("inf")]}, "milliseconds of a curve should be"),
+        ({}, {"part": ["attention"]}, "part of a curve should be a text"),
+    ],
+)
+def test_a_table_with_other_values_is_refused(table, curve, said, tmp_path):
+    path = tmp_path / "times.json"
+    path.write_text(json.dumps({**TABLE, "curves": [CURVE]}))
+    assert Times.load(path).curves[0].counts == (2, 4)
+    path.write_text(json.dumps({**TABLE, "curves": [{**CURVE, **curve}], **table}))
+    with pytest.raises(ValueError, match=rf"times\.json holds no table of times: .*{said}"):
+        Times.load(path)
 
 
 @pytest.mark.parametrize(

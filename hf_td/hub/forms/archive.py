@@ -9,10 +9,11 @@ from typing import Any
 from transformers import GenerationConfig
 from transformers.utils import GENERATION_CONFIG_NAME
 
+from hf_td.files import read_json_object
 from hf_td.hub.archive import LIMIT, load_archive, read_description, save_archive
 from hf_td.hub.archive.description import DTYPES
 from hf_td.hub.forms.form import ARCHIVE_NAME, Form, Place, Plan, Source, python_block
-from hf_td.hub.untrusted import Held, as_value_errors, check_config, read_json_object
+from hf_td.hub.untrusted import JSON_LIMIT, Held, as_value_errors, check_config
 from hf_td.hub.way import Way
 
 
@@ -120,7 +121,7 @@ def _generation_config(folder: Path) -> GenerationConfig | None:
     path = folder / GENERATION_CONFIG_NAME
     if not path.is_file():
         return None
-    read_json_object(path)
+    read_json_object(path, most=JSON_LIMIT)
     with as_value_errors(f"{path} is no config of generation"):
         return GenerationConfig.from_pretrained(folder, local_files_only=True)
 

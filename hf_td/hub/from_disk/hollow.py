@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import transformers
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -19,6 +18,7 @@ from transformers.initialization import no_init_weights
 from transformers.modeling_utils import local_torch_dtype
 
 from hf_td.modules.compact_shapes import set_parameter
+from hf_td.modules.stock_models import stock_class
 
 
 def hollow_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
@@ -31,9 +31,9 @@ def hollow_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedMode
     Raises:
         ValueError: the config names no class of Transformers.
     """
-    names = config.architectures or []
-    known: Any = next((vars(transformers)[n] for n in names if hasattr(transformers, n)), None)
+    known: Any = stock_class(config.architectures)
     if known is None:
+        names = config.architectures
         raise ValueError(
             f"The config names no class of Transformers (architectures: {names}). The class of the "
             'model is expected, such as ["LlamaForCausalLM"]. Add it to config.json'

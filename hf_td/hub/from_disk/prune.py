@@ -21,7 +21,7 @@ from hf_td.compaction.kept import choose_units
 from hf_td.compaction.surgery import cut_parameters, new_counts, smaller_shapes
 from hf_td.compaction.trial import swap
 from hf_td.config import TargetedDropoutConfig
-from hf_td.files import MODULES, check_free, folder_bytes, whole_folder
+from hf_td.files import MODULES, check_free, folder_bytes, read_json_object, whole_folder
 from hf_td.hub.card.removal import Removal
 from hf_td.hub.card.text import no_smaller
 from hf_td.hub.card.writing import README, ExportFacts, write_card
@@ -33,8 +33,10 @@ from hf_td.hub.from_disk.hollow import filled, hollow, hollow_model
 from hf_td.hub.from_disk.shards import Shards, ShardWriter
 from hf_td.hub.sentences import copy_modules, loader_in
 from hf_td.hub.stock_config import build_empty
+from hf_td.hub.untrusted import JSON_LIMIT
 from hf_td.modules.compact_file import FILE as LOADER
 from hf_td.modules.compact_layout import LAYOUT_KEY, record_layout
+from hf_td.modules.limits import check_counts
 from hf_td.pruning import (
     Budget,
     PruningReport,
@@ -113,7 +115,7 @@ def prune_folder(
 
     Raises:
         FileExistsError: the folder holds something and `overwrite` is False.
-        FileNotFoundError: the source has no safetensors files.
+        FileNotFoundError: the source has no safetensors files, or no config.json.
         ValueError: as `prune_model` and `export_model`; or the model is quantised or compact, has
             no class in Transformers or other names on disk, or cannot be pruned without a forward.
     """
@@ -179,9 +181,12 @@ def _stock_config(source: Path) -> Any:
     """Return the config of a folder.
 
     Raises:
-        ValueError: the weights are quantised, or the model is compact.
+        ValueError: the weights are quantised, the model is compact, or the config asks for code or
+            for far too many layers.
     """
-    config = AutoConfig.from_pretrained(source)
+    path = source / "config.json"
+    check_counts(read_json_object(path, most=JSON_LIMIT), path)
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     if getattr(config, LAYOUT_KEY, None) is not None:
         raise ValueError(
             f"{source} has quantised or compact weights ({LAYOUT_KEY} in config.json). Prune the "

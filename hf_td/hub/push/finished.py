@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from hf_td.drafts import PRIVATE
+from hf_td.files import read_json_object
 from hf_td.hub.forms import FORMS, load_form
 
 
@@ -44,10 +44,10 @@ def check_own_files(folder: Path) -> None:
 
 def _check_config(path: Path) -> None:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        config = read_json_object(path)
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"{path.parent} is no finished export: config.json cannot be read ({error})"
         ) from error
-    if not isinstance(config, dict) or "model_type" not in config:
+    if "model_type" not in config:
         raise ValueError(f"{path} is no config of a model: it has no model_type")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
 from hf_td.config import IN_TRAINING
+from hf_td.files import read_json_object
 from hf_td.hub.forms import check_form
 from hf_td.tasks.data.subsets import check_size
 from hf_td.tasks.errors import UsageError, blaming_input
@@ -193,7 +193,7 @@ def _check_checkpoint(arguments: Arguments) -> None:
             f"the seeds {arguments.seeds}. Give `last` to continue each from its last checkpoint."
         )
     try:
-        json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))
+        read_json_object(Path(checkpoint) / "trainer_state.json")
     except (OSError, ValueError) as error:
         raise UsageError(
             f"--resume_from_checkpoint {checkpoint} is no checkpoint of a Trainer (it has no whole "

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from hf_td.config import TargetedDropoutConfig
-from hf_td.files import read_json
+from hf_td.files import read_json_object
 from hf_td.tasks.errors import UsageError
 from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.checkpoints import newest_whole, remove_checkpoints, remove_torn
@@ -89,9 +89,11 @@ def _clear(folder: Path) -> None:
 
 def _continue(arguments: Arguments, path: Path) -> list[dict[str, Any]]:
     try:
-        found = read_json(path)
+        found = read_json_object(path)
         there, runs = _of_today(found["configuration"]), found["runs"]
-    except (ValueError, KeyError, TypeError) as error:
+        if not isinstance(runs, list) or not all("seed" in run for run in runs):
+            raise ValueError(f"{path} should have runs with a seed each")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} has no results of hf_td. Give another --output_dir.") from error
     here = json.loads(json.dumps(arguments.configuration()))
     begun = any(any(path.parent.glob(f"seed-*/{part}")) for part in ("checkpoint-*", "dense*"))

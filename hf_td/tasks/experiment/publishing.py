@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hf_td.files import write_json, write_text
+from hf_td.files import read_json, write_json, write_text
 from hf_td.hub import (
     CardInfo,
     Export,
@@ -77,8 +76,7 @@ def _asked(arguments: Arguments, seed: int) -> dict[str, Any]:
 
 def _holds(folder: Path, asked: dict[str, Any]) -> bool:
     try:
-        text = folder.with_name(_ASKED).read_text(encoding="utf-8")
-        return folder.is_dir() and json.loads(text) == asked
+        return folder.is_dir() and read_json(folder.with_name(_ASKED)) == asked
     except (OSError, ValueError):
         return False
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from hf_td.files import read_json
+from hf_td.files import read_json_object
 from hf_td.hub.card.text import without_paths
 from hf_td.report import Entry, Point, Report, Series, Units, render_page
 from hf_td.tasks.errors import UsageError, blaming_input
@@ -29,12 +30,12 @@ def read_results(path: Path) -> Results:
     """
     file = path / RESULTS if path.is_dir() else path
     try:
-        results = read_json(file)
+        results = read_json_object(file)
     except (OSError, ValueError) as error:
         raise UsageError(
             f"{path} has no results ({error}). Give the folder of a run, or its {RESULTS}."
         ) from error
-    if not isinstance(results, dict) or "summary" not in results:
+    if "summary" not in results:
         raise UsageError(f"{path} has no results. Give the folder of a run, or its {RESULTS}.")
     return results
 
@@ -50,10 +51,17 @@ def report_page(experiments: Sequence[Results], title: str | None = None) -> str
         UsageError: the runs differ in task, split or metric, one measured nothing, one is no
             record of a run, or matplotlib or jinja2 is missing.
     """
+    with recorded_by_a_run():
+        return render_page(report_of(experiments, title))
+
+
+@contextmanager
+def recorded_by_a_run() -> Iterator[None]:
+    """Raise UsageError in the block for results that no run of hf_td wrote."""
     try:
         with blaming_input():
-            return render_page(report_of(experiments, title))
-    except (KeyError, AttributeError) as error:
+            yield
+    except (LookupError, AttributeError, ArithmeticError) as error:
         raise UsageError(
             f"the results cannot be read: {error!r} is missing or of another kind. Give results "
             "that a run of hf_td wrote."

@@ -16,7 +16,7 @@ from rich.table import Table
 from hf_td.analysis.metrics import decimals_of, metric_label, metric_value
 from hf_td.analysis.plots import Curve, plot_curves
 from hf_td.analysis.record import environment
-from hf_td.files import read_json, write_json
+from hf_td.files import read_json_object, write_json
 from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.methods import METHODS
 from hf_td.tasks.experiment.output import RESULTS
@@ -73,10 +73,10 @@ def original_name(model: str) -> str:
 def _trained_from(model: str) -> str:
     """Return the model that the results next to a model name, else the model itself."""
     try:
-        found = read_json(Path(model).parent / RESULTS)
+        found = read_json_object(Path(model).parent / RESULTS)
     except (OSError, ValueError):
         return model
-    before = found.get("model", model) if isinstance(found, dict) else model
+    before = found.get("model", model)
     return before if isinstance(before, str) else model
 
 

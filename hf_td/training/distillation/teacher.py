@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
+from hf_td.modules.stock_models import stock_class
 from hf_td.training.vocabulary import knows_words
 
 
@@ -17,14 +17,14 @@ from hf_td.training.vocabulary import knows_words
 def _load(
     name: str, files: tuple[Any, ...], dtype: torch.dtype, device: torch.device
 ) -> PreTrainedModel:
-    config = AutoConfig.from_pretrained(name)
-    known = [a for a in config.architectures or () if hasattr(transformers, a)]
-    if not known:
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    known: Any = stock_class(config.architectures)
+    if known is None:
         raise ValueError(
             f"the teacher {name} is of no class that transformers has. Its config names "
             f"{config.architectures}"
         )
-    model = getattr(transformers, known[0]).from_pretrained(name, dtype=dtype)
+    model = known.from_pretrained(name, dtype=dtype)
     return model.to(device).eval().requires_grad_(False)
 
 
@@ -81,7 +81,7 @@ def _check_equal(name: str, what: str, ours: Any, theirs: Any) -> None:
 
 def _check_tokens(name: str, tokenizer: Any) -> None:
     try:
-        own = AutoTokenizer.from_pretrained(name)
+        own = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError):
         own = None
     if own is None or not knows_words(own):

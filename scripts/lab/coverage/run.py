@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 from transformers.utils import logging
 
 from hf_td.analysis.record import environment
-from hf_td.files import append_json_line, read_json_lines
+from hf_td.files import append_json_line, read_records
 from lab.coverage.heads import survey_head
 from lab.coverage.survey import survey_type
 
@@ -72,7 +72,7 @@ def survey_all(results: Path, types: Sequence[str], processes: int = 2) -> None:
 
 def finished(results: Path) -> dict[str, Any]:
     """Return the recorded lines by model type."""
-    return {r["type"]: r for r in read_json_lines(results)} if results.exists() else {}
+    return {r["type"]: r for r in read_records(results, "type")} if results.exists() else {}
 
 
 def survey_chunk(arguments: Sequence[str]) -> None:

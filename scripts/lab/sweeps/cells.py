@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hf_td.files import read_json_object
 from hf_td.tasks.errors import UsageError
 from hf_td.tasks.experiment.output import RESULTS
 from hf_td.tasks.experiment.parsing import check_names
@@ -71,12 +71,16 @@ class Cell:
 
     def has_model(self, root: Path) -> bool:
         """Return True if a finished fine-tuned model is there: while it is retrained, it is not."""
-        record = self.folder(root) / RESULTS
-        return (
-            self.model(root).is_dir()
-            and record.is_file()
-            and bool(json.loads(record.read_text(encoding="utf-8"))["runs"])
-        )
+        return self.model(root).is_dir() and bool(recorded_runs(self.folder(root)))
+
+
+def recorded_runs(folder: Path) -> list[Any] | None:
+    """Return the runs that the folder of a cell records; None without a whole record."""
+    try:
+        runs = read_json_object(folder / RESULTS).get("runs")
+    except (OSError, ValueError):
+        return None
+    return runs if isinstance(runs, list) else None
 
 
 def plan_cells(sweep: Sweep) -> dict[str, Cell]:

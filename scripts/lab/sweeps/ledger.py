@@ -8,7 +8,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from hf_td.files import append_json_line, read_json_lines
+from hf_td.files import append_json_line, read_records
+from hf_td.tasks.errors import blaming_input
 from lab.sweeps.cells import Cell
 
 LINES = "cells.jsonl"
@@ -72,4 +73,5 @@ class Ledger:
         return lock
 
     def _read(self) -> list[dict[str, Any]]:
-        return read_json_lines(self.lines) if self.lines.is_file() else []
+        with blaming_input():
+            return read_records(self.lines) if self.lines.is_file() else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -15,10 +14,9 @@ from typing import Any, Protocol
 from hf_td.analysis.record import environment
 from hf_td.extras import extra
 from hf_td.tasks.errors import UsageError, blaming_input
-from hf_td.tasks.experiment.output import RESULTS
 from hf_td.tasks.experiment.series import run_experiment
 from hf_td.tasks.registry import TASKS
-from lab.sweeps.cells import Cell
+from lab.sweeps.cells import Cell, recorded_runs
 
 Line = dict[str, Any]
 
@@ -153,11 +151,12 @@ def _error(error: Exception) -> Line:
 
 
 def _clear_useless(folder: Path, model: Path) -> None:
-    """Remove a folder that cannot be continued: without record, or finished without model."""
-    record = folder / RESULTS
-    continues = record.is_file() and (
-        model.is_dir() or not json.loads(record.read_text(encoding="utf-8"))["runs"]
-    )
+    """Remove a folder that cannot be continued.
+
+    It has no record, or a damaged one, or is finished without model.
+    """
+    runs = recorded_runs(folder)
+    continues = runs is not None and (model.is_dir() or not runs)
     if folder.exists() and not continues:
         shutil.rmtree(folder)
 
