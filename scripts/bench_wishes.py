@@ -23,7 +23,7 @@ from transformers import AutoModelForSequenceClassification, BertForSequenceClas
 from transformers.utils import logging
 
 from hf_td.analysis.record import environment
-from hf_td.files import append_json_line, read_json_lines, write_text
+from hf_td.files import append_json_line, read_records, write_text
 from hf_td.tasks.errors import UsageError, run_program
 from hf_td.tasks.models import locate
 
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         append_json_line(options.results, {**record, **facts})
         got = ", ".join(f"{one:.2f}" for one in record["got"]) or record["refused"]
         print(f"batch {record['batch']}: wanted {record['wanted']}, got {got}", flush=True)
-    page = PAGE.format(wishes_table(read_json_lines(options.results)))
+    page = PAGE.format(wishes_table(read_records(options.results)))
     write_text(options.results.with_suffix(".md"), page)
 
 
