@@ -91,7 +91,7 @@ def measure_curve(
     with blaming_input():
         inputs = read_example_inputs(example_inputs, model)
         read: dict[str, Any] = {"anatomy": read_anatomy(model, inputs), "example_inputs": inputs}
-        how = {**default_level(model.config), **given, **read}
+        how = {**default_level(model.config, ranking["importance"]), **given, **read}
         how |= calibration.options(model, processor, ranking["importance"])
         metric = None if evaluation.source is None else evaluation.metric(model, processor)
         found = _measure(model, sparsities, metric, shape, rounds, how, read)
