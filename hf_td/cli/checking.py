@@ -58,11 +58,13 @@ def _loads(folder: Path, expected: Any, example_inputs: Path | None) -> tuple[st
     """
     check_finished(folder)
     name = next(name for name in FORMS if load_form(name).weights(folder))
-    if name == "onnx" and expected is None:
+    loads = load_form(name).for_transformers
+    if not loads and expected is None:
         raise UsageError(
-            "an ONNX graph is compared with a model of PyTorch. Name it with --against."
+            f"an export in the form {name} is compared with a model of PyTorch. Name it with "
+            "--against."
         )
-    model = expected if name == "onnx" else _load(folder, name)
+    model = _load(folder, name) if loads else expected
     if name == "stock" and layout_of_model(model) is not None:
         name = "compact"
     expected = model if expected is None else expected

@@ -126,9 +126,9 @@ def export_model(
     shell, chosen, removal = cut.model, load_form(cut.form), cut.removal
     with whole_folder(folder, overwrite=overwrite) as temporary:
         has_modules = write_modules(whole, modules_from, temporary)
-        chosen.write(shell, temporary, example_inputs)
-        if processing_class is not None:
+        if processing_class is not None:  # first: a form may write it into its own file
             processing_class.save_pretrained(temporary)
+        chosen.write(shell, temporary, example_inputs)
         if written is not None:
             write_text(temporary / "metrics.json", f"{written}\n")
         facts = ExportFacts(

@@ -128,18 +128,25 @@ _CAUSAL: dict[str, tuple[str, str]] = {
 PROMPT = list(range(3, 13))
 
 
+def random_model(family: str, vocabulary: int, **fields: Any) -> Any:
+    """Return a random language model whose logits differ."""
+    config, model_class = (getattr(transformers, name) for name in _CAUSAL[family])
+    torch.manual_seed(0)
+    ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    sizes = {**_SIZES, "vocab_size": vocabulary, "head_dim": 8, **fields}
+    model = model_class(config(**sizes, **ends)).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter, std=0.2)
+    return model
+
+
 def pruned_export(
     family: str, folder: Path, *, tokenizer: Any = None, **settings: Any
 ) -> tuple[Any, Path]:
     """Prune half of a random language model, export it in the stock form, and return both."""
     tokenizer = tokenizer or tiny_tokenizer()
-    config, model_class = (getattr(transformers, name) for name in _CAUSAL[family])
-    torch.manual_seed(0)
-    ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    model = model_class(config(vocab_size=len(tokenizer), head_dim=8, **_SIZES, **ends)).eval()
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            nn.init.normal_(parameter, std=0.2)  # so that logits differ
+    model = random_model(family, len(tokenizer))
     prune_model(model, 0.5, level="unit", **settings)
     export = export_model(model, folder, form="stock", processing_class=tokenizer, check=False)
     assert export.parameters < model.num_parameters()

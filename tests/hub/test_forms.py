@@ -64,7 +64,16 @@ def dummy(monkeypatch) -> Dummy:
 
 @pytest.mark.usefixtures("dummy")
 def test_a_registered_form_is_a_choice_with_its_help():
-    assert form_choices() == [AUTO, "stock", "compact", "padded", "archive", "onnx", "dummy"]
+    assert form_choices() == [
+        AUTO,
+        "stock",
+        "compact",
+        "padded",
+        "archive",
+        "onnx",
+        "gguf",
+        "dummy",
+    ]
     assert "dummy (weights of a dummy)" in forms_help()
     assert load_form("dummy") is sys.modules[__name__].FORM
     check_form("dummy")
@@ -111,7 +120,7 @@ from typer.testing import CliRunner
 from hf_td.cli import app
 from hf_td.tasks.experiment.arguments import CurveArguments
 help = CliRunner().invoke(app, ["prune", "--help"], terminal_width=2000).output
-assert "|onnx|dummy]" in help, help
+assert "|gguf|dummy]" in help, help
 parser = HfArgumentParser(CurveArguments)
 assert "dummy (weights of a dummy)" in parser.format_help()
 assert parser.parse_args(["--export_form", "dummy"]).export_form == "dummy"

@@ -56,6 +56,10 @@ FORMS: dict[str, Row] = {
         "the graph of the compact model, for engines that read ONNX; needs the extra `onnx`",
         "hf_td.hub.forms.onnx",
     ),
+    "gguf": Row(
+        "a Llama or Mistral of any widths for llama.cpp; needs the extra `gguf`",
+        "hf_td.hub.forms.gguf",
+    ),
 }
 
 

@@ -85,10 +85,12 @@ class Form(ABC):
     Attributes:
         files: patterns of the names of the files that hold an export, beside config.json.
         compresses: True where zeros take no space in these files.
+        for_transformers: False where nothing loads an export as a model of PyTorch.
     """
 
     files: ClassVar[Sequence[str]] = safetensors_files.PATTERNS
     compresses: ClassVar[bool] = False
+    for_transformers: ClassVar[bool] = True
 
     def check_installed(self) -> None:  # noqa: B027 - most forms need no extra
         """Raise ImportError unless the packages that the form needs are installed."""

@@ -33,6 +33,7 @@ class Onnx(Form):
     """A graph with a free batch and length, and the config."""
 
     files = (GRAPH, GRAPH_DATA)
+    for_transformers = False
 
     def check_installed(self) -> None:
         """Raise ImportError unless the packages of the extra `onnx` are installed."""

@@ -12,6 +12,7 @@ from hf_td.analysis.plots import Panel, plot_curves, plot_panels, plot_strips
 from hf_td.analysis.tables import markdown_table
 from hf_td.files import append_json_line, write_text
 from hf_td.tasks.experiment.results import cell, spread_of
+from lab.sweeps.frontier import frontier_section
 from lab.sweeps.report import Report, Row, Spread, Table
 
 _BEHIND = "↓"
@@ -39,6 +40,7 @@ def write_page(
         parts += _section(report, table, stem)
     for table in report.knobs:
         parts += _tuning(report, table, stem, tuned_at)
+    parts += frontier_section(report.tables, stem)
     parts += sections
     parts += _sources(report, stem.name)
     page = stem.with_name(f"{stem.name}.md")

@@ -24,7 +24,7 @@ Line = dict[str, Any]
 
 # Entries of a line that are copied from the results of an experiment, and from those of its run.
 _FROM_RESULTS = ("task", "model", "method", "split", "metric", "lower_is_better", "configuration")
-_FROM_RUN = ("training", "curve", "train_seconds", "measure_seconds")
+_FROM_RUN = ("training", "curve", "costs", "train_seconds", "measure_seconds")
 
 
 class Workers(Protocol):
