@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig, MixtralForCausalLM
 
 from hf_td import Times, patch_model, prune_model, prune_units, unpatch_model
 from hf_td.cli.amounts import read_sparsity, read_units
@@ -210,3 +210,27 @@ def test_texts_count_for_a_model_that_was_trained_by_magnitude(
     with torch.no_grad():
         one, two = (loaded(tmp_path / n)(tokens).logits for n in ("by_weights", "by_texts"))
     assert not torch.equal(one, two)
+
+
+def test_reap_takes_whole_experts_out_and_nothing_else(monkeypatch, capsys, texts, tmp_path):
+    tokenizer = FAMILIES["byte_level"]()
+    sizes: Any = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
+    heads: Any = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 4}
+    config = MixtralConfig(vocab_size=len(tokenizer), **sizes, **heads)
+    MixtralForCausalLM(config).save_pretrained(tmp_path / "mixture")
+    tokenizer.save_pretrained(tmp_path / "mixture")
+    words = ("prune", tmp_path / "mixture", tmp_path / "small", "--sparsity", "0.5")
+    words = (*words, "--importance", "reap")
+    assert run(monkeypatch, *words) == 2
+    assert "--importance reap needs texts" in capsys.readouterr().err
+    assert run(monkeypatch, *words, "--calibration", texts, "--length", 16, "--json") == 0
+    removed = json.loads(capsys.readouterr().out)["pruning"]["blocks"]
+    counted = {(block["part"], block["removed"], block["total"]) for block in removed}
+    assert {("experts", 2, 4), ("attention", 0, 2)} <= counted, counted
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "small").config.num_local_experts == 2
+
+
+def test_reap_of_a_model_without_experts_is_refused(monkeypatch, capsys, reader, texts, tmp_path):
+    words = ("prune", reader, tmp_path / "small", "--sparsity", "0.5", "--importance", "reap")
+    assert run(monkeypatch, *words, "--calibration", texts) == 2
+    assert "experts" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from hf_td.tasks.data.calibration import calibration_batches
 from hf_td.tasks.errors import UsageError
 
 _BY_GRADIENT = ("taylor", "movement")
+_ON_TEXTS = (*_BY_GRADIENT, "reap")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class Calibration:
         if self.source is not None:
             return
         needs = "--compensate" if self.compensate else f"--importance {importance}"
-        if self.compensate or importance in _BY_GRADIENT:
+        if self.compensate or importance in _ON_TEXTS:
             raise UsageError(
                 f"{needs} needs texts. Add --calibration with a file of text, a table, a folder or "
                 "an id on the Hub"

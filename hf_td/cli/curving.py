@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from hf_td.hub.export import cut_to_form, shell_of
 from hf_td.pruning import check_sparsity
 from hf_td.tasks.errors import blaming_input
 from hf_td.tasks.example_inputs import read_example_inputs
+from hf_td.tasks.progress import Job, Part
 from hf_td.wishes.inputs import sized_inputs, threads_of_torch
 from hf_td.wishes.measures import Shape
 
@@ -89,7 +91,7 @@ def measure_curve(
     with blaming_input():
         inputs = read_example_inputs(example_inputs, model)
         read: dict[str, Any] = {"anatomy": read_anatomy(model, inputs), "example_inputs": inputs}
-        how = {**default_level(model.config), **given, **read}
+        how = {**default_level(model.config, ranking["importance"]), **given, **read}
         how |= calibration.options(model, processor, ranking["importance"])
         metric = None if evaluation.source is None else evaluation.metric(model, processor)
         found = _measure(model, sparsities, metric, shape, rounds, how, read)
@@ -126,7 +128,14 @@ def _measure(
         cuts.append({"bytes": weight_bytes(cut), "latency": latency})
         return {} if metric is None else {metric.name: metric.evaluate(masked)}
 
-    points = pruning_curve(model, sparsities, measure, **how)
+    with closing(Job({"measuring": Part(units=len(sparsities), rows=1)})) as job:
+
+        def reported(masked: Any) -> dict[str, float]:
+            found = measure(masked)
+            job.advance("measuring", 1)
+            return found
+
+        points = pruning_curve(model, sparsities, reported, **how)
     return [Measured(point=point, **cut) for point, cut in zip(points, cuts, strict=True)]
 
 

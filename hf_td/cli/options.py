@@ -74,11 +74,12 @@ Level = Annotated[
     ),
 ]
 Importance = Annotated[
-    Literal["magnitude", "activation", "learned", "random", "taylor", "movement"] | None,
+    Literal["magnitude", "activation", "learned", "random", "taylor", "movement", "reap"] | None,
     typer.Option(
         rich_help_panel=RANKING,
         help="ranking; by default that of the training, whose file must be saved next to the "
-        "weights, or activation with a --calibration, which taylor and movement need",
+        "weights, or activation with a --calibration, which taylor, movement and reap need. reap "
+        "removes whole experts of a mixture, and nothing else",
     ),
 ]
 CalibrationTexts = Annotated[

@@ -128,10 +128,10 @@ def _prune(
     if not amount.wishes:
         assert amount.sparsity is not None
         read = {name: writing[name] for name in ("anatomy", "example_inputs")}
-        options = {**default_level(model.config), **read, **given}
+        options = {**default_level(model.config, given.get("importance")), **read, **given}
         return prune_model(model, amount.sparsity, **options), ()
     wishes: dict[str, Any] = {**amount.wishes, **spending.shape}
-    options = {**default_level(model.config), **given}
+    options = {**default_level(model.config, given.get("importance")), **given}
     found = prune_to(model, **wishes, **writing, **options, processing_class=processor)
     return found.pruning, found.wishes
 
@@ -161,13 +161,16 @@ def _prune_on_disk(
             "of a model on the Hub, the one that `hf download` prints."
         )
     with blaming_input():
-        default = default_level(AutoConfig.from_pretrained(name, trust_remote_code=False))
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        default = default_level(config, None)
         found = prune_folder(name, output, sparsity, **(default | options))
     return found.report, found.export
 
 
-def default_level(config: Any) -> dict[str, Any]:
-    """Return heads and neurons as the level of a model that records no training."""
+def default_level(config: Any, importance: str | None) -> dict[str, Any]:
+    """Return the levels of an importance, and heads and neurons if no training is recorded."""
+    if importance == "reap":  # ranks whole experts alone
+        return {"attention_level": "none", "feed_forward_level": "none", "experts_level": "unit"}
     return {} if hasattr(config, CONFIG_KEY) else {"level": "unit"}
 
 

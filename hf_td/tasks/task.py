@@ -59,3 +59,11 @@ class Task:
     reduce_logits: Callable[[Any, Tensor], Tensor] | None = None
     continue_text: Callable[[PreTrainedModel], tuple[str, str]] | None = None
     trainer_family: type[Trainer] = Trainer
+
+
+def count_rows(data: Any) -> int | None:
+    """Return the number of rows of a data set, or of several; None where it is not known."""
+    if isinstance(data, dict):
+        counts = [count_rows(one) for one in data.values()]
+        return None if None in counts else sum(filter(None, counts))
+    return len(data) if hasattr(data, "__len__") else None

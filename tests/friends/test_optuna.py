@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,3 +60,17 @@ def test_every_trial_trains_with_the_settings_that_optuna_suggests(tmp_path):
     assert len({wanted for wanted, _ in seen.pairs}) == 4
     assert {level for _, (_, level) in seen.pairs} == {"weight", "unit"}
     assert (best.hyperparameters["targeting"], best.hyperparameters["level"]) in dict(seen.pairs)
+
+
+def test_the_search_of_the_page_runs(tmp_path, monkeypatch):
+    friend("optuna")
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "trackers.md"
+    (block,) = [
+        b for b in re.findall(r"```python\n(.*?)```", page.read_text(), re.S) if "space" in b
+    ]
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(block.replace("# best", "best").replace("n_trials=20", "n_trials=2"), names)
+    best = names["best"]
+    assert best.hyperparameters.keys() == {"learning_rate", "targeting", "drop_rate_initial"}
+    assert best.objective == pytest.approx(0.69, abs=0.2)  # the loss of a random classifier

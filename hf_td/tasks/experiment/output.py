@@ -15,6 +15,7 @@ from hf_td.tasks.errors import UsageError
 from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.checkpoints import newest_whole, remove_checkpoints, remove_torn
 from hf_td.tasks.experiment.checks import names_a_folder
+from hf_td.tasks.progress import say
 
 RESULTS = "results.json"
 EXPORT = "export"
@@ -23,9 +24,9 @@ _OURS = (RESULTS, "curve.png", "curve.svg", "seed-*")
 
 
 def print_once(training: TrainingArguments, line: str) -> None:
-    """Print a line, without buffering, in one process of distributed training."""
+    """Print a line in one process of distributed training."""
     if training.should_save:
-        print(line, flush=True)
+        say(line)
 
 
 def seed_folder(arguments: Arguments, seed: int) -> Path:

@@ -24,15 +24,17 @@ from hf_td.tasks.experiment.methods import METHODS
 from hf_td.tasks.experiment.output import EXPORT, seed_folder
 from hf_td.tasks.experiment.reporting import PAGE, report_page
 from hf_td.tasks.experiment.results import Results
+from hf_td.tasks.experiment.stages import EXPORTING
 from hf_td.tasks.experiment.wishes import prune_to_wishes
 from hf_td.tasks.models import base_model_facts
-from hf_td.tasks.task import Task
+from hf_td.tasks.progress import Job, say
+from hf_td.tasks.task import Task, count_rows
 
 # File next to an export with the arguments that it was made for.
 _ASKED = "export.asked.json"
 
 
-def publish(arguments: Arguments, task: Task, results: Results) -> None:
+def publish(arguments: Arguments, task: Task, results: Results, job: Job) -> None:
     """Prune and export the model of each seed, and push it to the Hub if asked to.
 
     An earlier export is kept if it was made for the same arguments, else replaced. A call whose
@@ -42,6 +44,7 @@ def publish(arguments: Arguments, task: Task, results: Results) -> None:
         arguments: arguments of the experiment.
         task: the task.
         results: results of the experiment, for the model card.
+        job: the job that the exports are part of.
 
     Raises:
         UsageError: the model cannot be exported in this form, or the Hub refused it.
@@ -49,16 +52,19 @@ def publish(arguments: Arguments, task: Task, results: Results) -> None:
     if not arguments.exports or not arguments.training.should_save:
         return
     for run in results["runs"]:
+        job.begin(EXPORTING, f"seed {run['seed']}")
         folder = seed_folder(arguments, run["seed"]) / EXPORT
         asked = _asked(arguments, run["seed"])
         if _holds(folder, asked):
-            print(f"kept from an earlier call: the export in {folder}", flush=True)
+            job.skip(EXPORTING, 1)
+            say(f"kept from an earlier call: the export in {folder}")
         else:
             replaced = ", in place of an earlier export" if folder.exists() else ""
             export = _export(arguments, task, results, run, folder)
             write_json(folder.with_name(_ASKED), asked)
-            print(f"exported as {export.form} ({export.reason}) to {folder}{replaced}", flush=True)
-            print(*export.notes, sep="\n", end="\n" if export.notes else "", flush=True)
+            job.advance(EXPORTING, 1)
+            told = f"exported as {export.form} ({export.reason}) to {folder}{replaced}"
+            say("\n".join([told, *export.notes]))
         if arguments.training.push_to_hub:
             _push(arguments, folder, arguments.repo_id(run["seed"]))
 
@@ -91,7 +97,7 @@ def _export(
         before = _written(model, task)
         if arguments.wishes:
             timed = timed_inputs(model, task)
-            print(prune_to_wishes(model, task, arguments, how, timed), flush=True)
+            say(str(prune_to_wishes(model, task, arguments, how, timed)))
         else:
             prune_model(model, arguments.sparsity_to_export, **how)
         card = replace(
@@ -131,8 +137,8 @@ def _card(
         dataset=task.dataset,
         dataset_config=task.dataset_config,
         dataset_split=task.split,
-        trained_rows=_rows(task.train_data),
-        measured_rows=_rows(task.eval_data),
+        trained_rows=count_rows(task.train_data),
+        measured_rows=count_rows(task.eval_data),
         metric=task.metric if run["curve"] else None,
         lower_is_better=task.lower_is_better,
         curve=run["curve"],
@@ -160,14 +166,6 @@ def _sample(before: tuple[str, str] | None, after: tuple[str, str] | None) -> Te
     return TextSample(prompt=before[0], dense=before[1], pruned=after[1])
 
 
-def _rows(data: Any) -> int | None:
-    """Return the number of rows of a data set, or of several; None where it is not known."""
-    if isinstance(data, dict):
-        counts = [_rows(one) for one in data.values()]
-        return None if None in counts else sum(filter(None, counts))
-    return len(data) if hasattr(data, "__len__") else None
-
-
 def _method(arguments: Arguments) -> str:
     """Return the method, its settings, and the mention of distillation."""
     method = METHODS[arguments.curve.method]
@@ -188,4 +186,4 @@ def _push(arguments: Arguments, folder: Path, repo_id: str) -> None:
             f"{error}\nThe results and the export are safe in {folder.parent}. The same command "
             "pushes them again without training."
         ) from error
-    print(f"published: {commit.commit_url}", flush=True)
+    say(f"published: {commit.commit_url}")

@@ -21,6 +21,7 @@ from hf_td.tasks.experiment.checkpoints import KEPT, TimedCheckpoints
 from hf_td.tasks.experiment.choosing import choose_by_pruned
 from hf_td.tasks.experiment.costs import measure_costs
 from hf_td.tasks.experiment.output import checkpoint_of, print_once, seed_folder
+from hf_td.tasks.experiment.stages import TRAINING, watch
 from hf_td.tasks.experiment.start import starting_model
 from hf_td.tasks.experiment.trainers import (
     history_of,
@@ -30,6 +31,7 @@ from hf_td.tasks.experiment.trainers import (
     save_fine_tuned,
     train,
 )
+from hf_td.tasks.progress import Job
 from hf_td.tasks.task import Task
 from hf_td.training import TargetedDropoutArguments
 
@@ -42,8 +44,14 @@ _NOT_METRICS = ("runtime", "per_second", "epoch", "preparation_time")
 _NOTHING: dict[str, Any] = {"curve": [], "one_answer": [], "costs": []}
 
 
-def fine_tune_and_measure(task: Task, arguments: Arguments, seed: int) -> dict[str, Any]:
+def fine_tune_and_measure(task: Task, arguments: Arguments, seed: int, job: Job) -> dict[str, Any]:
     """Fine-tune a model (or continue from its checkpoint), save it, prune it and measure it.
+
+    Args:
+        task: the task.
+        arguments: arguments of the experiment.
+        seed: of the run.
+        job: the job that the run is part of.
 
     Returns:
         A dictionary: `seed`; `model`, the folder of the saved model (None without training);
@@ -60,9 +68,10 @@ def fine_tune_and_measure(task: Task, arguments: Arguments, seed: int) -> dict[s
     folder = seed_folder(arguments, seed)
     training = _training_arguments(task, arguments, seed, folder)
     started = time.perf_counter()
-    model, dense = starting_model(task, arguments, training)
+    model, dense = starting_model(task, arguments, training, job)
     prepare(model, arguments, training, len(task.train_data))
     trainer = make_trainer(task, arguments.curve.method, training, model, arguments.method_settings)
+    watch(trainer, job, TRAINING, task)
     trainer.add_callback(TimedCheckpoints(arguments.minutes_between_checkpoints))
     summary = train(trainer, checkpoint_of(arguments, seed)) if arguments.trains else {}
     trained = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import rich
@@ -25,7 +26,9 @@ from hf_td.tasks.experiment.results import (
     write_results,
 )
 from hf_td.tasks.experiment.run import fine_tune_and_measure
+from hf_td.tasks.experiment.stages import TRAINING, job_of
 from hf_td.tasks.models import ModelSource, find_model
+from hf_td.tasks.progress import Job, showing_bars
 from hf_td.tasks.task import Task
 from hf_td.tasks.trimming import trimmed_source
 from hf_td.training import forget_teacher
@@ -51,6 +54,11 @@ def run_experiment(
         FloatingPointError: a loss is not finite.
     """
     check_arguments(arguments)
+    with showing_bars(not arguments.training.disable_tqdm):
+        return _run(arguments, make_task)
+
+
+def _run(arguments: Arguments, make_task: Callable[[Arguments, ModelSource], Task]) -> Results:
     with arguments.training.main_process_first(local=False):
         runs = finished_runs(arguments)
     source = find_model(arguments.model)
@@ -60,18 +68,29 @@ def run_experiment(
         print_once(arguments.training, str(source.report))
         task = make_task(arguments, source)
     _record(arguments, task, runs)
+    missing = _missing(arguments, runs)
+    with closing(job_of(arguments, task, len(missing))) as job:
+        runs = _run_seeds(arguments, task, runs, missing, job)
+        results = assemble(arguments, task, runs)
+        publish(arguments, task, results, job)
+    return results
+
+
+def _run_seeds(
+    arguments: Arguments, task: Task, runs: list[Run], missing: Sequence[int], job: Job
+) -> list[Run]:
+    """Return the finished runs, and a run of each missing seed."""
+    method = METHODS[arguments.curve.method].label
     try:
-        for seed in _missing(arguments, runs):
-            method = METHODS[arguments.curve.method].label
+        for number, seed in enumerate(missing):
             print_once(arguments.training, f"seed {seed}: {method} on {task.name}")
-            runs = [*runs, fine_tune_and_measure(task, arguments, seed)]
+            job.begin(TRAINING, f"seed {number + 1} of {len(missing)}")
+            runs = [*runs, fine_tune_and_measure(task, arguments, seed, job)]
             _record(arguments, task, runs)
             remove_timed_checkpoints(arguments, seed)
     finally:
         forget_teacher()
-    results = assemble(arguments, task, runs)
-    publish(arguments, task, results)
-    return results
+    return runs
 
 
 def report(results: Results, folder: str | Path) -> None:

@@ -20,14 +20,16 @@ from hf_td.tasks.experiment.arguments import START, Arguments
 from hf_td.tasks.experiment.checkpoints import TimedCheckpoints
 from hf_td.tasks.experiment.choosing import choose_by_full
 from hf_td.tasks.experiment.output import DENSE_TRAINING, last_checkpoint, print_once
+from hf_td.tasks.experiment.stages import DENSE, TRAINING, watch
 from hf_td.tasks.experiment.trainers import make_trainer, save_fine_tuned, train
 from hf_td.tasks.models import locate
+from hf_td.tasks.progress import Job
 from hf_td.tasks.task import Task
 from hf_td.training import TargetedDropoutArguments
 
 
 def starting_model(
-    task: Task, arguments: Arguments, training: TargetedDropoutArguments
+    task: Task, arguments: Arguments, training: TargetedDropoutArguments, job: Job
 ) -> tuple[PreTrainedModel, dict[str, Any] | None]:
     """Return the model that the method starts from, and the summary of the dense stage (or None).
 
@@ -35,6 +37,7 @@ def starting_model(
         task: the task.
         arguments: arguments of the experiment.
         training: training arguments of one seed; the teacher `start` is replaced by its folder.
+        job: the job that the dense stage is part of.
 
     Raises:
         UsageError: the model cannot be loaded or cannot be pruned at this level, or it is the
@@ -57,7 +60,7 @@ def starting_model(
             training.teacher = _already_fine_tuned(arguments, model)
         return model, None
     folder = Path(str(training.output_dir)) / "dense"
-    summary = _fine_tune(task, arguments, stage, model, folder)
+    summary = _fine_tune(task, arguments, stage, model, folder, job)
     if training.teacher == START:
         training.teacher = str(folder)
     set_seed(training.seed)  # the method's draws do not depend on the dense stage
@@ -87,12 +90,16 @@ def _fine_tune(
     stage: TargetedDropoutArguments,
     model: PreTrainedModel,
     folder: Path,
+    job: Job,
 ) -> dict[str, Any]:
     """Fine-tune plainly and save the model in `folder`; a no-op if the folder exists."""
+    job.expect(DENSE, job.parts[TRAINING].units)
     if folder.is_dir():
+        job.skip(DENSE, 1)
         return {"model": folder.name}
     print_once(stage, f"seed {stage.seed}: plain fine-tuning first, for the head is new")
     trainer = make_trainer(task, "none", stage, model)
+    watch(trainer, job, DENSE, task)
     trainer.add_callback(TimedCheckpoints(arguments.minutes_between_checkpoints))
     summary = train(trainer, last_checkpoint(stage, Path(str(stage.output_dir))))
     if stage.should_save:

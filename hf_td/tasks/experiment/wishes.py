@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hf_td.tasks.experiment.arguments import Arguments
+from hf_td.tasks.experiment.stages import remove_bars
 from hf_td.tasks.experiment.trainers import make_trainer
 from hf_td.tasks.task import Task
 from hf_td.wishes import WishReport, prune_to
@@ -48,7 +49,9 @@ def _evaluation(task: Task, arguments: Arguments) -> Callable[[Any], float]:
 
     def evaluate(model: Any) -> float:
         device = model.device
-        found = make_trainer(task, "none", training, model).evaluate()
+        trainer = make_trainer(task, "none", training, model)
+        remove_bars(trainer)
+        found = trainer.evaluate()
         model.to(device)
         return found[f"eval_{task.metric}"]
 
