@@ -84,7 +84,7 @@ def test_the_first_screen_has_code() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_the_files_named_on_a_page_exist(page: Path) -> None:
     text = page.read_text()
-    scripts = set(re.findall(r"\bscripts/\w+\.\w+", text))
+    scripts = set(re.findall(r"(?<![\w/])scripts/\w+\.\w+", text))
     links = {link for link in re.findall(r"\]\(([^)#:]+)\)", text) if "://" not in link}
     missing = [s for s in scripts if not (ROOT / s).exists()]
     named = set(re.findall(r"(?<![\w/])tests/[\w/]+(?:\.py)?", text))

@@ -38,8 +38,8 @@ ExampleInputs = Annotated[
 Form = Annotated[
     str,
     typer.Option(
-        help="auto (stock, else compact), or a form as `hf-td inspect` lists them",
-        metavar=f"[{'|'.join(form_choices())}]",
+        help=f"one of {', '.join(form_choices())}; auto is stock, else compact",
+        metavar="FORM",
         rich_help_panel=WRITING,
     ),
 ]

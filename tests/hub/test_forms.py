@@ -120,7 +120,7 @@ from typer.testing import CliRunner
 from hf_td.cli import app
 from hf_td.tasks.experiment.arguments import CurveArguments
 help = CliRunner().invoke(app, ["prune", "--help"], terminal_width=2000).output
-assert "|gguf|dummy]" in help, help
+assert "gguf, dummy;" in help, help
 parser = HfArgumentParser(CurveArguments)
 assert "dummy (weights of a dummy)" in parser.format_help()
 assert parser.parse_args(["--export_form", "dummy"]).export_form == "dummy"

@@ -49,10 +49,11 @@ def test_a_line_for_each_sparsity_has_speed_bytes_and_text(options):
     dense, half = read_json_lines(options["results"])
     assert (dense["sparsity"], half["sparsity"]) == (0, 0.5)
     assert dense["parameters"] > half["parameters"]
-    assert dense["bytes"] > half["bytes"]
     assert dense["prompt"] == half["prompt"] != ""
     assert dense["text"] != half["text"]
     for line in (dense, half):
+        # The config, the tokenizer and the file that loads it come on top.
+        assert 4 * line["parameters"] < line["bytes"] < 4 * line["parameters"] + 100_000
         assert [speed["batch"] for speed in line["speed"]] == [1, 8]
         for speed in line["speed"]:
             assert speed["tokens_per_second"]["median"] > 0
