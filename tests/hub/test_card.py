@@ -415,6 +415,21 @@ def test_latency_is_measured_in_turn_and_in_eval_mode():
     assert found.hardware
 
 
+def test_a_model_that_a_trainer_wrapped_is_timed_in_the_type_of_its_weights(mixed_precision):
+    lowered = []
+
+    class Spy(nn.Linear):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            lowered.append(torch.is_autocast_enabled("cpu"))
+            return super().forward(input)
+
+    dense, compact, inputs = Spy(8, 8), Spy(8, 2), {"input": torch.rand(1, 8)}
+    mixed_precision(dense)(**inputs)
+    assert lowered == [True]
+    measure_latency(dense, compact, inputs, runs=2, warmup=0)
+    assert lowered == [True, *[False] * 4]
+
+
 def test_a_measurement_that_makes_no_sense_is_refused():
     model = nn.Linear(4, 4)
     with pytest.raises(ValueError, match="at least 2 rounds, got 1"):

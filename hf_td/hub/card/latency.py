@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hf_td.analysis.record import environment
 from hf_td.analysis.timing import Quartiles, time_in_turn
-from hf_td.anatomy import evaluating
+from hf_td.anatomy import evaluating, in_own_type
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,8 @@ def measure_latency(
 ) -> Latency:
     """Time forwards of two models in turn: what slows the machine slows both.
 
+    Both compute in the type of their weights, without the autocast that a Trainer puts around one.
+
     Args:
         dense: the model to compare with.
         compact: the smaller model, on the same device.
@@ -66,7 +68,13 @@ def measure_latency(
     """
     device = _common_device(dense, compact)
     shape = _shape_of(inputs)
-    with torch.no_grad(), evaluating(dense), evaluating(compact):
+    with (
+        torch.no_grad(),
+        evaluating(dense),
+        evaluating(compact),
+        in_own_type(dense),
+        in_own_type(compact),
+    ):
         times = time_in_turn(
             [partial(dense, **inputs), partial(compact, **inputs)],
             rounds=runs,
