@@ -140,13 +140,15 @@ def _about(table: Table, title: str) -> str:
 
 def _curve_table(table: Table) -> str:
     columns = [
-        _column(table, [(row, row.points.get(sparsity)) for row in table.rows])
+        _column(
+            table, [(row, row.points[sparsity]) for row in table.rows if sparsity in row.points]
+        )
         for sparsity in table.sparsities
     ]
     columns.append(_column(table, [(row, row.area) for row in table.rows]))
     heads = ["", "seeds", *(f"{s:.0%}" for s in table.sparsities), "area"]
     rows = [
-        [row.label, str(len(row.lines)), *(column[row.label] for column in columns)]
+        [row.label, str(len(row.lines)), *(column.get(row.label, "") for column in columns)]
         for row in table.rows
     ]
     return markdown_table(heads, rows) + "\n"
@@ -171,7 +173,7 @@ def _where_behind(table: Table) -> Iterator[str]:
         if not row.is_targeted_dropout:
             continue
         losses = []
-        for sparsity in table.sparsities:
+        for sparsity in row.points:
             points = {other.label: other.points.get(sparsity) for other in table.rows}
             best = table.best(list(points.values()))
             if table.is_behind(points[row.label], best):

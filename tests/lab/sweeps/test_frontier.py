@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from lab.sweeps.frontier import frontier_section
@@ -33,11 +34,19 @@ def _table(*lines: dict[str, Any]) -> Table:
 def test_means_of_the_seeds_are_shown_and_plotted(tmp_path):
     table = _table(_line(0, costs=_costs(3.0)), _line(1, costs=_costs(2.0)))
     page = unpadded("\n".join(frontier_section([table], tmp_path / "page")))
-    assert "| targeted dropout, heads | 0% | 1.00 | 80.0 | 0.9000 ± 0.0000 |" in page
-    assert "| targeted dropout, heads | 50% | 2.50 | 50.0 | 0.8100 ± 0.0141 |" in page
+    assert "| heads: targeted dropout | 0% | 1.00 | 80.0 | 0.9000 ± 0.0000 |" in page
+    assert "| heads: targeted dropout | 50% | 2.50 | 50.0 | 0.8100 ± 0.0141 |" in page
     for kind in ("speed", "size"):
         assert f"(page-sst2-{kind}.png)" in page
         assert (tmp_path / f"page-sst2-{kind}.png").stat().st_size > 1000
+
+
+def test_a_model_that_starts_smaller_has_no_speed(tmp_path):
+    small = _line(0, costs=[{**cost, "bytes": 40_000_000} for cost in _costs(3.0)])
+    tables = [_table(_line(0, costs=_costs(3.0))), replace(_table(small), level="layers")]
+    page = unpadded("\n".join(frontier_section(tables, tmp_path / "page")))
+    assert "| heads: targeted dropout | 50% | 2.00 | 50.0 | 0.8000 |" in page
+    assert "| layers: targeted dropout | 50% | | 40.0 | 0.8000 |" in page
 
 
 def test_cells_without_costs_have_no_such_part(tmp_path):
