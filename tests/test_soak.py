@@ -1,4 +1,4 @@
-"""Thousands of repetitions leave no memory behind: about five minutes of one core.
+"""Thousands of repetitions leave no memory behind: about two minutes of one core.
 
 OMP_NUM_THREADS=1 python -m pytest -m slow tests/test_soak.py
 """
