@@ -88,7 +88,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "one_sparsity": Recipe(
         help="one sparsity will be shipped, and the last third of the run trains exactly that one",
-        source="oBERT, SparseBERT and neural-compressor; parts not measured alone",
+        source="oBERT, SparseBERT, neural-compressor; parts on held-out rows of SST-2",
         weight={
             **_ALWAYS,
             # All three: cubic or exponential up to the sparsity itself, and then a fixed mask.

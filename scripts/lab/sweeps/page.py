@@ -115,6 +115,9 @@ def _section(report: Report, table: Table, stem: Path) -> Iterator[str]:
     )
     yield _curve_table(table)
     curves = {row.label: row.curves for row in table.rows if row.curves}
+    if len(table.sparsities) == 1:  # no curve, and the table says it all
+        yield from _missing(table)
+        return
     if curves:
         name = stem.with_name(f"{stem.name}-{table.name}")
         options: Any = {"metric": metric, "lower_is_better": table.lower_is_better}

@@ -191,3 +191,13 @@ def test_the_program_writes_the_page(lines, tmp_path, capsys):
     )
     assert "50% removed" in (tmp_path / "p.md").read_text()
     assert f"the page is {tmp_path / 'p.md'}" in capsys.readouterr().out
+
+
+def test_one_sparsity_has_a_table_and_no_plot(tmp_path):
+    path = tmp_path / "cells.jsonl"
+    append_json_line(path, {"title": "One", "plan": [_place("a", "targeted_dropout")]})
+    line = _line("a", "targeted_dropout", 0, 0.9, 0.8, 0.7)
+    append_json_line(path, {**line, "curve": line["curve"][1:2]})
+    text = unpadded(write_page(read_report([path]), tmp_path / "page").read_text())
+    assert "| targeted dropout | 1 | **0.8000** |" in text
+    assert not list(tmp_path.glob("*.png"))
