@@ -30,7 +30,7 @@ def test_a_notebook_was_run_from_its_beginning_and_names_no_machine(path):
     assert all(output["output_type"] == "stream" for cell in cells for output in cell["outputs"])
     assert all(shown_by(cell) for cell in cells)
     text = path.read_text(encoding="utf-8")
-    assert not [folder for folder in ("/home/", "/tmp/", "/root/", "/work/") if folder in text]
+    assert not [folder for folder in ("/home/", "/tmp/", "/root/") if folder in text]
 
 
 @pytest.mark.slow
