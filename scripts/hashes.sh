@@ -10,10 +10,10 @@ trap 'rm -rf "$tools"' EXIT
 python -m venv "$tools"
 "$tools/bin/python" -m pip install --quiet pip-tools
 "$tools/bin/pip-compile" --quiet --generate-hashes --extra dev --constraint constraints.txt \
-    --unsafe-package torch --unsafe-package hf-td --no-header --no-annotate --strip-extras \
+    --unsafe-package torch --no-header --no-annotate --strip-extras \
     --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file "$tools/packages.txt" pyproject.toml
 {
     echo "# The packages of the extra dev and the hashes of their files. Written by scripts/hashes.sh."
-    grep -v '^#' "$tools/packages.txt" | sed '/./,$!d'
+    grep -v -e '^#' -e '^hf-td @' -e '^$' "$tools/packages.txt"  # not the package itself
 } > "$tools/requirements.txt"
 mv "$tools/requirements.txt" requirements-dev.txt
