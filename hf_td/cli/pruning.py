@@ -16,6 +16,7 @@ from hf_td.cli.answers import Answer
 from hf_td.cli.calibrating import Calibration
 from hf_td.cli.evaluating import Evaluation
 from hf_td.cli.exporting import export_lines, export_values
+from hf_td.cli.forecasting import forecast, reporting_texts
 from hf_td.cli.loading import find_sentence_modules, load_model, load_processor
 from hf_td.cli.spending import Spending
 from hf_td.config import CONFIG_KEY, trained_with
@@ -93,17 +94,19 @@ def prune_and_export(
     with blaming_input():
         inputs = read_example_inputs(example_inputs, model)
         read: dict[str, Any] = {"anatomy": read_anatomy(model, inputs), "example_inputs": inputs}
-        if amount.units is not None:
-            report, wishes = prune_units(model, amount.units, anatomy=read["anatomy"]), ()
-        else:
+        if amount.units is None:
             given |= calibration.options(model, processor, importance)
             given |= spending.options(model, read)
             if "max_loss" in amount.wishes:
                 given |= evaluation.options(model, processor)
-            report, wishes = _prune(model, amount, spending, given, {**writing, **read}, processor)
-        export = export_model(
-            model, output, processing_class=processor, overwrite=overwrite, **writing, **read
-        )
+        anatomy = read["anatomy"]
+        with forecast(model, anatomy, {} if amount.wishes else given) as job:
+            writing |= read
+            with reporting_texts(job, model, anatomy):
+                report, wishes = _prune(model, amount, spending, given, writing, processor)
+            export = export_model(
+                model, output, processing_class=processor, overwrite=overwrite, **writing
+            )
     wishes = [replace(w, got=export.bytes) if w.name == "max_bytes" else w for w in wishes]
     for wish in wishes:
         if not wish.met:
@@ -124,7 +127,9 @@ def _prune(
     writing: dict[str, Any],
     processor: Any,
 ) -> tuple[PruningReport, tuple[Wish, ...]]:
-    """Prune a model to a sparsity or to wishes; return what is removed, and what was got."""
+    """Prune a model as asked for; return what is removed, and what was got of wishes."""
+    if amount.units is not None:
+        return prune_units(model, amount.units, anatomy=writing["anatomy"]), ()
     if not amount.wishes:
         assert amount.sparsity is not None
         read = {name: writing[name] for name in ("anatomy", "example_inputs")}
