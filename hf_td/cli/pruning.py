@@ -50,6 +50,7 @@ def prune_and_export(
     importance: str | None,
     form: str,
     keep_heads_stock: bool,
+    multiple_of: int,
     from_disk: bool,
     overwrite: bool,
     example_inputs: Path | None,
@@ -75,7 +76,11 @@ def prune_and_export(
     spending.check()
     ranking = {"level": level, "importance": importance}
     given: dict[str, Any] = {n: value for n, value in ranking.items() if value is not None}
-    writing: dict[str, Any] = {"form": form, "keep_heads_stock": keep_heads_stock}
+    writing: dict[str, Any] = {
+        "form": form,
+        "keep_heads_stock": keep_heads_stock,
+        "multiple_of": multiple_of,
+    }
     if from_disk:
         sparsity = _for_disk(amount, spending, calibration)
         if example_inputs is not None or trust_remote_code:
