@@ -223,6 +223,13 @@ def test_an_error_of_the_user_is_one_message(monkeypatch, capsys, llama, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("command", ["prune --sparsity 0.5", "export", "trim --texts a.txt"])
+def test_a_model_is_not_replaced_by_what_is_made_of_it(monkeypatch, capsys, llama, command):
+    command, *options = command.split()
+    assert run(monkeypatch, command, llama, llama, *options, "--overwrite") == 2
+    assert "is the folder of the model itself" in capsys.readouterr().err
+
+
 def test_a_wrong_sparsity_is_refused_before_the_model_is_looked_for(monkeypatch, capsys, tmp_path):
     assert run(monkeypatch, "prune", "./nowhere", tmp_path / "out", "--sparsity", "75") == 2
     assert "fraction to remove, in [0, 1]; got 75.0" in capsys.readouterr().err

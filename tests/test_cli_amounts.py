@@ -173,7 +173,7 @@ def test_texts_say_what_is_important(monkeypatch, capsys, reader, texts, tmp_pat
         (("--sparsity", "attention=0.5", "attention=0.6"), "names a part twice"),
         (("--sparsity", "attention=1.5"), "in [0, 1]; got 1.5"),
         (("--sparsity", "heads=0.5"), "names heads, but what is ranked here is"),
-        (("--units", "nowhere.json"), "nowhere.json holds no units"),
+        (("--units", "nowhere.json"), "the file nowhere.json does not exist"),
         (("--max-bytes", "tiny"), "such as 25MB, 1.5GiB or 300000, got 'tiny'"),
         (("--speedup", "2", "--level", "weight"), "Use level='unit' (heads and neurons)"),
         (("--max-bytes", "9kB", "--level", "weight"), "or form='archive'"),

@@ -17,10 +17,9 @@ from hf_td.cli.calibrating import Calibration
 from hf_td.cli.evaluating import Evaluation
 from hf_td.cli.exporting import export_lines, export_values
 from hf_td.cli.forecasting import forecast, reporting_texts
-from hf_td.cli.loading import find_sentence_modules, load_model, load_processor
+from hf_td.cli.loading import check_output, find_sentence_modules, load_model, load_processor
 from hf_td.cli.spending import Spending
 from hf_td.config import CONFIG_KEY, trained_with
-from hf_td.files import check_free
 from hf_td.hub.export import Export, export_model
 from hf_td.hub.forms import check_form
 from hf_td.hub.from_disk import prune_folder
@@ -69,8 +68,8 @@ def prune_and_export(
     """
     with blaming_input():  # before the long work
         _check_fractions(amount)
-        check_free(output.absolute(), overwrite=overwrite)
         check_form(form, keep_heads_stock=keep_heads_stock)
+    check_output(name, output, overwrite=overwrite)
     calibration.check(importance)
     evaluation.check(amount.wishes)
     spending.check()

@@ -213,6 +213,8 @@ def _load_from(name: str, config: str | None, builtin: str, split: Any) -> Any:
         return datasets.load_dataset(reader, data_files=str(path), split=split, **options)
     if path.is_dir():
         return _load_folder(path, config, split)
+    if kind_of(path) in READERS:
+        raise FileNotFoundError(f"the file {name} does not exist. Give an existing file.")
     if is_path(name):
         raise FileNotFoundError(
             f"the folder {name} does not exist. Give an existing folder or file, an id on the "
