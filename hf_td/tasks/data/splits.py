@@ -195,7 +195,7 @@ def _load(arguments: DatasetArguments, builtin: str, split: dict[str, str] | Non
     except (DatasetsError, ValueError) as error:
         if isinstance(error, OSError):
             raise  # the data do not exist
-        wanted = "" if split is None else f" as {_shown(split)}"
+        wanted = "" if split in (None, {TRAIN: TRAIN}) else f" as {_shown(split)}"
         hint = " A split can be part of another, such as train[:90%] and train[90%:]."
         raise ValueError(
             f"{name} cannot be read{wanted}: {reason(error)}{hint if 'split' in str(error) else ''}"

@@ -116,9 +116,12 @@ def _difference(there: dict[str, Any], here: dict[str, Any]) -> str:
         {**side.get("targeted_dropout", {}), **side.get("arguments", {})} for side in (there, here)
     ]
     names = sorted(flat[0].keys() | flat[1].keys())
-    shown = [
-        f"{name}: {flat[0].get(name, 'default')} there, {flat[1].get(name, 'default')} here"
+    changed = {
+        name: [side.get(name, "default") for side in flat]
         for name in names
         if flat[0].get(name) != flat[1].get(name)
-    ]
-    return "; ".join(shown)
+    }
+    # Schedules are long, and mostly follow from the rest.
+    short = {n: both for n, both in changed.items() if not any(isinstance(v, dict) for v in both)}
+    shown = short or changed
+    return "; ".join(f"{name}: {there} there, {here} here" for name, (there, here) in shown.items())
