@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv with the package and an extra, at the versions of constraints.txt, and activates it.
-# Installed packages are reused. For the other scripts:
+# The files of requirements-EXTRA.txt, where there is one, have to have their recorded hashes. Installed
+# packages are reused. For the other scripts:
 #
 #     source scripts/setup.sh EXTRA "$@"
 #
@@ -16,14 +17,21 @@ extra=${1:?an extra of pyproject.toml was expected, such as dev}
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 
-# The environment is current if it was made for this extra from these two files.
-wanted=$(cat pyproject.toml constraints.txt | cksum)
+# The environment is current if it was made for this extra from these files.
+hashes=requirements-$extra.txt
+[ -f "$hashes" ] || hashes=
+wanted=$(cat pyproject.toml constraints.txt $hashes | cksum)
 stamp=.venv/.installed-$extra
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     python3 -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
     [ -x .venv/bin/python ] || python3 -m venv .venv
     echo "installing hf_td[$extra] into .venv ..."
-    # torch first and by its exact version, so that pip takes a CPU build if there is one.
+    # Without dependencies, which are all in the file: pip wants a hash for everything that it then sees.
+    if [ -n "$hashes" ]; then
+        .venv/bin/python -m pip install --quiet --no-deps --require-hashes --requirement "$hashes"
+    fi
+    # torch by its exact version, so that pip takes a CPU build if there is one. Each index has another
+    # file of it, so it has no hash.
     .venv/bin/python -m pip install --quiet --constraint constraints.txt torch
     .venv/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[$extra]"
     echo "$wanted" > "$stamp"

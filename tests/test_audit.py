@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import subprocess
 import sys
 import textwrap
@@ -21,6 +22,25 @@ def test_every_direct_dependency_has_a_reason_and_a_licence():
         if "hf_td" in direct[name]:
             assert not row.use.startswith("needed by"), f"{name} has no comment in pyproject.toml"
         assert row.licence != "unknown" or "hf_td" not in direct[name], name
+
+
+def test_each_package_of_dev_has_the_hashes_of_its_pinned_version():
+    pinned = dict(re.findall(r"^([\w.-]+)==(\S+)", _text("constraints.txt"), re.MULTILINE))
+    pinned = {audit.key(name): version for name, version in pinned.items()}
+    entries = re.split(r"^(?=[\w.-]+==)", _text("requirements-dev.txt"), flags=re.MULTILINE)[1:]
+    hashed = {}
+    for entry in entries:
+        name, version = entry.split()[0].split("==")
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}$", entry, re.MULTILINE), name
+        hashed[audit.key(name)] = version
+    assert "file:" not in _text("requirements-dev.txt")
+    needed = {row.name for row in audit.packages("dev")}
+    assert needed - hashed.keys() == {"torch"}, "run scripts/hashes.sh"
+    assert hashed == {name: pinned[name] for name in hashed}, "run scripts/hashes.sh"
+
+
+def _text(name: str) -> str:
+    return (audit.ROOT / name).read_text(encoding="utf-8")
 
 
 def test_the_table_has_a_row_for_each_package():
