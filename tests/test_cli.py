@@ -18,6 +18,7 @@ from transformers import (
 
 from hf_td import __version__, cli, patch_model
 from hf_td.cli.loading import load_processor
+from hf_td.hub.forms.form import Form
 from hf_td.tasks.errors import UsageError
 from hf_td.tasks.experiment.arguments import ModelArguments
 from hf_td.tasks.models import builtin_model, find_model
@@ -63,6 +64,17 @@ def test_prune_writes_a_smaller_model_that_loads(monkeypatch, capsys, llama, tmp
     assert after.num_parameters() < before.num_parameters()
     assert after.dtype == before.dtype
     assert torch.isfinite(after(torch.arange(9)[None]).logits).all()
+
+
+@pytest.mark.parametrize("words", [(), ("--from-disk",)], ids=["in memory", "from disk"])
+def test_widths_are_rounded_up_to_a_multiple(monkeypatch, llama, tmp_path, words):
+    monkeypatch.setattr(Form, "verify", lambda *_: ())  # a fresh process takes seconds
+    whole = AutoModelForCausalLM.from_pretrained(llama).config.intermediate_size
+    half = ("--sparsity", "0.5", "--multiple-of")
+    for number, width in ((1, whole // 2), (whole - 1, whole - 1)):
+        out = tmp_path / str(number)
+        assert run(monkeypatch, "prune", llama, out, *half, number, *words) == 0
+        assert AutoModelForCausalLM.from_pretrained(out).config.intermediate_size == width
 
 
 @pytest.fixture
@@ -209,6 +221,13 @@ def test_an_error_of_the_user_is_one_message(monkeypatch, capsys, llama, tmp_pat
     assert run(monkeypatch, "prune", llama, tmp_path / "out", *words) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["prune --sparsity 0.5", "export", "trim --texts a.txt"])
+def test_a_model_is_not_replaced_by_what_is_made_of_it(monkeypatch, capsys, llama, command):
+    command, *options = command.split()
+    assert run(monkeypatch, command, llama, llama, *options, "--overwrite") == 2
+    assert "is the folder of the model itself" in capsys.readouterr().err
 
 
 def test_a_wrong_sparsity_is_refused_before_the_model_is_looked_for(monkeypatch, capsys, tmp_path):

@@ -11,13 +11,16 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig, MixtralForCausalLM
 
 from hf_td import Times, patch_model, prune_model, prune_units, unpatch_model
+from hf_td.cli import forecasting
 from hf_td.cli.amounts import read_sparsity, read_units
 from hf_td.hub.forms.form import Form
 from hf_td.tasks.data.calibration import calibration_batches
 from hf_td.tasks.errors import UsageError
+from hf_td.tasks.progress import Job, Part
 from hf_td.tasks.sizes import parse_bytes
 from hf_td.wishes.measures import Measures
 from tests.test_cli import run
+from tests.test_cli_report import Terminal
 from tests.vocabulary.test_trim import llama as tiny_llama
 from tests.vocabulary.tokenizers_of import CORPUS, FAMILIES
 
@@ -134,7 +137,21 @@ def test_latency_is_spent_by_a_table_that_is_kept(monkeypatch, capsys, reader, t
 )
 def test_texts_say_what_is_important(monkeypatch, capsys, reader, texts, tmp_path, words):
     words = ("--sparsity", "0.5", "--calibration", texts, *words)
-    assert run(monkeypatch, "prune", reader, tmp_path / "out", *words) == 0
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    jobs: list[tuple[float, Part]] = []
+
+    def observed(parts: dict[str, Part], **more: Any) -> Job:
+        part = parts["running the texts"]
+        jobs.append((part.units, part))
+        return Job(parts, **more)
+
+    monkeypatch.setattr(forecasting, "Job", observed)
+    assert run(monkeypatch, "prune", reader, tmp_path / "out", *words, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["export"]["form"] == "stock"
+    shown = terminal.getvalue()
+    assert all(text in shown for text in ("running the texts", "exporting", " left"))
+    ((planned, part),) = jobs
+    assert part.done == planned > 0
     model, tokenizer = loaded(reader), AutoTokenizer.from_pretrained(reader)
     gradients = "taylor" in words
     batches = calibration_batches(str(texts), model, tokenizer, labelled=gradients)
@@ -156,7 +173,7 @@ def test_texts_say_what_is_important(monkeypatch, capsys, reader, texts, tmp_pat
         (("--sparsity", "attention=0.5", "attention=0.6"), "names a part twice"),
         (("--sparsity", "attention=1.5"), "in [0, 1]; got 1.5"),
         (("--sparsity", "heads=0.5"), "names heads, but what is ranked here is"),
-        (("--units", "nowhere.json"), "nowhere.json holds no units"),
+        (("--units", "nowhere.json"), "the file nowhere.json does not exist"),
         (("--max-bytes", "tiny"), "such as 25MB, 1.5GiB or 300000, got 'tiny'"),
         (("--speedup", "2", "--level", "weight"), "Use level='unit' (heads and neurons)"),
         (("--max-bytes", "9kB", "--level", "weight"), "or form='archive'"),

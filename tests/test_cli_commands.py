@@ -97,6 +97,8 @@ def test_a_file_of_arguments_tells_the_kind(tmp_path):
 def test_data_that_do_not_tell_the_kind_are_refused():
     with pytest.raises(UsageError, match="hf-td train KIND OPTIONS, where KIND is text, glue"):
         find_kind(["--dataset_name", "user/data"])
+    with pytest.raises(UsageError, match=r"kind of task 'texts'.* Did you mean text\?"):
+        find_kind(["texts", "--train_file", "a.csv"])
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +205,7 @@ def test_inspect_says_what_pruning_would_give(monkeypatch, capsys, halves):
 def test_a_curve_has_the_metric_the_bytes_and_the_time(
     monkeypatch, capsys, reader, texts, tmp_path
 ):
-    words = ("curve", reader, "--sparsity", "0", "--sparsity", "0.5", "--rounds", "2")
+    words = ("curve", reader, "--sparsity", "0", "0.5", "--rounds", "2")
     words = (*words, "--length", "16", "--evaluate", texts, "--plot", tmp_path / "plot")
     assert run(monkeypatch, *words, "--json") == 0
     found = json.loads(capsys.readouterr().out)

@@ -96,6 +96,8 @@ def read_units(file: Path) -> dict[str, Any]:
     try:
         kinds = read_json(file)
         return {kind: _numbered(named) for kind, named in kinds.items()}
+    except FileNotFoundError as error:
+        raise UsageError(f"the file {file} does not exist. Give an existing file.") from error
     except (OSError, ValueError, AttributeError) as error:
         raise UsageError(
             f"{file} holds no units: {error}. Expected is a JSON object such as "

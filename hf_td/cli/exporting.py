@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_td.cli.answers import Answer
-from hf_td.cli.loading import find_sentence_modules, load_model, load_processor
-from hf_td.files import check_free
+from hf_td.cli.loading import check_output, find_sentence_modules, load_model, load_processor
 from hf_td.hub.export import Export, export_model
 from hf_td.hub.forms import check_form
 from hf_td.tasks.errors import blaming_input
@@ -31,8 +30,8 @@ def write_export(
     Raises:
         UsageError: an argument cannot work.
     """
-    with blaming_input():  # before the long work
-        check_free(output.absolute(), overwrite=overwrite)
+    check_output(name, output, overwrite=overwrite)  # before the long work
+    with blaming_input():
         check_form(form, keep_heads_stock=keep_heads_stock)
     model, source = load_model(name, trust_remote_code=trust_remote_code)
     processor = load_processor(source)

@@ -8,6 +8,7 @@ from typing import Any
 import transformers
 from transformers import AutoProcessor, PreTrainedTokenizerBase
 
+from hf_td.files import check_free
 from hf_td.hub.forms.form import ARCHIVE_NAME
 from hf_td.hub.sentences import find_modules
 from hf_td.modules.stock_models import stock_class
@@ -43,6 +44,23 @@ def load_model(name: str, *, trust_remote_code: bool) -> tuple[Any, ModelSource]
         model = model_class.from_pretrained(source.model, dtype="auto", **source.options)
         _attach_saved_values(model, source)
     return model, source
+
+
+def check_output(name: str, output: Path, *, overwrite: bool) -> None:
+    """Raise UsageError unless a folder may be written, and is not that of the model.
+
+    Args:
+        name: folder of the model, or an id on the Hub.
+        output: the folder to write.
+        overwrite: as for `check_free`.
+    """
+    if output.is_dir() and output.resolve() == Path(name).resolve():
+        raise UsageError(
+            f"OUTPUT {output} is the folder of the model itself, which would be lost. Give another "
+            "folder."
+        )
+    with blaming_input():
+        check_free(output.absolute(), overwrite=overwrite)
 
 
 def _check_no_archive(name: str) -> None:

@@ -52,6 +52,14 @@ KeepHeadsStock = Annotated[
         rich_help_panel=WRITING,
     ),
 ]
+MultipleOf = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="keep a multiple of this many neurons",
+        rich_help_panel=WRITING,
+    ),
+]
 Overwrite = Annotated[
     bool,
     typer.Option("--overwrite", help="replace the contents of the folder", rich_help_panel=WRITING),

@@ -16,10 +16,10 @@ from hf_td.cli.answers import Answer
 from hf_td.cli.calibrating import Calibration
 from hf_td.cli.evaluating import Evaluation
 from hf_td.cli.exporting import export_lines, export_values
-from hf_td.cli.loading import find_sentence_modules, load_model, load_processor
+from hf_td.cli.forecasting import forecast, reporting_texts
+from hf_td.cli.loading import check_output, find_sentence_modules, load_model, load_processor
 from hf_td.cli.spending import Spending
 from hf_td.config import CONFIG_KEY, trained_with
-from hf_td.files import check_free
 from hf_td.hub.export import Export, export_model
 from hf_td.hub.forms import check_form
 from hf_td.hub.from_disk import prune_folder
@@ -49,6 +49,7 @@ def prune_and_export(
     importance: str | None,
     form: str,
     keep_heads_stock: bool,
+    multiple_of: int,
     from_disk: bool,
     overwrite: bool,
     example_inputs: Path | None,
@@ -67,14 +68,18 @@ def prune_and_export(
     """
     with blaming_input():  # before the long work
         _check_fractions(amount)
-        check_free(output.absolute(), overwrite=overwrite)
         check_form(form, keep_heads_stock=keep_heads_stock)
+    check_output(name, output, overwrite=overwrite)
     calibration.check(importance)
     evaluation.check(amount.wishes)
     spending.check()
     ranking = {"level": level, "importance": importance}
     given: dict[str, Any] = {n: value for n, value in ranking.items() if value is not None}
-    writing: dict[str, Any] = {"form": form, "keep_heads_stock": keep_heads_stock}
+    writing: dict[str, Any] = {
+        "form": form,
+        "keep_heads_stock": keep_heads_stock,
+        "multiple_of": multiple_of,
+    }
     if from_disk:
         sparsity = _for_disk(amount, spending, calibration)
         if example_inputs is not None or trust_remote_code:
@@ -93,17 +98,19 @@ def prune_and_export(
     with blaming_input():
         inputs = read_example_inputs(example_inputs, model)
         read: dict[str, Any] = {"anatomy": read_anatomy(model, inputs), "example_inputs": inputs}
-        if amount.units is not None:
-            report, wishes = prune_units(model, amount.units, anatomy=read["anatomy"]), ()
-        else:
+        if amount.units is None:
             given |= calibration.options(model, processor, importance)
             given |= spending.options(model, read)
             if "max_loss" in amount.wishes:
                 given |= evaluation.options(model, processor)
-            report, wishes = _prune(model, amount, spending, given, {**writing, **read}, processor)
-        export = export_model(
-            model, output, processing_class=processor, overwrite=overwrite, **writing, **read
-        )
+        anatomy = read["anatomy"]
+        with forecast(model, anatomy, {} if amount.wishes else given) as job:
+            writing |= read
+            with reporting_texts(job, model, anatomy):
+                report, wishes = _prune(model, amount, spending, given, writing, processor)
+            export = export_model(
+                model, output, processing_class=processor, overwrite=overwrite, **writing
+            )
     wishes = [replace(w, got=export.bytes) if w.name == "max_bytes" else w for w in wishes]
     for wish in wishes:
         if not wish.met:
@@ -124,7 +131,9 @@ def _prune(
     writing: dict[str, Any],
     processor: Any,
 ) -> tuple[PruningReport, tuple[Wish, ...]]:
-    """Prune a model to a sparsity or to wishes; return what is removed, and what was got."""
+    """Prune a model as asked for; return what is removed, and what was got of wishes."""
+    if amount.units is not None:
+        return prune_units(model, amount.units, anatomy=writing["anatomy"]), ()
     if not amount.wishes:
         assert amount.sparsity is not None
         read = {name: writing[name] for name in ("anatomy", "example_inputs")}

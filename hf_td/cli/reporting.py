@@ -8,7 +8,8 @@ from pathlib import Path
 from hf_td.cli.answers import Answer
 from hf_td.files import write_text
 from hf_td.tasks.errors import UsageError, blaming_input
-from hf_td.tasks.experiment.reporting import PAGE, read_results, report_page
+from hf_td.tasks.experiment.output import PAGE
+from hf_td.tasks.experiment.reporting import read_results, report_page
 
 
 def write_report(runs: Sequence[Path], output: Path | None, title: str | None) -> Answer:

@@ -10,7 +10,7 @@ from hf_td.cli.answers import Answer
 from hf_td.cli.kinds import KINDS
 from hf_td.tasks.data.files import read_file
 from hf_td.tasks.errors import UsageError, blaming_input
-from hf_td.tasks.experiment.parsing import names_a_file, read_arguments
+from hf_td.tasks.experiment.parsing import names_a_file, read_arguments, suggestion
 from hf_td.tasks.image_classification.task import DIGITS
 from hf_td.tasks.language_modelling.task import SELF
 from hf_td.tasks.registry import TASKS, run_task
@@ -45,8 +45,13 @@ def find_kind(words: Sequence[str]) -> str:
     """Return the only kind that has the options of the data, or else its columns.
 
     Raises:
-        UsageError: several kinds fit, or none does.
+        UsageError: several kinds fit, or none does; or the first word is an unknown kind.
     """
+    if words and not words[0].startswith("-") and not names_a_file(words[:1]):
+        raise UsageError(
+            f"unknown kind of task {words[0]!r}. Give one of {', '.join(KINDS)}."
+            f"{suggestion(words[0], list(KINDS))}"
+        )
     given = dict(_given(words))
     built_in = _BUILT_IN.get(given.get("dataset_name", ""))
     if built_in is not None:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from hf_td.cli.answers import Answer
 from hf_td.cli.exporting import export_lines, export_values
-from hf_td.cli.loading import find_sentence_modules, load_model, load_processor
-from hf_td.files import check_free
+from hf_td.cli.loading import check_output, find_sentence_modules, load_model, load_processor
 from hf_td.hub.export import export_model
 from hf_td.tasks.data.files import read_file
 from hf_td.tasks.data.splits import is_text
@@ -34,8 +33,7 @@ def trim_and_export(
     Raises:
         UsageError: an argument cannot work.
     """
-    with blaming_input():
-        check_free(output.absolute(), overwrite=overwrite)  # before the long work
+    check_output(name, output, overwrite=overwrite)  # before the long work
     model, source = load_model(name, trust_remote_code=trust_remote_code)
     processor = load_processor(source)
     tokenizer = getattr(processor, "tokenizer", processor)

@@ -169,8 +169,8 @@ def _by_activation(
     # A patched model before its first update has measured nothing: it ranks as that update would.
     if known is None or (measured and missing):
         cure = (
-            "Pass a few batches of training data as calibration=..., prune by "
-            "importance='magnitude'"
+            "Pass a few batches of training data as calibration=... (--calibration TEXTS), prune "
+            "by importance='magnitude' (--importance magnitude)"
         )
         raise ValueError(ACTIVATIONS.missing(model, missing, cure))
     ACTIVATIONS.check({name: known.mean_squares[name] for name in names if name in measured})

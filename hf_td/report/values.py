@@ -138,7 +138,10 @@ class Report:
         labels = [series.label for series in self.series]
         empty = [series.label for series in self.series if not series.points]
         if empty or not labels:
-            raise ValueError(f"nothing was measured for {empty or 'any run'}; a page needs a point")
+            raise ValueError(
+                f"no sparsity was measured for {', '.join(empty) or 'any run'}, and a page needs "
+                "one. Finish the run: the same command goes on with it"
+            )
         if len(set(labels)) < len(labels):
             raise ValueError(f"the labels of runs have to differ, got {labels}")
 

@@ -246,7 +246,9 @@ def _check_type(name: str) -> None:
 def _checked_folder(folder: Path) -> str:
     names = ("config.json", "tokenizer_config.json", "tokenizer.json", "preprocessor_config.json")
     if not any((folder / name).is_file() for name in names):
-        raise UsageError(f"the folder {folder} has no model: there is no config.json in it.")
+        inside = sorted(path.parent for path in folder.glob("*/config.json"))
+        hint = f" There is one in {inside[0]}. Give that folder." if inside else ""
+        raise UsageError(f"the folder {folder} has no model: there is no config.json in it.{hint}")
     return str(folder)
 
 

@@ -23,6 +23,8 @@ def read_values(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
         return parse_json(text) if path.suffix == ".json" else parse_yaml(text)
+    except FileNotFoundError as error:
+        raise UsageError(f"the file {path} does not exist. Give an existing file.") from error
     except (OSError, ValueError) as error:
         kind = path.suffix.removeprefix(".") or "YAML"
         raise UsageError(f"{path} is not valid {kind}: {error}") from error

@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 _FORMAT = "{percentage:3.0f}%|{bar}| {desc}"
 _PAUSE = 0.2  # seconds between two redraws
+EXPORT_SECONDS = 20.0  # guess for an export with its check, while none was measured
 
 
 @dataclass(kw_only=True)

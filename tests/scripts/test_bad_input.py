@@ -43,6 +43,7 @@ from tests.scripts.glue_runs import refused, run_glue, start
         ({"export_max_bytes": "much", "level": "unit"}, "such as 25MB, 1.5GiB or 300000, got 'm"),
         ({"export_speedup": 2, "level": "weight"}, "--level weight makes no export faster"),
         ({"export_sparsity": 0.5, "do_eval": True}, "only fine-tuned models are exported"),
+        ({"export_sparsity": 75}, "--export_sparsity is a fraction to remove, in [0, 1]"),
         ({"resume_from_checkpoint": "./nowhere"}, "is no checkpoint of a Trainer"),
         ({"resume_from_checkpoint": "./nowhere", "seeds": [0, 1]}, "the checkpoint of one seed"),
         ({"learning_rate": 1e38, "max_grad_norm": 0}, "the loss is nan"),
@@ -126,6 +127,16 @@ def test_a_sparsity_above_the_targeting_is_a_warning(options, method, warnings, 
     assert all("above the targeting 0.5" in message for message in caplog.messages)
 
 
+def test_a_file_of_arguments_that_is_missing_or_not_alone_is_refused(capsys):
+    for words, message in (
+        (["no.yaml"], "the file no.yaml does not exist"),
+        (["no.yaml", "--seeds", "1", "--model_name_or_path", "a"], "stands alone"),
+    ):
+        with pytest.raises(SystemExit):
+            run_program(lambda words=words: run_glue.main(words))
+        assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -134,7 +145,7 @@ def test_a_sparsity_above_the_targeting_is_a_warning(options, method, warnings, 
         ('{"task_name": "cola"}', "lacks ['model_name_or_path']"),
         (
             '{"model_name_or_path": "a", "task_name": "cola", "sparsitys": [0]}',
-            "has unknown ['sparsitys']. Did you mean sparsities?",
+            "arguments.json has unknown arguments ['sparsitys']. Did you mean sparsities?",
         ),
     ],
 )

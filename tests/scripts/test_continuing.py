@@ -25,6 +25,24 @@ def test_finished_seeds_are_kept(options, capsys):
     assert len(results_of(options)["runs"]) == 2
 
 
+def test_pages_of_fewer_seeds_and_exports_of_other_weights_are_removed(options, capsys):
+    run_glue.main(argv_of({**options, "seeds": [0]}))
+    folder = Path(options["output_dir"])
+    stale = [folder / "report.html", folder / "seed-0" / "export" / "report.html"]
+    stale.append(folder / "seed-1" / "export" / "config.json")  # of results that were deleted
+    for path in (*stale, card := folder / "seed-0" / "export" / "README.md"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("earlier")
+    capsys.readouterr()
+    run_glue.main(argv_of({**options, "seeds": [0]}))
+    assert all(path.is_file() for path in stale), "nothing changed"
+    run_glue.main(argv_of({**options, "seeds": [0, 1]}))
+    told = capsys.readouterr().out
+    assert not any(path.exists() for path in (*stale, stale[2].parent))
+    assert all(str(path) in told for path in (*stale[:2], stale[2].parent))
+    assert card.is_file(), "the model of seed 0 is what it was"
+
+
 def test_a_run_of_a_version_with_fewer_settings_is_continued(options, capsys):
     run_glue.main(argv_of(options))
     results = results_of(options)
@@ -138,11 +156,18 @@ def test_a_given_checkpoint_is_continued(options, tmp_path, capsys):
     assert results_of(again)["runs"][0]["curve"] == results_of(options)["runs"][0]["curve"]
 
 
-def test_overwriting_replaces_what_is_ours_and_nothing_else(options):
+def test_overwriting_replaces_what_is_ours_and_nothing_else(options, capsys):
     folder = Path(options["output_dir"])
     run_glue.main(argv_of({**options, "seeds": [5]}))
     (folder / "notes.txt").write_text("mine")
-    run_glue.main(argv_of({**options, "seeds": [6], "targeting": 0.95, "overwrite_output": True}))
+    (folder / "report.html").write_text("earlier")
+    wanted = {**options, "seeds": [6], "targeting": 0.95, "overwrite_output": True}
+    refusal(run_glue, {**wanted, "model_name_or_path": "no-such-model"}, capsys)
+    own = {**wanted, "model_name_or_path": folder / "seed-5"}
+    assert "is in the output_dir that --overwrite_output" in refusal(run_glue, own, capsys)
+    assert [run["seed"] for run in results_of(options)["runs"]] == [5], "an error removes nothing"
+    run_glue.main(argv_of(wanted))
     assert [run["seed"] for run in results_of(options)["runs"]] == [6]
     assert not (folder / "seed-5").exists()
+    assert not (folder / "report.html").exists()
     assert (folder / "notes.txt").read_text() == "mine"

@@ -355,6 +355,7 @@ def test_wikitext_is_learnt(options, stories_folder, wikitext_folder):
         ({"text_column": "words"}, "the train split has no column words. It has text. Name the"),
         ({"block_size": 65}, "block_size is 65. The model takes 2 to 64 tokens"),
         ({"block_size": 1}, "block_size is 1. The model takes 2 to 64"),
+        ({"dataset_name": "no.csv"}, "the file no.csv does not exist"),
         ({"dataset_name": "./nowhere"}, "the folder ./nowhere does not exist"),
         ({"dataset_name": "nobody/nothing"}, "--dataset_name self"),
         ({"dataset_name": __file__}, "a file of the kinds .csv"),

@@ -199,6 +199,10 @@ def test_an_export_is_kept_if_it_is_what_the_call_asks_for_and_else_made_anew(op
 
     assert told().endswith(f"to {folder}")
     assert told() == f"kept from an earlier call: the export in {folder}"
+    assert told(export_report=True).endswith("in place of an earlier export")
+    (folder / "report.html").unlink()  # the state after another seed
+    assert told(export_report=True).startswith("kept")
+    assert "<html" in (folder / "report.html").read_text()
     assert told(export_sparsity=0.9).endswith("in place of an earlier export")
     assert "90.0% (this model)" in (folder / "README.md").read_text()
     assert told(export_sparsity=0.9, export_form="archive").endswith("of an earlier export")

@@ -44,7 +44,7 @@ def test_no_network_fails_at_once(tmp_path, environment, reason):
     seconds, message = json.loads(run(FAILS_AT_ONCE, tmp_path, **environment).stdout)
     assert seconds < 5
     assert reason in message
-    assert "--dataset_name <local folder>" in message
+    assert "give a local folder with the data" in message
     assert "acceptability" in message
 
 

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from transformers import AutoModelForSequenceClassification
 
 from hf_td.ranking import saved
 from hf_td.ranking.activations import find_activations
-from hf_td.tasks.models import ModelSource
+from hf_td.tasks.errors import UsageError
+from hf_td.tasks.experiment.arguments import ModelArguments
+from hf_td.tasks.models import ModelSource, find_model
 from tests.tiny import tiny_model
+
+
+def test_the_folder_of_a_run_names_the_folder_of_its_model(tmp_path):
+    (tmp_path / "seed-7").mkdir()
+    (tmp_path / "seed-7" / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"There is one in .*seed-7\. Give that folder"):
+        find_model(ModelArguments(model_name_or_path=str(tmp_path)))
 
 
 def test_activations_are_of_the_revision_of_the_model(monkeypatch):

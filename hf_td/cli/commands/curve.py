@@ -26,19 +26,23 @@ from hf_td.cli.options import (
 
 EPILOG = examples(
     "hf-td curve MODEL --evaluate dev.csv --plot curve",
-    "hf-td curve MODEL --sparsity 0 --sparsity 0.5 --batch 8 --length 64 --json",
+    "hf-td curve MODEL --sparsity 0 0.5 --batch 8 --length 64 --json",
 )
 _SPARSITIES = [0.0, 0.25, 0.5, 0.75]
 
 
 def curve(
     model: Model,
+    sparsities: Annotated[
+        list[float] | None,
+        typer.Argument(metavar="[FRACTION]...", help="further fractions of --sparsity"),
+    ] = None,
     sparsity: Annotated[
         list[float] | None,
         typer.Option(
             metavar="FRACTION",
-            help="fraction of the prunable weights to remove, in [0, 1]; may be given several "
-            "times. 0, 0.25, 0.5 and 0.75 by default",
+            help="fractions of the prunable weights to remove, in [0, 1]: --sparsity 0 0.5; by "
+            "default 0, 0.25, 0.5 and 0.75",
         ),
     ] = None,
     evaluate: Annotated[
@@ -89,7 +93,7 @@ def curve(
     give(
         lambda: measure_curve(
             model,
-            sparsity or _SPARSITIES,
+            [*(sparsity or ()), *(sparsities or ())] or _SPARSITIES,
             evaluation=Evaluation(source=evaluate, rows=evaluate_rows, calibration=calibrating),
             calibration=calibrating,
             ranking={"level": level, "importance": importance},

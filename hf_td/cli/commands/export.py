@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from hf_td.cli.answers import give
 from hf_td.cli.options import (
-    WRITING,
     AsJson,
     ExampleInputs,
     Form,
     KeepHeadsStock,
     Model,
+    MultipleOf,
     Output,
     Overwrite,
     TrustRemoteCode,
@@ -31,14 +27,7 @@ def export(
     output: Output,
     form: Form = AUTO,
     keep_heads_stock: KeepHeadsStock = False,
-    multiple_of: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="feed-forward widths are rounded up to a multiple of it",
-            rich_help_panel=WRITING,
-        ),
-    ] = 8,
+    multiple_of: MultipleOf = 8,
     overwrite: Overwrite = False,
     example_inputs: ExampleInputs = None,
     trust_remote_code: TrustRemoteCode = False,

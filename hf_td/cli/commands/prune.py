@@ -21,6 +21,7 @@ from hf_td.cli.options import (
     KeepHeadsStock,
     Level,
     Model,
+    MultipleOf,
     Output,
     Overwrite,
     Threads,
@@ -159,6 +160,7 @@ def prune(
         ),
     ] = None,
     keep_heads_stock: KeepHeadsStock = False,
+    multiple_of: MultipleOf = 8,
     from_disk: Annotated[
         bool,
         typer.Option(
@@ -205,6 +207,7 @@ def prune(
             importance=importance,
             form=form,
             keep_heads_stock=keep_heads_stock,
+            multiple_of=multiple_of,
             from_disk=from_disk,
             overwrite=overwrite,
             example_inputs=example_inputs,

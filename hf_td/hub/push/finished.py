@@ -15,7 +15,7 @@ def check_finished(folder: Path) -> None:
     Links in it may not lead outside.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; export_model writes one")
+        raise ValueError(f"{folder} is no folder. Give the folder of an export")
     if folder.name.startswith(".") or folder.parent.name.endswith(PRIVATE):
         raise ValueError(f"{folder} is a temporary folder of an export that did not finish")
     _check_config(folder / "config.json")

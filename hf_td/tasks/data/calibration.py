@@ -141,16 +141,25 @@ def _batch(
 
 
 def _number(label: Any, model: Any) -> Any:
-    """Return a label as a number; names are those that the model's config knows."""
-    if not isinstance(label, str):
-        return label
+    """Return a label as the number of its class; names are those that the model's config knows.
+
+    A number is a name where all names are numbers, such as the stars of reviews.
+    """
     known = {name: number for number, name in model.config.id2label.items()}
-    if label not in known:
-        raise ValueError(
-            f"the label {label!r} is none of {type(model).__name__}, which has {list(known)}. Give "
-            "these names, or numbers"
-        )
-    return known[label]
+    if not isinstance(label, (str, int)) or (len(known) == 1 and not isinstance(label, str)):
+        return label  # a score, or one for each class
+    if str(label) in known:
+        return known[str(label)]
+    if label in known.values() and not all(_is_integer(name) for name in known):
+        return label
+    raise ValueError(
+        f"the label {label!r} is none of {type(model).__name__}, which has {list(known)}. Give "
+        "these names, or numbers from 0 for other names than numbers"
+    )
+
+
+def _is_integer(name: str) -> bool:
+    return name.removeprefix("-").isdecimal()
 
 
 def _guesses_text(model: Any) -> bool:

@@ -131,6 +131,6 @@ def _load_online(place: _Place) -> datasets.DatasetDict:
 def _no_connection(place: _Place, reason: str) -> ConnectionError:
     return ConnectionError(
         f"Cannot load {place} from the Hugging Face Hub: {reason}. The data are not in the cache, "
-        "and no local folder has this name. Without a network, give a folder with the data "
-        f"(--dataset_name <local folder>) or use {place.builtin}."
+        "and no local folder has this name. Without a network, give a local folder with the data, "
+        f"or use {place.builtin}."
     )

@@ -195,7 +195,7 @@ def _load(arguments: DatasetArguments, builtin: str, split: dict[str, str] | Non
     except (DatasetsError, ValueError) as error:
         if isinstance(error, OSError):
             raise  # the data do not exist
-        wanted = "" if split is None else f" as {_shown(split)}"
+        wanted = "" if split in (None, {TRAIN: TRAIN}) else f" as {_shown(split)}"
         hint = " A split can be part of another, such as train[:90%] and train[90%:]."
         raise ValueError(
             f"{name} cannot be read{wanted}: {reason(error)}{hint if 'split' in str(error) else ''}"
@@ -213,6 +213,8 @@ def _load_from(name: str, config: str | None, builtin: str, split: Any) -> Any:
         return datasets.load_dataset(reader, data_files=str(path), split=split, **options)
     if path.is_dir():
         return _load_folder(path, config, split)
+    if kind_of(path) in READERS:
+        raise FileNotFoundError(f"the file {name} does not exist. Give an existing file.")
     if is_path(name):
         raise FileNotFoundError(
             f"the folder {name} does not exist. Give an existing folder or file, an id on the "

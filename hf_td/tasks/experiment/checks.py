@@ -148,6 +148,8 @@ def _warn_of_untrained(arguments: Arguments) -> None:
 
 def _check_export(arguments: Arguments) -> None:
     wanted = arguments.curve.export_sparsity
+    if wanted is not None and not 0 <= wanted <= 1:
+        raise UsageError(f"--export_sparsity is a fraction to remove, in [0, 1]. Got {wanted}.")
     if wanted is not None and arguments.measures and wanted not in arguments.sparsities:
         raise UsageError(
             f"--export_sparsity {wanted} is none of the sparsities {arguments.sparsities}, "

@@ -19,8 +19,9 @@ from hf_td.tasks.progress import say
 
 RESULTS = "results.json"
 EXPORT = "export"
+ASKED = "export.asked.json"  # next to an export: the arguments that it was made for
+PAGE = "report.html"
 DENSE_TRAINING = "dense-training"  # folder of the checkpoints of the dense stage
-_OURS = (RESULTS, "curve.png", "curve.svg", "seed-*")
 
 
 def print_once(training: TrainingArguments, line: str) -> None:
@@ -37,7 +38,7 @@ def seed_folder(arguments: Arguments, seed: int) -> Path:
 def finished_runs(arguments: Arguments) -> list[dict[str, Any]]:
     """Return the runs that an earlier call of the same experiment finished.
 
-    `--overwrite_output` removes the files of earlier experiments, and no others.
+    With `--overwrite_output` there are none.
 
     Raises:
         UsageError: the folder has another experiment, or other files.
@@ -45,13 +46,12 @@ def finished_runs(arguments: Arguments) -> list[dict[str, Any]]:
     folder = Path(str(arguments.training.output_dir))
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"output_dir {folder} is not a folder. Give another --output_dir.")
-    overwrites = arguments.curve.overwrite_output
-    if overwrites and arguments.training.should_save:  # one process removes
-        _clear(folder)
+    if arguments.curve.overwrite_output:
+        return []
     if (folder / RESULTS).is_file():
         return _continue(arguments, folder / RESULTS)
     resuming = str(arguments.training.resume_from_checkpoint).lower() not in ("none", "", "false")
-    if folder.is_dir() and any(folder.iterdir()) and not (resuming or overwrites):
+    if folder.is_dir() and any(folder.iterdir()) and not resuming:
         raise UsageError(
             f"output_dir {folder} is not empty. Give another --output_dir, --overwrite_output to "
             "replace the results in it, or --resume_from_checkpoint last to continue."
@@ -81,11 +81,6 @@ def remove_timed_checkpoints(arguments: Arguments, seed: int) -> None:
         folder = seed_folder(arguments, seed)
         remove_checkpoints(folder)
         shutil.rmtree(folder / DENSE_TRAINING, ignore_errors=True)
-
-
-def _clear(folder: Path) -> None:
-    for path in [path for pattern in _OURS for path in folder.glob(pattern)]:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _continue(arguments: Arguments, path: Path) -> list[dict[str, Any]]:
@@ -121,9 +116,12 @@ def _difference(there: dict[str, Any], here: dict[str, Any]) -> str:
         {**side.get("targeted_dropout", {}), **side.get("arguments", {})} for side in (there, here)
     ]
     names = sorted(flat[0].keys() | flat[1].keys())
-    shown = [
-        f"{name}: {flat[0].get(name, 'default')} there, {flat[1].get(name, 'default')} here"
+    changed = {
+        name: [side.get(name, "default") for side in flat]
         for name in names
         if flat[0].get(name) != flat[1].get(name)
-    ]
-    return "; ".join(shown)
+    }
+    # Schedules are long, and mostly follow from the rest.
+    short = {n: both for n, both in changed.items() if not any(isinstance(v, dict) for v in both)}
+    shown = short or changed
+    return "; ".join(f"{name}: {there} there, {here} here" for name, (there, here) in shown.items())

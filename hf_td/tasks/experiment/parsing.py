@@ -56,10 +56,14 @@ def parse_arguments(
             _show_help(argv, parser, kinds, defaults, examples, everything=help_option == ALL)
         if names_a_file(argv):
             values = read_arguments(Path(argv[0]))
-            check_names(values, "the file of arguments", data, training=training)
+            check_names(values, argv[0], data, training=training)
             deciding = {n: str(values[n]) for n in _DECIDING if n in values}
             values = {**recipe(**deciding, task=defaults), **values}
             return Arguments(*_parser(kinds, description).parse_dict(values))
+        if names_a_file(argv[:1]):
+            raise UsageError(
+                f"the file of arguments {argv[0]} stands alone. Put the other arguments into it."
+            )
         parser = _parser(kinds, description)
         parser.set_defaults(**recipe(**_deciding(argv), task=defaults))
         *groups, unknown = parser.parse_args_into_dataclasses(
@@ -153,17 +157,18 @@ def check_names(
     missing = [name for name in required if name not in values]
     unknown = [name for name in values if name not in known]
     if missing or unknown:
-        raise UsageError(
-            f"{what} lacks {missing or 'none'}, and has unknown {unknown or 'none'}."
-            + (_suggestion(unknown[0], list(known)) if unknown else "")
-        )
+        faults = [f"lacks {missing}"] if missing else []
+        faults += [f"has unknown arguments {unknown}"] if unknown else []
+        hint = suggestion(unknown[0], list(known)) if unknown else ""
+        raise UsageError(f"{what} {', and '.join(faults)}.{hint}")
 
 
 def _kinds(data: type, training: type) -> tuple[Any, ...]:
     return ModelArguments, data, CurveArguments, training
 
 
-def _suggestion(name: str, known: list[str]) -> str:
+def suggestion(name: str, known: list[str]) -> str:
+    """Return the end of a message that names the nearest of the known names, if one is near."""
     close = difflib.get_close_matches(name, known, n=1)
     return f" Did you mean {close[0]}?" if close else ""
 
@@ -172,7 +177,7 @@ def _refuse(unknown: list[str], parser: HfArgumentParser) -> None:
     if not unknown:
         return
     known = [option for action in parser._actions for option in action.option_strings]
-    hint = _suggestion(unknown[0].split("=")[0], known)
+    hint = suggestion(unknown[0].split("=")[0], known)
     if not unknown[0].startswith("-"):
         hint = " The option before takes fewer values."
     raise UsageError(f"unknown arguments: {' '.join(unknown)}.{hint}")

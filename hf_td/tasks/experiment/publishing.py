@@ -21,17 +21,14 @@ from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.calibration import how_to_prune
 from hf_td.tasks.experiment.costs import compact_latency, timed_inputs
 from hf_td.tasks.experiment.methods import METHODS
-from hf_td.tasks.experiment.output import EXPORT, seed_folder
-from hf_td.tasks.experiment.reporting import PAGE, report_page
+from hf_td.tasks.experiment.output import ASKED, EXPORT, PAGE, seed_folder
+from hf_td.tasks.experiment.reporting import report_page
 from hf_td.tasks.experiment.results import Results
 from hf_td.tasks.experiment.stages import EXPORTING
 from hf_td.tasks.experiment.wishes import prune_to_wishes
 from hf_td.tasks.models import base_model_facts
 from hf_td.tasks.progress import Job, say
 from hf_td.tasks.task import Task, count_rows
-
-# File next to an export with the arguments that it was made for.
-_ASKED = "export.asked.json"
 
 
 def publish(arguments: Arguments, task: Task, results: Results, job: Job) -> None:
@@ -60,11 +57,13 @@ def publish(arguments: Arguments, task: Task, results: Results, job: Job) -> Non
             say(f"kept from an earlier call: the export in {folder}")
         else:
             replaced = ", in place of an earlier export" if folder.exists() else ""
+            folder.with_name(ASKED).unlink(missing_ok=True)  # a kill leaves no false record
             export = _export(arguments, task, results, run, folder)
-            write_json(folder.with_name(_ASKED), asked)
+            write_json(folder.with_name(ASKED), asked)
             job.advance(EXPORTING, 1)
             told = f"exported as {export.form} ({export.reason}) to {folder}{replaced}"
             say("\n".join([told, *export.notes]))
+        _write_page(arguments, results, run, folder)
         if arguments.training.push_to_hub:
             _push(arguments, folder, arguments.repo_id(run["seed"]))
 
@@ -82,7 +81,7 @@ def _asked(arguments: Arguments, seed: int) -> dict[str, Any]:
 
 def _holds(folder: Path, asked: dict[str, Any]) -> bool:
     try:
-        return folder.is_dir() and read_json(folder.with_name(_ASKED)) == asked
+        return folder.is_dir() and read_json(folder.with_name(ASKED)) == asked
     except (OSError, ValueError):
         return False
 
@@ -105,7 +104,7 @@ def _export(
             sample=_sample(before, _written(model, task)),
         )
         point = card.exported_point
-        export = export_model(
+        return export_model(
             model,
             folder,
             form=arguments.curve.export_form,
@@ -115,9 +114,12 @@ def _export(
             overwrite=True,
             example_inputs=inputs,
         )
-    if arguments.curve.export_report and run["curve"]:
+
+
+def _write_page(arguments: Arguments, results: Results, run: dict[str, Any], folder: Path) -> None:
+    """Write the report page into an export that has none, if asked to."""
+    if arguments.curve.export_report and run["curve"] and not (folder / PAGE).is_file():
         write_text(folder / PAGE, report_page([results]))
-    return export
 
 
 def _card(

@@ -16,8 +16,6 @@ from hf_td.tasks.experiment.comparison import labels_of
 from hf_td.tasks.experiment.output import RESULTS
 from hf_td.tasks.experiment.results import Results, curves_of, is_finite, original_name
 
-PAGE = "report.html"
-
 
 def read_results(path: Path) -> Results:
     """Read the results of one run.

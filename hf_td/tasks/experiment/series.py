@@ -27,6 +27,12 @@ from hf_td.tasks.experiment.results import (
 )
 from hf_td.tasks.experiment.run import fine_tune_and_measure
 from hf_td.tasks.experiment.stages import TRAINING, job_of
+from hf_td.tasks.experiment.stale import (
+    check_overwriting,
+    remove_export,
+    remove_outputs,
+    remove_pages,
+)
 from hf_td.tasks.models import ModelSource, find_model
 from hf_td.tasks.progress import Job, showing_bars
 from hf_td.tasks.task import Task
@@ -59,6 +65,7 @@ def run_experiment(
 
 
 def _run(arguments: Arguments, make_task: Callable[[Arguments, ModelSource], Task]) -> Results:
+    check_overwriting(arguments)
     with arguments.training.main_process_first(local=False):
         runs = finished_runs(arguments)
     source = find_model(arguments.model)
@@ -67,6 +74,8 @@ def _run(arguments: Arguments, make_task: Callable[[Arguments, ModelSource], Tas
         source = trimmed_source(source, task)
         print_once(arguments.training, str(source.report))
         task = make_task(arguments, source)
+    with arguments.training.main_process_first(local=False):
+        remove_outputs(arguments)  # the input is known to be good
     _record(arguments, task, runs)
     missing = _missing(arguments, runs)
     with closing(job_of(arguments, task, len(missing))) as job:
@@ -85,7 +94,9 @@ def _run_seeds(
         for number, seed in enumerate(missing):
             print_once(arguments.training, f"seed {seed}: {method} on {task.name}")
             job.begin(TRAINING, f"seed {number + 1} of {len(missing)}")
+            remove_export(arguments, seed)
             runs = [*runs, fine_tune_and_measure(task, arguments, seed, job)]
+            remove_pages(arguments)
             _record(arguments, task, runs)
             remove_timed_checkpoints(arguments, seed)
     finally:

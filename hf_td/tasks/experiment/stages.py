@@ -8,14 +8,13 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from transformers.trainer_utils import has_length
 
 from hf_td.tasks.experiment.arguments import Arguments
-from hf_td.tasks.progress import Job, Part, say
+from hf_td.tasks.progress import EXPORT_SECONDS, Job, Part, say
 from hf_td.tasks.task import Task, count_rows
 
 DENSE, TRAINING, MEASURING, EXPORTING = "plain fine-tuning", "training", "measuring", "exporting"
 
 _UPDATE = 3  # a row's forward and backward, in forwards
 _COSTS = 66 * 8  # rows of the forwards that `measure_costs` times
-_EXPORT_SECONDS = 20.0  # an export with its check, while none was measured
 
 
 def job_of(arguments: Arguments, task: Task, seeds: int) -> Job:
@@ -40,7 +39,7 @@ def job_of(arguments: Arguments, task: Task, seeds: int) -> Job:
         DENSE: Part(units=runs if curve.dense_epochs else 0, rows=_UPDATE * dense),
         TRAINING: Part(units=runs, rows=_UPDATE * trained),
         MEASURING: Part(units=points, rows=(count_rows(task.eval_data) or 1) + costs),
-        EXPORTING: Part(units=exports, guess=_EXPORT_SECONDS),
+        EXPORTING: Part(units=exports, guess=EXPORT_SECONDS),
     }
     return Job(parts, shown=training.should_save and not training.disable_tqdm)
 

@@ -22,7 +22,9 @@ def test_a_cell_is_a_command_line_of_run_glue(tmp_path):
     assert "--sparsities 0 0.5 " in command
     assert "--bf16 true --include a b --warmup_steps 0.1" in command
     assert command.endswith(f"--seed 3 --output_dir {tmp_path}/cells/{cell.name}")
-    with pytest.raises(UsageError, match=r"sst2 weight none seed 0 .*unknown \['no_such_thing'\]"):
+    with pytest.raises(
+        UsageError, match=r"sst2 weight none seed 0 .*unknown arguments \['no_such_thing'\]"
+    ):
         cells_of(tmp_path, methods={"none": {"no_such_thing": methods}})
 
 
@@ -53,7 +55,7 @@ def test_an_unknown_kind_of_sweep_is_refused(tmp_path):
     [
         (
             {"tasks": {"sst2": {"task": "sst2"}}, "methods": {"none": None}},
-            r"lacks \['task_name'\], and has unknown \['task'\]\. Did you mean task_name\?",
+            r"lacks \['task_name'\], and has unknown arguments \['task'\]\. Did you mean task_name",
         ),
         ({"methods": {"targetted": {}}}, "argument --method: invalid choice: 'targetted'"),
         ({"methods": {"none": {"learning_rate": [1, 2]}}}, "arguments: 2. The option before"),

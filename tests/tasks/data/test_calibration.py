@@ -66,6 +66,30 @@ def test_a_language_model_gets_full_rows(tmp_path):
     assert torch.isfinite(model(**batches[0]).loss)
 
 
+@pytest.mark.parametrize(
+    ("names", "labels", "numbers"),
+    [
+        (("-1", "2", "7"), (7, -1, 2), [2, 0, 1]),  # as `hf-td train text` names such classes
+        (("bad", "good"), ("good", "bad"), [1, 0]),
+        (("bad", "good"), (0, 1), [0, 1]),
+        (("score",), (0.5, 3.0), [0.5, 3.0]),
+        (("-1", "2", "7"), (0,), None),
+        (("bad", "good"), (2,), None),
+    ],
+)
+def test_labels_are_classes_by_name_or_by_number(tmp_path, tokenizer, names, labels, numbers):
+    model = bert(BertForSequenceClassification, tokenizer)
+    model.config.id2label = dict(enumerate(names))
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(json.dumps({"text": "a b", "label": one}) for one in labels))
+    if numbers is None:
+        with pytest.raises(ValueError, match=f"label {labels[0]} is none of"):
+            calibration_batches(str(file), model, tokenizer, labelled=True)
+    else:
+        (batch,) = calibration_batches(str(file), model, tokenizer, labelled=True)
+        assert batch["labels"].tolist() == numbers
+
+
 @pytest.mark.parametrize("cls", [BertForMaskedLM, BertForSequenceClassification])
 def test_gradients_have_a_loss(tmp_path, tokenizer, cls):
     model = bert(cls, tokenizer)

@@ -65,5 +65,5 @@ def test_a_file_without_results_is_refused(text, tmp_path):
 def test_results_of_another_kind_are_refused():
     with pytest.raises(UsageError, match="cannot be read"):
         report_page([{"summary": []}])
-    with pytest.raises(UsageError, match="a page needs a point"):
+    with pytest.raises(UsageError, match="no sparsity was measured"):
         report_page([results(seeds=0)])
