@@ -74,18 +74,18 @@ def bounded() -> Iterator[None]:
 
 
 class Counts:
-    """Numbers that a child and its parent share: cases, accepted ones, and the one that is read."""
+    """Numbers that a child and its parent share: cases and accepted ones."""
 
     def __init__(self) -> None:
-        self._shared = mmap.mmap(-1, 24)
+        self._shared = mmap.mmap(-1, 16)
 
-    def put(self, cases: int, accepted: int, number: int) -> None:
-        """Write all three."""
-        struct.pack_into("<3q", self._shared, 0, cases, accepted, number)
+    def put(self, cases: int, accepted: int) -> None:
+        """Write both."""
+        struct.pack_into("<2q", self._shared, 0, cases, accepted)
 
-    def get(self) -> tuple[int, int, int]:
-        """Read all three."""
-        return struct.unpack_from("<3q", self._shared)
+    def get(self) -> tuple[int, int]:
+        """Read both."""
+        return struct.unpack_from("<2q", self._shared)
 
 
 @contextmanager
@@ -116,9 +116,9 @@ def fuzz(name: str, seconds: float, *, first: int, guided: bool, output: Path) -
         if not child:
             _child(reader, seconds, counts, first, guided, found)
         how = _wait(child, seconds + 3 * SECONDS)
-        cases, accepted, number = counts.get()
-        if how and not found.exists():  # it was killed: nothing but the number is left
-            _write(found, b"" if guided else reader.case(number))
+        cases, accepted = counts.get()
+        if how and not found.exists():  # it was killed: what it read last is left
+            _write(found, (folder / reader.target.file).read_bytes())
         error = f"{how}; the content is in {found}" if how else ""
     return Outcome(name, cases, accepted, error)
 
@@ -152,11 +152,9 @@ def _limit_memory() -> None:
 def _random(reader: Reader, seconds: float, counts: Counts, first: int, found: Path) -> None:
     end, accepted, cases = time.monotonic() + seconds, 0, 0
     while time.monotonic() < end:
-        content = reader.case(first + cases)
-        counts.put(cases, accepted, first + cases)
-        accepted += _tried(reader, content, found)
+        accepted += _tried(reader, reader.case(first + cases), found)
         cases += 1
-    counts.put(cases, accepted, 0)
+        counts.put(cases, accepted)
 
 
 def _tried(reader: Reader, content: bytes, found: Path) -> bool:
@@ -181,10 +179,9 @@ def _guided(reader: Reader, seconds: float, counts: Counts, found: Path) -> None
     done = [0, 0]
 
     def one(content: bytes) -> None:
-        counts.put(done[0], done[1], 0)
         done[1] += _tried(reader, content, found)
         done[0] += 1
-        counts.put(done[0], done[1], 0)
+        counts.put(done[0], done[1])
 
     def change(content: bytes, most: int, seed: int) -> bytes:
         if seed % 4 == 0:  # its own changes know which bytes were compared with what
