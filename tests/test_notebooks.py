@@ -35,7 +35,6 @@ def test_a_notebook_was_run_from_its_beginning_and_names_no_machine(path):
     assert not [folder for folder in folders if folder in text]
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_prints_what_it_shows(path, tmp_path, monkeypatch):
