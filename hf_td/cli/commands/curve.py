@@ -35,7 +35,7 @@ def curve(
     model: Model,
     sparsities: Annotated[
         list[float] | None,
-        typer.Argument(metavar="[FRACTION]...", help="further fractions of --sparsity"),
+        typer.Argument(metavar="FRACTION", help="further fractions of --sparsity"),
     ] = None,
     sparsity: Annotated[
         list[float] | None,
