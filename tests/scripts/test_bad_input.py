@@ -34,6 +34,7 @@ from tests.scripts.glue_runs import refused, run_glue, start
         ({"include": "*nothing*"}, "match none of the projections"),
         ({"sparsitys": 0.5}, "unknown arguments: --sparsitys 0.5. Did you mean --sparsities?"),
         ({"method": "nonsense"}, "argument --method: invalid choice: 'nonsense'"),
+        ({"level": []}, "argument --level: expected one argument"),
         ({"learning_rate": [1, 2]}, "unknown arguments: 2. The option before takes fewer values"),
         ({"num_train_epochs": -1}, "--num_train_epochs is at least 0, got -1. To measure without"),
         ({"max_train_samples": 0}, "max_train_samples must be at least 1"),

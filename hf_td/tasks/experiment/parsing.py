@@ -95,11 +95,15 @@ def _show_help(
     raise SystemExit(0)
 
 
-class _Parser(HfArgumentParser):
+class _Raising(ArgumentParser):
     """Parser that raises UsageError; argparse ends the program."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
+
+
+class _Parser(_Raising, HfArgumentParser):
+    """Parser of all arguments."""
 
 
 def _parser(
@@ -119,7 +123,7 @@ _DECIDING = ("method", "level", "recipe")
 
 
 def _deciding(argv: Sequence[str]) -> dict[str, str]:
-    first = ArgumentParser(add_help=False, allow_abbrev=False)
+    first = _Raising(add_help=False, allow_abbrev=False)
     for name in _DECIDING:
         first.add_argument(f"--{name}", default=SUPPRESS)
     return vars(first.parse_known_args(argv)[0])
