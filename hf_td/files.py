@@ -26,6 +26,8 @@ from hf_td.drafts import clear_leftovers, draft_folder, exchange, kept_aside
 
 # The errors of a disk, which the system raises without a path.
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+# What the errors of torch's writer of files say.
+_OF_TORCH = ("inline_container", "PytorchStreamWriter", "iostream error")
 # The errors of a rename onto something that exists; which one depends on the system.
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 # Folders that an export may hold, beside those of `module_folders`: tokenizers write their chat
@@ -48,7 +50,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     make_folder(path.parent)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with _naming(path):
+        with naming(path):
             mode = _usual_mode(draft)
             yield draft
             draft.chmod(mode)
@@ -159,7 +161,7 @@ def append_json_line(path: str | Path, value: Any) -> None:
     line = json.dumps(_finite(value), allow_nan=False) + "\n"
     is_new = not path.exists()
     # Without a buffer, so that lines of several processes do not mix.
-    with _naming(path), path.open("ab", buffering=0) as file:
+    with naming(path), path.open("ab", buffering=0) as file:
         file.write((("\n" if _is_torn(path) else "") + line).encode())
         os.fsync(file.fileno())
     if is_new:
@@ -237,7 +239,7 @@ def whole_folder(target: str | Path, *, overwrite: bool = False) -> Iterator[Pat
     clear_leftovers(target)
     check_free(target, overwrite=overwrite)
     make_folder(target.parent)
-    with _naming(target), draft_folder(target) as draft:
+    with naming(target), draft_folder(target) as draft:
         mode = _usual_mode(draft / ".mode")
         yield draft
         for file in draft.rglob("*"):
@@ -341,11 +343,25 @@ def _replace_folder(target: Path, new: Path, overwrite: bool) -> None:
         raise
 
 
+def is_of_the_disk(error: OSError) -> bool:
+    """Return True for the error of a disk that is full, failing or read-only."""
+    return error.errno in _OF_THE_DISK
+
+
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Add a path to the errors of a full or failing disk."""
+def naming(path: Path) -> Iterator[None]:
+    """Add a path to the errors of a full or failing disk, those of safetensors and torch too.
+
+    Raises:
+        OSError: an error of the disk; its `filename` is the path.
+    """
     try:
         yield
+    except RuntimeError as error:  # of torch.save, which tells no error of the system
+        if not any(word in str(error) for word in _OF_TORCH):
+            raise
+        what = "torch.save could not write a file; is there room on the disk?"
+        raise OSError(errno.EIO, what, str(path)) from error
     except SafetensorError as error:  # of its writer: the system's error is in the text
         code = re.search(r"\(os error (\d+)\)", str(error))
         if code is None:
@@ -353,7 +369,7 @@ def _naming(path: Path) -> Iterator[None]:
         number = int(code[1])
         raise OSError(number, os.strerror(number), str(path)) from error
     except OSError as error:
-        if error.errno in _OF_THE_DISK and error.filename is None:
+        if is_of_the_disk(error) and error.filename is None:
             error.filename = str(path)
         raise
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 from transformers.utils.hub import CHAT_TEMPLATE_DIR
 
@@ -20,6 +21,7 @@ from hf_td.files import (
     append_json_line,
     check_free,
     folder_bytes,
+    naming,
     read_json,
     read_json_lines,
     read_json_object,
@@ -414,3 +416,16 @@ def test_a_line_that_is_no_record_is_shown(value, tmp_path):
     append_json_line(path, value)
     with pytest.raises(ValueError, match=r"each line of .*runs\.jsonl should be a mapping with"):
         read_records(path, "a")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_the_error_of_torchs_writer_on_a_full_disk_names_the_path():
+    checkpoint = Path("runs") / "checkpoint-3"
+    with pytest.raises(OSError, match="is there room on the disk") as told, naming(checkpoint):
+        torch.save(torch.ones(9), "/dev/full")
+    assert told.value.filename == str(checkpoint)
+
+
+def test_other_errors_stay_what_they_are():
+    with pytest.raises(RuntimeError, match="mat1"), naming(Path("x")):
+        torch.ones(2, 3).mm(torch.ones(2, 3))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from hf_td.files import is_of_the_disk
 from hf_td.tasks.termination import unwinding_on_sigterm
 
 
@@ -30,9 +31,9 @@ def blaming_input() -> Iterator[None]:
 def run_program(main: Callable[[], Any], *, debug: bool = False) -> None:
     """Run a script; a UsageError becomes one line on stderr and exit code 2.
 
-    FloatingPointError (a loss that is not finite) and a package that is not installed are reported
-    in the same way. Any other error keeps its traceback. SIGTERM ends the script as Ctrl-C does,
-    with exit code 143.
+    FloatingPointError (a loss that is not finite), a disk that is full or fails, and a package that
+    is not installed are reported in the same way. Any other error keeps its traceback. SIGTERM ends
+    the script as Ctrl-C does, with exit code 143.
 
     Args:
         main: the script.
@@ -42,6 +43,10 @@ def run_program(main: Callable[[], Any], *, debug: bool = False) -> None:
         with unwinding_on_sigterm():
             main()
     except (UsageError, FloatingPointError) as error:
+        _end(error, debug=debug)
+    except OSError as error:
+        if not is_of_the_disk(error):
+            raise
         _end(error, debug=debug)
     except ImportError as error:
         missing = error if isinstance(error, ModuleNotFoundError) else error.__cause__

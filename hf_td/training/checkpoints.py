@@ -15,7 +15,7 @@ import torch.distributed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from hf_td.files import flush, flush_tree, read_json_object, write_json
+from hf_td.files import flush, flush_tree, naming, read_json_object, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -107,18 +107,24 @@ class WholeCheckpointsMixin:
         return parent.train(checkpoint, *args, **kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Save a checkpoint and mark it, before older ones are removed."""
+        """Save a checkpoint and mark it, before older ones are removed.
+
+        Raises:
+            OSError: the disk is full, or fails. The message names the checkpoint.
+        """
         parent: Any = super()
+        run: str = parent._get_output_dir(trial=trial)
+        folder = Path(run) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
-            parent._save_checkpoint(model, trial)
+            with naming(folder):
+                parent._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = limit
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.barrier()  # all processes have written their parts
         if self.args.should_save:
-            run: str = parent._get_output_dir(trial=trial)
-            mark(Path(run) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+            mark(folder)
             best = self.state.best_model_checkpoint
             rotate_checkpoints(run, limit, best, use_mtime=True)
 

@@ -48,11 +48,13 @@ every_case = pytest.mark.parametrize("name", CASES)
 def spread(count: int, most: int) -> list[int]:
     """Return at most so many numbers below a count, evenly spread, with both ends.
 
-    >>> spread(5, 3), spread(2, 3)
-    ([0, 2, 4], [0, 1])
+    >>> spread(5, 3), spread(2, 3), spread(5, 1)
+    ([0, 2, 4], [0, 1], [2])
     """
     if count <= most:
         return list(range(count))
+    if most == 1:
+        return [count // 2]
     return [round(index * (count - 1) / (most - 1)) for index in range(most)]
 
 
@@ -124,6 +126,7 @@ def small_disk(tmp_path) -> Callable[[int], Any]:
             yield place
         finally:
             subprocess.run(["umount", str(place)], check=True)
+            place.rmdir()  # for the next disk of this test
 
     return mounted
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from pathlib import Path
 
@@ -69,6 +71,17 @@ def test_a_program_ends_with_exit_code_2_and_no_traceback(options):
 def test_a_fault_of_the_program_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         run_program(lambda: 1 / 0)
+
+
+def test_a_full_disk_is_one_message_and_another_fault_of_the_system_is_not(capsys):
+    def fail(code: int) -> None:
+        raise OSError(code, os.strerror(code), "runs/checkpoint-3")
+
+    with pytest.raises(SystemExit):
+        run_program(lambda: fail(errno.ENOSPC))
+    assert "No space left on device: 'runs/checkpoint-3'" in capsys.readouterr().err
+    with pytest.raises(PermissionError):
+        run_program(lambda: fail(errno.EACCES))
 
 
 def test_a_folder_with_other_things_is_refused(options, capsys):
