@@ -90,3 +90,10 @@ def block_named(model: nn.Module, name: str) -> Block:
 def parameters_of(model: nn.Module) -> dict[str, Tensor]:
     """Return every parameter under each of its names; the very objects."""
     return dict(model.named_parameters(remove_duplicate=False))
+
+
+def neurons_pruned(family: str) -> Any:
+    """Return a model with half of its neurons pruned, and no head."""
+    model = tiny_model(family)
+    prune_model(model, 0.5, feed_forward_level="unit", attention_level="none")
+    return model
