@@ -53,7 +53,7 @@ The metric after one-shot pruning. Figures of several seeds are mean ± standard
 without ± are of one seed. The best of a column is bold. {_BEHIND} marks targeted dropout where it
 is behind the best by more than the larger of their two standard deviations, which is zero for one
 seed. The area is the area under the curve divided by the range of the measured sparsities: the mean
-metric.
+metric. Methods that were not measured at every sparsity have none.
 """
 
 
@@ -89,10 +89,10 @@ def _overview(report: Report, stem: Path) -> Iterator[str]:
 
 def _areas(tables: Sequence[Table]) -> Iterator[str]:
     """Yield a table with the area of each method at each task and level."""
-    labels = list(dict.fromkeys(row.label for table in tables for row in table.rows))
+    labels = list(dict.fromkeys(row.label for table in tables for row, _ in table.areas))
     rows = {label: [label] for label in labels}
     for table in tables:
-        column = _column(table, [(row, row.area) for row in table.rows])
+        column = _column(table, table.areas)
         for label in labels:
             rows[label].append(column.get(label, ""))
     heads = ["area under the curve", *(f"{t.task}, {t.level}" for t in tables)]
@@ -130,9 +130,9 @@ def _section(report: Report, table: Table, stem: Path) -> Iterator[str]:
 
 def _about(table: Table, title: str) -> str:
     """Return a plot of curves in words, for people who do not see it."""
-    areas = {row.label: row.area for row in table.rows}
-    best = table.best(list(areas.values()))
-    leader = next((label for label, area in areas.items() if area is best), None)
+    areas = table.areas
+    best = table.best([area for _, area in areas])
+    leader = next((row.label for row, area in areas if area is best), None)
     most = "" if best is None else f" The best area under the curve is that of {leader}."
     methods = "1 method" if len(table.rows) == 1 else f"{len(table.rows)} methods"
     return (
@@ -148,7 +148,7 @@ def _curve_table(table: Table) -> str:
         )
         for sparsity in table.sparsities
     ]
-    columns.append(_column(table, [(row, row.area) for row in table.rows]))
+    columns.append(_column(table, table.areas))
     heads = ["", "seeds", *(f"{s:.0%}" for s in table.sparsities), "area"]
     rows = [
         [row.label, str(len(row.lines)), *(column.get(row.label, "") for column in columns)]

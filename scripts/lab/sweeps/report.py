@@ -100,6 +100,15 @@ class Table:
         """Return the sparsities that were measured."""
         return sorted({s for row in self.rows for s in row.points})
 
+    @property
+    def areas(self) -> list[tuple[Row, Spread]]:
+        """Return the areas of the rows that were measured at every sparsity.
+
+        Areas over different ranges of sparsities do not compare.
+        """
+        everywhere = set(self.sparsities)
+        return [(row, row.area) for row in self.rows if set(row.points) == everywhere]
+
     def best(self, spreads: Sequence[Spread]) -> Spread:
         """Return the spread with the best mean."""
         known = [spread for spread in spreads if spread is not None]

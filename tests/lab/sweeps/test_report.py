@@ -106,6 +106,15 @@ def test_the_area_is_the_mean_metric_over_the_range(page):
     assert area_under({0.0: 0.5, 0.5: None}) is None
 
 
+def test_areas_over_other_sparsities_do_not_compare(lines, tmp_path):
+    one = _line("d", "targeted_dropout", 0, 0.99, 0.99, 0.99)
+    append_json_line(lines, {**one, "curve": one["curve"][-1:]})
+    text = unpadded(write_page(read_report([lines]), tmp_path / "page").read_text())
+    assert "| rewound, slowly | 1 | | | **0.9900** | |" in text
+    assert "| rewound, slowly | 0." not in text  # no row in the table of areas
+    assert "The best area under the curve is that of targeted dropout." in text
+
+
 def test_what_is_missing_is_said(page):
     assert "Not in the table: none seed 1: ValueError: no; none seed 2: not run yet." in page
 
