@@ -65,9 +65,9 @@ def test_many_neighbours_are_sorted_to_the_same_result(dim, monkeypatch):
 
 def test_a_large_pattern_takes_no_time():
     scores = torch.rand(768, 768)
-    begun = time.perf_counter()
+    begun = time.process_time()  # others may use the processor
     assert int(lowest_neighbours(scores, 1, 768).sum()) == 768
-    assert time.perf_counter() - begun < 2  # pair by pair it took 12 seconds
+    assert time.process_time() - begun < 2  # pair by pair it took 12 seconds
 
 
 def zeros_per_group(layer: Any, of: int) -> Tensor:

@@ -55,7 +55,7 @@ class Place:
 
     def __str__(self) -> str:
         """Return the place as progress and messages show it."""
-        return f"{self.task} {self.level} {title_of(self.method, self.knobs, self.seed)}"
+        return f"{self.task} {self.level} {title_of(self.method, self.knobs)} seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -117,10 +117,10 @@ def selects(filters: Mapping[str, Sequence[str]], place: Place) -> bool:
     return all(str(getattr(place, name)) in chosen for name, chosen in filters.items())
 
 
-def title_of(method: str, knobs: Values, seed: int) -> str:
-    """Return a method, its knobs and its seed as messages show them."""
+def title_of(method: str, knobs: Values) -> str:
+    """Return a method and its knobs as messages show them."""
     shown = " ".join(f"{name}={value}" for name, value in knobs.items())
-    return f"{method}{f' [{shown}]' * bool(shown)} seed {seed}"
+    return f"{method}{f' [{shown}]' * bool(shown)}"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class Table:
         task: name of the task in the sweep.
         level: name of the level.
         rows: of methods that have a line.
-        missing: titles of places whose cell failed or did not run yet.
+        missing: methods with a cell that failed or did not run yet, with its seeds.
     """
 
     task: str
@@ -223,9 +223,8 @@ def _tables(
         here = [p for p in places if (p["task"], p["level"]) == (task, level)]
         here.sort(key=lambda place: (methods.index(place["method"]), place["seed"]))
         rows = list(_rows(here, ended, in_grid))
-        missing = [_state(p, ended) for p in here if not _is_fine(ended.get(p["cell"]))]
         if rows:
-            yield Table(task, level, rows, missing)
+            yield Table(task, level, rows, _missing(here, ended))
 
 
 def _rows(places: Sequence[Line], ended: Mapping[str, Line], in_grid: set[str]) -> Iterator[Row]:
@@ -248,7 +247,15 @@ def _label(place: Line, line: Line) -> str:
     return METHODS[line["method"]].label if own else place["method"].replace("_", " ")
 
 
-def _state(place: Line, ended: Mapping[str, Line]) -> str:
-    line: Any = ended.get(place["cell"])
-    title = title_of(place["method"], place["knobs"], place["seed"])
-    return f"{title}: {'not run yet' if line is None else line['error'].splitlines()[0]}"
+def _missing(places: Sequence[Line], ended: Mapping[str, Line]) -> list[str]:
+    """Return the methods with an open or failed cell, with the seeds that share a reason."""
+    seeds: dict[tuple[str, str], list[str]] = {}
+    for place in places:
+        if not _is_fine(line := ended.get(place["cell"])):
+            why = "not run yet" if line is None else line["error"].splitlines()[0]
+            title = title_of(place["method"], place["knobs"])
+            seeds.setdefault((title, why), []).append(str(place["seed"]))
+    return [
+        f"{title} seed{'s' * (len(found) > 1)} {', '.join(found)}: {why}"
+        for (title, why), found in seeds.items()
+    ]

@@ -132,10 +132,10 @@ def aliased(depth: int) -> str:
 def test_a_file_that_means_harm_is_refused_at_once(content, message, tmp_path):
     path = tmp_path / "sweep.yaml"
     path.write_bytes(content)
-    begun = time.monotonic()
+    begun = time.process_time()  # others may use the processor
     with pytest.raises(UsageError, match=message):
         read_sweep(path)
-    assert time.monotonic() - begun < 10
+    assert time.process_time() - begun < 10
 
 
 def test_a_sweep_of_a_million_places_is_refused(tmp_path):

@@ -119,6 +119,13 @@ def test_what_is_missing_is_said(page):
     assert "Not in the table: none seed 1: ValueError: no; none seed 2: not run yet." in page
 
 
+def test_seeds_that_miss_for_one_reason_are_named_together(lines, tmp_path):
+    later = [{**PLAN[0], "seed": seed, "cell": f"later {seed}"} for seed in (3, 4)]
+    append_json_line(lines, {"title": "A title", "plan": [*PLAN, *later]})
+    page = write_page(read_report([lines]), tmp_path / "page").read_text()
+    assert "Not in the table: none seed 1: ValueError: no; none seeds 2, 3, 4: not run yet." in page
+
+
 def test_the_knobs_of_a_method_have_their_spread_and_their_default(page, tmp_path):
     head = "| 75% removed | variants | default | lowest | median | highest | standard deviation |"
     assert head in page
