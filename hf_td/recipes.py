@@ -22,7 +22,7 @@ class Recipe:
         weight: values of settings of `TargetedDropoutConfig` at the weight level.
         unit: values at the unit level.
         training: values of arguments of the Trainer that are no settings of
-            `TargetedDropoutConfig`, at both levels.
+            `TargetedDropoutConfig`, at both levels, where they differ from the usual ones.
     """
 
     help: str
@@ -35,9 +35,14 @@ class Recipe:
         """Return the values at a level, `weight` or `unit`."""
         return {**_USUAL, **{"weight": self.weight, "unit": self.unit}[level]}
 
+    def for_training(self) -> Mapping[str, Any]:
+        """Return the values of arguments of the Trainer that are no settings, at both levels."""
+        return {**_USUAL_TRAINING, **self.training}
+
 
 # Values of a recipe that says nothing else.
 _USUAL = {"rank_over": "row", "fixed_sparsity": None}
+_USUAL_TRAINING = {"untargeted_lr_scale": 2.0}
 _ALWAYS = {"drop_rate": 1.0, "drop_rate_schedule": Schedule(), "importance": "activation"}
 _GROWING = Schedule(shape="linear", end=0.6, sampled=0.2, off=0.15)
 _SAMPLED = Schedule(sampled=0.2)
@@ -111,6 +116,7 @@ RECIPES: dict[str, Recipe] = {
         source="the validation split of WikiText-2",
         weight=_LANGUAGE,
         unit=_LANGUAGE,
+        training={"untargeted_lr_scale": 1.0},  # no head is new
     ),
     "paper": Recipe(
         help="both rates constant, as in most of the paper's tables",
@@ -128,12 +134,12 @@ RECIPES: dict[str, Recipe] = {
 
 
 def recipe_value(name: str, setting: str) -> tuple[Any, Any] | None:
-    """Return a recipe's value of a flat setting, of weights and of units; None if it has none.
+    """Return a recipe's value of a flat argument, of weights and of units; None if it has none.
 
     Args:
         name: the recipe.
-        setting: a setting of `TargetedDropoutConfig`, or a field of a schedule, such as
-            `targeting_end`. `targeting_schedule` is the shape.
+        setting: a setting of `TargetedDropoutConfig`, a field of a schedule, such as
+            `targeting_end`, or an argument of the Trainer. `targeting_schedule` is the shape.
     """
     rate, _, field = setting.rpartition("_")
     row = RECIPES[name]
@@ -144,6 +150,8 @@ def recipe_value(name: str, setting: str) -> tuple[Any, Any] | None:
             return getattr(schedules[0], kind), getattr(schedules[1], kind)
     if setting in row.weight:
         return row.weight[setting], row.unit[setting]
+    if setting in row.for_training():
+        return row.for_training()[setting], row.for_training()[setting]
     return None
 
 

@@ -5,6 +5,7 @@ Flat fields let `HfArgumentParser` read them from the command line, from JSON an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
@@ -74,7 +75,7 @@ class TargetedDropoutFields:
     drop_rate_sampled: float | None = _setting(
         "share of updates that draw a smaller drop rate, from [0, its ramp]"
     )
-    drop_rate_off: float | None = _setting("share of updates that drop nothing, in [0, 1]")
+    drop_rate_off: float | None = _setting("share of dense updates, in [0, 1]")
     include: list[str] = field(
         default_factory=lambda: ["*"],
         metadata={"help": "patterns on the dotted names of the layers to target"},
@@ -114,14 +115,10 @@ class TargetedDropoutFields:
     recipe: str = field(
         default="fine_tuning", metadata={"help": recipes_help(), "choices": recipe_choices()}
     )
-    untargeted_lr_scale: float = field(
-        default=2.0,
-        metadata={
-            "help": "learning rate of norms, biases and the head, which are never dropped, as a "
-            "multiple of the learning rate of all other parameters"
-        },
+    untargeted_lr_scale: float | None = _setting(
+        "learning rate of norms, biases and the head, which are never dropped, as a multiple of "
+        "the learning rate of all other parameters"
     )
-
     fixed_sparsity: float | None = _setting(
         "sparsity that will be shipped, in (0, 1): the run ends with a fixed phase, in which the "
         "model is pruned to it and its zeros stay"
@@ -142,15 +139,14 @@ class TargetedDropoutFields:
         parent: Any = super()
         self._decide_direction()
         parent.__post_init__()
-        if self.untargeted_lr_scale <= 0:
-            raise ValueError(f"untargeted_lr_scale is positive, got {self.untargeted_lr_scale}")
         if self.eval_sparsity is not None and not 0 <= self.eval_sparsity <= 1:
             raise ValueError(
                 f"eval_sparsity is the fraction to remove, in [0, 1]; got {self.eval_sparsity}"
             )
-        for name, value in getattr(RECIPES.get(self.recipe), "training", {}).items():
-            if getattr(self, name) is None:
-                setattr(self, name, value)
+        if self.recipe in RECIPES:
+            self._take(RECIPES[self.recipe].for_training())
+        if self.untargeted_lr_scale is not None and not self.untargeted_lr_scale > 0:
+            raise ValueError(f"untargeted_lr_scale is positive, got {self.untargeted_lr_scale}")
         if self.fixed_lr_scale is not None and not self.fixed_lr_scale >= 0:
             raise ValueError(f"fixed_lr_scale is at least 0, got {self.fixed_lr_scale}")
         if self.average is not None and not 0 <= self.average <= 1:
@@ -162,6 +158,12 @@ class TargetedDropoutFields:
                     f"{name} is of the fixed phase, and there is none. Set fixed_sparsity to the "
                     f"sparsity that will be shipped, or leave {name} out"
                 )
+
+    def _take(self, values: Mapping[str, Any]) -> None:
+        """Set arguments that were not given."""
+        for name, value in values.items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
 
     def _decide_direction(self) -> None:
         """Set that a lower loss at a sparsity is better, which the name hides from the parent."""

@@ -134,6 +134,17 @@ def test_a_recipe_brings_its_values(recipe, level, tmp_path):
         assert getattr(config, name) == value
 
 
+def test_a_recipe_brings_the_rate_of_what_is_not_targeted(tmp_path):
+    def scale(**given: Any) -> Any:
+        return TargetedDropoutArguments(str(tmp_path), use_cpu=True, **given).untargeted_lr_scale
+
+    assert scale() == 2
+    assert scale(recipe="language_model") == 1
+    assert scale(recipe="language_model", untargeted_lr_scale=3.0) == 3
+    with pytest.raises(ValueError, match="untargeted_lr_scale is positive"):
+        scale(untargeted_lr_scale=0.0)
+
+
 def test_every_argument_is_a_setting_or_has_a_use():
     parts = {f"{rate}_{f.name}" for rate in ("targeting", "drop_rate") for f in fields(Schedule)}
     shapes = {"targeting_schedule", "drop_rate_schedule"}

@@ -71,7 +71,6 @@ _LANGUAGE_MODEL: dict[str, Any] = {
     "per_device_train_batch_size": 8,
     "per_device_eval_batch_size": 8,
     "learning_rate": 3e-4,
-    "untargeted_lr_scale": 1.0,
     "dense_epochs": 0.0,
     "logging_steps": 10,
 }
