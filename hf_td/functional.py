@@ -193,7 +193,7 @@ def candidate_mask(
     """
     count = candidate_count(scores.shape[dim], fraction)
     limit = cutoffs(scores, fraction, dim, select)
-    if not limit.isfinite().any() and count in (0, scores.shape[dim]):
+    if count in (0, scores.shape[dim]) and not limit.isfinite().any():
         return torch.full_like(scores, count > 0, dtype=torch.bool)
     below = scores < limit
     if not break_ties:

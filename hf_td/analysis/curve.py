@@ -93,11 +93,11 @@ def pruning_curve(
         check_sparsity(sparsity)
     budget, kind = as_budget(budget, of), as_compensation(compensate)
     batches = None if calibration is None else list(calibration)
-    ranked_otherwise = kind is not None and not (activations is None and scores is None)
     anatomy, sites = select_sites(
         model,
         config,
-        calibration=None if ranked_otherwise else batches,
+        calibration=batches,
+        compensates=kind is not None,
         activations=activations,
         scores=scores,
         anatomy=anatomy,

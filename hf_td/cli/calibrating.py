@@ -11,6 +11,7 @@ from hf_td.tasks.errors import UsageError
 
 _BY_GRADIENT = ("taylor", "movement")
 _ON_TEXTS = (*_BY_GRADIENT, "reap")
+_ON_NOTHING = ("magnitude", "random")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +30,19 @@ class Calibration:
     length: int
     compensate: Compensation | None
 
-    def check(self, importance: str | None) -> None:
-        """Raise UsageError for options that need a calibration."""
+    def check(self, importance: str | None, *, evaluates: bool = False) -> None:
+        """Raise UsageError for options that need a calibration, or one that nothing reads.
+
+        Args:
+            importance: the option, if it is given.
+            evaluates: True if a loss is measured on texts of the calibration.
+        """
         if self.source is not None:
+            if not self._is_read(importance) and not evaluates:
+                raise UsageError(
+                    f"--importance {importance} measures nothing on texts. Leave --calibration "
+                    "out, or give another importance, such as activation"
+                )
             return
         needs = "--compensate" if self.compensate else f"--importance {importance}"
         if self.compensate or importance in _ON_TEXTS:
@@ -42,7 +53,7 @@ class Calibration:
 
     def options(self, model: Any, processor: Any, importance: str | None) -> dict[str, Any]:
         """Return the arguments of `prune_model` that a calibration gives."""
-        if self.source is None:
+        if self.source is None or not self._is_read(importance):
             return {}
         batches: Any = calibration_batches(
             self.source,
@@ -56,6 +67,9 @@ class Calibration:
         if importance is None and self.compensate is None:  # or the texts would have no effect
             found["importance"] = "activation"
         return found
+
+    def _is_read(self, importance: str | None) -> bool:
+        return self.compensate is not None or importance not in _ON_NOTHING
 
 
 def tokenizer_of(processor: Any, option: str) -> Any:

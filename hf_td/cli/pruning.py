@@ -70,7 +70,8 @@ def prune_and_export(
         _check_fractions(amount)
         check_form(form, keep_heads_stock=keep_heads_stock)
     check_output(name, output, overwrite=overwrite)
-    calibration.check(importance)
+    evaluates = "max_loss" in amount.wishes and evaluation.source is None
+    calibration.check(importance, evaluates=evaluates)
     evaluation.check(amount.wishes)
     spending.check()
     ranking = {"level": level, "importance": importance}

@@ -77,9 +77,12 @@ def _cutoffs(group: Sequence[Ranked], fraction: float) -> list[Tensor]:
     shape[dim] = 1
     found = torch.zeros(len(group), *shape, dtype=torch.float32, device=weight.device)
     starts = [one.weight.data_ptr() for one in group]
-    scales = [one.scale.data_ptr() for one in group if one.scale is not None]
+    # The kernel reads float32, and a model that was cast has cast buffers.
+    own_scales = [one.scale.float() for one in group if one.scale is not None]
+    scales = [scale.data_ptr() for scale in own_scales]
     pairs = zip(group, found, strict=True)
-    before = [(new if one.before is None else one.before).data_ptr() for one, new in pairs]
+    own_before = [new if one.before is None else one.before.float() for one, new in pairs]
+    before = [limits.data_ptr() for limits in own_before]
     with torch.cuda.device_of(found):  # Triton launches on the current device
         write_cutoffs(
             _sent(starts, weight.device),
@@ -97,7 +100,7 @@ def _cutoffs(group: Sequence[Ranked], fraction: float) -> list[Tensor]:
 def write_masked(source: Tensor, weight: Tensor, cut: Cut, rule: Rule, out: Tensor) -> None:
     """Write a weight, or its gradient, with zeros where an update drops an entry.
 
-    See `hf_td.kernels.cpu_masking.write_masked`.
+    See `functional.masked`.
     """
     from hf_td.kernels.triton_masking import write_masked as write  # Triton exists on CUDA alone
 

@@ -40,9 +40,9 @@ class _MaskedLinear(torch.autograd.Function):
     ) -> Tensor:
         mask = _Mask(weight, _kept(weight, cut, rule), rule, cut)
         dtype = _compute_type(weight)
-        ctx.type_of_input = input.dtype
-        input = input if dtype == weight.dtype else input.to(dtype)  # as autocast does
-        mask.save(ctx, input)
+        ctx.type_of_input, ctx.compute_type = input.dtype, dtype
+        input = input.to(dtype) if _is_cast(weight) else input  # as autocast does
+        mask.save(ctx, input if ctx.needs_input_grad[1] else None)
         output = functional.linear(input, mask.of_weight(dtype), bias, rule.fan_in_dim)
         # A view of what was made here could not be modified in place, as `ReLU(inplace=True)` does.
         return torch.ops.aten._unsafe_view(output, output.shape)
@@ -50,14 +50,16 @@ class _MaskedLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         mask, input = _Mask.saved(ctx)
-        grad, rows = (one.reshape(-1, one.shape[-1]) for one in (grads[0], input))
+        grad = grads[0].reshape(-1, grads[0].shape[-1])
         for_input = for_weight = for_bias = None
         fan_in_dim = mask.rule.fan_in_dim
         if ctx.needs_input_grad[0]:
-            masked = mask.of_weight(input.dtype)
+            masked = mask.of_weight(ctx.compute_type)
             for_input = grad @ (masked if fan_in_dim else masked.t())
-            for_input = for_input.view(input.shape).to(ctx.type_of_input)
+            for_input = for_input.view(*grads[0].shape[:-1], for_input.shape[-1])
+            for_input = for_input.to(ctx.type_of_input)
         if ctx.needs_input_grad[1]:
+            rows = input.reshape(-1, input.shape[-1])
             product = grad.t() @ rows if fan_in_dim else rows.t() @ grad
             for_weight = mask.of_gradient(product, own=True)
         if ctx.needs_input_grad[2]:
@@ -111,7 +113,7 @@ class _Mask(NamedTuple):
     rule: Rule
     cut: Cut
 
-    def save(self, ctx: Any, *others: Tensor) -> None:
+    def save(self, ctx: Any, *others: Tensor | None) -> None:
         """Save the mask and other tensors for the backward."""
         ctx.save_for_backward(self.weight, self.kept, *self.cut, *others)
         ctx.rule = self.rule
@@ -180,7 +182,9 @@ def _plainly_kept(weight: Tensor, cut: Cut, rule: Rule) -> Tensor:
 
 def _compute_type(weight: Tensor) -> torch.dtype:
     """Return the type that a matrix product with a weight computes in, which autocast may set."""
-    kind = weight.device.type
-    if weight.dtype != torch.float32 or not torch.is_autocast_enabled(kind):
-        return weight.dtype
-    return torch.get_autocast_dtype(kind)
+    return torch.get_autocast_dtype(weight.device.type) if _is_cast(weight) else weight.dtype
+
+
+def _is_cast(weight: Tensor) -> bool:
+    """Return True where autocast casts a matrix product: of all types but float64."""
+    return weight.dtype != torch.float64 and torch.is_autocast_enabled(weight.device.type)

@@ -28,12 +28,18 @@ class PassedMixin:
     """
 
     passed: bool = True
+    training: bool
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the stock output; if the layer is passed by, with its input as hidden states."""
         parent: Any = super()
         output = parent.forward(*args, **kwargs)
-        return with_hidden(output, hidden_in(args, kwargs)) if self.passed else output
+        if not self.passed:
+            return output
+        hidden = hidden_in(args, kwargs)
+        if self.training and _is_distributed():
+            hidden = _reached(hidden, hidden_out(output))
+        return with_hidden(output, hidden)
 
 
 class LayerList:
@@ -50,6 +56,19 @@ class LayerList:
     def weight(self) -> nn.Parameter:
         """The first matrix in the stack, which tells its device and type."""
         return next(p for p in self.module.parameters() if p.dim() > 1)
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _reached(hidden: torch.Tensor, unused: torch.Tensor) -> torch.Tensor:
+    """Return hidden states that a gradient of zero goes through to what is not used.
+
+    `DistributedDataParallel` waits for a gradient of every parameter.
+    """
+    always = torch.ones((), dtype=torch.bool, device=hidden.device)
+    return torch.where(always, hidden, unused.to(hidden.dtype))
 
 
 def hidden_in(args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor:

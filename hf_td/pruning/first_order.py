@@ -85,7 +85,9 @@ def _terms(
 
     def product(site: Site) -> Tensor:
         weight, gradient = site.layer.weight.detach(), gradients[id(site.layer.weight)]
-        return torch.zeros_like(weight) if gradient is None else weight * gradient
+        if gradient is None:
+            return torch.zeros_like(weight)
+        return weight.float() * gradient.float()  # float16 would make most products zero
 
     return _by_index((site, product(site)) for site in sites)
 

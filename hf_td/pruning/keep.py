@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,9 @@ from torch.utils.hooks import RemovableHandle
 from hf_td import kernels
 from hf_td.modules.layouts import linear_layout, stacks_of
 
+# A weight, its bias, and the dimension that runs over its inputs.
+Row = tuple[Tensor, Tensor | None, int]
+
 
 class KeptPruned:
     """The hooks of `keep_pruned`, until `remove` or the end of a `with` block.
@@ -22,9 +26,14 @@ class KeptPruned:
         entries: number of weights and biases that stay zero.
     """
 
-    def __init__(self, entries: int, handles: Iterable[RemovableHandle]) -> None:
+    def __init__(self, entries: int, rows: Iterable[Row]) -> None:
         self.entries = entries
-        self._handles = list(handles)
+        self._rows = list(rows)
+        self._handles = [handle for row in self._rows for handle in _hooks(*row)]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> KeptPruned:
+        """Keep the zeros of a copied model too: torch copies no hooks of parameters."""
+        return KeptPruned(self.entries, copy.deepcopy(self._rows, memo) if self.active else ())
 
     @property
     def active(self) -> bool:
@@ -49,7 +58,8 @@ def keep_pruned(model: nn.Module, optimizer: Optimizer | None = None) -> KeptPru
     The zeros of linear layers, Conv1D layers and stacked experts get no gradient, in any pattern. A
     bias stays zero where its whole row is zero. An optimiser that has no momentum for them leaves
     them as they are, with weight decay too. Nothing is stored: what is zero when a gradient arrives
-    stays zero.
+    stays zero. Adapters of peft learn freely, and so does a head that is all zeros, with which some
+    training begins.
 
     Args:
         model: a model pruned by `prune_model`, not patched; as it is trained, before
@@ -64,28 +74,22 @@ def keep_pruned(model: nn.Module, optimizer: Optimizer | None = None) -> KeptPru
         TypeError: the optimiser packs its momentum, which cannot be cleared in part.
         ValueError: no weight is zero.
     """
-    handles, entries = [], 0
-    for weight, bias, dim in _rows(model):
-        if not weight.requires_grad:
-            continue
+    rows, entries = [row for row in _rows(model) if row[0].requires_grad], 0
+    for weight, bias, dim in rows:
         entries += int((weight == 0).sum())
         _forget(optimizer, weight, weight == 0)
-        handles.append(weight.register_post_accumulate_grad_hook(_keep_zeros))
         if bias is not None and bias.requires_grad:
             empty = (bias == 0) & _empty(weight, dim)
             entries += int(empty.sum())
             _forget(optimizer, bias, empty)
-            handles.append(bias.register_post_accumulate_grad_hook(_keep_bias(weight, dim)))
-    kept = KeptPruned(entries, handles)
     if not entries:
-        kept.remove()
         raise ValueError("the model has no weights of zero that could be kept: prune it first")
-    return kept
+    return KeptPruned(entries, rows)
 
 
-def _rows(model: nn.Module) -> Iterator[tuple[Tensor, Tensor | None, int]]:
-    """Yield each weight once, with its bias and the dimension that runs over its inputs."""
-    seen: set[int] = set()
+def _rows(model: nn.Module) -> Iterator[Row]:
+    """Yield each weight once that pruning can have set to zero."""
+    seen = _unpruned(model)
     for module in model.modules():
         layout: Any = linear_layout(module)
         layers: list[Any] = [(module, layout)] if layout else []
@@ -94,6 +98,27 @@ def _rows(model: nn.Module) -> Iterator[tuple[Tensor, Tensor | None, int]]:
             if id(layer.weight) not in seen:
                 seen.add(id(layer.weight))
                 yield layer.weight, layer.bias, dims.fan_in_dim
+
+
+def _unpruned(model: nn.Module) -> set[int]:
+    """Return the ids of the parameters of adapters, and of a head that is all zeros."""
+    own: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = getattr(own, "base_model", own)
+    assert isinstance(base, nn.Module)
+    body = {id(p) for p in base.parameters()}
+    found = {id(p) for p in model.parameters() if id(p) not in body and not p.any()}
+    for module in model.modules():
+        adapted = getattr(module, "base_layer", None)
+        if isinstance(adapted, nn.Module):
+            inner = {id(p) for p in adapted.parameters()}
+            found |= {id(p) for p in module.parameters()} - inner
+    return found
+
+
+def _hooks(weight: Tensor, bias: Tensor | None, dim: int) -> Iterator[RemovableHandle]:
+    yield weight.register_post_accumulate_grad_hook(_keep_zeros)
+    if bias is not None and bias.requires_grad:
+        yield bias.register_post_accumulate_grad_hook(_keep_bias(weight, dim))
 
 
 def _forget(optimizer: Optimizer | None, parameter: Tensor, zeros: Tensor) -> None:

@@ -110,11 +110,11 @@ def prune_model(
         overrides = {"layers_level": "unit", **overrides}
     budget, kind = as_budget(budget, of, times), as_compensation(compensate)
     batches = None if kind is None or calibration is None else list(calibration)
-    ranked_otherwise = batches is not None and (activations is not None or scores is not None)
     anatomy, sites = select_sites(
         model,
         config,
-        calibration=None if ranked_otherwise else (batches or calibration),
+        calibration=calibration if batches is None else batches,
+        compensates=kind is not None,
         activations=activations,
         scores=scores,
         anatomy=anatomy,

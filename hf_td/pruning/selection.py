@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +25,8 @@ from hf_td.ranking.activations import (
 from hf_td.ranking.learned import LEARNED, find_learned
 from hf_td.ranking.sites import Site, plan_sites
 from hf_td.ranking.sites.experts import ExpertSite
+
+logger = logging.getLogger(__name__)
 
 Batches = Iterable[Mapping[str, Any]]
 Sites = tuple[Site, ...]
@@ -90,9 +93,15 @@ def select_sites(
     scores: Mapping[str, Tensor] | None = None,
     anatomy: Anatomy | None = None,
     example_inputs: Mapping[str, Any] | None = None,
+    compensates: bool = False,
     **overrides: Any,
 ) -> tuple[Anatomy, Sites]:
-    """Return the anatomy of a model and what `prune_model` ranks, given the same arguments."""
+    """Return the anatomy of a model and what `prune_model` ranks, given the same arguments.
+
+    `compensates` says that the calibration has a use beside the ranking.
+    """
+    if compensates and (activations is not None or scores is not None):
+        calibration = None
     evidence = Evidence(calibration=calibration, activations=activations, scores=scores)
     overrides = evidence.settings(overrides)
     config = config or _trained_with(model)
@@ -103,6 +112,8 @@ def select_sites(
         default = "magnitude" if calibration is None else "activation"
         overrides["importance"] = "learned" if learned else default
     config = configure(config, overrides)
+    if calibration is not None and not compensates:
+        _check_reads(config.importance)
     anatomy = anatomy_of(model, anatomy, example_inputs)
     if config.layers_level != "none":
         anatomy = with_stacks(model, anatomy, example_inputs)
@@ -110,6 +121,16 @@ def select_sites(
     _check_own_weights(sites)
     _check_merged(model, sites)
     return anatomy, _RANKED_BY[config.importance](model, sites, config, evidence)
+
+
+def _check_reads(importance: str) -> None:
+    """Raise if nothing would read the calibration."""
+    if importance in ("magnitude", "random", "learned"):
+        raise ValueError(
+            f"calibration is given, and importance {importance!r}, which was asked for or is that "
+            "of the model's training, measures nothing on data. Leave the calibration out, or "
+            "give another importance, such as importance='activation' (--importance activation)"
+        )
 
 
 def _trained_with(model: nn.Module) -> TargetedDropoutConfig | None:
@@ -166,8 +187,16 @@ def _by_activation(
         known = evidence.activations or find_activations(model)
     measured = set() if known is None else known.names()
     missing = [name for name in names if name not in measured]
-    # A patched model before its first update has measured nothing: it ranks as that update would.
-    if known is None or (measured and missing):
+    # In training a layer without activations is ranked by the weights alone, and so it is here.
+    in_training = find_patch(model) is not None and evidence.calibration is None
+    if measured and missing and in_training and evidence.activations is None:
+        logger.warning(
+            "%s, and %d layers in all, never ran in training, so magnitude alone ranks them. If "
+            "they should stay whole, leave them out by exclude=[...] when you patch",
+            missing[0],
+            len(missing),
+        )
+    elif known is None or (measured and missing):
         cure = (
             "Pass a few batches of training data as calibration=... (--calibration TEXTS), prune "
             "by importance='magnitude' (--importance magnitude)"

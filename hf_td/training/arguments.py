@@ -152,6 +152,12 @@ class TargetedDropoutFields:
         if self.average is not None and not 0 <= self.average <= 1:
             raise ValueError(f"average is a decay in [0, 1], got {self.average}")
         config = self.targeted_dropout()  # refuses bad settings now, not when training starts
+        most = 1.0 if config.neighbours is None else config.neighbours.share
+        if self.eval_sparsity is not None and self.eval_sparsity > most:
+            raise ValueError(
+                f"the pattern {config.pattern} removes {most:g} of the weights at most, but "
+                f"eval_sparsity is {self.eval_sparsity}. Use {most:g} or less"
+            )
         for name in ("fixed_lr_scale", "average"):
             if getattr(self, name) and config.fixed_sparsity is None:
                 raise ValueError(

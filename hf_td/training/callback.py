@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_td.config import TargetedDropoutConfig
-from hf_td.patching.patch import anneal, find_patch
+from hf_td.patching.patch import Patch, anneal, find_patch
 from hf_td.pruning.fixed import check_can_fix, fix_pattern
 from hf_td.ranking.activations import FILE, save_activations
 from hf_td.training.pruned_evaluation import warn_if_chosen_unpruned
@@ -154,14 +154,7 @@ class TargetedDropoutCallback(AnnealingCallback):
         patch = find_patch(self.model_of(kwargs))
         if patch is None or not state.global_step:
             return
-        if not patch.resume(_checkpoint(args, state)):
-            logger.warning(
-                "there is no %s in %s. Without the activations of the checkpoint masks can differ "
-                "from those of the uninterrupted run. Resume in the output_dir of that run, or use "
-                "TargetedDropoutTrainer",
-                FILE,
-                _checkpoint(args, state),
-            )
+        resume_activations(patch, _checkpoint(args, state))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -171,6 +164,18 @@ class TargetedDropoutCallback(AnnealingCallback):
         patch = find_patch(self.model_of(kwargs))
         if patch is not None and args.load_best_model_at_end and state.best_model_checkpoint:
             patch.resume(state.best_model_checkpoint)
+
+
+def resume_activations(patch: Patch, checkpoint: Path) -> None:
+    """Load the activations of a checkpoint; warn if it should have some and has none."""
+    if not patch.resume(checkpoint):
+        logger.warning(
+            "there is no %s in %s. Without the activations of the checkpoint masks can differ from "
+            "those of the uninterrupted run. Resume from the folder that the run wrote; a stock "
+            "Trainer with a callback finds it in its output_dir alone",
+            FILE,
+            checkpoint,
+        )
 
 
 def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:

@@ -32,8 +32,7 @@ def mark(folder: Path) -> None:
 def is_whole(folder: Path) -> bool:
     """Return True if a checkpoint has its mark, and all files have the sizes that the mark says."""
     marked = _read_object(folder / _MARK)
-    there = _sizes(folder)
-    return marked is not None and all(there.get(name) == size for name, size in marked.items())
+    return marked is not None and all(_size(folder / name) == size for name, size in marked.items())
 
 
 def is_torn(folder: Path) -> bool:
@@ -134,6 +133,14 @@ def _read_object(path: Path) -> dict[str, Any] | None:
     try:
         return read_json_object(path)
     except (OSError, ValueError):
+        return None
+
+
+def _size(file: Path) -> int | None:
+    """Return the size of a file; None if it is missing, or another process removes it now."""
+    try:
+        return file.stat().st_size
+    except OSError:
         return None
 
 

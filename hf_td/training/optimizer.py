@@ -18,18 +18,20 @@ def scale_untargeted(optimizer: Optimizer, model: Any, scale: float) -> None:
 
     Args:
         optimizer: an optimiser before its first step; its groups are changed in place.
-        model: the model of its parameters. Everything outside `model.base_model` is the head, and
-            so is a logit layer inside that shares nothing with the embeddings.
+        model: the model of its parameters. Everything outside its `base_model` is the head, and
+            so is a logit layer inside that shares nothing with the embeddings. Of a model with
+            adapters of peft it is the head of the model inside.
         scale: the factor of the learning rate, positive.
     """
     _split_off(optimizer, _untargeted(model), lambda group: {"lr": group["lr"] * scale})
 
 
 def _untargeted(model: nn.Module) -> set[int]:
-    base = getattr(model, "base_model", model)
+    own: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = getattr(own, "base_model", own)
     assert isinstance(base, nn.Module)
     body = {id(p) for p in base.parameters() if p.dim() > 1}
-    if base is model:  # as for T5, whose base model has the head
+    if base is own:  # as for T5, whose base model has the head
         body -= _of_embeddings(base, "output") - _of_embeddings(base, "input")
     return {id(p) for p in model.parameters() if id(p) not in body}
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.trainer_utils import default_compute_objective
 
 from hf_td.config import TargetedDropoutConfig
 from hf_td.patching.patch import find_patch
@@ -62,8 +63,13 @@ class PrunedEvaluationMixin:
         )
         return output
 
-    def hyperparameter_search(self, *args: Any, **kwargs: Any) -> Any:
-        """Search as the parent does. Warn if no metric of the pruned model can be the objective."""
+    def hyperparameter_search(
+        self, hp_space: Any = None, compute_objective: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Search as the parent does, by default for the sum of all metrics, or the pruned loss.
+
+        Warn if no metric of the pruned model can be the objective.
+        """
         if getattr(self.args, "eval_sparsity", None) is None:
             logger.warning(
                 "The search will choose by the metrics of the full weights. They say little about "
@@ -71,7 +77,21 @@ class PrunedEvaluationMixin:
                 "are then part of the objective, and compute_objective can name one"
             )
         parent: Any = super()
-        return parent.hyperparameter_search(*args, **kwargs)
+        objective = compute_objective or _objective
+        return parent.hyperparameter_search(hp_space, objective, *args, **kwargs)
+
+
+def _objective(metrics: dict[str, float]) -> float:
+    """Return the default objective of transformers, to which losses at a sparsity are no metrics.
+
+    Where there is no metric, it is the loss at the sparsity, if that was measured.
+    """
+    losses = [value for name, value in metrics.items() if name.startswith(f"eval_loss{AT}")]
+    rest = {k: v for k, v in metrics.items() if not k.startswith("eval_loss")}
+    total: float | None = default_compute_objective(rest)  # None where there is no metric
+    if total is not None:
+        return total
+    return losses[0] if losses else metrics["eval_loss"]
 
 
 def warn_if_chosen_unpruned(args: TrainingArguments, config: TargetedDropoutConfig) -> None:

@@ -19,7 +19,7 @@ from hf_td.training.arguments import (
     TargetedDropoutSeq2SeqArguments,
 )
 from hf_td.training.averaging import AveragingMixin
-from hf_td.training.callback import AnnealingCallback
+from hf_td.training.callback import AnnealingCallback, resume_activations
 from hf_td.training.distillation import DistillationMixin
 from hf_td.training.optimizer import scale_untargeted
 from hf_td.training.pruned_evaluation import PrunedEvaluationMixin
@@ -66,6 +66,12 @@ class TargetedDropoutMixin(AveragingMixin, PrunedEvaluationMixin, DistillationMi
                 "fixed_sparsity clears the momentum of what it prunes, and DeepSpeed keeps that in "
                 "an optimiser of its own. Leave it out, or use DistributedDataParallel"
             )
+        name = getattr(self.args.optim, "value", self.args.optim)
+        if self.optimizer is None and ("8bit" in name or "4bit" in name):
+            raise ValueError(
+                f"fixed_sparsity clears the momentum of what it prunes, and optim={name!r} packs "
+                "it, so no single entry can be cleared. Use another, such as adamw_torch"
+            )
 
     def _hp_search_setup(self, trial: Any) -> None:
         """Set the arguments of a trial, and patch the new model of `model_init` with them.
@@ -93,7 +99,7 @@ class TargetedDropoutMixin(AveragingMixin, PrunedEvaluationMixin, DistillationMi
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         parent: Any = super()
         parent._load_from_checkpoint(resume_from_checkpoint, model)
-        _patch_of(self.model).resume(resume_from_checkpoint)
+        resume_activations(_patch_of(self.model), Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         parent: Any = super()

@@ -96,11 +96,11 @@ def prune_to(
         overrides = {"level": "unit", **overrides}
     kind = as_compensation(compensate)
     batches = None if calibration is None else list(calibration)
-    ranked_otherwise = kind is not None and overrides.keys() & {"activations", "scores"}
     anatomy, sites = select_sites(
         model,
         config,
-        calibration=None if ranked_otherwise else batches,
+        calibration=batches,
+        compensates=kind is not None,
         anatomy=anatomy,
         example_inputs=example_inputs,
         **overrides,

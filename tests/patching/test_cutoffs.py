@@ -369,3 +369,42 @@ def test_a_run_of_dense_updates_equals_a_stock_run(family, level):
             optimizer.step()
     for (name, ours), theirs in zip(model.named_parameters(), stock.parameters(), strict=True):
         assert torch.equal(ours, theirs), name
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16, torch.float32])
+def test_autocast_casts_inputs_of_any_type_to_weights_of_any_type(stored):
+    """On CUDA norms return float32 under autocast, also to layers of a model that is bfloat16."""
+    model: Any = patch_model(a_model("llama").to(stored), **WHOLE)
+    anneal(model.train(), progress=1.0, update=0)
+    stock: Any = stock_with_masked_weights(model)
+    name = "model.layers.0.mlp.gate_proj"
+    found = []
+    for layer in (model.get_submodule(name), stock.get_submodule(name)):
+        torch.manual_seed(3)
+        states = torch.randn(4, layer.in_features, requires_grad=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            output = layer(states)
+        assert output.dtype == torch.bfloat16
+        output.float().square().sum().backward()
+        found.append((output, states.grad, layer.weight.grad))
+    (got, for_input, for_weight), (expected, stock_for_input, stock_for_weight) = found
+    assert torch.equal(got, expected)
+    assert torch.equal(for_input, stock_for_input)
+    assert torch.equal(for_weight, stock_for_weight.masked_fill(~masks(model)[name], 0))
+
+
+def test_a_frozen_weight_saves_no_input():
+    model: Any = patched("bert")
+    layer = model.bert.encoder.layer[0].output.dense
+    layer.weight.requires_grad_(False)
+    anneal(model.train(), progress=1.0, update=0)
+    states = torch.randn(1, 3, layer.in_features, requires_grad=True)
+    saved: list[Any] = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: saved.append(t.shape) or t, lambda t: t
+    ):
+        output = layer(states)
+    assert states.shape not in saved
+    output.sum().backward()
+    assert states.grad is not None
+    assert states.grad.shape == states.shape

@@ -13,7 +13,7 @@ import transformers as hf
 from torch import Tensor
 from transformers import set_seed
 
-from hf_td import Schedule, anneal, patch_model, prune_model, unpatch_model
+from hf_td import Schedule, anneal, fix_pattern, patch_model, prune_model, unpatch_model
 from hf_td.patching.patch import find_patch
 from hf_td.ranking.activations import INTERVAL, find_activations
 from tests.tiny import IMAGE, TEXT, checkpoint_activations
@@ -170,3 +170,19 @@ def test_only_layers_that_a_measured_update_runs_are_measured(name, level):
                 assert site.name not in after or torch.equal(after[site.name], before[site.name])
             assert torch.isfinite(site.scores()).any()
     assert missed > 0
+
+
+@every_level
+def test_layers_that_never_ran_are_ranked_as_in_training_and_named(level, caplog):
+    """Text alone trains a model that sees; then its pattern is fixed, as an evaluation prunes."""
+    set_seed(0)
+    model = patch_model(llava(), level=level, targeting=0.5, importance="activation")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for update in range(2):
+        update_once(model, optimizer, update, _sometimes_an_image(1))
+    fix_pattern(model, 0.5, optimizer=optimizer)
+    assert "never ran in training" in caplog.text
+    assert "vision_tower" in caplog.text
+    patch: Any = find_patch(model)
+    zeros = [float((site.layer.weight == 0).float().mean()) for site in patch.sites]
+    assert min(zeros) > 0.4

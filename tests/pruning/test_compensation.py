@@ -166,7 +166,7 @@ def test_each_layer_sees_the_inputs_that_the_pruned_layers_make():
     assert all(map(torch.equal, model.state_dict().values(), twin.state_dict().values()))
     other = tiny_model("bert")
     options["compensate"] = False
-    prune_model(other, 0.5, calibration=batches, **options)
+    prune_model(other, 0.5, **options)
     assert not torch.equal(logits(model, batches[0]), logits(other, batches[0]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -77,3 +78,14 @@ def test_what_cannot_be_fixed_is_refused():
     optimizer.state[weight]["packed"] = torch.zeros(weight.shape, dtype=torch.uint8)
     with pytest.raises(TypeError, match=r"SGD keeps packed as torch\.uint8"):
         fix_pattern(model, 0.5, optimizer=optimizer)
+
+
+def test_a_copy_keeps_the_zeros_too():
+    model: Any = patch_model(tiny_model("bert"), targeting=0.5)
+    trained(model, torch.optim.AdamW(model.parameters(), lr=1e-2), range(4), sparsity=0.5)
+    twin = copy.deepcopy(model)
+    before = {n: p == 0 for n, p in twin.named_parameters() if "layer" in n and p.dim() > 1}
+    trained(twin, torch.optim.AdamW(twin.parameters(), lr=1e-2), range(4, UPDATES))
+    assert sum(int(mask.sum()) for mask in before.values()) > 1000
+    now = dict(twin.named_parameters())
+    assert all(torch.equal(now[name] == 0, mask) for name, mask in before.items())

@@ -203,3 +203,23 @@ def test_removed_entries_are_taken_first_and_leave_the_others_comparable():
     assert chosen[0].tolist() == [[True, True, False, False]]
     assert chosen[1].tolist() == [[True, True, False, False]]
     assert Budget().choose(sites[:1], 0.5)[0].tolist() == [[True, True, False, False]]
+
+
+def test_half_precision_does_not_round_first_order_terms_to_zero():
+    wide = tiny_model("bert")
+    (batch,) = batches(wide, count=1)
+    exact = taylor_scores(wide, sites_of(wide, "weight"), [batch])[QUERY]
+    narrow = tiny_model("bert").half()  # products are below the smallest number of float16
+    found = taylor_scores(narrow, sites_of(narrow, "weight"), [batch])[QUERY]
+    assert (exact > 0).float().mean() > 0.9
+    assert found.dtype == torch.float32
+    assert (found > 0).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("importance", ["magnitude", "random"])
+def test_a_calibration_that_nothing_reads_is_refused(importance):
+    model = tiny_model("bert")
+    trained: dict[str, Any] = {"config": TargetedDropoutConfig(importance=importance)}
+    for settings in ({"importance": importance}, trained):
+        with pytest.raises(ValueError, match=f"{importance}.*measures nothing on data"):
+            prune_model(model, 0.5, calibration=[{"nonsense": 1}], **settings)

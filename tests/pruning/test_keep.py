@@ -119,3 +119,30 @@ def test_a_model_trained_by_targeted_dropout_goes_on_after_pruning():
 def test_a_model_without_zeros_is_refused():
     with pytest.raises(ValueError, match="prune it first"):
         keep_pruned(tiny_model("bert"))
+
+
+def test_adapters_learn_beside_zeros_that_stay():
+    model = tiny_model("llama")
+    expected = pruned_weights(model, level="weight")
+    adapted: Any = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"]))
+    for parameter in model.get_submodule("model.layers.0.mlp").parameters():
+        parameter.requires_grad_(True)
+    keep_pruned(adapted)
+    train(adapted, torch.optim.AdamW(adapted.parameters(), lr=1e-2))
+    learned = [p for name, p in adapted.named_parameters() if "lora_B" in name]
+    assert learned
+    assert all((p != 0).any() for p in learned)
+    now = {name: p for name, p in adapted.named_parameters() if "layers.0.mlp" in name}
+    assert now
+    for name, weight in now.items():
+        assert torch.equal(weight == 0, expected[name.removeprefix("base_model.model.")]), name
+
+
+def test_a_head_that_begins_at_zero_learns():
+    model: Any = tiny_model("bert")
+    expected = pruned_weights(model, level="weight")
+    torch.nn.init.zeros_(model.classifier.weight)
+    keep_pruned(model)
+    train(model, torch.optim.AdamW(model.parameters(), lr=1e-2))
+    assert (model.classifier.weight != 0).all()
+    assert all(torch.equal(zeros(model)[name], mask) for name, mask in expected.items())

@@ -167,3 +167,9 @@ def test_arguments_survive_their_json_form(tmp_path):
     written = json.loads(args.to_json_string())
     assert written["targeting"] == 0.75
     assert written["layers"] == [0, 2]
+
+
+def test_a_sparsity_above_that_of_the_pattern_is_refused_at_once(tmp_path):
+    TargetedDropoutArguments(str(tmp_path), use_cpu=True, pattern="2:4", eval_sparsity=0.5)
+    with pytest.raises(ValueError, match=r"2:4 removes 0.5 .* eval_sparsity is 0.75"):
+        TargetedDropoutArguments(str(tmp_path), use_cpu=True, pattern="2:4", eval_sparsity=0.75)

@@ -405,3 +405,18 @@ class Words(PreTrainedTokenizerFast):
     def __init__(self) -> None:
         words = Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1}, unk_token="[UNK]"))
         super().__init__(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]")
+
+
+def test_an_optimiser_can_be_made_again_with_the_head_frozen(teacher, tmp_path):
+    """As the Trainer does after a batch that was too large, and a user who looks at the groups."""
+    args = seq2seq("bert", tmp_path, teacher=teacher, distill="last_hidden")
+    trainer = trainer_of(tiny_model("bert"), args)
+    first = trainer.create_optimizer()
+    trainer.optimizer = None
+    second = trainer.create_optimizer()
+    sizes = [sum(len(group["params"]) for group in one.param_groups) for one in (first, second)]
+    assert sizes[0] == sizes[1]
+    callbacks = len(trainer.callback_handler.callbacks)
+    trainer.train()
+    assert len(trainer.callback_handler.callbacks) <= callbacks
+    assert all(p.requires_grad for p in trainer.model.parameters())

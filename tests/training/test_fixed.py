@@ -172,3 +172,8 @@ def test_evaluations_of_the_phase_measure_the_pruned_model(tmp_path):
     logs = [log for log in trainer.state.log_history if "eval_loss" in log]
     same = [log["eval_loss"] == log["eval_loss_at_0.5"] for log in logs]
     assert same == [False] * 3 + [True] * 3
+
+
+def test_an_optimiser_that_packs_its_momentum_is_refused_before_the_first_update(tmp_path):
+    with pytest.raises(ValueError, match=r"adamw_bnb_8bit.*packs"):
+        watched(tmp_path, optim="adamw_bnb_8bit")

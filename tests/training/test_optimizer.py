@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import peft
 import pytest
 import torch
 from transformers import SwitchTransformersConfig, SwitchTransformersForConditionalGeneration
@@ -50,3 +51,15 @@ def test_no_group_is_left_empty():
     scale_untargeted(optimizer, model, 3.0)
     found = [(g["lr"], g["weight_decay"], len(g["params"])) for g in optimizer.param_groups]
     assert found == [(1.0, 0.1, len(decayed) - 1), (3.0, 0.0, len(rest)), (3.0, 0.1, 1)]
+
+
+def test_the_head_of_a_model_with_adapters():
+    model: Any = peft.get_peft_model(
+        tiny_model("bert"),
+        peft.LoraConfig(task_type="SEQ_CLS", target_modules=["query"]),
+    )
+    names = {n for n in scaled_names(model) if "classifier" in n and "original" not in n}
+    assert names == {
+        f"base_model.model.classifier.modules_to_save.default.{n}" for n in ("weight", "bias")
+    }
+    assert not any("lora" in name for name in scaled_names(model))

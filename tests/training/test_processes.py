@@ -12,6 +12,7 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from hf_td import Schedule, anneal, fix_pattern, patch_model, unpatch_model
+from hf_td.modules.passing import passed_layers
 from hf_td.ranking.activations import INTERVAL, find_activations
 from tests.tiny import tiny_model
 from tests.training.models import patch_of
@@ -112,3 +113,22 @@ def test_two_processes_learn_what_one_does(level, fixed, tmp_path: Path):
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(PROCESSES))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
     torch.testing.assert_close(first, found(alone), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("group")
+def test_layers_that_are_passed_by_have_a_gradient_of_zero_for_the_others_to_wait_for():
+    settings: dict[str, Any] = {"attention_level": "none", "feed_forward_level": "none"}
+    model: Any = tiny_model("bert")
+    patch_model(model, level="unit", layers_level="unit", targeting=0.5, **settings)
+    wrapped = DistributedDataParallel(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for update in range(6):
+        if update == 3:
+            fix_pattern(model, 0.5, optimizer=optimizer)
+        anneal(model.train(), progress=update / 6, update=update)
+        wrapped(input_ids=torch.randint(5, 60, (2, 7)), labels=torch.tensor([0, 1])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+    (name,) = passed_layers(model)
+    layer = model.get_submodule(name)
+    assert all(p.grad is not None and not p.grad.any() for p in layer.parameters())

@@ -89,3 +89,14 @@ def test_what_training_saves_loads_by_the_stock_class(family, level, tmp_path):
         assert TargetedDropoutConfig.from_dict(recorded) == args.targeted_dropout()
     own = getattr(trainer.model.save_pretrained, "keywords", {})
     assert "save_original_format" not in own
+
+
+def test_a_checkpoint_that_lost_its_activations_is_resumed_with_a_warning(tmp_path, caplog):
+    own = saving_halfway("unit", 1) | {"importance": "activation"}
+    trainer_of(tiny_model("bert"), arguments(tmp_path, **own)).train()
+    folder = tmp_path / f"checkpoint-{STEPS // 2}"
+    for name in ("activations.safetensors", "whole.json"):
+        (folder / name).unlink()
+    trainer = trainer_of(tiny_model("bert"), arguments(tmp_path, **own))
+    trainer.train(resume_from_checkpoint=str(folder))
+    assert "Without the activations of the checkpoint masks can differ" in caplog.text

@@ -117,9 +117,30 @@ def test_the_teacher_is_that_of_the_trial(tmp_path):
 
 
 def test_a_search_by_the_full_weights_warns(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(Trainer, "hyperparameter_search", lambda self: "done")
+    monkeypatch.setattr(Trainer, "hyperparameter_search", lambda self, *_: "done")
     for sparsity, warns in ((None, True), (0.5, False)):
         caplog.clear()
         trainer, _ = searching(tmp_path, id, settings={"eval_sparsity": sparsity})
         assert trainer.hyperparameter_search() == "done"
         assert ("Set eval_sparsity" in caplog.text) is warns
+
+
+@pytest.mark.parametrize(
+    ("metrics", "objective"),
+    [
+        ({"eval_accuracy": 0.5, "eval_accuracy_at_0.5": 0.25}, 0.75),
+        ({}, 0.75),
+    ],
+)
+def test_a_loss_at_a_sparsity_is_no_metric_to_maximise(metrics, objective, tmp_path, monkeypatch):
+    found: list[Any] = []
+    monkeypatch.setattr(
+        Trainer, "hyperparameter_search", lambda self, space, objective: found.append(objective)
+    )
+    trainer, _ = searching(tmp_path, id, settings={"eval_sparsity": 0.5})
+    trainer.hyperparameter_search()
+    trainer.hyperparameter_search(compute_objective=len)
+    losses = {"eval_loss": 0.5, "eval_loss_at_0.5": 0.75, "epoch": 1.0, "eval_runtime": 3.0}
+    assert found[0]({**losses, **metrics}) == objective
+    assert found[0]({"eval_loss": 0.5, "epoch": 1.0}) == 0.5
+    assert found[1] is len

@@ -88,7 +88,7 @@ class _Steps(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Skip the updates that a checkpoint has."""
         self._trains = True
-        self._job.skip(self._kind, state.global_step / state.max_steps)
+        self._job.skip(self._kind, _done(state))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Report an update."""
@@ -97,7 +97,7 @@ class _Steps(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Skip the updates that are left after an early stop."""
         self._trains = False
-        self._job.skip(self._kind, 1 - state.global_step / state.max_steps)
+        self._job.skip(self._kind, 1 - _done(state))
 
     def on_prediction_step(
         self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
@@ -111,3 +111,8 @@ class _Steps(TrainerCallback):
         if self._trains and state.is_world_process_zero:
             shown = {name: value for name, value in logs.items() if name != "total_flos"}
             say(str({n: f"{v:.4g}" if isinstance(v, float) else v for n, v in shown.items()}))
+
+
+def _done(state: Any) -> float:
+    """Return the share of the updates that are done: all, where there are none to make."""
+    return state.global_step / state.max_steps if state.max_steps else 1.0

@@ -37,6 +37,8 @@ class DistillationMixin:
     is_fsdp_enabled: bool
     is_deepspeed_enabled: bool
 
+    _frozen: list[nn.Parameter] | None = None
+
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as the parent does. The head is trainable again afterwards."""
         parent: Any = super()
@@ -96,7 +98,16 @@ class DistillationMixin:
         return optimizer
 
     def _begin(self, settings: Distillation) -> list[nn.Parameter]:
-        """Prepare the models for training, and return the parameters that are frozen."""
+        """Prepare the models for training, and return the parameters that are frozen.
+
+        A second call in one training, as after a batch that was too large, prepares nothing anew.
+        """
+        if self._frozen is None:
+            self._frozen = self._prepare(settings)
+            self._until_trained.callback(setattr, self, "_frozen", None)
+        return self._frozen
+
+    def _prepare(self, settings: Distillation) -> list[nn.Parameter]:
         if "attention" in settings.weights:
             self._until_trained.enter_context(eager_attention(self.model, self._teacher))
         if self._maps is not None:
