@@ -6,6 +6,7 @@ while it computes.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,8 @@ from hf_td.functional import Rule
 
 # Entries of a block: half a megabyte of scores, plus a copy of them.
 _BLOCK = 1 << 17
+# A sample has one of so many scores. A prime shares no factor with the length of a row.
+_SAMPLED = 61
 # The fewest blocks that are worth a thread: waking one takes as long as a block or two.
 _BLOCKS_PER_THREAD = 4
 # The floating-point types that numpy shares with torch.
@@ -70,51 +73,73 @@ def write_cutoffs(
     _run(jobs, sum(weight.numel() for weight in weights) // _BLOCK)
 
 
-def write_lowest(
+def write_scores(
     weights: Sequence[Tensor],
     scales: Sequence[Tensor | None],
     dims: Sequence[int],
-    counts: Sequence[int],
     outs: Sequence[Tensor],
-) -> list[tuple[float, float]]:
-    """Write the lowest scores of whole matrices, over their root mean square, in any order.
+) -> list[float]:
+    """Write the scores of whole matrices, each over its root mean square, which is returned.
 
     Args:
         weights: matrices that `can_rank` supports.
         scales: for each weight, the scale of its inputs, or None.
         dims: for each weight, the dimension of its inputs.
-        counts: for each weight, the number of scores to write, less than it has.
-        outs: outputs, `(count,)`, of the type of the weight.
-
-    Returns:
-        For each weight the lowest score that was left out, and the root mean square.
+        outs: outputs, `(entries,)`, of the type of the weight, in any order.
     """
-    found = [(0.0, 0.0)] * len(weights)
+    means = [0.0] * len(weights)
 
     def work(place: int) -> None:
         (matrix,) = _matrices(weights[place])
-        scores = np.abs(np.moveaxis(matrix, dims[place], -1), order="C")
-        scale, count = scales[place], counts[place]
+        rows, flat = np.moveaxis(matrix, dims[place], -1), outs[place].numpy()
+        scores, scale = flat.reshape(rows.shape), scales[place]
+        np.abs(rows, out=scores)
         if scale is not None:
             scores *= scale.numpy()
-        flat = scores.reshape(-1)
         mean = float(np.sqrt(np.dot(flat, flat) / flat.size))
         if not 1e-12 < mean < np.inf:
             mean = float(functional.root_mean_square(torch.from_numpy(flat)))
-        flat.view(f"u{flat.itemsize}").partition(count)
-        np.divide(flat[:count], flat.dtype.type(mean), out=outs[place].numpy())
-        found[place] = float(flat[count]), mean
+        flat /= flat.dtype.type(mean)
+        means[place] = mean
 
     jobs = [partial(work, place) for place in range(len(weights))]
     _run(jobs, sum(weight.numel() for weight in weights) // _BLOCK)
-    return found
+    return means
 
 
-def select_in_place(scores: Tensor, count: int) -> float:
-    """Return the score at place `count`, from 0, of scores of at least 0, which it reorders."""
-    array = scores.numpy()
-    array.view(f"u{array.itemsize}").partition(count)
-    return float(array[count])
+def select(scores: Sequence[Tensor], count: int) -> float:
+    """Return the score at place `count`, from 0, of many scores of at least 0.
+
+    A sample gives two bounds that are far more likely than not to have the score between them. So
+    one pass leaves few scores to partition.
+
+    Args:
+        scores: `(entries,)` each, of one type that numpy has.
+        count: less than there are scores in all.
+    """
+    arrays = [one.numpy() for one in scores]
+    low, high = _bounds(np.concatenate([one[::_SAMPLED] for one in arrays]), count, arrays)
+    below, between = 0, []
+    for array in arrays:
+        for start in range(0, len(array), _BLOCK):
+            block = array[start : start + _BLOCK]
+            below += np.count_nonzero(block < low)
+            between.append(block[(block >= low) & (block <= high)])
+    few = np.concatenate(between)
+    if not below <= count < below + len(few):  # the sample misled, or there are scores of nan
+        few, below = np.concatenate(arrays), 0
+    few.view(f"u{few.itemsize}").partition(count - below)
+    return float(few[count - below])
+
+
+def _bounds(sample: Any, count: int, arrays: Sequence[Any]) -> tuple[Any, Any]:
+    """Return bounds of the score at a place, eight standard errors from where it is expected."""
+    place = count * len(sample) // sum(map(len, arrays))
+    error = 4 * math.isqrt(len(sample)) + 1
+    ends = max(place - error, 0), min(place + error, len(sample) - 1)
+    sample.view(f"u{sample.itemsize}").partition(ends)
+    low, high = sample[list(ends)]
+    return (low if place >= error else 0), (high if place + error < len(sample) else np.inf)
 
 
 def _rank(rows: Any, scale: Any, count: int, limits: Any, whole: bool) -> None:

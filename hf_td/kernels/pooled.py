@@ -99,8 +99,7 @@ def model_cutoffs(ranked: Sequence[Ranked], fraction: float, cap: float) -> list
     if not count:
         return matrix_cutoffs(ranked, 0.0)
     if len({one.weight.dtype for one in ranked}) == 1 and all(map(_is_easy_matrix, ranked)):
-        counts = [min(functional.candidate_count(size, cap), size - 1) for size in sizes]
-        return _model_cutoffs_on_cpu(ranked, count, counts)
+        return _model_cutoffs_on_cpu(ranked, count, cap)
     caps = matrix_cutoffs(ranked, cap)
     means = [functional.root_mean_square(_scores(one, pattern=False)) for one in ranked]
     pairs = zip(ranked, caps, means, strict=True)
@@ -116,17 +115,32 @@ def model_cutoffs(ranked: Sequence[Ranked], fraction: float, cap: float) -> list
     ]
 
 
-def _model_cutoffs_on_cpu(
-    ranked: Sequence[Ranked], count: int, counts: Sequence[int]
-) -> list[Tensor]:
-    """Compute `model_cutoffs` with a count for all weights, and the most of each."""
-    every = torch.empty(sum(counts), dtype=ranked[0].weight.dtype)
+def _model_cutoffs_on_cpu(ranked: Sequence[Ranked], count: int, cap: float) -> list[Tensor]:
+    """Compute `model_cutoffs` with a count of candidates among all weights.
+
+    Matrices that would have too many are full: the others are ranked again for what is left.
+    """
     weights, rules, scales, _ = zip(*ranked, strict=True)
+    sizes = [weight.numel() for weight in weights]
+    scores = torch.empty(sum(sizes), dtype=weights[0].dtype).split(sizes)
     dims = [rule.fan_in_dim for rule in rules]
-    found = cpu_ranking.write_lowest(weights, scales, dims, counts, every.split([*counts]))
-    limit = cpu_ranking.select_in_place(every, count) if count < len(every) else torch.inf
-    pairs = zip(ranked, found, strict=True)
-    return [torch.full_like(_row(one), min(cap, limit * mean)) for one, (cap, mean) in pairs]
+    means = cpu_ranking.write_scores(weights, scales, dims, scores)
+    free, limit = dict(enumerate(scores)), torch.inf
+    while free:
+        many = count < sum(map(len, free.values()))
+        limit = cpu_ranking.select(list(free.values()), count) if many else torch.inf
+        most = {i: functional.candidate_count(sizes[i], cap) for i in free}
+        full = [i for i, some in free.items() if int((some < limit).sum()) > most[i]]
+        if not full:
+            break
+        for i in full:
+            del free[i]
+            count -= most[i]
+    pairs = zip(ranked, means, strict=True)
+    return [
+        torch.full_like(_row(one), limit * mean) if i in free else matrix_cutoffs([one], cap)[0]
+        for i, (one, mean) in enumerate(pairs)
+    ]
 
 
 def _is_easy_matrix(one: Ranked) -> bool:

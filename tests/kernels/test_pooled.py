@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch.testing import assert_close
 
 from hf_td import functional, kernels
 from hf_td.functional import Rule
-from hf_td.kernels import Ranked, pooled
+from hf_td.kernels import Ranked, cpu_ranking, pooled
 from tests.kernels.test_cpu import ranked
 
 SHAPES = [(64, 96), (4, 32), (96, 64)]
@@ -135,3 +136,24 @@ def test_sharded_weights_are_refused_by_name(over, monkeypatch):
     monkeypatch.setattr("hf_td.kernels.ranking.is_sharded", lambda weight: True)
     with pytest.raises(ValueError, match=f"rank_over='{over}' ranks rows of a weight together"):
         kernels.cutoffs([ranked((4, 8), 1)], 0.5, over)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sizes", [[1], [7, 3], [5000, 70_000, 1]])
+def test_a_score_is_selected_among_many_arrays(sizes, dtype):
+    draws = torch.Generator().manual_seed(0)
+    arrays = [torch.rand(size, generator=draws, dtype=dtype) for size in sizes]
+    ordered = torch.cat(arrays).sort().values
+    for count in {0, sum(sizes) // 2, sum(sizes) * 9 // 10, sum(sizes) - 1}:
+        assert cpu_ranking.select(arrays, count) == float(ordered[count])
+
+
+def test_a_sample_that_misleads_and_scores_that_are_equal_or_nan_change_nothing():
+    scores = torch.rand(20_000, generator=torch.Generator().manual_seed(0))
+    scores[:: cpu_ranking._SAMPLED] = 5.0
+    scores[1:9000:2] = 0.5
+    scores[-3:] = torch.nan
+    ordered = scores.sort().values  # nan last, as the bits have it
+    for count in (0, 3000, 7000, 19_996):
+        assert cpu_ranking.select([scores], count) == float(ordered[count])
+    assert math.isnan(cpu_ranking.select([scores], 19_999))
