@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from lab.benchmarks.training.variants import DROPPING, PORTS, RIVALS, WHOLE_RECIPES
+from lab.benchmarks.training.variants import DROPPING, POOLED, PORTS, RIVALS, WHOLE_RECIPES
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ _LEVELS = ("weight", "unit")
 def _cpu() -> list[Case]:
     sizes = ((32, 128), (16, 64))
     return [
-        *(Case(v, MINILM, *size) for size in sizes for v in (*DROPPING, *PORTS)),
+        *(Case(v, MINILM, *size) for size in sizes for v in (*DROPPING, *POOLED, *PORTS)),
         *(Case(v, MINILM, *size, precision="bf16") for size in sizes for v in _LEVELS),
         *(Case(v, MINILM, 8, 128, micro_batches=4) for v in _LEVELS),
         *(Case(v, MINILM, 16, 64, mode="compile") for v in _LEVELS),

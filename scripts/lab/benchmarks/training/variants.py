@@ -75,6 +75,12 @@ DROPPING: dict[str, Variant] = {
     ),
     "unit": _patched(level="unit", drop_rate=1.0, **_CONSTANT),
 }
+# As the recipe for one sparsity ranks.
+POOLED: dict[str, Variant] = {
+    "weight, ranked over the model": _patched(
+        level="weight", targeting=TARGETING, drop_rate=1.0, rank_over="model", **_CONSTANT
+    ),
+}
 WHOLE_RECIPES: dict[str, Variant] = {
     "weight, whole recipe": _patched(level="weight"),
     "unit, whole recipe": _patched(level="unit"),
@@ -91,6 +97,7 @@ DENSE = "dense"
 VARIANTS: dict[str, Variant] = {
     DENSE: lambda model: Applied(),
     **DROPPING,
+    **POOLED,
     **WHOLE_RECIPES,
     **PORTS,
     **RIVALS,
