@@ -179,6 +179,8 @@ def test_a_dry_run_of_push_lists_the_files_and_sends_nothing(monkeypatch, capsys
     assert "nothing was sent" in printed
     assert run(monkeypatch, "push", halves, "user/small", "--dry-run") == 2
     assert "no finished export" in capsys.readouterr().err
+    assert run(monkeypatch, "push", halves / "stock", "user/a name", "--dry-run") == 2
+    assert "user/a name" in capsys.readouterr().err
 
 
 def test_push_names_what_the_hub_refuses(monkeypatch, capsys, halves):

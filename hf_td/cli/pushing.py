@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from huggingface_hub.utils import validate_repo_id
+
 from hf_td.cli.answers import Answer
 from hf_td.hub.push.commit import push_to_hub, visible_files
 from hf_td.hub.push.finished import check_finished
@@ -28,6 +30,7 @@ def push_folder(
     if dry_run:
         with blaming_input():
             check_finished(folder)
+            validate_repo_id(repo)
         files = {str(p.relative_to(folder)): p.stat().st_size for p in visible_files(folder)}
         lines = [f"{name}  {size:,} bytes" for name, size in files.items()]
         lines.append(

@@ -15,7 +15,8 @@ from hf_td.config import Level, TargetedDropoutConfig
 from hf_td.recipes import RECIPES, recipe_choices, recipes_help
 from hf_td.schedules import SHAPES, Schedule
 from hf_td.training.distillation import DistillationFields
-from hf_td.training.pruned_evaluation import AT
+from hf_td.training.pruned_evaluation import AT, sparsity_in
+from hf_td.training.restart import check_has_phase
 
 _RATES = ("targeting", "drop_rate")
 
@@ -139,6 +140,7 @@ class TargetedDropoutFields:
         parent: Any = super()
         self._decide_direction()
         parent.__post_init__()
+        self._measure_what_chooses()
         if self.eval_sparsity is not None and not 0 <= self.eval_sparsity <= 1:
             raise ValueError(
                 f"eval_sparsity is the fraction to remove, in [0, 1]; got {self.eval_sparsity}"
@@ -152,6 +154,9 @@ class TargetedDropoutFields:
         if self.average is not None and not 0 <= self.average <= 1:
             raise ValueError(f"average is a decay in [0, 1], got {self.average}")
         config = self.targeted_dropout()  # refuses bad settings now, not when training starts
+        arguments: Any = self
+        if arguments.max_steps > 0:
+            check_has_phase(config, arguments.max_steps)
         most = 1.0 if config.neighbours is None else config.neighbours.share
         if self.eval_sparsity is not None and self.eval_sparsity > most:
             raise ValueError(
@@ -177,6 +182,18 @@ class TargetedDropoutFields:
         metric, at, _ = (arguments.metric_for_best_model or "").partition(AT)
         if at and arguments.greater_is_better is None:
             arguments.greater_is_better = not metric.endswith("loss")
+
+    def _measure_what_chooses(self) -> None:
+        """Set the sparsity of the metric that chooses a checkpoint, if there is none."""
+        arguments: Any = self
+        chosen = sparsity_in(arguments.metric_for_best_model or "")
+        if chosen is not None and self.eval_sparsity is None:
+            self.eval_sparsity = chosen
+        if chosen is not None and self.eval_sparsity != chosen:
+            raise ValueError(
+                f"metric_for_best_model={arguments.metric_for_best_model!r} is measured at another "
+                f"sparsity than eval_sparsity={self.eval_sparsity:g}. Give both the same"
+            )
 
     def targeted_dropout(self) -> TargetedDropoutConfig:
         """Return the settings as a configuration; its seed is the run's."""

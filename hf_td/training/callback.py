@@ -11,11 +11,11 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from hf_td.config import TargetedDropoutConfig
 from hf_td.patching.patch import Patch, anneal, find_patch
 from hf_td.pruning.fixed import check_can_fix, fix_pattern
 from hf_td.ranking.activations import FILE, save_activations
 from hf_td.training.pruned_evaluation import warn_if_chosen_unpruned
+from hf_td.training.restart import check_has_phase
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class AnnealingCallback(TrainerCallback):
             warn_if_chosen_unpruned(args, patch.config)
             patch.release()  # of a training that was broken off
             check_can_fix(model)
-            _check_has_phase(patch.config, state.max_steps)
+            check_has_phase(patch.config, state.max_steps)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -107,15 +107,6 @@ class AnnealingCallback(TrainerCallback):
             return
         added = {**patch.rates._asdict(), "dropped_share": patch.dropped_share()}
         add_to_logs(state, logs, added)
-
-
-def _check_has_phase(config: TargetedDropoutConfig, updates: int) -> None:
-    if config.fixed_sparsity is not None and not config.is_fixed((updates - 1) / max(1, updates)):
-        raise ValueError(
-            f"the fixed phase begins at progress {config.fixed_from:g}, and none of {updates} "
-            "updates begins there or later, so the model would not be pruned. Train longer, or "
-            "lower fixed_from"
-        )
 
 
 def add_to_logs(state: TrainerState, logs: dict[str, Any], values: Mapping[str, float]) -> None:

@@ -97,7 +97,7 @@ def _objective(metrics: dict[str, float]) -> float:
 def warn_if_chosen_unpruned(args: TrainingArguments, config: TargetedDropoutConfig) -> None:
     """Warn if the metric of the full weights chooses a checkpoint while the rates still rise."""
     metric = args.metric_for_best_model
-    if metric is None or _names_sparsity(metric) or not _rise(config):
+    if metric is None or sparsity_in(metric) is not None or not _rise(config):
         return
     sparsity = config.fixed_sparsity or config.targeting
     wanted = name_at("loss" if "loss" in metric else metric, sparsity)
@@ -112,13 +112,13 @@ def warn_if_chosen_unpruned(args: TrainingArguments, config: TargetedDropoutConf
     )
 
 
-def _names_sparsity(metric: str) -> bool:
-    """Return True for a name of `name_at`, and False for one such as precision_at_1."""
+def sparsity_in(metric: str) -> float | None:
+    """Return the sparsity in a name of `name_at`; None for one such as precision_at_1."""
     _, at, end = metric.rpartition(AT)
     try:
-        return bool(at) and float(end) < 1
+        return float(end) if at and float(end) < 1 else None
     except ValueError:
-        return False
+        return None
 
 
 def _rise(config: TargetedDropoutConfig) -> bool:

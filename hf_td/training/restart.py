@@ -1,4 +1,4 @@
-"""Lets the learning rate start again when the fixed phase begins."""
+"""Finds the fixed phase of a run, and lets the learning rate start again where it begins."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from torch.optim.lr_scheduler import LambdaLR
+
+from hf_td.config import TargetedDropoutConfig
 
 Factor = Callable[[int], float]
 
@@ -19,6 +21,16 @@ def first_fixed_update(total: int, fixed_from: float) -> int:
         fixed_from: progress at which the phase begins, in (0, 1).
     """
     return bisect_left(range(total), fixed_from, key=lambda update: update / total)
+
+
+def check_has_phase(config: TargetedDropoutConfig, updates: int) -> None:
+    """Raise ValueError for a run that would end before its fixed phase begins."""
+    if config.fixed_sparsity is not None and not config.is_fixed((updates - 1) / max(1, updates)):
+        raise ValueError(
+            f"the fixed phase begins at progress {config.fixed_from:g}, and none of {updates} "
+            "updates begins there or later, so the model would not be pruned. Train longer, or "
+            "lower fixed_from (--fixed_from)"
+        )
 
 
 def restart(scheduler: Any, first: int, total: int, scale: float) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 from transformers import Seq2SeqTrainer, Trainer
+from transformers.utils import CONFIG_NAME
 
-from hf_td.config import TargetedDropoutConfig
+from hf_td.config import CONFIG_KEY, TargetedDropoutConfig
+from hf_td.files import read_json_object
 from hf_td.patching.patch import Patch, find_patch, patch_model
 from hf_td.ranking.activations import save_activations
 from hf_td.training.arguments import (
@@ -99,7 +101,9 @@ class TargetedDropoutMixin(AveragingMixin, PrunedEvaluationMixin, DistillationMi
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         parent: Any = super()
         parent._load_from_checkpoint(resume_from_checkpoint, model)
-        resume_activations(_patch_of(self.model), Path(resume_from_checkpoint))
+        patch, folder = _patch_of(self.model), Path(resume_from_checkpoint)
+        _warn_of_other_settings(patch.config, folder)
+        resume_activations(patch, folder)
 
     def _load_best_model(self) -> None:
         parent: Any = super()
@@ -133,6 +137,27 @@ class TargetedDropoutMixin(AveragingMixin, PrunedEvaluationMixin, DistillationMi
         if fresh and scale != 1.0:
             scale_untargeted(optimizer, self.model, scale)
         return optimizer
+
+
+def _warn_of_other_settings(config: TargetedDropoutConfig, checkpoint: Path) -> None:
+    """Warn where a checkpoint was trained with other settings of targeted dropout."""
+    known = checkpoint / CONFIG_NAME
+    recorded = read_json_object(known).get(CONFIG_KEY) if known.is_file() else None
+    if recorded is None:
+        return
+    then = TargetedDropoutConfig.from_dict(recorded)
+    other = [
+        f"{f.name} was {getattr(then, f.name)!r} and is {getattr(config, f.name)!r}"
+        for f in fields(config)
+        if getattr(then, f.name) != getattr(config, f.name)
+    ]
+    if other:
+        logger.warning(
+            "%s was trained with other settings: %s. The run goes on with those of its arguments, "
+            "so it is not the one that was interrupted",
+            checkpoint,
+            "; ".join(other),
+        )
 
 
 def _patch_of(model: nn.Module) -> Patch:

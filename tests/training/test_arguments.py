@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from transformers import HfArgumentParser
 
@@ -173,3 +174,35 @@ def test_a_sparsity_above_that_of_the_pattern_is_refused_at_once(tmp_path):
     TargetedDropoutArguments(str(tmp_path), use_cpu=True, pattern="2:4", eval_sparsity=0.5)
     with pytest.raises(ValueError, match=r"2:4 removes 0.5 .* eval_sparsity is 0.75"):
         TargetedDropoutArguments(str(tmp_path), use_cpu=True, pattern="2:4", eval_sparsity=0.75)
+
+
+def test_a_run_too_short_for_its_fixed_phase_is_refused_at_once(tmp_path):
+    def make(steps: int) -> Any:
+        return arguments(tmp_path, recipe="one_sparsity", max_steps=steps)
+
+    assert make(3).targeted_dropout().fixed_sparsity == 0.9
+    with pytest.raises(ValueError, match=r"none of 2 updates begins there.*--fixed_from"):
+        make(2)
+
+
+def test_the_metric_that_chooses_names_the_sparsity_to_measure(tmp_path):
+    def sparsity(metric: str, **given: Any) -> Any:
+        return arguments(tmp_path, metric_for_best_model=metric, **given).eval_sparsity
+
+    assert sparsity("accuracy_at_0.5") == 0.5
+    assert sparsity("precision_at_1") is None
+    assert sparsity("accuracy", eval_sparsity=0.75) == 0.75
+    with pytest.raises(ValueError, match=r"another sparsity than eval_sparsity=0.5"):
+        sparsity("accuracy_at_0.75", eval_sparsity=0.5)
+
+
+@pytest.mark.parametrize("given", [{"distill": "layers"}, {"distill_temperature": 4.0}])
+def test_a_setting_of_distillation_needs_a_teacher(given, tmp_path):
+    arguments(tmp_path, teacher="somewhere", **given)
+    with pytest.raises(ValueError, match=f"{next(iter(given))} is of distillation.*no teacher"):
+        arguments(tmp_path, **given)
+
+
+def test_a_teacher_is_named(tmp_path):
+    with pytest.raises(TypeError, match="the folder of a fine-tuned model"):
+        arguments(tmp_path, teacher=torch.nn.Linear(1, 1))

@@ -40,7 +40,8 @@ def teacher(tmp_path: Path) -> str:
 
 
 def settings_of(**settings: Any) -> Distillation:
-    return TargetedDropoutArguments("unused", use_cpu=True, **settings).distillation()
+    given = {"teacher": "unused", **settings}
+    return TargetedDropoutArguments("unused", use_cpu=True, **given).distillation()
 
 
 def unlabelled() -> list[dict[str, torch.Tensor]]:

@@ -100,3 +100,14 @@ def test_a_checkpoint_that_lost_its_activations_is_resumed_with_a_warning(tmp_pa
     trainer = trainer_of(tiny_model("bert"), arguments(tmp_path, **own))
     trainer.train(resume_from_checkpoint=str(folder))
     assert "Without the activations of the checkpoint masks can differ" in caplog.text
+
+
+def test_a_checkpoint_of_other_settings_is_resumed_with_a_warning_that_names_them(tmp_path, caplog):
+    own = saving_halfway("unit", 1)
+    trainer_of(tiny_model("bert"), arguments(tmp_path, **own)).train()
+    folder = str(tmp_path / f"checkpoint-{STEPS // 2}")
+    trainer_of(tiny_model("bert"), arguments(tmp_path, **own)).train(resume_from_checkpoint=folder)
+    assert "other settings" not in caplog.text
+    other = arguments(tmp_path, **{**own, "targeting": 0.25})
+    trainer_of(tiny_model("bert"), other).train(resume_from_checkpoint=folder)
+    assert "other settings: targeting was 0.75 and is 0.25." in caplog.text

@@ -146,8 +146,10 @@ def _number(label: Any, model: Any) -> Any:
     A number is a name where all names are numbers, such as the stars of reviews.
     """
     known = {name: number for number, name in model.config.id2label.items()}
-    if not isinstance(label, (str, int)) or (len(known) == 1 and not isinstance(label, str)):
+    if not isinstance(label, str | float | int) or (len(known) == 1 and not isinstance(label, str)):
         return label  # a score, or one for each class
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)
     if str(label) in known:
         return known[str(label)]
     if label in known.values() and not all(_is_integer(name) for name in known):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hf_td.training.distillation.terms import PRESETS, TERMS, presets_help
@@ -75,6 +75,12 @@ class DistillationFields:
     def __post_init__(self) -> None:
         parent: Any = super()
         parent.__post_init__()
+        if not isinstance(self.teacher, str | None):
+            raise TypeError(
+                "teacher is the folder of a fine-tuned model, or its id on the Hub; got a "
+                f"{type(self.teacher).__name__}. Save a model in memory by save_pretrained, and "
+                "give the folder as a str"
+            )
         if self.distill not in PRESETS:
             raise ValueError(f"distill is one of {', '.join(PRESETS)}, got {self.distill!r}")
         if self.distill_temperature <= 0:
@@ -89,6 +95,16 @@ class DistillationFields:
             raise ValueError(
                 "neither the labels nor a term of the teacher have a weight above 0. Give one, "
                 "such as distill_weight 0.9"
+            )
+
+        self._check_has_teacher()
+
+    def _check_has_teacher(self) -> None:
+        given = [f.name for f in fields(DistillationFields) if getattr(self, f.name) != f.default]
+        if given and self.teacher is None:
+            raise ValueError(
+                f"{given[0]} is of distillation, and there is no teacher. Give one (--teacher), or "
+                f"leave {given[0]} out"
             )
 
     def distillation(self) -> Distillation:

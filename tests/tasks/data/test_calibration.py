@@ -75,6 +75,8 @@ def test_a_language_model_gets_full_rows(tmp_path):
         (("score",), (0.5, 3.0), [0.5, 3.0]),
         (("-1", "2", "7"), (0,), None),
         (("bad", "good"), (2,), None),
+        (("bad", "good"), (1.0, 0.0), [1, 0]),  # as a column with gaps is read
+        (("bad", "good"), (3.87,), None),
     ],
 )
 def test_labels_are_classes_by_name_or_by_number(tmp_path, tokenizer, names, labels, numbers):
