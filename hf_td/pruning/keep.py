@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from hf_td import kernels
+from hf_td.modules.bodies import body_of
 from hf_td.modules.layouts import linear_layout, stacks_of
 
 # A weight, its bias, and the dimension that runs over its inputs.
@@ -102,10 +103,7 @@ def _rows(model: nn.Module) -> Iterator[Row]:
 
 def _unpruned(model: nn.Module) -> set[int]:
     """Return the ids of the parameters of adapters, and of a head that is all zeros."""
-    own: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-    base = getattr(own, "base_model", own)
-    assert isinstance(base, nn.Module)
-    body = {id(p) for p in base.parameters()}
+    body = {id(p) for p in body_of(model).parameters()}
     found = {id(p) for p in model.parameters() if id(p) not in body and not p.any()}
     for module in model.modules():
         adapted = getattr(module, "base_layer", None)

@@ -189,19 +189,20 @@ def _by_activation(
     missing = [name for name in names if name not in measured]
     # In training a layer without activations is ranked by the weights alone, and so it is here.
     in_training = find_patch(model) is not None and evidence.calibration is None
-    if measured and missing and in_training and evidence.activations is None:
+    in_training = in_training and evidence.activations is None
+    if known is None or (measured and missing and not in_training):
+        cure = (
+            "Pass a few batches of training data as calibration=... (--calibration TEXTS), prune "
+            "by importance='magnitude' (--importance magnitude)"
+        )
+        raise ValueError(ACTIVATIONS.missing(model, missing, cure))
+    if measured and missing:
         logger.warning(
             "%s, and %d layers in all, never ran in training, so magnitude alone ranks them. If "
             "they should stay whole, leave them out by exclude=[...] when you patch",
             missing[0],
             len(missing),
         )
-    elif known is None or (measured and missing):
-        cure = (
-            "Pass a few batches of training data as calibration=... (--calibration TEXTS), prune "
-            "by importance='magnitude' (--importance magnitude)"
-        )
-        raise ValueError(ACTIVATIONS.missing(model, missing, cure))
     ACTIVATIONS.check({name: known.mean_squares[name] for name in names if name in measured})
     return tuple(replace(site, activations=known) for site in sites)
 

@@ -9,6 +9,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from hf_td.modules.bodies import body_of
+
 
 def scale_untargeted(optimizer: Optimizer, model: Any, scale: float) -> None:
     """Split norms, biases and the head off each parameter group, with a scaled learning rate.
@@ -27,12 +29,10 @@ def scale_untargeted(optimizer: Optimizer, model: Any, scale: float) -> None:
 
 
 def _untargeted(model: nn.Module) -> set[int]:
-    own: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-    base = getattr(own, "base_model", own)
-    assert isinstance(base, nn.Module)
+    base = body_of(model)
     body = {id(p) for p in base.parameters() if p.dim() > 1}
-    if base is own:  # as for T5, whose base model has the head
-        body -= _of_embeddings(base, "output") - _of_embeddings(base, "input")
+    # The base model of T5 has the head inside; those of most models have no such layer.
+    body -= _of_embeddings(base, "output") - _of_embeddings(base, "input")
     return {id(p) for p in model.parameters() if id(p) not in body}
 
 
