@@ -102,8 +102,8 @@ def prune_model(
     Raises:
         ValueError: the sparsity is out of range or more than a pattern takes; a weight is not
             finite; there is nothing to prune; single weights have adapters beside them that are not
-            merged; what the importance needs is missing, or is given twice; or the anatomy is of
-            another model.
+            merged; what the importance needs is missing, or is given twice, or a calibration is
+            given that nothing reads; or the anatomy is of another model.
     """
     check_sparsity(sparsity)
     if isinstance(sparsity, Mapping) and LAYERS in sparsity:
