@@ -105,6 +105,7 @@ def test_trim_writes_a_model_and_tokenizer_of_the_texts(monkeypatch, capsys, rea
     [
         ("label\n1\n", (), "has no column of text, only label"),
         ("text\none\n", ("--keep", "no token"), "no token 'no token'"),
+        ("text\none one\n", ("--min-count", "9"), "no token occurs 9 times in the texts"),
     ],
 )
 def test_trim_names_a_mistake(monkeypatch, capsys, reader, tmp_path, contents, words, message):
@@ -131,6 +132,17 @@ def test_a_sparsity_that_is_not_reached_is_explained(
     printed = capsys.readouterr().out
     assert ("less than 75.0%: " in printed) is (why is not None)
     assert (why or "") in printed
+
+
+def test_a_sparsity_below_that_of_the_model_is_explained(monkeypatch, capsys, llama, tmp_path):
+    level = ("--level", "weight")
+    assert run(monkeypatch, "prune", llama, tmp_path / "a", "--sparsity", "0.75", *level) == 0
+    assert "more than" not in capsys.readouterr().out
+    again = (tmp_path / "a", "--sparsity", "0.5")
+    assert run(monkeypatch, "prune", *again[:1], tmp_path / "b", *again[1:], *level) == 0
+    assert "more than 50.0%: the other weights were zero before" in capsys.readouterr().out
+    assert run(monkeypatch, "curve", *again, "0.75", "0.9", "--rounds", "2", *level) == 0
+    assert "more than 50.0%: the other weights were zero before" in capsys.readouterr().out
 
 
 def test_heads_and_neurons_are_pruned_by_default(monkeypatch, capsys, llama, tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from hf_td.cli.answers import Answer
 from hf_td.cli.calibrating import Calibration
 from hf_td.cli.evaluating import Evaluation, Metric
 from hf_td.cli.loading import load_model, load_processor
-from hf_td.cli.pruning import default_level
+from hf_td.cli.pruning import default_level, exceeds
 from hf_td.cli.shrinking import weight_bytes
 from hf_td.hub import Latency, measure_latency
 from hf_td.hub.export import cut_to_form, shell_of
@@ -101,6 +101,7 @@ def measure_curve(
         _table(found, metric),
         f"milliseconds of a forward: median (quartiles) of {rounds}; shape {first.shape}, "
         f"{first.threads} threads, {first.dtype}, {first.hardware}",
+        *_surplus(found),
         *(f"{metric.name} on {metric.rows} rows of {evaluation.source}" for _ in [0] if metric),
         *(f"plot: {file}" for file in files),
     ]
@@ -137,6 +138,14 @@ def _measure(
 
         points = pruning_curve(model, sparsities, reported, **how)
     return [Measured(point=point, **cut) for point, cut in zip(points, cuts, strict=True)]
+
+
+def _surplus(found: Sequence[Measured]) -> Iterator[str]:
+    """Say where the model had more zeros than a sparsity asks for."""
+    points = (one.point for one in found)
+    more = [p.sparsity for p in points if exceeds(p.removed_prunable, p.sparsity)]
+    if more:
+        yield f"more than {', '.join(f'{s:.1%}' for s in more)}: the other weights were zero before"
 
 
 def _table(found: Sequence[Measured], metric: Metric | None) -> Table:

@@ -207,6 +207,20 @@ def _removed(report: PruningReport, amount: Amount, budget: str) -> Iterator[str
     sparsity = amount.sparsity
     if isinstance(sparsity, float) and report.sparsity < sparsity - _TOLERANCE:
         yield f"less than {sparsity:.1%}: {_shortfall(report, budget)}"
+    if isinstance(sparsity, float) and exceeds(report.sparsity, sparsity):
+        yield f"more than {sparsity:.1%}: {_surplus(budget)}"
+
+
+def exceeds(removed: float, asked: float) -> bool:
+    """Return True if more is removed than was asked for, beyond rounding."""
+    return removed > asked + _TOLERANCE
+
+
+def _surplus(budget: str) -> str:
+    """Return the reason for a sparsity above the wanted one."""
+    if budget == "global":
+        return "some units have more weights than others, or weights were zero before"
+    return "the other weights were zero before"
 
 
 def _check_measured(model: Any, importance: str | None) -> None:

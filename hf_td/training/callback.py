@@ -14,10 +14,19 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from hf_td.patching.patch import Patch, anneal, find_patch
 from hf_td.pruning.fixed import check_can_fix, fix_pattern
 from hf_td.ranking.activations import FILE, save_activations
-from hf_td.training.pruned_evaluation import warn_if_chosen_unpruned
+from hf_td.training.pruned_evaluation import warn_if_above_targeting, warn_if_chosen_unpruned
 from hf_td.training.restart import check_has_phase
 
 logger = logging.getLogger(__name__)
+
+# Arguments that `TargetedDropoutTrainer` alone acts on, with the values that ask for nothing.
+_FOR_THE_TRAINER: dict[str, tuple[Any, ...]] = {
+    "teacher": (None,),
+    "eval_sparsity": (None,),
+    "untargeted_lr_scale": (None, 1),
+    "fixed_lr_scale": (None, 0),
+    "average": (None, 0),
+}
 
 
 class AnnealingCallback(TrainerCallback):
@@ -56,7 +65,7 @@ class AnnealingCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Warn if the metric of the full weights chooses while the rates rise.
+        """Warn if the metric of the full weights chooses, or a sparsity is not trained for.
 
         Raises:
             ValueError: the settings have a fixed phase, and the model cannot be pruned in it, or
@@ -66,6 +75,7 @@ class AnnealingCallback(TrainerCallback):
         patch = find_patch(model)
         if patch is not None:
             warn_if_chosen_unpruned(args, patch.config)
+            warn_if_above_targeting(args, patch.config)
             patch.release()  # of a training that was broken off
             check_can_fix(model)
             check_has_phase(patch.config, state.max_steps)
@@ -140,8 +150,12 @@ class TargetedDropoutCallback(AnnealingCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Warn as `AnnealingCallback`, and load the activations of a resumed checkpoint."""
+        """Warn as `AnnealingCallback`, and load the activations of a resumed checkpoint.
+
+        Warn of arguments that `TargetedDropoutTrainer` alone acts on.
+        """
         super().on_train_begin(args, state, control, **kwargs)
+        _warn_of_unused(args)
         patch = find_patch(self.model_of(kwargs))
         if patch is None or not state.global_step:
             return
@@ -155,6 +169,17 @@ class TargetedDropoutCallback(AnnealingCallback):
         patch = find_patch(self.model_of(kwargs))
         if patch is not None and args.load_best_model_at_end and state.best_model_checkpoint:
             patch.resume(state.best_model_checkpoint)
+
+
+def _warn_of_unused(args: TrainingArguments) -> None:
+    given = {name: getattr(args, name, None) for name in _FOR_THE_TRAINER}
+    unused = [f"{n}={value!r}" for n, value in given.items() if value not in _FOR_THE_TRAINER[n]]
+    if unused:
+        logger.warning(
+            "a Trainer with TargetedDropoutCallback takes no notice of %s. Use "
+            "TargetedDropoutTrainer, which needs no callback",
+            ", ".join(unused),
+        )
 
 
 def resume_activations(patch: Patch, checkpoint: Path) -> None:

@@ -112,6 +112,27 @@ def warn_if_chosen_unpruned(args: TrainingArguments, config: TargetedDropoutConf
     )
 
 
+def warn_if_above_targeting(args: TrainingArguments, config: TargetedDropoutConfig) -> None:
+    """Warn of a sparsity that is pruned to or measured, and that no update trains for."""
+    fixed, measured = config.fixed_sparsity, getattr(args, "eval_sparsity", None)
+    if fixed is not None and fixed > config.targeting:
+        logger.warning(
+            "fixed_sparsity=%g is above the targeting %g, so the fixed phase begins with weights "
+            "removed that were never dropped. Raise targeting to %g",
+            fixed,
+            config.targeting,
+            fixed,
+        )
+    trained = max(config.targeting, fixed or 0.0)
+    if measured is not None and measured > trained:
+        logger.warning(
+            "eval_sparsity=%g is above %g, so the model is not trained for what is measured. Raise "
+            "targeting",
+            measured,
+            trained,
+        )
+
+
 def sparsity_in(metric: str) -> float | None:
     """Return the sparsity in a name of `name_at`; None for one such as precision_at_1."""
     _, at, end = metric.rpartition(AT)

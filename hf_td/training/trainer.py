@@ -21,7 +21,11 @@ from hf_td.training.arguments import (
     TargetedDropoutSeq2SeqArguments,
 )
 from hf_td.training.averaging import AveragingMixin
-from hf_td.training.callback import AnnealingCallback, resume_activations
+from hf_td.training.callback import (
+    AnnealingCallback,
+    TargetedDropoutCallback,
+    resume_activations,
+)
 from hf_td.training.distillation import DistillationMixin
 from hf_td.training.optimizer import scale_untargeted
 from hf_td.training.pruned_evaluation import PrunedEvaluationMixin
@@ -54,7 +58,10 @@ class TargetedDropoutMixin(AveragingMixin, PrunedEvaluationMixin, DistillationMi
         _ensure_patched(self.model, self.args)
         self._check_can_fix()
         # First in the list: progress bars and reports then see the rates that it adds to the logs.
-        self.callback_handler.callbacks.insert(0, AnnealingCallback())
+        others = [
+            c for c in self.callback_handler.callbacks if type(c) is not TargetedDropoutCallback
+        ]
+        self.callback_handler.callbacks = [AnnealingCallback(), *others]
 
     def _default_arguments(self) -> Any:
         return TargetedDropoutArguments()

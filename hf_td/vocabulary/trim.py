@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice, tee
@@ -90,8 +91,7 @@ def trim_vocabulary(
     del compared  # so that `tee` holds no text that has been counted
     counts = count_tokens(tokenizer, counted)
     wanted = {i for i, count in counts.items() if count >= min_count} | set(_ids(tokenizer, keep))
-    if not wanted:
-        raise ValueError("expected texts, or tokens to keep: without them every word would go")
+    _check_wanted(wanted, counts, min_count)
     always = named_ids(model, size) | set(ids_that_stay(model))
     kept = sorted(needed_ids(spec, wanted | always))
     new_ids = {old: new for new, old in enumerate(kept)}
@@ -102,6 +102,18 @@ def trim_vocabulary(
     total = sum(counts.values())
     coverage = sum(n for i, n in counts.items() if i in new_ids) / total if total else None
     return smaller, TrimReport(tuple(kept), size, coverage, before, _bytes(model))
+
+
+def _check_wanted(wanted: set[int], counts: Counter[int], min_count: int) -> None:
+    """Raise ValueError where no token of the texts would stay, and none is named."""
+    if wanted:
+        return
+    if not counts:
+        raise ValueError("expected texts, or tokens to keep: without them every word would go")
+    raise ValueError(
+        f"no token occurs {min_count} times in the texts, the most common one "
+        f"{max(counts.values())} times, so every word would go. Lower min_count (--min-count)"
+    )
 
 
 def _check_size(tokenizer: Any, size: int) -> None:

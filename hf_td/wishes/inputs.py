@@ -36,7 +36,8 @@ def sized_inputs(model: nn.Module, batch: int = 1, length: int = 128) -> dict[st
     except ValueError as error:
         raise ValueError(
             f"{type(model).__name__} does not run on a batch of {batch} with length {length}: "
-            f"{error.__cause__}. Choose others, or pass example_inputs of the size to time"
+            f"{error.__cause__}. Choose another batch or length (--batch, --length), or pass "
+            "example_inputs of the size to time"
         ) from error
     return made
 

@@ -39,6 +39,10 @@ from tests.scripts.glue_runs import refused, run_glue, start
         ({"level": []}, "argument --level: expected one argument"),
         ({"learning_rate": [1, 2]}, "unknown arguments: 2. The option before takes fewer values"),
         ({"num_train_epochs": -1}, "--num_train_epochs is at least 0, got -1. To measure without"),
+        (
+            {"load_best_model_at_end": True},
+            "chooses among the evaluations of a training, and there",
+        ),
         ({"max_train_samples": 0}, "max_train_samples must be at least 1"),
         ({"max_seq_length": 0}, "max_seq_length must be at least 1"),
         ({"export_sparsity": 0.6}, "--export_sparsity 0.6 is none of the sparsities"),

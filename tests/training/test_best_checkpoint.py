@@ -18,6 +18,7 @@ from hf_td.baselines import L1
 from hf_td.baselines.trainer import BaselineTrainer
 from hf_td.ranking.activations import Activations, find_activations
 from hf_td.training import ReliableTrainer
+from hf_td.training.callback import AnnealingCallback
 from hf_td.training.pruned_evaluation import warn_if_chosen_unpruned
 from tests.tiny import tiny_model
 from tests.training.models import QUIET, arguments, every_level, examples, trainer_of
@@ -185,3 +186,41 @@ def test_trainers_that_rank_nothing_refuse_the_setting(trainer, own, tmp_path):
 def test_a_sparsity_is_a_fraction(sparsity, tmp_path):
     with pytest.raises(ValueError, match=rf"in \[0, 1\]; got {sparsity}"):
         arguments(tmp_path, eval_sparsity=sparsity)
+
+
+ALONE = "takes no notice of"
+
+
+def test_the_callback_names_arguments_that_the_stock_trainer_leaves_undone(tmp_path, caplog):
+    args = arguments(tmp_path, level="unit", eval_sparsity=0.5, untargeted_lr_scale=1.0)
+    model = patch_model(tiny_model("bert"), args.targeted_dropout())
+    stock(model, args).train()
+    assert f"{ALONE} eval_sparsity=0.5. Use TargetedDropoutTrainer" in caplog.text
+
+
+def test_plain_arguments_and_the_own_trainer_leave_nothing_undone(tmp_path, caplog):
+    model = patch_model(tiny_model("bert"), level="unit", targeting=0.5)
+    stock(model, TrainingArguments(str(tmp_path), **QUIET)).train()
+    args = arguments(tmp_path, level="unit", eval_sparsity=0.5)
+    trainer = evaluated(args, callbacks=[TargetedDropoutCallback()])
+    trainer.train()
+    assert ALONE not in caplog.text
+    callbacks = trainer.callback_handler.callbacks
+    assert [type(c) for c in callbacks if isinstance(c, AnnealingCallback)] == [AnnealingCallback]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"eval_sparsity": 0.9}, ["eval_sparsity=0.9 is above 0.75"]),
+        ({"eval_sparsity": 0.75}, []),
+        ({"fixed_sparsity": 0.9}, ["fixed_sparsity=0.9 is above the targeting 0.75"]),
+        ({"fixed_sparsity": 0.9, "eval_sparsity": 0.9}, ["fixed_sparsity=0.9 is above"]),
+        ({"fixed_sparsity": 0.75}, []),
+    ],
+)
+def test_a_sparsity_that_is_not_trained_for_warns(settings, said, tmp_path, caplog):
+    evaluated(arguments(tmp_path, **settings)).train()
+    lines = [r.getMessage() for r in caplog.records if "is above" in r.getMessage()]
+    assert len(lines) == len(said)
+    assert all(text in line for text, line in zip(said, lines, strict=True))

@@ -40,6 +40,7 @@ def check_values(arguments: Arguments) -> None:
         )
     _check_importance(arguments)
     _check_eval_sparsity(arguments)
+    _check_choosing(arguments)
     _check_length(arguments)
     _check_dense_stage(arguments)
     _check_taught(arguments)
@@ -99,6 +100,15 @@ def _check_eval_sparsity(arguments: Arguments) -> None:
         raise UsageError(
             f"--eval_sparsity prunes by the ranking of targeted dropout, and method {method} has "
             "none. Leave it out."
+        )
+
+
+def _check_choosing(arguments: Arguments) -> None:
+    training = arguments.training
+    if training.load_best_model_at_end and training.eval_strategy == "no":
+        raise UsageError(
+            "--load_best_model_at_end chooses among the evaluations of a training, and there are "
+            "none. Give --eval_strategy epoch --save_strategy epoch, or leave it out."
         )
 
 
