@@ -123,8 +123,9 @@ def _check_classes(names: tuple[str, ...], values: Sequence[Any], column: str) -
     counts = Counter(values)
     if len(counts) < 2:
         raise ValueError(
-            f"all rows of the train split have one class in the column {column}: {shown(counts)}. "
-            "There is nothing to learn. Name the column with the classes with --label_column."
+            f"all rows of the train split have one class in the column {column}: {shown(counts)} "
+            f"(rows: {len(values)}). There is nothing to learn. Name the column with the classes "
+            "with --label_column, or give rows of two classes that are not held out."
         )
     if len(values) >= _ROWS_OF_IDS and len(counts) > len(values) / 2:
         numbers = " Give --do_regression to predict numbers." if _all_numbers(counts) else ""

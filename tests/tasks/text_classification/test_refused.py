@@ -27,7 +27,10 @@ def _refusal(tokenizer, **arguments) -> str:
         ),
         ([1, "nan", 0], "1 of 3 rows of the train split have no label"),
         ([1.5, "", 0.5], "1 of 3 rows of the train split have no label"),
-        (["x", "x", "x"], "all rows of the train split have one class in the column label: 'x'"),
+        (
+            ["x", "x", "x"],
+            "all rows of the train split have one class in the column label: 'x' (rows: 3)",
+        ),
         (
             range(20),
             "looks like an id, not like a class: 20 rows of the train split have 20 values",
