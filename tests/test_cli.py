@@ -92,7 +92,9 @@ def test_trim_writes_a_model_and_tokenizer_of_the_texts(monkeypatch, capsys, rea
     texts.write_text(f'text,label\n"{CORPUS[0]}",1\n"{CORPUS[1]}",0\n')
     further = max(AutoTokenizer.from_pretrained(reader).tokenize(CORPUS[3]), key=len)
     assert run(monkeypatch, "trim", reader, out, "--texts", texts, "--keep", further) == 0
-    assert "100.00% of the texts' tokens" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "100.00% of the texts' tokens" in printed
+    assert "no smaller" not in printed
     full, smaller = (AutoTokenizer.from_pretrained(path) for path in (reader, out))
     model = AutoModelForCausalLM.from_pretrained(out)
     assert model.config.vocab_size == len(smaller) < len(full)
@@ -351,3 +353,14 @@ def test_what_cannot_be_pruned_from_disk_is_refused(
     assert run(monkeypatch, *words) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_the_activations_of_a_training_are_no_cure_for_a_compact_model(
+    monkeypatch, capsys, tmp_path
+):
+    model = patch_model(tiny_model("bert"), level="unit", importance="activation")
+    model.save_pretrained(tmp_path / "trained")
+    words = ("--sparsity", "0.5", "--importance", "magnitude")
+    assert run(monkeypatch, "prune", tmp_path / "trained", tmp_path / "small", *words) == 0
+    assert run(monkeypatch, "prune", tmp_path / "small", tmp_path / "smaller", *words[:2]) == 2
+    assert "It does not fit a compact model. Prune the model that" in capsys.readouterr().err

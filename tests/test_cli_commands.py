@@ -138,7 +138,9 @@ def test_check_loads_an_export_in_each_way_and_compares(monkeypatch, capsys, hal
 def test_check_ends_with_3_where_something_differs(monkeypatch, capsys, halves):
     words = ("check", halves / "broken", "--against", halves / "stock")
     assert run(monkeypatch, *words) == MISSED
-    assert "computes something else: its output differs by" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "computes something else: its output differs by" in printed
+    assert "stock is the model before pruning, its outputs are others" in printed
     (halves / "broken" / "model.safetensors").write_bytes(b"\0" * 9)
     assert run(monkeypatch, "check", halves / "broken") == MISSED
     assert "is not as it should be" in capsys.readouterr().out

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -185,3 +187,59 @@ def test_a_speed_that_the_last_measurement_misses_has_an_exit_code(
     missed = f"short of the wish ({got:.2f} ms to 1.00 ms"
     assert (missed in printed.err) == (code == 3)
     assert ("out is written all the same" in printed.err) == (code == 3)
+
+
+def test_a_classifier_is_evaluated_on_the_columns_of_its_training(
+    monkeypatch, capsys, classifier, tmp_path
+):
+    """The columns of `hf-td train text` beside the model, and of the options before those."""
+    folder = tmp_path / "trained" / "seed-1"
+    shutil.copytree(classifier, folder)
+    names = {"text_column": "one", "text_pair_column": "two", "label_column": ["kind"]}
+    results = {"configuration": {"arguments": names}, "runs": []}
+    (folder.parent / "results.json").write_text(json.dumps(results))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model: Any = AutoModelForSequenceClassification.from_pretrained(folder)
+    pairs = list(itertools.pairwise(CORPUS))
+    with torch.no_grad():
+        logits = [model(**tokenizer(*pair, return_tensors="pt")).logits[0] for pair in pairs]
+    found = ["no" if one.argmax() == 0 else "yes" for one in logits]
+    rows = [
+        {"id": str(number), "one": one, "two": two, "kind": label}
+        for number, ((one, two), label) in enumerate(zip(pairs, found, strict=True))
+    ]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    words = ("--evaluate", file, "--rounds", 2, "--json")
+    assert run(monkeypatch, "curve", folder, 0, *words) == 0
+    assert metric_in(capsys) == 1
+    options = ("--text-column", "one", "--text-column", "two", "--label-column", "kind")
+    assert run(monkeypatch, "curve", classifier, 0, *words, *options) == 0
+    assert metric_in(capsys) == 1
+    assert run(monkeypatch, "curve", folder, 0, *words, "--text-column", "id") == 0
+    assert metric_in(capsys) < 1
+    assert run(monkeypatch, "curve", classifier, 0, *words, "--label-column", "kind") == 2
+    assert "has several columns of text: id, one, two" in capsys.readouterr().err
+
+
+def metric_in(capsys: Any) -> float:
+    """Return the metric of the first point that `hf-td curve --json` printed."""
+    (value,) = json.loads(capsys.readouterr().out)["curve"][0]["metrics"].values()
+    return value
+
+
+def test_several_labels_of_a_row_have_an_f1(monkeypatch, capsys, classifier, tmp_path):
+    model: Any = AutoModelForSequenceClassification.from_pretrained(classifier)
+    model.config.problem_type = "multi_label_classification"
+    model.save_pretrained(classifier)
+    tokenizer = AutoTokenizer.from_pretrained(classifier)
+    rows = [{"text": text, "label": ["yes"]} for text in CORPUS]
+    file = tmp_path / "several.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    with torch.no_grad():
+        logits = [model(**tokenizer(text, return_tensors="pt")).logits[0] for text in CORPUS]
+    given = torch.stack(logits) > 0
+    hits, true = int(given[:, 1].sum()), len(CORPUS)
+    words = ("--evaluate", file, "--rounds", 2, "--json")
+    assert run(monkeypatch, "curve", classifier, 0, *words) == 0
+    assert metric_in(capsys) == pytest.approx(2 * hits / (int(given.sum()) + true))

@@ -8,9 +8,17 @@ import pytest
 import torch
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
-from hf_td import anneal, compact_model, patch_model, prune_model, unpatch_model
+from hf_td import (
+    TargetedDropoutTrainer,
+    anneal,
+    compact_model,
+    patch_model,
+    prune_model,
+    unpatch_model,
+)
 from hf_td.patching.patch import find_patch
 from tests.tiny import tiny_inputs, tiny_model
+from tests.training.models import arguments, examples
 
 LORA = LoraConfig(target_modules=["query", "value"], init_lora_weights=False)
 SETTINGS: dict[str, Any] = {
@@ -118,3 +126,14 @@ def test_adapters_learn_on_a_compact_decoder():
     names = learned(get_peft_model(compact_decoder(), lora))
     assert len(names) == 4
     assert all("lora_B" in name for name in names)
+
+
+def test_adapters_learn_in_a_fixed_phase(tmp_path):
+    model: Any = get_peft_model(tiny_model("bert"), LoraConfig(target_modules=["query"]))
+    args = arguments(tmp_path, level="unit", targeting=0.5, fixed_sparsity=0.5)
+    trainer = TargetedDropoutTrainer(model, args, train_dataset=examples("bert", 16))
+    trainer.train()
+    dense = model.base_model.model.bert.encoder.layer[0].output.dense
+    assert float((dense.weight == 0).float().mean()) == pytest.approx(0.5, abs=0.05)
+    adapter = model.base_model.model.bert.encoder.layer[0].attention.self.query
+    assert adapter.lora_B["default"].weight.all()

@@ -84,6 +84,15 @@ class BaselineMixin(DistillationMixin, ReliableMixin):
         self.optimizer = self.lr_scheduler = None  # they reference parameters of the baseline
         return done
 
+    def _load_best_model(self) -> None:
+        """Load the weights of the best checkpoint, and go back to its progress."""
+        parent: Any = super()
+        parent._load_best_model()
+        attached, best = find_baseline(self.model), self.state.best_global_step
+        if attached is not None and best:
+            attached.update = best - 1  # the last update before the checkpoint
+            attached.progress = min(1.0, attached.update / self.state.max_steps)
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         parent: Any = super()
         parent._save(output_dir, state_dict)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_td.pruning.compensation import Compensation
-from hf_td.tasks.data.calibration import calibration_batches
+from hf_td.tasks.data.calibration import BY_NAME, Columns, calibration_batches
 from hf_td.tasks.errors import UsageError
 
 _BY_GRADIENT = ("taylor", "movement")
@@ -23,12 +23,14 @@ class Calibration:
         rows: number of rows that are used.
         length: the most tokens of a row.
         compensate: how removed units are compensated for, or None.
+        columns: of a table, those that are read.
     """
 
     source: str | None
     rows: int
     length: int
     compensate: Compensation | None
+    columns: Columns = BY_NAME
 
     def check(self, importance: str | None, *, evaluates: bool = False) -> None:
         """Raise UsageError for options that need a calibration, or one that nothing reads.
@@ -62,6 +64,7 @@ class Calibration:
             rows=self.rows,
             length=self.length,
             labelled=importance in _BY_GRADIENT,
+            columns=self.columns,
         )
         found = {"calibration": batches, "compensate": self.compensate or False}
         if importance is None and self.compensate is None:  # or the texts would have no effect

@@ -39,9 +39,15 @@ def check_export(
     try:
         form, ways = _loads(folder, expected, example_inputs, trusted=trust_remote_code)
     except (UsageError, ValueError, RuntimeError, OSError) as error:
-        values = {"folder": str(folder), "against": against, "ok": False, "reason": str(error)}
+        reason = str(error)
+        if against is not None and isinstance(error, RuntimeError):
+            reason += (
+                f". If {against} is the model before pruning, its outputs are others: compare "
+                "with another form of the pruned model"
+            )
+        values = {"folder": str(folder), "against": against, "ok": False, "reason": reason}
         return Answer(
-            shown=(f"{folder} is not as it should be: {error}",), values=values, met=False
+            shown=(f"{folder} is not as it should be: {reason}",), values=values, met=False
         )
     shown = [f"{folder}: {form} form, loads and computes what is expected"]
     if against is not None:

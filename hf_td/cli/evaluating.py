@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hf_td.anatomy import evaluating
 from hf_td.cli.calibrating import Calibration, tokenizer_of
-from hf_td.tasks.data.calibration import calibration_batches, is_a
+from hf_td.tasks.data.calibration import calibration_batches, has_several_labels, is_a
 from hf_td.tasks.errors import UsageError
 
 Batches = Sequence[Mapping[str, Tensor]]
@@ -23,7 +23,7 @@ class Metric:
     """A metric on some data.
 
     Attributes:
-        name: `perplexity` or `accuracy`.
+        name: `perplexity`, `accuracy`, or `micro_f1` where a row can have several labels.
         rows: number of rows that it is measured on.
         evaluate: returns the metric of a model.
         lower_is_better: True for the perplexity.
@@ -72,7 +72,7 @@ class Evaluation:
         return {"evaluate": metric.evaluate, "lower_is_better": metric.lower_is_better}
 
     def metric(self, model: Any, processor: Any) -> Metric:
-        """Return the metric of a model: perplexity if it guesses text, accuracy of a classifier.
+        """Return the metric of a model: perplexity if it guesses text, else of a classifier.
 
         Raises:
             UsageError: the model has none of the two, or there are no rows.
@@ -89,7 +89,7 @@ class Evaluation:
         return Metric(
             name=name,
             rows=sum(len(batch["input_ids"]) for batch in batches),
-            evaluate=lambda model: _measured(model, batches, measure),
+            evaluate=lambda model: _measured(model, batches, name, measure),
             lower_is_better=name == "perplexity",
         )
 
@@ -110,6 +110,7 @@ class Evaluation:
                 length=self.calibration.length,
                 labelled=True,
                 skip=used,
+                columns=self.calibration.columns,
             )
         except ValueError as error:
             held_out = f" after the {used} that measure importance. Give others by --evaluate"
@@ -127,20 +128,20 @@ def _metric_of(model: Any) -> tuple[str, Measure] | None:
     if is_a(model, "MASKED_LM") or is_a(model, "SEQ_TO_SEQ_CAUSAL_LM"):
         return "perplexity", lambda model, batch: _log_loss(model, batch, first=0)
     if is_a(model, "SEQUENCE_CLASSIFICATION") and model.config.num_labels > 1:
-        return "accuracy", _hits
+        return ("micro_f1", _agreed) if has_several_labels(model) else ("accuracy", _hits)
     return None
 
 
 @torch.no_grad()
-def _measured(model: Any, batches: Batches, measure: Measure) -> float:
-    """Return the mean of hits, or the exponential of the mean of log losses."""
+def _measured(model: Any, batches: Batches, name: str, measure: Measure) -> float:
+    """Return the mean of what is summed, or for a perplexity its exponential."""
     with evaluating(model):
         found = [measure(model, batch) for batch in batches]
     count = sum(count for _, count in found)
     if not count:
-        raise ValueError("the rows to evaluate on have no token to guess. Give longer texts")
+        raise ValueError(f"the rows to evaluate on have nothing to measure {name} on. Give others")
     mean = sum(total for total, _ in found) / count
-    return mean if measure is _hits else float(torch.tensor(mean).exp())
+    return float(torch.tensor(mean).exp()) if name == "perplexity" else mean
 
 
 def _log_loss(model: Any, batch: Mapping[str, Tensor], *, first: int) -> tuple[float, int]:
@@ -149,6 +150,15 @@ def _log_loss(model: Any, batch: Mapping[str, Tensor], *, first: int) -> tuple[f
 
 
 def _hits(model: Any, batch: Mapping[str, Tensor]) -> tuple[float, int]:
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
-    found = model(**inputs).logits.argmax(-1)
+    found = _logits(model, batch).argmax(-1)
     return float((found == batch["labels"]).sum()), len(found)
+
+
+def _agreed(model: Any, batch: Mapping[str, Tensor]) -> tuple[float, int]:
+    """Return the two numbers whose quotient is F1 over all classes of all rows."""
+    found, true = _logits(model, batch) > 0, batch["labels"] > 0
+    return 2.0 * int((found & true).sum()), int(found.sum()) + int(true.sum())
+
+
+def _logits(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+    return model(**{name: value for name, value in batch.items() if name != "labels"}).logits

@@ -103,6 +103,18 @@ CalibrationRows = Annotated[
     int,
     typer.Option(rich_help_panel=RANKING, min=1, help="how many rows of --calibration are used"),
 ]
+TextColumn = Annotated[
+    list[str] | None,
+    typer.Option(
+        rich_help_panel=RANKING,
+        metavar="NAME",
+        help="column with the texts, or two for pairs",
+    ),
+]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option(rich_help_panel=RANKING, metavar="NAME", help="column with the labels"),
+]
 Rounds = Annotated[
     int, typer.Option(min=2, help="timed forwards of each model", rich_help_panel=TIMING)
 ]

@@ -19,6 +19,7 @@ from hf_td.cli.exporting import export_lines, export_values
 from hf_td.cli.forecasting import forecast, reporting_texts
 from hf_td.cli.loading import check_output, find_sentence_modules, load_model, load_processor
 from hf_td.cli.spending import Spending
+from hf_td.compaction import layout_of_model
 from hf_td.config import CONFIG_KEY, trained_with
 from hf_td.hub.export import Export, export_model
 from hf_td.hub.forms import check_form
@@ -233,12 +234,18 @@ def _check_measured(model: Any, importance: str | None) -> None:
     recorded = trained_with(model)
     wanted = importance or (recorded.importance if recorded else "magnitude")
     file, find = _FILES.get(wanted, ("", lambda _: True))
-    if not find(model):
-        raise UsageError(
-            f"--importance {wanted} needs {file}, which is missing. A training with this "
-            "importance saves it next to the weights. Put it there, or rank by magnitude: give the "
-            "same command with --importance magnitude"
+    if find(model):
+        return
+    cure = "Put it there, or rank by magnitude: give the same command with --importance magnitude"
+    if layout_of_model(model) is not None:
+        cure = (
+            "It does not fit a compact model. Prune the model that was trained, or rank this one "
+            "by magnitude (--importance magnitude) or on texts (--calibration)"
         )
+    raise UsageError(
+        f"--importance {wanted} needs {file}, which is missing. A training with this importance "
+        f"saves it next to the weights. {cure}"
+    )
 
 
 def _shortfall(report: PruningReport, budget: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from hf_td.cli.answers import Answer
@@ -54,6 +54,7 @@ def trim_and_export(
             modules_from=find_sentence_modules(source),
             overwrite=overwrite,
         )
+    export = replace(export, notes=())  # they say what pruning would give
     values = {"trimming": asdict(report), "export": export_values(export)}
     return Answer(shown=(str(report), *export_lines(export)), values=values)
 

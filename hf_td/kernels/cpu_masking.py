@@ -119,6 +119,7 @@ def _scale(cut: Cut, weight: Tensor, rule: Rule) -> Tensor | None:
 def _limits(cutoff: Tensor) -> Tensor:
     """Return the bits of the highest score below each cut-off as an integer, -1 for none."""
     wide = cutoff.to(torch.promote_types(cutoff.dtype, torch.float32))
+    wide = wide.masked_fill(wide.isnan(), -torch.inf)  # no score is below NaN
     return wide.view(INTEGERS[wide.element_size()]).clamp(min=0) - 1
 
 

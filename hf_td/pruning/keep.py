@@ -25,24 +25,28 @@ class KeptPruned:
 
     Attributes:
         entries: number of weights and biases that stay zero.
+        active: True until `remove`.
     """
 
-    def __init__(self, entries: int, rows: Iterable[Row]) -> None:
+    def __init__(
+        self, entries: int, rows: Iterable[Row], optimizer: Optimizer | None = None
+    ) -> None:
         self.entries = entries
+        self.active = True
         self._rows = list(rows)
-        self._handles = [handle for row in self._rows for handle in _hooks(*row)]
+        self._handles: list[Any] = [handle for row in self._rows for handle in _hooks(*row)]
+        if optimizer is not None:
+            self._handles.append(_Steps(self._rows, optimizer))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KeptPruned:
         """Keep the zeros of a copied model too: torch copies no hooks of parameters."""
-        return KeptPruned(self.entries, copy.deepcopy(self._rows, memo) if self.active else ())
-
-    @property
-    def active(self) -> bool:
-        """True until `remove`."""
-        return bool(self._handles)
+        copied = KeptPruned(self.entries, copy.deepcopy(self._rows, memo) if self.active else ())
+        copied.active = self.active
+        return copied
 
     def remove(self) -> None:
         """Let all weights learn again."""
+        self.active = False
         while self._handles:
             self._handles.pop().remove()
 
@@ -60,13 +64,14 @@ def keep_pruned(model: nn.Module, optimizer: Optimizer | None = None) -> KeptPru
     bias stays zero where its whole row is zero. An optimiser that has no momentum for them leaves
     them as they are, with weight decay too. Nothing is stored: what is zero when a gradient arrives
     stays zero. Adapters of peft learn freely, and so does a head that is all zeros, with which some
-    training begins.
+    training begins. After a step of an optimiser that mixes entries, as Muon does, zeros are
+    restored; such a one has to be given.
 
     Args:
         model: a model pruned by `prune_model`, not patched; as it is trained, before
             `DistributedDataParallel` wraps it. Of a patched model `fix_pattern` keeps the zeros.
-        optimizer: an optimiser that has made updates: its momentum of the zeros is cleared. None
-            for one that is made after pruning.
+        optimizer: an optimiser that has made updates, or mixes entries: its momentum of the zeros
+            is cleared. None for any other that is made after pruning.
 
     Returns:
         A handle, also a context manager, that ends it.
@@ -75,17 +80,21 @@ def keep_pruned(model: nn.Module, optimizer: Optimizer | None = None) -> KeptPru
         TypeError: the optimiser packs its momentum, which cannot be cleared in part.
         ValueError: no weight is zero.
     """
-    rows, entries = [row for row in _rows(model) if row[0].requires_grad], 0
-    for weight, bias, dim in rows:
-        entries += int((weight == 0).sum())
-        _forget(optimizer, weight, weight == 0)
-        if bias is not None and bias.requires_grad:
-            empty = (bias == 0) & _empty(weight, dim)
-            entries += int(empty.sum())
-            _forget(optimizer, bias, empty)
+    rows, entries = list(_rows(model)), 0
+    for parameter, zeros in _zeros(rows):
+        entries += int(zeros.sum())
+        _forget(optimizer, parameter, zeros)
     if not entries:
         raise ValueError("the model has no weights of zero that could be kept: prune it first")
-    return KeptPruned(entries, rows)
+    return KeptPruned(entries, rows, optimizer)
+
+
+def _zeros(rows: Iterable[Row]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield each weight and bias, and where it is zero and stays so."""
+    for weight, bias, dim in rows:
+        yield weight, weight == 0
+        if bias is not None:
+            yield bias, (bias == 0) & _empty(weight, dim)
 
 
 def _rows(model: nn.Module) -> Iterator[Row]:
@@ -114,9 +123,40 @@ def _unpruned(model: nn.Module) -> set[int]:
 
 
 def _hooks(weight: Tensor, bias: Tensor | None, dim: int) -> Iterator[RemovableHandle]:
-    yield weight.register_post_accumulate_grad_hook(_keep_zeros)
+    if weight.requires_grad:  # what is frozen stays zero by itself
+        yield weight.register_post_accumulate_grad_hook(_keep_zeros)
     if bias is not None and bias.requires_grad:
         yield bias.register_post_accumulate_grad_hook(_keep_bias(weight, dim))
+
+
+class _Steps:
+    """Restores zeros after the steps of an optimiser that mixes entries, such as Muon or GaLore.
+
+    The first step shows whether it does. One that leaves zeros alone is then free of the hooks.
+    """
+
+    def __init__(self, rows: Iterable[Row], optimizer: Optimizer) -> None:
+        self._rows = rows
+        self._found: list[tuple[Tensor, Tensor]] = []
+        own: Any = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
+        before = own.register_step_pre_hook(self._before)
+        self._handles = [before, own.register_step_post_hook(self._after)]
+
+    def remove(self) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _before(self, *_: Any) -> None:
+        self._found = [(tensor, zeros) for tensor, zeros in _zeros(self._rows)]
+
+    @torch.no_grad()
+    def _after(self, *_: Any) -> None:
+        lost = [(tensor, zeros) for tensor, zeros in self._found if (zeros & (tensor != 0)).any()]
+        for tensor, zeros in lost:
+            kernels.clear(tensor, zeros)
+        self._found = []
+        if not lost:
+            self.remove()
 
 
 def _forget(optimizer: Optimizer | None, parameter: Tensor, zeros: Tensor) -> None:

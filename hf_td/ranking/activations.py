@@ -90,7 +90,8 @@ class Activations:
 
         Args:
             seen: by the names of layers, the sum of the squared inputs, `(fan_in,)`, and the number
-                of summed rows, a scalar tensor. A layer with 0 rows keeps its average.
+                of summed rows, a scalar tensor. A layer with 0 rows, or with a sum that is not
+                finite, keeps its average.
         """
         by_device: dict[torch.device, list[str]] = {}
         for name, (squares, _) in seen.items():
@@ -111,12 +112,13 @@ class Activations:
             self.mean_squares.get(name, torch.ones_like(one)).to(device)
             for name, one in zip(names, squares, strict=True)
         ]
+        finite = torch.stack([one.isfinite().all() for one in squares])
+        seen = finite & (torch.stack(rows) > 0)
         before = torch.cat(known)
-        counts = per_feature(rows)
-        mean = torch.cat(squares) / counts.clamp(min=1)
+        mean = torch.cat(squares) / per_feature(rows).clamp(min=1)
         average = torch.where(per_feature(measured), before.lerp(mean, 1 - _DECAY), mean)
-        average = torch.where(counts > 0, average, before)
-        now_measured = torch.stack(measured) | (torch.stack(rows) > 0)
+        average = torch.where(per_feature(seen.unbind()), average, before)
+        now_measured = torch.stack(measured) | seen
         self.measured.update(zip(names, now_measured.unbind(), strict=True))
         self.mean_squares.update(zip(names, average.split(sizes), strict=True))
 

@@ -5,7 +5,6 @@ Flat fields let `HfArgumentParser` read them from the command line, from JSON an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
@@ -15,7 +14,7 @@ from hf_td.config import Level, TargetedDropoutConfig
 from hf_td.recipes import RECIPES, recipe_choices, recipes_help
 from hf_td.schedules import SHAPES, Schedule
 from hf_td.training.distillation import DistillationFields
-from hf_td.training.pruned_evaluation import AT, sparsity_in
+from hf_td.training.pruned_evaluation import AT, name_at, sparsity_in
 from hf_td.training.restart import check_has_phase
 
 _RATES = ("targeting", "drop_rate")
@@ -145,8 +144,7 @@ class TargetedDropoutFields:
             raise ValueError(
                 f"eval_sparsity is the fraction to remove, in [0, 1]; got {self.eval_sparsity}"
             )
-        if self.recipe in RECIPES:
-            self._take(RECIPES[self.recipe].for_training())
+        self.take_recipe()
         if self.untargeted_lr_scale is not None and not self.untargeted_lr_scale > 0:
             raise ValueError(f"untargeted_lr_scale is positive, got {self.untargeted_lr_scale}")
         if self.fixed_lr_scale is not None and not self.fixed_lr_scale >= 0:
@@ -170,11 +168,18 @@ class TargetedDropoutFields:
                     f"sparsity that will be shipped, or leave {name} out"
                 )
 
-    def _take(self, values: Mapping[str, Any]) -> None:
-        """Set arguments that were not given."""
-        for name, value in values.items():
-            if getattr(self, name) is None:
-                setattr(self, name, value)
+    def take_recipe(self) -> None:
+        """Set the arguments of the Trainer that were not given to the values of the recipe."""
+        values = RECIPES[self.recipe].for_training() if self.recipe in RECIPES else {}
+        self._taken = {n: value for n, value in values.items() if getattr(self, n) is None}
+        for name, value in self._taken.items():
+            setattr(self, name, value)
+
+    def drop_recipe(self) -> None:
+        """Set what `take_recipe` set to None again, before another recipe is chosen."""
+        for name, value in self._taken.items():
+            if getattr(self, name) == value:
+                setattr(self, name, None)
 
     def _decide_direction(self) -> None:
         """Set that a lower loss at a sparsity is better, which the name hides from the parent."""
@@ -189,11 +194,15 @@ class TargetedDropoutFields:
         chosen = sparsity_in(arguments.metric_for_best_model or "")
         if chosen is not None and self.eval_sparsity is None:
             self.eval_sparsity = chosen
-        if chosen is not None and self.eval_sparsity != chosen:
+        if chosen is None or self.eval_sparsity is None:
+            return
+        metric = arguments.metric_for_best_model.rpartition(AT)[0]
+        if name_at(metric, chosen) != name_at(metric, self.eval_sparsity):
             raise ValueError(
                 f"metric_for_best_model={arguments.metric_for_best_model!r} is measured at another "
                 f"sparsity than eval_sparsity={self.eval_sparsity:g}. Give both the same"
             )
+        arguments.metric_for_best_model = name_at(metric, chosen)  # as an evaluation names it
 
     def targeted_dropout(self) -> TargetedDropoutConfig:
         """Return the settings as a configuration; its seed is the run's."""

@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 
-from hf_td.patching.patch import Patch, anneal, find_patch
+from hf_td.modules.compact_layout import pass_as_saved, record_layout
+from hf_td.patching.patch import anneal, find_patch
 from hf_td.pruning.fixed import check_can_fix, fix_pattern
 from hf_td.ranking.activations import FILE, save_activations
 from hf_td.training.pruned_evaluation import warn_if_above_targeting, warn_if_chosen_unpruned
@@ -32,10 +33,10 @@ _FOR_THE_TRAINER: dict[str, tuple[Any, ...]] = {
 class AnnealingCallback(TrainerCallback):
     """A callback that anneals before each update and logs the rates.
 
-    The progress is `global_step / max_steps`, and the callback holds no state. In the first update
-    of the fixed phase it calls `fix_pattern`. It logs the rates of
-    the last update, `targeting` and `drop_rate`, and `dropped_share`, the fraction of the targeted
-    weights that the update dropped.
+    The progress is `global_step / max_steps`, so a resumed run needs no state of it. In the first
+    update of the fixed phase it calls `fix_pattern`. It logs the rates of the last update,
+    `targeting` and `drop_rate`, and `dropped_share`, the fraction of the targeted weights that the
+    update dropped.
 
     Args:
         model: the patched model, or a wrapper around it. None for the model that the Trainer hands
@@ -44,6 +45,7 @@ class AnnealingCallback(TrainerCallback):
 
     def __init__(self, model: nn.Module | None = None) -> None:
         self.model = model
+        self._dropped_share: float | None = None
 
     def model_of(self, given: Mapping[str, Any]) -> nn.Module:
         """Return the model to anneal, from the keyword arguments of an event.
@@ -90,6 +92,10 @@ class AnnealingCallback(TrainerCallback):
         if patch is not None and patch.config.is_fixed(progress) and not patch.is_fixed:
             fix_pattern(model, optimizer=kwargs.get("optimizer"))
         anneal(model, progress, state.global_step)
+        # Before the update: it changes the weights and activations that its masks were made of.
+        self._dropped_share = None
+        if patch is not None and _is_logged(args, state):
+            self._dropped_share = patch.dropped_share()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -115,8 +121,18 @@ class AnnealingCallback(TrainerCallback):
         # Each update has its learning rate; its loss can have another name, as in SetFit.
         if patch is None or logs is None or "learning_rate" not in logs:
             return
-        added = {**patch.rates._asdict(), "dropped_share": patch.dropped_share()}
+        added = patch.rates._asdict()
+        if self._dropped_share is not None:
+            added["dropped_share"] = self._dropped_share
         add_to_logs(state, logs, added)
+
+
+def _is_logged(args: TrainingArguments, state: TrainerState) -> bool:
+    """Return True if the update that begins may be logged."""
+    update = state.global_step + 1
+    if args.logging_strategy != IntervalStrategy.STEPS:  # the last one of an epoch is not known
+        return args.logging_strategy != IntervalStrategy.NO
+    return update % state.logging_steps == 0 or (update == 1 and args.logging_first_step)
 
 
 def add_to_logs(state: TrainerState, logs: dict[str, Any], values: Mapping[str, float]) -> None:
@@ -156,19 +172,19 @@ class TargetedDropoutCallback(AnnealingCallback):
         """
         super().on_train_begin(args, state, control, **kwargs)
         _warn_of_unused(args)
-        patch = find_patch(self.model_of(kwargs))
-        if patch is None or not state.global_step:
-            return
-        resume_activations(patch, _checkpoint(args, state))
+        model = self.model_of(kwargs)
+        if find_patch(model) is not None and state.global_step:
+            resume(model, _checkpoint(args, state))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Load the activations of the best checkpoint if its weights were loaded."""
+        """Load what the best checkpoint has beside its weights, if these were loaded."""
         super().on_train_end(args, state, control, **kwargs)
-        patch = find_patch(self.model_of(kwargs))
-        if patch is not None and args.load_best_model_at_end and state.best_model_checkpoint:
-            patch.resume(state.best_model_checkpoint)
+        model = self.model_of(kwargs)
+        if find_patch(model) is not None and args.load_best_model_at_end:
+            if state.best_model_checkpoint:
+                follow(model, state.best_model_checkpoint)
 
 
 def _warn_of_unused(args: TrainingArguments) -> None:
@@ -182,9 +198,27 @@ def _warn_of_unused(args: TrainingArguments) -> None:
         )
 
 
-def resume_activations(patch: Patch, checkpoint: Path) -> None:
-    """Load the activations of a checkpoint; warn if it should have some and has none."""
-    if not patch.resume(checkpoint):
+def follow(model: nn.Module, checkpoint: str | Path) -> bool:
+    """Load what a checkpoint of a patched model has beside its weights, which were loaded.
+
+    That is its activations, and which layers and experts it computes with.
+
+    Returns:
+        False if it should have activations and has none.
+    """
+    patch = find_patch(model)
+    assert patch is not None
+    if patch.config.fixed_sparsity is not None:  # else nothing is removed in training
+        for site in patch.sites:
+            site.mark_removed()
+        pass_as_saved(model, checkpoint)
+        record_layout(model)
+    return patch.resume(checkpoint)
+
+
+def resume(model: nn.Module, checkpoint: Path) -> None:
+    """Follow a checkpoint; warn if it should have activations and has none."""
+    if not follow(model, checkpoint):
         logger.warning(
             "there is no %s in %s. Without the activations of the checkpoint masks can differ from "
             "those of the uninterrupted run. Resume from the folder that the run wrote; a stock "

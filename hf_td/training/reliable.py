@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, Trainer
 from hf_td.patching.distributed import sum_over_processes
 from hf_td.training.checkpoints import WholeCheckpointsMixin
 from hf_td.training.distillation import DistillationMixin
+from hf_td.training.distillation.losses import IGNORED
 from hf_td.training.epoch_order import RepeatableOrderMixin
 from hf_td.training.losses import divides_by_items
 
@@ -32,9 +33,11 @@ class ReliableMixin(RepeatableOrderMixin, WholeCheckpointsMixin):
     label_smoother: Any
     model: Any
     model_accepts_loss_kwargs: bool
+    model_init: Any
     state: Any
 
     _loss_is_measured = False
+    _believed: bool | None = None  # `model_accepts_loss_kwargs` before it was measured
     _prunes = False  # PrunedEvaluationMixin does
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -77,8 +80,8 @@ class ReliableMixin(RepeatableOrderMixin, WholeCheckpointsMixin):
         """
         is_whole = self.args.gradient_accumulation_steps == 1 and self.args.world_size == 1
         is_models = self.compute_loss_func is None and self.label_smoother is None
+        # Not noted as measured: the next training can have other arguments.
         if is_whole or not is_models or not self.model_accepts_loss_kwargs:
-            self._loss_is_measured = True
             return
         unwrapped = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         divides = divides_by_items(unwrapped, inputs, num_items_in_batch)
@@ -86,23 +89,31 @@ class ReliableMixin(RepeatableOrderMixin, WholeCheckpointsMixin):
         votes = torch.tensor([divides is True, divides is False], device=self.args.device).long()
         yes, no = sum_over_processes([votes])[0].tolist()
         if yes or no:
-            self.model_accepts_loss_kwargs = yes >= no
+            self._believed, self.model_accepts_loss_kwargs = True, yes >= no
             self._loss_is_measured = True
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+    def _hp_search_setup(self, trial: Any) -> None:
+        """Set the arguments of a trial; a new model is measured anew."""
+        parent: Any = super()
+        parent._hp_search_setup(trial)
+        if self.model_init is not None and self._believed is not None:
+            self.model_accepts_loss_kwargs, self._believed = self._believed, None
+            self._loss_is_measured = False
+
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Run one forward and backward.
 
         Raises:
             FloatingPointError: the loss is not finite.
         """
         parent: Any = super()
-        loss = parent.training_step(*args, **kwargs)
+        labels = inputs.get("labels") if isinstance(inputs, Mapping) else None
+        loss = parent.training_step(model, inputs, *args, **kwargs)
         if not torch.isfinite(loss):
             update = f"update {self.state.global_step + 1} of {self.state.max_steps}"
             raise FloatingPointError(
                 f"the loss is {float(loss)} at {update}; nothing was saved after the last "
-                "checkpoint. Lower the learning rate, lengthen the warm-up, clip gradients "
-                "(max_grad_norm), or train in bf16 or float32 instead of fp16"
+                f"checkpoint. {_cure(labels)}"
             )
         return loss
 
@@ -110,6 +121,21 @@ class ReliableMixin(RepeatableOrderMixin, WholeCheckpointsMixin):
         parent: Any = super()
         with _in_memory_names(self.model):
             parent._save(output_dir, state_dict)
+
+
+def _cure(labels: Any) -> str:
+    """Return what helps against a loss that is not finite, by the labels of its batch."""
+    if isinstance(labels, Tensor) and labels.is_floating_point() and not labels.isfinite().all():
+        return "Labels of the batch are not finite: correct these rows, or leave them out"
+    if isinstance(labels, Tensor) and labels.numel() and bool((labels == IGNORED).all()):
+        return (
+            f"No label of the batch counts, all are {IGNORED}: leave such rows out, take larger "
+            "batches, or give a teacher"
+        )
+    return (
+        "Lower the learning rate, lengthen the warm-up, clip gradients (max_grad_norm), or train "
+        "in bf16 or float32 instead of fp16"
+    )
 
 
 @contextmanager

@@ -24,7 +24,8 @@ from hf_td.training.averaging import AveragingMixin
 from hf_td.training.callback import (
     AnnealingCallback,
     TargetedDropoutCallback,
-    resume_activations,
+    follow,
+    resume,
 )
 from hf_td.training.distillation import DistillationMixin
 from hf_td.training.optimizer import scale_untargeted
@@ -76,6 +77,11 @@ class TargetedDropoutMixin(AveragingMixin, PrunedEvaluationMixin, DistillationMi
                 "an optimiser of its own. Leave it out, or use DistributedDataParallel"
             )
         name = getattr(self.args.optim, "value", self.args.optim)
+        if self.optimizer is None and ("layerwise" in name or "lomo" in name):
+            raise ValueError(
+                f"fixed_sparsity keeps zeros in each step of the optimiser, and optim={name!r} has "
+                "none: it updates inside the backward. Use another, such as adamw_torch"
+            )
         if self.optimizer is None and ("8bit" in name or "4bit" in name):
             raise ValueError(
                 f"fixed_sparsity clears the momentum of what it prunes, and optim={name!r} packs "
@@ -88,7 +94,12 @@ class TargetedDropoutMixin(AveragingMixin, PrunedEvaluationMixin, DistillationMi
         `train` calls this for every training, after `model_init`.
         """
         parent: Any = super()
+        known = isinstance(self.args, TargetedDropoutFields)
+        if known:
+            self.args.drop_recipe()  # a trial can choose another
         parent._hp_search_setup(trial)
+        if known:
+            self.args.take_recipe()
         if self.model_init is not None:
             _ensure_patched(self.model, self.args)
 
@@ -108,16 +119,15 @@ class TargetedDropoutMixin(AveragingMixin, PrunedEvaluationMixin, DistillationMi
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         parent: Any = super()
         parent._load_from_checkpoint(resume_from_checkpoint, model)
-        patch, folder = _patch_of(self.model), Path(resume_from_checkpoint)
-        _warn_of_other_settings(patch.config, folder)
-        resume_activations(patch, folder)
+        folder = Path(resume_from_checkpoint)
+        _warn_of_other_settings(_patch_of(self.model).config, folder)
+        resume(self.model, folder)
 
     def _load_best_model(self) -> None:
         parent: Any = super()
         parent._load_best_model()
-        patch = find_patch(self.model)
-        if patch is not None:
-            patch.resume(self.state.best_model_checkpoint)
+        if find_patch(self.model) is not None:
+            follow(self.model, self.state.best_model_checkpoint)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Create the scheduler of the parent, which starts again as `fixed_lr_scale` says."""

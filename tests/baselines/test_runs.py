@@ -37,7 +37,14 @@ from hf_td.pruning import sites_to_prune
 from hf_td.ranking.learned import FILE, find_learned
 from tests.families import tiny_family
 from tests.tiny import tiny_inputs, tiny_model
-from tests.training.models import QUIET, STEPS, assert_same_weights, examples, saving_halfway
+from tests.training.models import (
+    QUIET,
+    STEPS,
+    arguments,
+    assert_same_weights,
+    examples,
+    saving_halfway,
+)
 
 METHODS: dict[str, Baseline] = {
     "dropout": Dropout(),
@@ -425,3 +432,26 @@ def test_an_optimiser_that_does_not_know_the_parameters_is_refused(tmp_path):
     trainer.optimizer = stranger
     with pytest.raises(ValueError, match="the given optimiser does not know"):
         trainer.train()
+
+
+def test_the_best_checkpoint_is_finished_as_it_was_measured(tmp_path):
+    class EarliestFirst(BaselineTrainer):
+        def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+            found = super().evaluate(*args, **kwargs)
+            found["eval_score"] = -float(self.state.global_step)
+            losses.append(found["eval_loss"])
+            return found
+
+    losses: list[float] = []
+    every = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "score"}
+    args = arguments(tmp_path, **every, **best, greater_is_better=True, level="weight")
+    data = examples("bert", 16)
+    model: Any = tiny_model("bert")
+    trainer = EarliestFirst(
+        model, args, train_dataset=data, eval_dataset=data, baseline=Movement(sparsity=0.9)
+    )
+    trainer.train()
+    assert trainer.state.best_global_step == 1
+    assert not (model.bert.encoder.layer[0].output.dense.weight == 0).any()
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(losses[0])

@@ -164,6 +164,15 @@ def test_weights_that_are_not_finite_are_masked_as_by_the_plain_functions(dim):
         assert torch.equal(masked.nan_to_num(7), one.weight.masked_fill(dropped, 0).nan_to_num(7))
 
 
+def test_a_cutoff_that_is_no_number_drops_nothing():
+    weight = torch.randn(4, 8)
+    limits = torch.tensor([[torch.nan], [-torch.nan], [torch.inf], [0.5]])
+    masked = kernels.masked(weight, cut_at(limits, 1.0), Rule(1))
+    assert torch.equal(masked, functional.masked(weight, cut_at(limits, 1.0), Rule(1)))
+    assert torch.equal(masked[:2], weight[:2])
+    assert not masked[2].any()
+
+
 @given(seed=st.integers(0, 2**31), fraction=st.floats(0, 0.999), dim=st.sampled_from([0, 1]))
 def test_the_lowest_of_each_unit_are_dropped_at_any_fraction(seed, fraction, dim):
     weight = torch.randn(9, 11, generator=torch.Generator().manual_seed(seed))

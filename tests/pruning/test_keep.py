@@ -146,3 +146,40 @@ def test_a_head_that_begins_at_zero_learns():
     train(model, torch.optim.AdamW(model.parameters(), lr=1e-2))
     assert (model.classifier.weight != 0).all()
     assert all(torch.equal(zeros(model)[name], mask) for name, mask in expected.items())
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.Muon])
+def test_zeros_stay_under_an_optimiser_that_mixes_entries(kind):
+    model = tiny_model("bert")
+    matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and "encoder" in n]
+    expected = pruned_weights(model, level="weight")
+    optimizer = kind(matrices, lr=1e-2)
+    with keep_pruned(model, optimizer):
+        train(model, optimizer)
+        now = dict(model.named_parameters())
+        for name, mask in expected.items():
+            assert torch.equal(now[name] == 0, mask), name
+        # One that leaves zeros alone does not pay for those that do not.
+        assert bool(optimizer._optimizer_step_post_hooks) is (kind is torch.optim.Muon)
+    assert not optimizer._optimizer_step_pre_hooks
+    train(model, optimizer)
+    assert any(not torch.equal(now[name] == 0, mask) for name, mask in expected.items())
+
+
+def test_a_frozen_body_stays_pruned_and_its_biases_learn():
+    model: Any = tiny_model("bert")
+    expected = pruned_weights(model, level="unit")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.endswith("bias"))
+    bias = model.bert.encoder.layer[0].intermediate.dense.bias
+    empty = model.bert.encoder.layer[0].intermediate.dense.weight.eq(0).all(1)
+    kept = keep_pruned(model)
+    assert kept.active
+    assert kept.entries > 1000
+    train(model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2))
+    assert zeros(model).keys() == expected.keys()
+    assert empty.any()
+    assert not bias[empty].any()
+    assert bias[~empty].all()
+    kept.remove()
+    assert not kept.active

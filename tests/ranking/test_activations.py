@@ -372,3 +372,13 @@ def test_a_record_of_a_later_version_survives_patching_and_unpatching():
     model.config.targeted_dropout = {"of_a_later_version": 1}
     unpatch_model(patch_model(model, **ALWAYS))
     assert model.config.targeted_dropout == {"of_a_later_version": 1}
+
+
+def test_sums_that_are_not_finite_count_as_not_measured():
+    activations = Activations({"known": torch.full((2,), 4.0)})
+    bad = torch.tensor([1.0, torch.inf]), torch.tensor(1)
+    activations.update({"known": bad, "new": (torch.full((3,), torch.nan), torch.tensor(1))})
+    assert activations.mean_squares["known"].tolist() == [4.0, 4.0]
+    assert activations.names() == {"known"}
+    activations.update({"new": (torch.tensor([2.0, 4.0, 6.0]), torch.tensor(2))})
+    assert activations.mean_squares["new"].tolist() == [1.0, 2.0, 3.0]

@@ -101,6 +101,10 @@ def test_the_columns_of_a_transfer_set_are_found_or_named(tmp_path, caplog):
     assert load_transfer_set(None, ["one"], tokenizer, 8) is None
     with pytest.raises(ValueError, match=r"no column sentence.*Name the column with --transfer_s"):
         load_transfer_set(str(pairs), ["sentence"], tokenizer, 8)
+    labels = tmp_path / "labels.csv"
+    labels.write_text("id,label\n1,good\n2,bad\n")
+    with pytest.raises(ValueError, match="no column sentence"):
+        load_transfer_set(str(labels), ["sentence"], tokenizer, 8)
     empty = tmp_path / "empty.txt"
     empty.write_text(" \n \n")
     with pytest.raises(ValueError, match="has no row with a text in text"):

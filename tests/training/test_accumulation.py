@@ -102,7 +102,13 @@ class Gradients(TrainerCallback):
 
 
 def gradients(
-    name: str, folder: Path, accumulation: int, trainer: Any, batch: int = ROWS, **settings: Any
+    name: str,
+    folder: Path,
+    accumulation: int,
+    trainer: Any,
+    batch: int = ROWS,
+    data: Any = None,
+    **settings: Any,
 ) -> dict[str, torch.Tensor]:
     own = settings.pop("own", {})
     args = arguments(
@@ -116,7 +122,7 @@ def gradients(
         **settings,
     )
     kept = Gradients()
-    trainer(head(name), args, train_dataset=rows(name), callbacks=[kept], **own).train()
+    trainer(head(name), args, train_dataset=data or rows(name), callbacks=[kept], **own).train()
     assert kept.found
     return kept.found
 
@@ -190,3 +196,15 @@ def test_two_processes_have_the_gradient_of_one(name, accumulation, tmp_path, mo
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt")
         torch.testing.assert_close(found, whole, rtol=1e-3, atol=1e-6)
+
+
+def test_smoothed_labels_with_gaps_do_not_depend_on_the_split(tmp_path):
+    tiny_model("bert", seed=7).save_pretrained(tmp_path / "teacher")
+    settings = {"teacher": str(tmp_path / "teacher"), "label_smoothing_factor": 0.2}
+    name = "BertForSequenceClassification"
+    none = {"labels": torch.tensor(-100)}
+    data = [{**row, **none} if i in (1, 2) else row for i, row in enumerate(rows(name))]
+    whole, split = (
+        gradients(name, tmp_path, n, TargetedDropoutTrainer, data=data, **settings) for n in (1, 4)
+    )
+    torch.testing.assert_close(split, whole, rtol=1e-3, atol=1e-6)

@@ -216,3 +216,10 @@ def test_a_run_resumes_bit_identical_at_and_inside_an_epoch(order, step, tmp_pat
     later = train(tmp_path / "later", f"{tmp_path}/whole/checkpoint-{step}", **settings)
     assert later.__dict__["seen"] == [1, 2]
     assert_same_weights(whole.model, later.model)
+
+
+@pytest.mark.parametrize("name", ["labels", "label", "label_ids"])
+def test_a_variant_has_no_label_in_any_column_that_collators_take(name):
+    renamed = [{"input_ids": row["input_ids"], name: 1} for row in rows(2)]
+    data = VariantDataset(renamed, 1, tokenizer(), table())
+    assert [data[i][name] for i in range(4)] == [1, 1, -100, -100]

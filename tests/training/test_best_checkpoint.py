@@ -11,11 +11,13 @@ from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 
 from hf_td import (
     TargetedDropoutCallback,
+    TargetedDropoutTrainer,
     patch_model,
     prune_model,
 )
 from hf_td.baselines import L1
 from hf_td.baselines.trainer import BaselineTrainer
+from hf_td.modules.passing import passed_layers
 from hf_td.ranking.activations import Activations, find_activations
 from hf_td.training import ReliableTrainer
 from hf_td.training.callback import AnnealingCallback
@@ -224,3 +226,66 @@ def test_a_sparsity_that_is_not_trained_for_warns(settings, said, tmp_path, capl
     lines = [r.getMessage() for r in caplog.records if "is above" in r.getMessage()]
     assert len(lines) == len(said)
     assert all(text in line for text, line in zip(said, lines, strict=True))
+
+
+LAYERS: dict[str, Any] = {
+    "level": "unit",
+    "layers_level": "unit",
+    "attention_level": "none",
+    "feed_forward_level": "none",
+    "targeting": 0.5,
+    "fixed_sparsity": 0.5,
+}
+
+
+def outputs(model: Any) -> torch.Tensor:
+    ids = torch.stack([one["input_ids"] for one in examples("bert", 8)])
+    with torch.no_grad():
+        return model.eval()(ids).logits
+
+
+def earliest_first(kind: Any) -> Any:
+    """Return a class of Trainers whose first checkpoint is the best."""
+
+    class EarliestFirst(kind):
+        def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+            found = super().evaluate(*args, **kwargs)
+            found["eval_score"] = -float(self.state.global_step)
+            return found
+
+    return EarliestFirst
+
+
+@pytest.mark.parametrize("callback", [False, True])
+def test_layers_that_a_later_update_passed_by_compute_in_the_best_model(callback, tmp_path):
+    choice = {"metric_for_best_model": "score", "greater_is_better": True}
+    args = arguments(tmp_path, **LAYERS, **BEST, **choice, untargeted_lr_scale=1.0)
+    kind = earliest_first(Trainer if callback else TargetedDropoutTrainer)
+    model = tiny_model("bert")
+    if callback:
+        patch_model(model, args.targeted_dropout())
+    own = {"callbacks": [TargetedDropoutCallback()]} if callback else {}
+    data = examples("bert")
+    trainer = kind(model, args, train_dataset=data, eval_dataset=data, **own)
+    trainer.train()
+    best = trainer.state.best_model_checkpoint
+    assert best.endswith("checkpoint-1")
+    last = type(model).from_pretrained(tmp_path / f"checkpoint-{trainer.state.max_steps}")
+    assert passed_layers(last)
+    assert not passed_layers(model)
+    assert torch.equal(outputs(model), outputs(type(model).from_pretrained(best)))
+    model.save_pretrained(tmp_path / "saved")
+    assert not passed_layers(type(model).from_pretrained(tmp_path / "saved"))
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "name"), [(2 / 3, f"accuracy_at_{2 / 3}"), (0.5, "accuracy_at_0.50")]
+)
+def test_the_metric_that_chooses_has_the_name_of_the_evaluation(sparsity, name, tmp_path):
+    settings = {"eval_sparsity": sparsity, "metric_for_best_model": name, **BEST, "max_steps": 2}
+    trainer = evaluated(arguments(tmp_path, **settings))
+    trainer.train()
+    assert trainer.state.best_metric is not None
+    rounded = {**settings, "metric_for_best_model": f"accuracy_at_{sparsity:g}"}
+    chosen = arguments(tmp_path, **rounded).metric_for_best_model
+    assert chosen == trainer.args.metric_for_best_model

@@ -11,8 +11,11 @@ from torch.testing import assert_close
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    CLIPVisionConfig,
     LlamaConfig,
     LlamaForSequenceClassification,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
     T5ForConditionalGeneration,
 )
 
@@ -20,8 +23,18 @@ from hf_td import TargetedDropoutArguments, TargetedDropoutTrainer
 from hf_td.training import ReliableTrainer
 from hf_td.training.distillation import PRESETS, TERMS, Distillation
 from hf_td.training.distillation.head import head_parameters
+from hf_td.training.distillation.teacher import shifts_labels
+from hf_td.training.distillation.terms import Lesson
 from tests.tiny import SIZES, VOCABULARY, tiny_model
-from tests.training.models import QUIET, STEPS, assert_same_weights, examples, seq2seq, trainer_of
+from tests.training.models import (
+    QUIET,
+    STEPS,
+    arguments,
+    assert_same_weights,
+    examples,
+    seq2seq,
+    trainer_of,
+)
 from tests.training.test_distillation import first_loss, reliable, still
 
 TOGETHER: dict[str, Any] = {"per_device_train_batch_size": 32}
@@ -331,3 +344,45 @@ def test_a_decoder_that_classifies_takes_the_teachers_head(tmp_path):
     )
     trainer.train()
     assert_close(student.score.weight, taught.score.weight, rtol=0, atol=0)
+
+
+def test_the_padding_of_a_decoder_does_not_count():
+    student, teacher = (tiny_model("t5", seed=seed) for seed in (0, 1))
+    for model in (student, teacher):
+        model.set_attn_implementation("eager")
+    draws = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, VOCABULARY, (2, 6), generator=draws)
+    labels = torch.randint(3, VOCABULARY, (2, 4), generator=draws)
+
+    def losses(padding: int) -> list[float]:
+        padded = torch.cat([labels, torch.full((2, padding), -100)], 1)
+        batch: Any = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": padded}
+        asked = {"output_hidden_states": True, "output_attentions": True}
+        with torch.no_grad():
+            both = [model(**batch, **asked) for model in (student, teacher)]
+        lesson = Lesson(inputs=batch, student=both[0], teacher=both[1])
+        return [float(term.loss(lesson)) for term in TERMS.values()]
+
+    assert losses(4) == pytest.approx(losses(0))
+    assert losses(16) == pytest.approx(losses(0))
+
+
+def test_a_decoder_that_reads_images_is_taught_the_next_token():
+    text = {"vocab_size": VOCABULARY, **SIZES}
+    vision = {"image_size": 28, "patch_size": 14, **SIZES}
+    both = {"vision_config": CLIPVisionConfig(**vision), "text_config": LlamaConfig(**text)}
+    assert shifts_labels(LlavaForConditionalGeneration(LlavaConfig(**both)))
+    for family, shifts in {"gpt2": True, "llama": True, "t5": False, "bert": False}.items():
+        assert shifts_labels(tiny_model(family)) is shifts
+
+
+def test_a_student_with_maps_is_trained_again(tmp_path):
+    bert(1, hidden_size=48).save_pretrained(tmp_path / "teacher")
+    args = arguments(tmp_path, teacher=str(tmp_path / "teacher"), distill="layers", max_steps=2)
+    trainer = trainer_of(tiny_model("bert"), args)
+    trainer.train()
+    maps = trainer._maps
+    before = [p.clone() for p in maps.parameters()]
+    trainer.train()
+    assert trainer._maps is maps
+    assert not any(torch.equal(p, b) for p, b in zip(maps.parameters(), before, strict=True))

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_td import TargetedDropoutCallback, patch_model, prune_model, unpatch_model
+from hf_td.modules.passing import passed_layers
 from hf_td.training import ReliableTrainer
 from hf_td.training.restart import first_fixed_update
 from tests.tiny import tiny_model
@@ -177,3 +178,25 @@ def test_evaluations_of_the_phase_measure_the_pruned_model(tmp_path):
 def test_an_optimiser_that_packs_its_momentum_is_refused_before_the_first_update(tmp_path):
     with pytest.raises(ValueError, match=r"adamw_bnb_8bit.*packs"):
         watched(tmp_path, optim="adamw_bnb_8bit")
+
+
+def test_a_finished_run_that_is_resumed_passes_the_same_layers_by(tmp_path):
+    none = {"attention_level": "none", "feed_forward_level": "none"}
+    settings = {"level": "unit", "layers_level": "unit", **none, "targeting": 0.5, **FIXED}
+    saving = {"save_strategy": "steps", "save_steps": STEPS}
+
+    def run(resume: str | None) -> Any:
+        trainer = trainer_of(tiny_model("bert"), arguments(tmp_path, **settings, **saving))
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer.model
+
+    whole, resumed = run(None), run(str(tmp_path / f"checkpoint-{STEPS}"))
+    assert passed_layers(resumed) == passed_layers(whole) != []
+    batch = {"input_ids": torch.stack([one["input_ids"] for one in examples("bert", 4)])}
+    assert torch.equal(whole.eval()(**batch).logits, resumed.eval()(**batch).logits)
+
+
+@pytest.mark.parametrize("name", ["lomo", "adalomo", "galore_adamw_layerwise"])
+def test_optimisers_that_update_inside_the_backward_are_refused(name, tmp_path):
+    with pytest.raises(ValueError, match="updates inside the backward"):
+        trainer_of(tiny_model("bert"), arguments(tmp_path, **FIXED, optim=name))

@@ -16,6 +16,7 @@ from hf_td import TargetedDropoutTrainer
 from hf_td.baselines import L1
 from hf_td.baselines.trainer import BaselineTrainer
 from hf_td.patching.patch import find_patch
+from hf_td.recipes import RECIPES
 from tests.tiny import tiny_model
 from tests.training.models import arguments, examples
 
@@ -48,7 +49,7 @@ def search(trainer: Any, trials: list[dict[str, Any]]) -> None:
 
 
 def searching(folder: Any, look: Any, kind: Any = TargetedDropoutTrainer, **own: Any) -> Any:
-    args = arguments(folder, level="unit", max_steps=2, **own.pop("settings", {}))
+    args = arguments(folder, **{"level": "unit", "max_steps": 2, **own.pop("settings", {})})
     seen = Seen(look)
     trainer = kind(
         args=args,
@@ -144,3 +145,48 @@ def test_a_loss_at_a_sparsity_is_no_metric_to_maximise(metrics, objective, tmp_p
     assert found[0]({**losses, **metrics}) == objective
     assert found[0]({"eval_loss": 0.5, "epoch": 1.0}) == 0.5
     assert found[1] is len
+
+
+def logged(trainer: Any, name: str) -> list[float]:
+    return [entry[name] for entry in trainer.state.log_history if name in entry]
+
+
+def test_a_trial_has_the_gradients_of_its_own_accumulation(tmp_path):
+    def norms(*accumulations: int) -> list[float]:
+        settings = {"per_device_train_batch_size": 2}
+        trainer, _ = searching(tmp_path, id, settings=settings)
+        search(trainer, [{"gradient_accumulation_steps": number} for number in accumulations])
+        return logged(trainer, "grad_norm")
+
+    assert norms(1, 4) == norms(4)
+    assert norms(4, 1) == norms(1)
+
+
+@pytest.mark.parametrize("recipe", ["one_sparsity", "language_model"])
+def test_a_trial_with_a_recipe_has_all_of_its_values(recipe, tmp_path):
+    def rates(trainer: Any) -> list[Any]:
+        return [[group["lr"] for group in trainer.optimizer.param_groups], logged(trainer, "loss")]
+
+    settings = {"targeting": None, "targeting_schedule": None, "drop_rate": None}
+    settings |= {
+        "max_steps": 6,
+        "targeting_end": None,
+        "drop_rate_schedule": None,
+        "drop_rate_initial": None,
+    }
+    trial, _ = searching(tmp_path, id, settings=settings)
+    search(trial, [{"recipe": "paper"}, {"recipe": recipe}])
+    alone, _ = searching(tmp_path, id, settings={**settings, "recipe": recipe})
+    alone.train()
+    for name, value in RECIPES[recipe].for_training().items():
+        assert getattr(trial.args, name) == value == getattr(alone.args, name)
+    assert rates(trial) == rates(alone)
+
+
+def test_what_a_trial_gives_comes_before_its_recipe(tmp_path):
+    trainer, _ = searching(tmp_path, id)
+    search(trainer, [{"recipe": "language_model", "untargeted_lr_scale": 2.0}])
+    assert trainer.args.untargeted_lr_scale == 2
+    trainer.args.untargeted_lr_scale = 3.0
+    trainer.train()
+    assert trainer.args.untargeted_lr_scale == 3

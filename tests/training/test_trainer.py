@@ -341,3 +341,42 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(value, accumul
     with pytest.raises(FloatingPointError, match="the loss is nan at update 3 of 6; nothing was"):
         trainer.train()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-2"]
+
+
+@every_level
+@pytest.mark.parametrize("strategy", ["steps", "epoch"])
+def test_the_logged_share_is_what_the_update_dropped(level, strategy, tmp_path):
+    class Watching(TargetedDropoutTrainer):
+        def training_step(self, *args: Any, **kwargs: Any) -> Any:
+            shares.append(patch_of(self.model).dropped_share())
+            return super().training_step(*args, **kwargs)
+
+    shares: list[float] = []
+    args = arguments(tmp_path, level=level, max_steps=16, logging_strategy=strategy)
+    trainer = Watching(tiny_model("bert"), args, train_dataset=examples("bert", 16))
+    trainer.train()
+    history = [entry for entry in trainer.state.log_history if "dropped_share" in entry]
+    logged = {entry["step"]: entry["dropped_share"] for entry in history}
+    assert list(logged) == ([*range(1, 17)] if strategy == "steps" else [4, 8, 12, 16])
+    assert list(logged.values()) == [shares[step - 1] for step in logged]
+
+
+@pytest.mark.parametrize(
+    ("kind", "label", "message"),
+    [
+        ("classes", -100, "No label of the batch counts, all are -100"),
+        ("numbers", math.nan, "Labels of the batch are not finite"),
+        ("numbers", 1e38, "Lower the learning rate"),
+    ],
+)
+def test_labels_that_make_a_loss_not_finite_are_named(kind, label, message, tmp_path):
+    model: Any = tiny_model("bert")
+    if kind == "numbers":
+        model.num_labels, model.config.problem_type = 1, "regression"
+        model.config.num_labels = 1
+        model.classifier = nn.Linear(32, 1)
+    rows = [{**row, "labels": torch.tensor(label)} for row in examples("bert")]
+    args = arguments(tmp_path)
+    trainer = TargetedDropoutTrainer(model, args, train_dataset=rows)
+    with pytest.raises(FloatingPointError, match=message):
+        trainer.train()

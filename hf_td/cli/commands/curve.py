@@ -15,10 +15,12 @@ from hf_td.cli.options import (
     CalibrationTexts,
     ExampleInputs,
     Importance,
+    LabelColumn,
     Length,
     Level,
     Model,
     Rounds,
+    TextColumn,
     Threads,
     TrustRemoteCode,
     examples,
@@ -50,7 +52,7 @@ def curve(
         typer.Option(
             metavar="TEXTS",
             help="texts to measure the metric on: perplexity of a language model, or accuracy of a "
-            "classifier, which needs a column label. Without it no metric is measured",
+            "classifier, which needs labels. Without it no metric is measured",
         ),
     ] = None,
     evaluate_rows: Annotated[
@@ -67,6 +69,8 @@ def curve(
     importance: Importance = None,
     calibration: CalibrationTexts = None,
     calibration_rows: CalibrationRows = 128,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
     batch: Annotated[
         int, typer.Option(min=1, help="rows of the inputs that are timed", rich_help_panel=TIMING)
     ] = 1,
@@ -83,12 +87,17 @@ def curve(
     machine, in turn with the whole one.
     """
     from hf_td.cli.calibrating import Calibration
+    from hf_td.cli.columns import columns_of
     from hf_td.cli.curving import measure_curve
     from hf_td.cli.evaluating import Evaluation
     from hf_td.wishes.measures import Shape
 
     calibrating = Calibration(
-        source=calibration, rows=calibration_rows, length=length, compensate=None
+        source=calibration,
+        rows=calibration_rows,
+        length=length,
+        compensate=None,
+        columns=columns_of(model, text_column, label_column),
     )
     give(
         lambda: measure_curve(

@@ -19,11 +19,13 @@ from hf_td.cli.options import (
     Form,
     Importance,
     KeepHeadsStock,
+    LabelColumn,
     Level,
     Model,
     MultipleOf,
     Output,
     Overwrite,
+    TextColumn,
     Threads,
     TrustRemoteCode,
     examples,
@@ -93,7 +95,7 @@ def prune(
         str | None,
         typer.Option(
             metavar="TEXTS",
-            help="texts to measure --max-loss on, for a classifier with a column label; without "
+            help="texts to measure --max-loss on, for a classifier with labels; without "
             "it, rows of --calibration that come after --calibration-rows",
             rich_help_panel=AMOUNT,
         ),
@@ -127,6 +129,8 @@ def prune(
     importance: Importance = None,
     calibration: CalibrationTexts = None,
     calibration_rows: CalibrationRows = 128,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
     compensate: Annotated[
         Literal["least_squares", "mean"] | None,
         typer.Option(
@@ -184,12 +188,17 @@ def prune(
     """
     from hf_td.cli.amounts import Amount
     from hf_td.cli.calibrating import Calibration
+    from hf_td.cli.columns import columns_of
     from hf_td.cli.evaluating import Evaluation
     from hf_td.cli.pruning import prune_and_export
     from hf_td.cli.spending import Spending
 
     calibrating = Calibration(
-        source=calibration, rows=calibration_rows, length=length, compensate=compensate
+        source=calibration,
+        rows=calibration_rows,
+        length=length,
+        compensate=compensate,
+        columns=columns_of(model, text_column, label_column),
     )
     give(
         lambda: prune_and_export(

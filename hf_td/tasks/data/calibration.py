@@ -15,14 +15,31 @@ from transformers.models.auto import modeling_auto
 from hf_td.tasks.data.files import READERS, kind_of
 from hf_td.tasks.data.splits import is_text, load_rows
 
+_TEXT = "text"
 _LABELS = ("label", "labels")
 _IGNORED = -100  # the label of a token that does not count
 _MASKED = 7  # a masked language model guesses one of this many tokens
 
 
+class Columns(NamedTuple):
+    """The columns of a table that are read.
+
+    Attributes:
+        text: those with the texts, two for pairs; empty for `text`, else the only one with text.
+        label: that with the labels; None for `label` or `labels`.
+    """
+
+    text: tuple[str, ...] = ()
+    label: str | None = None
+
+
+BY_NAME = Columns()
+
+
 class _Row(NamedTuple):
     ids: list[int]
     label: Any = None
+    types: Sequence[int] = ()  # of a pair, 1 for the tokens of the second text
 
 
 def calibration_batches(
@@ -35,11 +52,13 @@ def calibration_batches(
     size: int = 8,
     labelled: bool = False,
     skip: int = 0,
+    columns: Columns = BY_NAME,
 ) -> list[dict[str, Tensor]]:
     """Return batches of the first texts of a file, a folder or a data set.
 
     A causal language model gets the texts one after the other, cut into rows of full length. Any
-    other model gets one text in a row: all columns of text of a row of a table, joined.
+    other model gets a text or a pair of texts in a row, as in its training. Where the columns are
+    not named, and several have text, all of them are joined; a classifier with labels needs names.
 
     Args:
         source: any file of text, a table (csv, json, parquet), a local folder, or an id on the
@@ -50,21 +69,22 @@ def calibration_batches(
         length: the most tokens of a row.
         size: number of rows of a batch.
         labelled: add what the model computes its loss from. A language model has it in the text;
-            any other needs a column `label` of numbers.
-
+            any other needs a column of labels.
         skip: number of rows to leave out before the first.
+        columns: of a table.
 
     Raises:
         OSError: there are no such data.
-        ValueError: the data cannot be read, hold no text, or have no labels.
+        ValueError: the data cannot be read, hold no text, or have no labels, or it is not clear
+            which column is meant.
     """
     table = _read(source)
-    label = _label_of(table, source, model) if labelled and not _guesses_text(model) else None
+    exact = labelled and not _guesses_text(model)
+    label = _label_of(table, source, model, columns.label) if exact else None
+    names = _text_columns(table, source, columns.text, label)
     length = min(length, getattr(model.config, "max_position_embeddings", length))
     encoded = _pieces if is_a(model, "CAUSAL_LM") else _texts_in_rows
-    found = list(
-        islice(encoded(_texts(table, source, label), tokenizer, length), skip, skip + rows)
-    )
+    found = list(islice(encoded(_texts(table, names, label), tokenizer, length), skip, skip + rows))
     if not found:
         raise ValueError(f"{source} has no text" + (" left" if skip else ""))
     batches = [found[start : start + size] for start in range(0, len(found), size)]
@@ -85,39 +105,61 @@ def _read(source: str) -> datasets.Dataset:
     return load_rows(name, config=config or None, builtin="a local file of text")
 
 
-def _label_of(table: datasets.Dataset, source: str, model: Any) -> str:
-    for name in _LABELS:
+def _label_of(table: datasets.Dataset, source: str, model: Any, given: str | None) -> str:
+    names = _LABELS if given is None else (given,)
+    for name in names:
         if name in table.column_names:
             return name
     raise ValueError(
-        f"the loss of {type(model).__name__} needs labels, and {source} has no column "
-        f"{' or '.join(_LABELS)}. Add one, or rank by activation"
+        f"the loss or metric of {type(model).__name__} needs labels, and {source} has no column "
+        f"{' or '.join(names)}, only {', '.join(table.column_names)}. Name that of the labels "
+        "(--label-column)"
     )
 
 
-def _texts(table: datasets.Dataset, source: str, label: str | None) -> Iterator[tuple[str, Any]]:
-    """Yield the text of each row that has any, with its label."""
-    columns = [name for name, feature in table.features.items() if is_text(feature)]
-    columns = [name for name in columns if name != label]
-    if not columns:
-        raise ValueError(f"{source} has no column of text, only {', '.join(table.column_names)}")
+def _text_columns(
+    table: datasets.Dataset, source: str, given: Sequence[str], label: str | None
+) -> list[tuple[str, ...]]:
+    """Return the columns of each text of a row; those of one text are joined."""
+    found = [name for name, feature in table.features.items() if is_text(feature) and name != label]
+    missing = [name for name in given if name not in found]
+    if missing or not found:
+        wanted = f"column of text {missing[0]}" if missing else "column of text"
+        raise ValueError(f"{source} has no {wanted}, only {', '.join(table.column_names)}")
+    if given or _TEXT in found:
+        return [(name,) for name in given or (_TEXT,)]
+    if label is not None and len(found) > 1:
+        raise ValueError(
+            f"{source} has several columns of text: {', '.join(found)}. Name that with the texts, "
+            "or both of pairs (--text-column)"
+        )
+    return [tuple(found)]
+
+
+def _texts(
+    table: datasets.Dataset, columns: Sequence[Sequence[str]], label: str | None
+) -> Iterator[tuple[list[str], Any]]:
+    """Yield the texts of each row that has any, with its label."""
     for row in table:
         assert isinstance(row, dict)
-        text = " ".join(row[column] for column in columns if row[column])
-        if text.strip():
-            yield text, None if label is None else row[label]
+        texts = [" ".join(row[name] for name in joined if row[name]) for joined in columns]
+        if "".join(texts).strip():
+            yield texts, None if label is None else row[label]
 
 
-def _pieces(texts: Iterable[tuple[str, Any]], tokenizer: Any, length: int) -> Iterator[_Row]:
+def _pieces(texts: Iterable[tuple[list[str], Any]], tokenizer: Any, length: int) -> Iterator[_Row]:
     """Yield rows of full length of the tokens of all texts; the last may be shorter."""
-    ids = chain.from_iterable(tokenizer(text)["input_ids"] for text, _ in texts)
+    ids = chain.from_iterable(tokenizer(" ".join(some))["input_ids"] for some, _ in texts)
     while piece := list(islice(ids, length)):
         yield _Row(piece)
 
 
-def _texts_in_rows(texts: Iterable[tuple[str, Any]], tokenizer: Any, length: int) -> Iterator[_Row]:
-    for text, label in texts:
-        yield _Row(tokenizer(text, truncation=True, max_length=length)["input_ids"], label)
+def _texts_in_rows(
+    texts: Iterable[tuple[list[str], Any]], tokenizer: Any, length: int
+) -> Iterator[_Row]:
+    for some, label in texts:
+        made = tokenizer(*some, truncation=True, max_length=length)
+        yield _Row(made["input_ids"], label, made.get("token_type_ids", ()))
 
 
 def _batch(
@@ -129,6 +171,9 @@ def _batch(
     ids = torch.tensor([row.ids + [pad] * (longest - len(row.ids)) for row in rows])
     mask = torch.tensor([[1] * len(r.ids) + [0] * (longest - len(r.ids)) for r in rows])
     batch = {"input_ids": ids, "attention_mask": mask}
+    if any(any(row.types) for row in rows):
+        types = [[*row.types] + [0] * (longest - len(row.types)) for row in rows]
+        batch["token_type_ids"] = torch.tensor(types)
     if is_a(model, "SEQ_TO_SEQ_CAUSAL_LM") or (labelled and is_a(model, "CAUSAL_LM")):
         batch["labels"] = ids.masked_fill(mask == 0, _IGNORED)  # makes the decoder's inputs too
     elif labelled and is_a(model, "MASKED_LM"):
@@ -143,9 +188,12 @@ def _batch(
 def _number(label: Any, model: Any) -> Any:
     """Return a label as the number of its class; names are those that the model's config knows.
 
-    A number is a name where all names are numbers, such as the stars of reviews.
+    A number is a name where all names are numbers, such as the stars of reviews. Of a model with
+    several labels in a row, return 0.0 or 1.0 for each class.
     """
     known = {name: number for number, name in model.config.id2label.items()}
+    if has_several_labels(model):
+        return _bits(label, known, model)
     if not isinstance(label, str | float | int) or (len(known) == 1 and not isinstance(label, str)):
         return label  # a score, or one for each class
     if isinstance(label, float) and label.is_integer():
@@ -158,6 +206,25 @@ def _number(label: Any, model: Any) -> Any:
         f"the label {label!r} is none of {type(model).__name__}, which has {list(known)}. Give "
         "these names, or numbers from 0 for other names than numbers"
     )
+
+
+def _bits(label: Any, known: dict[str, int], model: Any) -> list[float]:
+    """Return 0.0 or 1.0 for each class, of such a list or of a list of names."""
+    values = label if isinstance(label, list) else [label]
+    if len(values) == len(known) and all(value in (0, 1) for value in values):
+        return [float(value) for value in values]
+    if all(value in known for value in values):
+        chosen = {known[value] for value in values}
+        return [float(number in chosen) for number in range(len(known))]
+    raise ValueError(
+        f"the labels {label!r} are none of {type(model).__name__}, which has {list(known)} and "
+        "can have several in a row. Give a list of these names, or of 0 or 1 for each"
+    )
+
+
+def has_several_labels(model: Any) -> bool:
+    """Return True for a classifier of which a row can have several labels."""
+    return getattr(model.config, "problem_type", None) == "multi_label_classification"
 
 
 def _is_integer(name: str) -> bool:

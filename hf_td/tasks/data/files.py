@@ -8,6 +8,7 @@ import lzma
 import re
 import zlib
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,9 @@ def read_file(path: Path) -> datasets.Dataset:
     check_encoding(path)
     reader, options = reader_of(path)
     try:
-        return datasets.load_dataset(reader, data_files=str(path), split="train", **options)
+        rows = datasets.load_dataset(reader, data_files=str(path), split="train", **options)
+        check_fields(rows.column_names)
+        return rows
     except (DatasetsError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {reason(error)}") from error
 
@@ -63,6 +66,20 @@ def check_encoding(path: Path) -> None:
                 pass
     except (UnicodeDecodeError, *_DAMAGED) as error:
         raise ValueError(f"{path} cannot be read: {reason(error)}") from error
+
+
+def check_fields(columns: Sequence[str]) -> None:
+    """Raise ValueError for columns that pandas made of fields for which the header has no name.
+
+    Where the first row is longer than the header, its first field would name the row, and all
+    others would be one column to the left.
+    """
+    extra = sum(name.startswith("__index_level_") for name in columns)
+    if extra:
+        raise ValueError(
+            f"the first row has {extra} more field{'s' * (extra > 1)} than the header. Put a text "
+            "with a comma in quotes, and end no row with a comma"
+        )
 
 
 def kind_of(path: Path) -> str:

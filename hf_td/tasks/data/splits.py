@@ -14,6 +14,7 @@ from datasets.exceptions import DatasetsError
 from hf_td.tasks.data.files import (
     READERS,
     check_encoding,
+    check_fields,
     kind_of,
     read_file,
     reader_of,
@@ -191,7 +192,10 @@ def _load(arguments: DatasetArguments, builtin: str, split: dict[str, str] | Non
     if _path(name).is_file() and split is None:
         return datasets.DatasetDict({TRAIN: read_file(_path(name))})
     try:
-        return _load_from(name, arguments.dataset_config_name, builtin, split)
+        found = _load_from(name, arguments.dataset_config_name, builtin, split)
+        for rows in found.values():
+            check_fields(rows.column_names)
+        return found
     except (DatasetsError, ValueError) as error:
         if isinstance(error, OSError):
             raise  # the data do not exist

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,14 @@ def seed_folder(arguments: Arguments, seed: int) -> Path:
     return Path(str(arguments.training.output_dir)) / f"seed-{seed}"
 
 
-def finished_runs(arguments: Arguments) -> list[dict[str, Any]]:
+def finished_runs(arguments: Arguments, data: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return the runs that an earlier call of the same experiment finished.
 
     With `--overwrite_output` there are none.
+
+    Args:
+        arguments: arguments of the experiment.
+        data: fingerprints of its local data.
 
     Raises:
         UsageError: the folder has another experiment, or other files.
@@ -49,7 +54,7 @@ def finished_runs(arguments: Arguments) -> list[dict[str, Any]]:
     if arguments.curve.overwrite_output:
         return []
     if (folder / RESULTS).is_file():
-        return _continue(arguments, folder / RESULTS)
+        return _continue(arguments, data, folder / RESULTS)
     resuming = str(arguments.training.resume_from_checkpoint).lower() not in ("none", "", "false")
     if folder.is_dir() and any(folder.iterdir()) and not resuming:
         raise UsageError(
@@ -83,9 +88,10 @@ def remove_timed_checkpoints(arguments: Arguments, seed: int) -> None:
         shutil.rmtree(folder / DENSE_TRAINING, ignore_errors=True)
 
 
-def _continue(arguments: Arguments, path: Path) -> list[dict[str, Any]]:
+def _continue(arguments: Arguments, data: Mapping[str, str], path: Path) -> list[dict[str, Any]]:
     try:
         found = read_json_object(path)
+        before = {**data, **found.get("data", {})}  # older results have none
         there, runs = _of_today(found["configuration"]), found["runs"]
         if not isinstance(runs, list) or not all("seed" in run for run in runs):
             raise ValueError(f"{path} should have runs with a seed each")
@@ -96,6 +102,12 @@ def _continue(arguments: Arguments, path: Path) -> list[dict[str, Any]]:
     if there != here and (runs or begun):
         raise UsageError(
             f"{path} is of another configuration ({_difference(there, here)}). Give another "
+            "--output_dir, or --overwrite_output to replace it."
+        )
+    changed = [name for name in data if data[name] != before[name]]
+    if changed and (runs or begun):
+        raise UsageError(
+            f"the data of --{changed[0]} have changed since {path} was written. Give another "
             "--output_dir, or --overwrite_output to replace it."
         )
     return runs

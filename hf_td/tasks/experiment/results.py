@@ -29,8 +29,17 @@ _PROGRAM = "hf-td"  # is run by its name, a script by Python
 _SECRETS = ("--token", "--hub_token", "--hub-token")
 
 
-def assemble(arguments: Arguments, task: Task, runs: Sequence[Run]) -> Results:
-    """Return the content of results.json."""
+def assemble(
+    arguments: Arguments, task: Task, runs: Sequence[Run], data: Mapping[str, str]
+) -> Results:
+    """Return the content of results.json.
+
+    Args:
+        arguments: arguments of the experiment.
+        task: the task.
+        runs: the finished runs.
+        data: fingerprints of the local data.
+    """
     ordered = sorted(runs, key=lambda run: run["seed"])
     return {
         "task": task.name,
@@ -44,6 +53,7 @@ def assemble(arguments: Arguments, task: Task, runs: Sequence[Run]) -> Results:
         "seconds": sum(run["train_seconds"] + run["measure_seconds"] for run in ordered),
         "command": _command(sys.argv),
         "configuration": arguments.configuration(),
+        "data": dict(data),
         "environment": environment(),
     }
 

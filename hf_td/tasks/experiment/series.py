@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import rich
@@ -11,6 +12,7 @@ import rich
 from hf_td.tasks.errors import blaming_input
 from hf_td.tasks.experiment.arguments import Arguments
 from hf_td.tasks.experiment.checks import check_arguments
+from hf_td.tasks.experiment.fingerprints import fingerprints
 from hf_td.tasks.experiment.methods import METHODS
 from hf_td.tasks.experiment.output import (
     finished_runs,
@@ -66,8 +68,9 @@ def run_experiment(
 
 def _run(arguments: Arguments, make_task: Callable[[Arguments, ModelSource], Task]) -> Results:
     check_overwriting(arguments)
+    data = fingerprints(arguments)  # before they are read
     with arguments.training.main_process_first(local=False):
-        runs = finished_runs(arguments)
+        runs = finished_runs(arguments, data)
     source = find_model(arguments.model)
     task = make_task(arguments, source)
     if arguments.model.trim_vocabulary:
@@ -76,19 +79,25 @@ def _run(arguments: Arguments, make_task: Callable[[Arguments, ModelSource], Tas
         task = make_task(arguments, source)
     with arguments.training.main_process_first(local=False):
         remove_outputs(arguments)  # the input is known to be good
-    _record(arguments, task, runs)
+    record = partial(_record, arguments, task, data=data)
+    record(runs)
     missing = _missing(arguments, runs)
     with closing(job_of(arguments, task, len(missing))) as job:
-        runs = _run_seeds(arguments, task, runs, missing, job)
-        results = assemble(arguments, task, runs)
+        runs = _run_seeds(arguments, task, runs, missing, job, record)
+        results = assemble(arguments, task, runs, data)
         publish(arguments, task, results, job)
     return results
 
 
 def _run_seeds(
-    arguments: Arguments, task: Task, runs: list[Run], missing: Sequence[int], job: Job
+    arguments: Arguments,
+    task: Task,
+    runs: list[Run],
+    missing: Sequence[int],
+    job: Job,
+    record: Callable[[Sequence[Run]], None],
 ) -> list[Run]:
-    """Return the finished runs, and a run of each missing seed."""
+    """Return the finished runs, and a run of each missing seed; `record` writes them."""
     method = METHODS[arguments.curve.method].label
     try:
         for number, seed in enumerate(missing):
@@ -97,7 +106,7 @@ def _run_seeds(
             remove_export(arguments, seed)
             runs = [*runs, fine_tune_and_measure(task, arguments, seed, job)]
             remove_pages(arguments)
-            _record(arguments, task, runs)
+            record(runs)
             remove_timed_checkpoints(arguments, seed)
     finally:
         forget_teacher()
@@ -125,8 +134,11 @@ def _missing(arguments: Arguments, runs: Sequence[Run]) -> list[int]:
     return missing
 
 
-def _record(arguments: Arguments, task: Task, runs: Sequence[Run]) -> None:
+def _record(
+    arguments: Arguments, task: Task, runs: Sequence[Run], *, data: Mapping[str, str]
+) -> None:
     if not arguments.training.should_save:
         return
     with blaming_input():
-        write_results(Path(str(arguments.training.output_dir)), assemble(arguments, task, runs))
+        results = assemble(arguments, task, runs, data)
+        write_results(Path(str(arguments.training.output_dir)), results)

@@ -20,7 +20,11 @@ logger = logging.getLogger(__name__)
 
 
 def load_transfer_set(
-    name: str | None, columns: Sequence[str], tokenizer: Any, max_length: int
+    name: str | None,
+    columns: Sequence[str],
+    tokenizer: Any,
+    max_length: int,
+    labels: Sequence[str] = ("label",),
 ) -> datasets.Dataset | None:
     """Load and tokenise texts without labels; rows without a text are passed over.
 
@@ -30,6 +34,7 @@ def load_transfer_set(
         columns: columns with the texts, one or two. For one, the only column with text will do.
         tokenizer: tokenizer of the model.
         max_length: maximum number of tokens in a row, special tokens included.
+        labels: columns that have the labels of the task, and never texts.
 
     Raises:
         ValueError: the data cannot be read, or a column is missing or empty.
@@ -38,7 +43,7 @@ def load_transfer_set(
     if name is None:
         return None
     rows = load_rows(name, builtin="a local file of text")
-    chosen = _text_columns(rows, columns)
+    chosen = _text_columns(rows, columns, labels)
     splits = datasets.DatasetDict({TRAIN: rows})
     check_columns(splits, chosen, "--transfer_set")
     check_text(splits, chosen, "--transfer_set")
@@ -60,8 +65,11 @@ def load_transfer_set(
     return filled.map(encode, batched=True, remove_columns=filled.column_names, desc="Tokenising")
 
 
-def _text_columns(rows: datasets.Dataset, columns: Sequence[str]) -> list[str]:
-    texts = [name for name in rows.column_names if is_text(rows.features[name])]
+def _text_columns(
+    rows: datasets.Dataset, columns: Sequence[str], labels: Sequence[str]
+) -> list[str]:
+    others = [name for name in rows.column_names if name not in labels]
+    texts = [name for name in others if is_text(rows.features[name])]
     if len(columns) == 1 and columns[0] not in rows.column_names and len(texts) == 1:
         return texts
     return list(columns)

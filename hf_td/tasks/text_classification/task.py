@@ -29,7 +29,9 @@ def text_classification_task(arguments: Arguments, source: ModelSource) -> Task:
     length = possible_length(data.max_seq_length, tokenizer, source.load_config())
     with blaming_input():
         texts = prepare_texts(replace(data, max_seq_length=length), tokenizer)
-        transfer = load_transfer_set(data.transfer_set, data.text_columns, tokenizer, length)
+        transfer = load_transfer_set(
+            data.transfer_set, data.text_columns, tokenizer, length, data.label_columns
+        )
     config = source.load_config(**texts.labels.config, pad_token_id=tokenizer.pad_token_id)
     ready = texts.for_trainer
     return Task(

@@ -14,7 +14,7 @@ from hf_td.training.augmentation.variants import Variation
 from hf_td.training.augmentation.words import read_words
 
 _OF_TOKENS = ("input_ids", "token_type_ids", "attention_mask")
-_LABELS = "labels"
+_LABELS = ("labels", "label", "label_ids")  # the collators of transformers take all three
 
 
 class VariantDataset(Dataset):
@@ -85,8 +85,7 @@ class VariantDataset(Dataset):
         changed, left = self.variation.draw(tokens, self._words, self._near, draws)
         columns = {n: np.asarray(row[n])[left].tolist() for n in _OF_TOKENS[1:] if n in row}
         columns["input_ids"] = changed[left].tolist()
-        if _LABELS in row:
-            columns[_LABELS] = no_label(row[_LABELS])
+        columns |= {name: no_label(row[name]) for name in _LABELS if name in row}
         return {**row, **columns}
 
 

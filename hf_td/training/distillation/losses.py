@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_IGNORED = -100  # the label of a token or a row that is left out of the loss
+IGNORED = -100  # the label of a token or a row that is left out of the loss
 
 
 def logits_loss(
@@ -119,7 +119,7 @@ def labels_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tenso
         errors = (logits.float().squeeze(-1) - labels.nan_to_num()).square()
         return (errors * ~labels.isnan()).mean()
     summed = F.cross_entropy(
-        logits.float(), labels, ignore_index=_IGNORED, reduction="sum", label_smoothing=smoothing
+        logits.float(), labels, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing
     )
     return summed / len(labels)
 
@@ -133,7 +133,7 @@ def labelled_rows(labels: Tensor | None) -> Tensor | None:
     """
     if labels is None or labels.dim() != 1:
         return None
-    there = ~labels.isnan() if labels.is_floating_point() else labels != _IGNORED
+    there = ~labels.isnan() if labels.is_floating_point() else labels != IGNORED
     return None if bool(there.all()) else there
 
 
@@ -158,8 +158,8 @@ def counted_tokens(
             return None
         return attention_mask.bool()
     if shifted:
-        labels = F.pad(labels[..., 1:], (0, 1), value=_IGNORED)
-    return labels != _IGNORED
+        labels = F.pad(labels[..., 1:], (0, 1), value=IGNORED)
+    return labels != IGNORED
 
 
 def _at_equal_depth(states: Sequence[Tensor], number: int) -> list[Tensor]:

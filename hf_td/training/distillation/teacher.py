@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 
 from hf_td.modules.stock_models import stock_class
 from hf_td.training.vocabulary import knows_words
@@ -97,6 +98,13 @@ def task_of(model: PreTrainedModel) -> str:
     """Return the name of the loss in transformers, such as ForSequenceClassification."""
     known, name = getattr(model, "loss_type", None), type(model).__name__
     return known or ("ForCausalLM" if name.endswith("LMHeadModel") else name)
+
+
+def shifts_labels(model: PreTrainedModel) -> bool:
+    """Return True for a decoder whose loss compares the logits of a token with the next token."""
+    task = task_of(model)
+    language = task == "ForCausalLM" or LOSS_MAPPING.get(task) is ForCausalLMLoss
+    return language and not model.config.is_encoder_decoder
 
 
 def _vocabulary(config: Any) -> int | None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_td.training.distillation.losses import (
+    IGNORED,
     attention_loss,
     counted_tokens,
     hidden_loss,
@@ -49,15 +50,32 @@ class Lesson:
             kind: `hidden_states` or `attentions`.
             loss: called with what student and teacher return, and a mask of the tokens or None.
         """
-        stacks = {"": "attention_mask", "encoder_": "attention_mask"}
-        stacks["decoder_"] = "decoder_attention_mask"
-        masks = {f"{stack}{kind}": self.inputs.get(mask) for stack, mask in stacks.items()}
+        stacks = {"": self._mask, "encoder_": self._mask, "decoder_": self._decoder_mask}
         losses = [
-            loss(self.student[name], self.teacher[name], None if mask is None else mask.bool())
-            for name, mask in masks.items()
-            if name in self.student
+            loss(self.student[f"{stack}{kind}"], self.teacher[f"{stack}{kind}"], mask)
+            for stack, mask in stacks.items()
+            if f"{stack}{kind}" in self.student
         ]
         return torch.stack(losses).sum()
+
+    @property
+    def _mask(self) -> Tensor | None:
+        mask = self.inputs.get("attention_mask")
+        return None if mask is None else mask.bool()
+
+    @property
+    def _decoder_mask(self) -> Tensor | None:
+        """The tokens of a decoder that count; without a mask those that have a label.
+
+        A decoder without inputs or labels of its own, as that of BART's classifiers, reads the text
+        once more.
+        """
+        mask, labels = self.inputs.get("decoder_attention_mask"), self.inputs.get("labels")
+        if mask is not None:
+            return mask.bool()
+        if labels is not None and labels.dim() > 1:
+            return labels != IGNORED
+        return None if "decoder_input_ids" in self.inputs else self._mask
 
 
 @dataclass(frozen=True, kw_only=True)

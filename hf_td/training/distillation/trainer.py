@@ -16,7 +16,7 @@ from hf_td.training.distillation.head import adopt_head, eager_attention
 from hf_td.training.distillation.losses import labelled_rows, labels_loss
 from hf_td.training.distillation.maps import FreshGradients, HiddenMaps, make_maps
 from hf_td.training.distillation.settings import Distillation
-from hf_td.training.distillation.teacher import load_teacher, task_of
+from hf_td.training.distillation.teacher import load_teacher, shifts_labels
 from hf_td.training.distillation.terms import TERMS, Lesson
 from hf_td.training.losses import share_of_update
 
@@ -34,6 +34,8 @@ class DistillationMixin:
     callback_handler: Any
     compute_loss_func: Any
     label_names: Any
+    label_smoother: Any
+    model_init: Any
     is_fsdp_enabled: bool
     is_deepspeed_enabled: bool
 
@@ -68,7 +70,7 @@ class DistillationMixin:
         else:
             task_loss, outputs = None, model(**self._without_labels(inputs))
         loss = self._taught(settings, complete, outputs)
-        if task_loss is not None and labelled_rows(complete.get("labels")) is not None:
+        if task_loss is not None and self._counts_all_rows(complete.get("labels")):
             loss = loss + settings.labels * self._partial_loss(outputs, complete["labels"])
             task_loss = None
         loss = loss * share_of_update(self, num_items_in_batch)
@@ -130,10 +132,13 @@ class DistillationMixin:
             )
 
     def _hp_search_setup(self, trial: Any) -> None:
-        """Set the arguments of a trial, which may name another teacher."""
+        """Set the arguments of a trial, which may name another teacher.
+
+        The maps of a model that is trained again stay, as the optimiser does that has them.
+        """
         parent: Any = super()
         parent._hp_search_setup(trial)
-        for name in ("_teacher", "_maps"):
+        for name in ("_teacher",) if self.model_init is None else ("_teacher", "_maps"):
             self.__dict__.pop(name, None)
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -185,8 +190,19 @@ class DistillationMixin:
             )
         return maps
 
+    def _counts_all_rows(self, labels: Tensor | None) -> bool:
+        """Return True if the loss of the labels is a mean over all rows of the batch.
+
+        The smoother of the Trainer divides by the labelled rows of the whole update. So with label
+        smoothing batches without a gap count all rows too, as others of the update have to.
+        """
+        if labels is None or labels.dim() != 1:
+            return False
+        smoothed = self.label_smoother is not None and self.compute_loss_func is None
+        return smoothed or labelled_rows(labels) is not None
+
     def _partial_loss(self, outputs: Any, labels: Tensor) -> Tensor:
-        """Return the loss of the rows that have a label."""
+        """Return the loss of the rows that have a label, a mean over all rows."""
         if self.compute_loss_func is not None:
             raise ValueError(
                 "rows without a label have no place in compute_loss_func. Leave it out, or train "
@@ -213,8 +229,7 @@ class DistillationMixin:
             student=outputs,
             teacher=target,
             temperature=settings.temperature,
-            shifted=task_of(self.model) == "ForCausalLM"
-            and not self.model.config.is_encoder_decoder,
+            shifted=shifts_labels(self.model),
             maps={} if self._maps is None else self._maps.by_state,
         )
         losses = [weight * TERMS[name].loss(lesson) for name, weight in settings.weights.items()]

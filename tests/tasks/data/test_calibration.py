@@ -10,7 +10,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
 
 from hf_td import prune_model
-from hf_td.tasks.data.calibration import calibration_batches
+from hf_td.tasks.data.calibration import Columns, calibration_batches
 from tests.tiny import TEXT
 from tests.vocabulary.test_trim import llama as tiny_llama
 from tests.vocabulary.tokenizers_of import CORPUS, FAMILIES
@@ -127,3 +127,69 @@ def test_data_that_do_not_serve_are_refused(tmp_path, tokenizer, name, text, lab
     model = bert(BertForSequenceClassification, tokenizer)
     with pytest.raises(ValueError, match=message):
         calibration_batches(str(tmp_path / name), model, tokenizer, labelled=labelled)
+
+
+def table(folder: Any, *rows: dict[str, Any]) -> str:
+    """Write rows to a file, and return its name."""
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return str(folder / "rows.jsonl")
+
+
+def test_a_pair_is_encoded_as_in_training(tmp_path, tokenizer):
+    model = bert(BertForSequenceClassification, tokenizer)
+    file = table(tmp_path, {"id": "x", "one": "a b", "two": "b", "kind": 1})
+    columns = Columns(("one", "two"), "kind")
+    (batch,) = calibration_batches(file, model, tokenizer, labelled=True, columns=columns)
+    expected = tokenizer("a b", "b", return_tensors="pt")
+    assert batch["labels"].tolist() == [1]
+    for name in ("input_ids", "attention_mask", "token_type_ids"):
+        assert torch.equal(batch[name], expected[name])
+    assert expected["token_type_ids"].any()
+
+
+def test_the_column_text_is_the_one_that_is_read(tmp_path, tokenizer):
+    model = bert(BertForSequenceClassification, tokenizer)
+    file = table(tmp_path, {"note": "b b b", "text": "a b", "label": 0})
+    for labelled in (True, False):
+        (batch,) = calibration_batches(file, model, tokenizer, labelled=labelled)
+        assert batch["input_ids"][0].tolist() == tokenizer("a b")["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (Columns(), "has several columns of text: one, two. Name that with the texts"),
+        (Columns(("three",)), "has no column of text three, only one, two, label"),
+        (Columns(("one",), "kind"), "has no column kind, only one, two, label. Name that"),
+    ],
+)
+def test_columns_that_are_not_clear_are_refused(tmp_path, tokenizer, columns, message):
+    model = bert(BertForSequenceClassification, tokenizer)
+    file = table(tmp_path, {"one": "a b", "two": "b", "label": 0})
+    with pytest.raises(ValueError, match=message):
+        calibration_batches(file, model, tokenizer, labelled=True, columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("label", "bits"),
+    [
+        (["good", "long"], [0.0, 1.0, 1.0]),
+        (["bad"], [1.0, 0.0, 0.0]),
+        ([], [0.0, 0.0, 0.0]),
+        ([0, 1, 0], [0.0, 1.0, 0.0]),
+        (["good", "short"], None),
+        ([0, 1], None),
+        (2, None),
+    ],
+)
+def test_several_labels_of_a_row_are_a_bit_for_each_class(tmp_path, tokenizer, label, bits):
+    model = bert(BertForSequenceClassification, tokenizer)
+    model.config.id2label = {0: "bad", 1: "good", 2: "long"}
+    model.config.problem_type = "multi_label_classification"
+    file = table(tmp_path, {"text": "a b", "label": label})
+    if bits is None:
+        with pytest.raises(ValueError, match=r"can have several in a row\. Give a list"):
+            calibration_batches(file, model, tokenizer, labelled=True)
+        return
+    (batch,) = calibration_batches(file, model, tokenizer, labelled=True)
+    assert batch["labels"].tolist() == [bits]

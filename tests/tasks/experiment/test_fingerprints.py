@@ -1,0 +1,68 @@
+"""Results of other data than today's are not taken for those of today's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_td.tasks.errors import UsageError
+from hf_td.tasks.experiment.fingerprints import fingerprints
+from hf_td.tasks.experiment.output import finished_runs
+from hf_td.tasks.experiment.parsing import parse_arguments
+from hf_td.tasks.text_classification.arguments import TextClassificationArguments
+
+RUNS = [{"seed": 1}]
+
+
+def call(folder: Path, *more: str) -> Any:
+    words = ["--model_name_or_path", "m", "--output_dir", str(folder / "out"), *more]
+    return parse_arguments(words, TextClassificationArguments)
+
+
+def finished(arguments: Any, **record: Any) -> None:
+    """Write the results of an earlier call."""
+    folder = Path(arguments.training.output_dir)
+    folder.mkdir()
+    results = {"configuration": arguments.configuration(), "runs": RUNS, **record}
+    (folder / "results.json").write_text(json.dumps(results))
+
+
+@pytest.mark.parametrize("kind", ["train_file", "validation_file", "transfer_set", "dataset_name"])
+def test_runs_on_data_that_have_changed_are_refused(kind, tmp_path):
+    data = tmp_path / "data.csv"
+    data.write_text("text,label\na,0\n")
+    arguments = call(tmp_path, f"--{kind}", str(data))
+    finished(arguments, data=fingerprints(arguments))
+    assert finished_runs(arguments, fingerprints(arguments)) == RUNS
+    data.touch()
+    assert finished_runs(arguments, fingerprints(arguments)) == RUNS
+    data.write_text("text,label\nb,0\n")
+    with pytest.raises(UsageError, match=f"the data of --{kind} have changed since"):
+        finished_runs(arguments, fingerprints(arguments))
+    arguments.curve.overwrite_output = True
+    assert finished_runs(arguments, fingerprints(arguments)) == []
+
+
+def test_the_files_of_a_folder_count(tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.csv").write_text("text,label\na,0\n")
+    arguments = call(tmp_path, "--dataset_name", str(tmp_path / "set"))
+    before = fingerprints(arguments)
+    assert fingerprints(arguments) == before
+    (tmp_path / "set" / "train.csv").write_text("text,label\nb,0\n")
+    changed = fingerprints(arguments)
+    assert changed != before
+    (tmp_path / "set" / "a.png").write_bytes(b"1")
+    assert fingerprints(arguments) not in (before, changed)
+
+
+def test_older_results_and_data_on_the_hub_have_none(tmp_path):
+    data = tmp_path / "data.csv"
+    data.write_text("text,label\na,0\n")
+    arguments = call(tmp_path, "--train_file", str(data))
+    finished(arguments)
+    assert finished_runs(arguments, fingerprints(arguments)) == RUNS
+    assert fingerprints(call(tmp_path, "--dataset_name", "somebody/rows")) == {}
