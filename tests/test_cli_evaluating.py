@@ -21,7 +21,8 @@ from transformers import (
 )
 
 from hf_td.analysis.timing import Quartiles
-from hf_td.tasks.data.calibration import calibration_batches
+from hf_td.cli.columns import columns_of
+from hf_td.tasks.data.calibration import Columns, calibration_batches
 from hf_td.wishes.measures import Measures
 from tests import test_cli_amounts as amounts
 from tests.test_cli import run
@@ -220,6 +221,26 @@ def test_a_classifier_is_evaluated_on_the_columns_of_its_training(
     assert metric_in(capsys) < 1
     assert run(monkeypatch, "curve", classifier, 0, *words, "--label-column", "kind") == 2
     assert "has several columns of text: id, one, two" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "columns"),
+    [
+        ({}, Columns()),
+        ({"task_name": "mrpc"}, Columns()),
+        ({"text_column": "review"}, Columns(("review",))),
+        ({"text_pair_column": "reply"}, Columns(("text", "reply"))),
+        ({"label_column": "stars"}, Columns((), "stars")),
+        ({"label_column": ["a", "b"]}, Columns()),
+        (None, Columns()),
+    ],
+)
+def test_the_columns_of_a_training_are_those_that_it_names(tmp_path, arguments, columns):
+    configuration = {} if arguments is None else {"arguments": arguments}
+    (tmp_path / "results.json").write_text(json.dumps({"configuration": configuration}))
+    assert columns_of(str(tmp_path / "seed-1"), None, None) == columns
+    given = columns_of(str(tmp_path / "seed-1"), ["own"], "kind")
+    assert given == Columns(("own",), "kind")
 
 
 def metric_in(capsys: Any) -> float:

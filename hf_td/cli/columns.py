@@ -20,19 +20,19 @@ def columns_of(model: str, text: Sequence[str] | None, label: str | None) -> Col
         text: option with one column, or two for pairs; None if it was not given.
         label: option with the column of labels; None if it was not given.
     """
-    trained = _trained_on(Path(model).parent / RESULTS)
-    texts = [trained.get("text_column", "text"), trained.get("text_pair_column")]
+    trained = _arguments_of(Path(model).parent / RESULTS)
+    first, second = trained.get("text_column"), trained.get("text_pair_column")
+    known = [first or "text"] if first or second else []
+    known += [second] if second else []
     labels = trained.get("label_column", [])
-    known = [name for name in texts if name is not None] if trained else []
+    labels = [labels] if isinstance(labels, str) else labels
     return Columns(tuple(text or known), label or (labels[0] if len(labels) == 1 else None))
 
 
-def _trained_on(results: Path) -> Mapping[str, Any]:
-    """Return the columns that results record, other than the defaults; empty if there are none."""
+def _arguments_of(results: Path) -> Mapping[str, Any]:
+    """Return the arguments of a run that are no defaults; empty if there are no results."""
     try:
-        given = read_json_object(results)["configuration"]["arguments"]
-        chosen = {n: given[n] for n in ("text_column", "text_pair_column") if n in given}
-        label = given.get("label_column", [])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        found = read_json_object(results)["configuration"]["arguments"]
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return {**chosen, "label_column": [label] if isinstance(label, str) else label}
+    return found if isinstance(found, dict) else {}
