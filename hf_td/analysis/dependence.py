@@ -152,11 +152,12 @@ def measure_dependence(
         example_inputs=example_inputs,
         **overrides,
     )
-    whole = [site.name for site in sites if site.kind == "layer"]
+    whole = [site for site in sites if site.kind in ("layer", "expert")]
     if whole:
         raise ValueError(
-            f"the layers of {whole[0]} are passed by, and no step of their weights does that. So "
-            "their loss cannot be predicted from derivatives. Use layers_level='none'"
+            f"whole {whole[0].kind}s of {whole[0].name} are left out, and no step of their weights "
+            "does that. So their loss cannot be predicted from derivatives. Use "
+            f"{whole[0].kind}s_level='none'"
         )
     removed = _removed(model, sites, sparsity, as_budget(budget))
     found = _blocks_of(anatomy.blocks, removed)

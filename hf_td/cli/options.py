@@ -95,25 +95,25 @@ CalibrationTexts = Annotated[
     typer.Option(
         rich_help_panel=RANKING,
         metavar="TEXTS",
-        help="texts to measure importance on: any file of text, a table (csv, json, parquet), "
+        help="texts to measure importance on: a file of text, a table, "
         "a local folder, or an id on the Hub",
     ),
 ]
 CalibrationRows = Annotated[
     int,
-    typer.Option(rich_help_panel=RANKING, min=1, help="how many rows of --calibration are used"),
+    typer.Option(rich_help_panel=RANKING, min=1, help="most rows of --calibration"),
 ]
 TextColumn = Annotated[
     list[str] | None,
     typer.Option(
         rich_help_panel=RANKING,
         metavar="NAME",
-        help="column with the texts, or two for pairs",
+        help="column of texts; two for pairs",
     ),
 ]
 LabelColumn = Annotated[
     str | None,
-    typer.Option(rich_help_panel=RANKING, metavar="NAME", help="column with the labels"),
+    typer.Option(rich_help_panel=RANKING, metavar="NAME", help="column of labels"),
 ]
 Rounds = Annotated[
     int, typer.Option(min=2, help="timed forwards of each model", rich_help_panel=TIMING)

@@ -10,6 +10,7 @@ from torch import nn
 from hf_td.anatomy import LayerStack, probe_inputs, read_stacks
 from hf_td.anatomy.depth import Shrinking
 from hf_td.anatomy.stack_proofs import difference
+from hf_td.compaction.alignment import renumber_layers
 from hf_td.modules.compact_saving import attach_layout, layout_of_model
 from hf_td.modules.compact_shapes import CompactLayout
 from hf_td.modules.passing import mark_passed, passed_layers
@@ -61,12 +62,14 @@ def take_out_layers(
     for stack in gone:
         renamed.pop(stack)  # what was measured of its layers is of those that are gone too
     name_back = rename_saved(model, renamed)
+    align_back = renumber_layers(model, gone)
     for layer in layers:
         mark_passed(layer, False)
 
     def undo() -> None:
         for layer in layers:
             mark_passed(layer)
+        align_back()
         name_back()
         put_back()
         attach_layout(model, layout)

@@ -20,7 +20,7 @@ from hf_td.files import check_free, folder_bytes, whole_folder, write_text
 from hf_td.hub.card.info import CardInfo
 from hf_td.hub.card.removal import Removal, count_removal
 from hf_td.hub.card.text import no_smaller
-from hf_td.hub.card.writing import ExportFacts, write_card
+from hf_td.hub.card.writing import METRICS, ExportFacts, write_card
 from hf_td.hub.forms import AUTO, FORMS, check_form, load_form
 from hf_td.hub.forms.form import Form, Plan, Refusal, Source
 from hf_td.hub.sentences import (
@@ -130,7 +130,7 @@ def export_model(
             processing_class.save_pretrained(temporary)
         chosen.write(shell, temporary, example_inputs)
         if written is not None:
-            write_text(temporary / "metrics.json", f"{written}\n")
+            write_text(temporary / METRICS, f"{written}\n")
         facts = ExportFacts(
             name=Path(folder).absolute().name,
             form=chosen,

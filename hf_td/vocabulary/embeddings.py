@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from hf_td.vocabulary.ids import renumber
 
-# Below this id a padding token keeps its id where positions are counted from it (RoBERTa).
+# Below this id a padding token keeps its id, in case that positions are counted from it.
 _FEW = 16
 
 
@@ -35,8 +35,14 @@ def embedding_rows(model: PreTrainedModel) -> int:
 
 def ids_that_stay(model: PreTrainedModel) -> range:
     """Return the ids that keep their numbers: those up to the padding that positions start from."""
-    paddings = [p for m in model.modules() if (p := _padding(m)) is not None]
-    return range(max((p + 1 for p in paddings if p < _FEW), default=0))
+    table = model.get_input_embeddings()
+    paddings = [
+        padding
+        for module in model.modules()
+        if (padding := _padding(module)) is not None
+        and (padding < _FEW or _counts_from(module, padding, table))
+    ]
+    return range(max(paddings, default=-1) + 1)
 
 
 @torch.no_grad()
@@ -82,6 +88,17 @@ def _padding(module: nn.Module) -> int | None:
     """Return the id of the padding that a module other than an embedding names."""
     padding = None if isinstance(module, nn.Embedding) else getattr(module, "padding_idx", None)
     return padding if isinstance(padding, int) and padding >= 0 else None
+
+
+def _counts_from(module: nn.Module, padding: int, table: nn.Module) -> bool:
+    """Return True if a module looks up positions that are counted from the padding.
+
+    Its embeddings of positions have the same padding (RoBERTa), or it holds a table (M2M100).
+    """
+    others = [one for one in module.children() if one is not table]
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    tables = [one for one in others if isinstance(one, nn.Embedding)]
+    return any(one.padding_idx == padding for one in tables) or any(t.dim() == 2 for t in own)
 
 
 def _check_shapes(model: PreTrainedModel, new_ids: Mapping[int, int]) -> None:

@@ -1,4 +1,4 @@
-"""The token ids that configs hold."""
+"""The token ids that the configs and modules of a model hold."""
 
 from __future__ import annotations
 
@@ -17,17 +17,22 @@ _AVOIDED = ("suppress_tokens", "begin_suppress_tokens")
 
 
 def named_ids(model: PreTrainedModel, size: int) -> set[int]:
-    """Return the ids below `size` that the configs of a model name."""
-    return {i for config in _configs(model) for i in _ids(config) if 0 <= i < size}
+    """Return the ids below `size` that the configs and modules of a model name."""
+    named = [i for config in _configs(model) for i in _ids(config)]
+    named += [i for module in model.modules() for i in _own_ids(module).values()]
+    return {i for i in named if 0 <= i < size}
 
 
 def renumber(model: PreTrainedModel, new_ids: Mapping[int, int]) -> None:
-    """Change the ids in the configs of a model, in place.
+    """Change the ids in the configs and modules of a model, in place.
 
     Args:
         model: the model.
         new_ids: old to new id of each kept token, among them those of `named_ids`.
     """
+    for module in model.modules():
+        for name, value in _own_ids(module).items():
+            vars(module)[name] = new_ids.get(value, value)
     for config in _configs(model):
         for name, value in list(vars(config).items()):
             if name.endswith(_ENDINGS) or name in _TABLES:
@@ -39,6 +44,25 @@ def renumber(model: PreTrainedModel, new_ids: Mapping[int, int]) -> None:
             elif name == "bad_words_ids" and value:
                 kept = [words for words in value if all(i in new_ids for i in words)]
                 setattr(config, name, _mapped(kept, new_ids.__getitem__) or None)
+            elif name == "force_words_ids" and value:
+                setattr(config, name, _mapped(value, lambda i: new_ids.get(i, i)))
+            elif name == "sequence_bias" and value:
+                setattr(config, name, _biased(value, new_ids) or None)
+
+
+def _biased(biases: Any, new_ids: Mapping[int, int]) -> Any:
+    """Return biases of sequences of ids, a list or a mapping, without those that cannot come."""
+    pairs = biases.items() if isinstance(biases, Mapping) else biases
+    kept = [(ids, bias) for ids, bias in pairs if all(i in new_ids for i in ids)]
+    if isinstance(biases, Mapping):
+        return {tuple(new_ids[i] for i in ids): bias for ids, bias in kept}
+    return [[[new_ids[i] for i in ids], bias] for ids, bias in kept]
+
+
+def _own_ids(module: Any) -> dict[str, int]:
+    """Return the ids that a module has copied from its config, by name."""
+    own = {name: value for name, value in vars(module).items() if name.endswith(_ENDINGS)}
+    return {name: i for name, i in own.items() if type(i) is int}
 
 
 def _configs(model: PreTrainedModel) -> Iterator[Any]:
@@ -59,6 +83,8 @@ def _ids(config: Any) -> Iterator[int]:
             yield from _numbers(value)
         elif name == "forced_decoder_ids":
             yield from (i for _, i in value or [] if i is not None)
+        elif name == "force_words_ids":
+            yield from _numbers(value or [])
 
 
 def _numbers(value: Any) -> Iterator[int]:

@@ -53,7 +53,8 @@ def encoded(tokenizer: Any, texts: Iterable[str]) -> Iterator[list[int]]:
 def needed_ids(spec: Mapping[str, Any], wanted: Iterable[int]) -> set[int]:
     """Return the wanted ids with all that must stay beside them.
 
-    These are the added tokens, special or not, the basic tokens of the model, and the parts of all.
+    These are the added tokens, special or not, those that padding and the post-processor add, the
+    basic tokens of the model, and the parts of all.
 
     Args:
         spec: contents of a tokenizer.json.
@@ -62,6 +63,9 @@ def needed_ids(spec: Mapping[str, Any], wanted: Iterable[int]) -> set[int]:
     model = token_model(spec["model"])
     tokens = model.tokens(spec["model"])
     added = {one["id"] for one in spec.get("added_tokens") or []}
+    added |= set(_added_ids(spec.get("post_processor")))
+    if spec.get("padding"):
+        added.add(spec["padding"]["pad_id"])
     ids = set(wanted) | added | {tokens[token] for token in model.basic(spec["model"])}
     names = {place: token for token, place in tokens.items()}
     kept = [names[place] for place in ids if place in names]
@@ -124,6 +128,18 @@ def _trimmed_spec(spec: dict[str, Any], new_ids: Mapping[int, int]) -> dict[str,
         "post_processor": _processor(spec.get("post_processor"), new_ids),
         "model": model.trimmed(spec["model"], ids),
     }
+
+
+def _added_ids(spec: Any) -> Iterator[int]:
+    """Yield the ids of the special tokens of a post-processor."""
+    if not spec:
+        return
+    for one in spec.get("processors", ()):
+        yield from _added_ids(one)
+    special = spec.get("special_tokens", {})
+    for one in special.values() if isinstance(special, dict) else ():
+        yield from one["ids"]
+    yield from (spec[name][1] for name in ("sep", "cls") if name in spec)
 
 
 def _processor(spec: Any, new_ids: Mapping[int, int]) -> Any:

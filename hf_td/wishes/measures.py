@@ -95,14 +95,19 @@ class Measures:
     @cached_property
     def whole_metric(self) -> float:
         """The metric before pruning; it must be read before the model is pruned."""
-        assert self.evaluate is not None
-        metric = float(self.evaluate(self.model))
+        metric = self._metric()
         if metric == 0:
             raise ValueError(
                 "the metric of the whole model is 0, and max_loss is a fraction of it. Give an "
                 "evaluation in which the model is better than that"
             )
         return metric
+
+    def _metric(self) -> float:
+        """Return the metric of the model in eval mode."""
+        assert self.evaluate is not None
+        with evaluating(self.model):
+            return float(self.evaluate(self.model))
 
     def _cut(self) -> Any:
         writing = self.writing
@@ -143,9 +148,8 @@ class Measures:
 
     def loss(self) -> float:
         """Return the fraction of the whole model's metric that is lost; below 0 for a gain."""
-        assert self.evaluate is not None
         whole = self.whole_metric
-        lost = whole - float(self.evaluate(self.model))
+        lost = whole - self._metric()
         return (-lost if self.lower_is_better else lost) / abs(whole)
 
 

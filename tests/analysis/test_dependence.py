@@ -13,6 +13,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from hf_td import patch_model, prune_model
 from hf_td.analysis import measure_dependence
 from hf_td.analysis.expansion import expand
+from tests.families import tiny_family
 from tests.tiny import tiny_inputs, tiny_model, with_random_biases
 
 every_level = pytest.mark.parametrize("level", ["weight", "unit"])
@@ -240,3 +241,12 @@ def test_nothing_removed_changes_nothing(model, batches):
     found = measure_dependence(model, 0.0, batches)
     assert (found.blocks, found.true, found.predicted) == ((), 0.0, 0.0)
     assert isinstance(model, nn.Module)
+
+
+@pytest.mark.parametrize(("family", "kind"), [("mixtral", "experts"), ("bert", "layers")])
+def test_what_is_left_out_as_a_whole_is_refused(family, kind):
+    other: dict[str, Any] = {f"{kind}_level": "unit", "attention_level": "none"}
+    other["feed_forward_level"] = "none"
+    mixture = tiny_family(family)
+    with pytest.raises(ValueError, match=rf"whole {kind} of .* Use {kind}_level='none'"):
+        measure_dependence(mixture, 0.5, [tiny_inputs(mixture)], level="unit", **other)

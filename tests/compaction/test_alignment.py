@@ -9,6 +9,8 @@ import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from hf_td import compact_model, export_model, prune_model
+from hf_td.compaction.layers import take_out_layers
+from hf_td.modules.passing import is_passed
 from tests.families import TRANSLATOR
 from tests.tiny import VOCABULARY
 
@@ -76,3 +78,19 @@ def test_removed_heads_are_no_longer_named(caplog):
     compact_model(model, multiple_of=1)
     with pytest.raises(ValueError, match="alignment_heads"):
         timestamps(model)
+
+
+def test_the_layers_of_the_heads_are_those_that_were_named():
+    torch.manual_seed(0)
+    deep = {**SIZES, "decoder_layers": 4}
+    model: Any = WhisperForConditionalGeneration(WhisperConfig(**deep)).eval()
+    prune_model(model, {"layers": 0.5}, level="unit", layers_level="unit")
+    gone = [i for i, layer in enumerate(model.model.decoder.layers) if is_passed(layer)]
+    kept = [i for i in range(4) if i not in gone]
+    assert len(gone) == 2
+    model.generation_config.alignment_heads = [[i, i % 4] for i in range(4)]
+    undo = take_out_layers(model)
+    assert undo is not None
+    assert model.generation_config.alignment_heads == [[0, kept[0]], [1, kept[1]]]
+    undo()
+    assert model.generation_config.alignment_heads == [[i, i % 4] for i in range(4)]

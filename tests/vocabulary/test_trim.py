@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,6 +10,10 @@ import torch
 import transformers as hf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
 
 from hf_td.vocabulary import trim_vocabulary
 from tests.vocabulary.tokenizers_of import CORPUS, FAMILIES
@@ -262,3 +267,75 @@ def test_a_model_of_images_is_refused():
     model = hf.ViTForImageClassification(hf.ViTConfig(**SIZES, image_size=16, patch_size=4))
     with pytest.raises(ValueError, match="no embeddings of tokens"):
         trim_vocabulary(model, FAMILIES["wordpiece"](), TEXTS)
+
+
+def words_of(count: int, template: str) -> Any:
+    """Return a tokenizer of words, whose ids come before those of its special tokens.
+
+    Args:
+        count: number of words.
+        template: of its post-processor.
+    """
+    special = ["<pad>", "<s>", "</s>", "<unk>"]
+    every = [*(f"w{number}" for number in range(count)), *special]
+    vocabulary = {token: place for place, token in enumerate(every)}
+    own = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    own.pre_tokenizer = Whitespace()
+    ends = [(one, vocabulary[one]) for one in ("<s>", "</s>")]
+    own.post_processor = TemplateProcessing(single=template, special_tokens=ends)
+    names = dict(zip(("pad", "bos", "eos", "unk"), special, strict=True))
+    named = {f"{name}_token": one for name, one in names.items()}
+    return hf.PreTrainedTokenizerFast(tokenizer_object=own, **named)
+
+
+def outputs(model: Any, tokenizer: Any) -> torch.Tensor:
+    batch = tokenizer(["w3 w4 w5", "w7 w8"], return_tensors="pt", padding=True)
+    with torch.no_grad():
+        return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])[0]
+
+
+@pytest.mark.parametrize("kind", ["positions from the padding", "an id in a module"])
+def test_ids_that_modules_have_copied_follow(kind):
+    tokenizer = words_of(40, "<s> $A </s>")
+    torch.manual_seed(0)
+    given = {"vocab_size": len(tokenizer), "max_position_embeddings": 60, **SIZES}
+    given |= special_ids(tokenizer)
+    model: Any = hf.RobertaModel(hf.RobertaConfig(**given)).eval()
+    if kind == "an id in a module":
+        config: Any = hf.CLIPTextConfig(**given, projection_dim=8)
+        model = hf.CLIPTextModelWithProjection(config).eval()
+    expected = outputs(model, tokenizer)[0]  # a row without padding
+    smaller, _ = trim_vocabulary(model, tokenizer, ["w3 w4 w5", "w7 w8"])
+    torch.testing.assert_close(outputs(model, smaller)[0], expected)
+    assert model.config.eos_token_id == smaller.eos_token_id
+
+
+def test_ids_of_generation_follow():
+    tokenizer = words_of(40, "$A")
+    model = llama(tokenizer)
+    model.generation_config.sequence_bias = [[[5], 10.0], [[30], -10.0], [[3, 4], 1.0]]
+    model.generation_config.force_words_ids = [[7, 8], [39]]
+    smaller, _ = trim_vocabulary(model, tokenizer, ["w3 w4 w5"])
+    place = smaller.convert_tokens_to_ids
+    three, four, five = (place(f"w{number}") for number in (3, 4, 5))
+    assert model.generation_config.sequence_bias == [[[five], 10.0], [[three, four], 1.0]]
+    forced = [[place("w7"), place("w8")], [place("w39")]]
+    assert model.generation_config.force_words_ids == forced
+    model.generation_config.sequence_bias = {(three,): 1.0, (place("w7"),): 2.0}
+    again, _ = trim_vocabulary(model, smaller, ["w3"])
+    place = again.convert_tokens_to_ids
+    assert model.generation_config.sequence_bias == {(place("w3"),): 1.0, (place("w7"),): 2.0}
+
+
+def test_what_a_tokenizer_adds_by_itself_stays():
+    tokenizer = words_of(40, "<s> $A </s>")
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    backend["added_tokens"] = []
+    bare = hf.PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(backend)))
+    smaller, _ = trim_vocabulary(llama(bare), bare, keep=["w3", "w4"])
+    assert smaller.convert_ids_to_tokens(smaller("w3 w4")["input_ids"]) == [
+        "<s>",
+        "w3",
+        "w4",
+        "</s>",
+    ]

@@ -159,3 +159,17 @@ def test_compensation_is_part_of_the_loss_and_of_the_result():
     report = prune_to(model, max_loss=0.5, evaluate=metric, **options)
     prune_model(twin, report.sparsity, **options)
     assert all(map(torch.equal, model.state_dict().values(), twin.state_dict().values()))
+
+
+def test_a_loss_is_measured_in_eval_mode_and_the_mode_is_kept():
+    model: Any = tiny_model("bert").train()
+    modes: list[bool] = []
+
+    def evaluate(model: Any) -> float:
+        modes.append(model.training)
+        return metric(model)
+
+    prune_to(model, max_loss=0.5, evaluate=evaluate, level="unit")
+    assert model.training
+    assert len(modes) > 1
+    assert not any(modes)

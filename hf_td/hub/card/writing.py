@@ -25,6 +25,7 @@ from hf_td.hub.sentences import TASKS, loads_sentences, sentence_way
 
 README = "README.md"
 PICTURE = "curve.png"
+METRICS = "metrics.json"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from hf_td.config import TargetedDropoutConfig
 from hf_td.files import MODULES, check_free, folder_bytes, read_json_object, whole_folder
 from hf_td.hub.card.removal import Removal
 from hf_td.hub.card.text import no_smaller
-from hf_td.hub.card.writing import README, ExportFacts, write_card
+from hf_td.hub.card.writing import METRICS, PICTURE, README, ExportFacts, write_card
 from hf_td.hub.export import Export, choose_form, stock_hint
 from hf_td.hub.forms import AUTO, FORMS, load_form
 from hf_td.hub.forms.form import Plan, Source
@@ -56,7 +56,7 @@ from hf_td.ranking.source import forget_source
 CHOICES = [AUTO, *(name for name, row in FORMS.items() if row.automatic)]
 # What is not carried along: weights in any format, and what is written anew or true no longer.
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx", ".data")
-_OWN = ("config.json", README, LOADER, ACTIVATIONS, SCORES)
+_OWN = ("config.json", README, LOADER, ACTIVATIONS, SCORES, METRICS, PICTURE)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 
+from hf_td.hub.card.writing import METRICS, PICTURE
 from hf_td.hub.forms import FORMS, load_form
 from hf_td.hub.push.errors import Attempt
 from hf_td.hub.push.finished import check_finished
@@ -21,7 +22,7 @@ T = TypeVar("T")
 
 # Files of an earlier export beside those of its form; a load of this export could take them for
 # its own.
-_STALE = ("metrics.json", "curve.png")
+_STALE = (METRICS, PICTURE)
 # Attempts at each request that huggingface_hub does not repeat, and the longest wait in seconds.
 ATTEMPTS = 5
 LONGEST_WAIT = 300.0
