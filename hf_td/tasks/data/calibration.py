@@ -57,8 +57,9 @@ def calibration_batches(
     """Return batches of the first texts of a file, a folder or a data set.
 
     A causal language model gets the texts one after the other, cut into rows of full length. Any
-    other model gets a text or a pair of texts in a row, as in its training. Where the columns are
-    not named, and several have text, all of them are joined; a classifier with labels needs names.
+    other model gets a text or a pair of texts in a row, as in its training. Where no column is
+    named, and none of several is called `text`, all columns of text are joined; a classifier with
+    labels needs names.
 
     Args:
         source: any file of text, a table (csv, json, parquet), a local folder, or an id on the
