@@ -30,6 +30,9 @@ _FOR_THE_TRAINER: dict[str, tuple[Any, ...]] = {
 }
 
 
+_ROUNDING = 1e-6  # of a number of epochs
+
+
 class AnnealingCallback(TrainerCallback):
     """A callback that anneals before each update and logs the rates.
 
@@ -128,11 +131,15 @@ class AnnealingCallback(TrainerCallback):
 
 
 def _is_logged(args: TrainingArguments, state: TrainerState) -> bool:
-    """Return True if the update that begins may be logged."""
-    update = state.global_step + 1
-    if args.logging_strategy != IntervalStrategy.STEPS:  # the last one of an epoch is not known
-        return args.logging_strategy != IntervalStrategy.NO
-    return update % state.logging_steps == 0 or (update == 1 and args.logging_first_step)
+    """Return True if the update that begins will be logged, as far as that can be foreseen."""
+    done, update = state.global_step, state.global_step + 1
+    if args.logging_strategy == IntervalStrategy.STEPS:
+        return update % state.logging_steps == 0 or (update == 1 and args.logging_first_step)
+    if args.logging_strategy == IntervalStrategy.NO:
+        return False
+    epoch = state.epoch or 0.0
+    after = epoch * update / done if done else 1.0  # by the mean length of the updates so far
+    return update == state.max_steps or int(after + _ROUNDING) > int(epoch + _ROUNDING)
 
 
 def add_to_logs(state: TrainerState, logs: dict[str, Any], values: Mapping[str, float]) -> None:
