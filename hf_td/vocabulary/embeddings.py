@@ -35,12 +35,12 @@ def embedding_rows(model: PreTrainedModel) -> int:
 
 def ids_that_stay(model: PreTrainedModel) -> range:
     """Return the ids that keep their numbers: those up to the padding that positions start from."""
-    table = model.get_input_embeddings()
+    vocabulary = embedding_rows(model)
     paddings = [
         padding
         for module in model.modules()
         if (padding := _padding(module)) is not None
-        and (padding < _FEW or _counts_from(module, padding, table))
+        and (padding < _FEW or _counts_from(module, padding, vocabulary))
     ]
     return range(max(paddings, default=-1) + 1)
 
@@ -90,15 +90,18 @@ def _padding(module: nn.Module) -> int | None:
     return padding if isinstance(padding, int) and padding >= 0 else None
 
 
-def _counts_from(module: nn.Module, padding: int, table: nn.Module) -> bool:
+def _counts_from(module: nn.Module, padding: int, vocabulary: int) -> bool:
     """Return True if a module looks up positions that are counted from the padding.
 
     Its embeddings of positions have the same padding (RoBERTa), or it holds a table (M2M100).
     """
-    others = [one for one in module.children() if one is not table]
     own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-    tables = [one for one in others if isinstance(one, nn.Embedding)]
-    return any(one.padding_idx == padding for one in tables) or any(t.dim() == 2 for t in own)
+    others = [
+        one
+        for one in module.children()
+        if isinstance(one, nn.Embedding) and not _is_table(one, vocabulary)
+    ]
+    return any(one.padding_idx == padding for one in others) or any(t.dim() == 2 for t in own)
 
 
 def _check_shapes(model: PreTrainedModel, new_ids: Mapping[int, int]) -> None:

@@ -310,6 +310,25 @@ def test_ids_that_modules_have_copied_follow(kind):
     assert model.config.eos_token_id == smaller.eos_token_id
 
 
+def test_a_high_padding_id_that_no_position_is_counted_from_keeps_nothing():
+    tokenizer = words_of(40, "$A </s>")
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1}
+    sizes |= {f"{part}_attention_heads": 4 for part in ("encoder", "decoder")}
+    sizes |= {f"{part}_ffn_dim": 32 for part in ("encoder", "decoder")}
+    sizes |= special_ids(tokenizer)
+    sizes["decoder_start_token_id"] = tokenizer.pad_token_id
+    config = hf.MarianConfig(vocab_size=len(tokenizer), **sizes)
+    model: Any = hf.MarianMTModel(config).eval()
+    batch = inputs(tokenizer, "w3 w4 w5")
+    with torch.no_grad():
+        expected = model.model.encoder(**batch)[0]
+    smaller, report = trim_vocabulary(model, tokenizer, ["w3 w4 w5"])
+    assert len(report.kept) < 12
+    with torch.no_grad():
+        torch.testing.assert_close(model.model.encoder(**inputs(smaller, "w3 w4 w5"))[0], expected)
+
+
 def test_ids_of_generation_follow():
     tokenizer = words_of(40, "$A")
     model = llama(tokenizer)
