@@ -21,8 +21,13 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are tho
 ROOT = Path(__file__).parents[2]
 
 
+# A shell starts what it puts in the background with SIGINT ignored.
+HEARS_SIGINT = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+
+
 def run(code: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
+    script = f"{HEARS_SIGINT}\n{textwrap.dedent(code)}"
+    command = [sys.executable, "-c", script, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
 
