@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -123,21 +123,32 @@ def _unpruned(model: nn.Module) -> set[int]:
 
 
 def _hooks(weight: Tensor, bias: Tensor | None, dim: int) -> Iterator[RemovableHandle]:
-    if weight.requires_grad:  # what is frozen stays zero by itself
-        yield weight.register_post_accumulate_grad_hook(_keep_zeros)
-    if bias is not None and bias.requires_grad:
-        yield bias.register_post_accumulate_grad_hook(_keep_bias(weight, dim))
+    yield _hooked(weight, _keep_zeros)
+    if bias is not None:
+        yield _hooked(bias, _keep_bias(weight, dim))
+
+
+def _hooked(tensor: Tensor, hook: Callable[[Tensor], None]) -> RemovableHandle:
+    """Register a hook; also of a frozen tensor, which torch refuses, for it may learn later."""
+    frozen = not tensor.requires_grad
+    tensor.requires_grad_(True)
+    try:
+        return tensor.register_post_accumulate_grad_hook(hook)
+    finally:
+        tensor.requires_grad_(not frozen)
 
 
 class _Steps:
     """Restores zeros after the steps of an optimiser that mixes entries, such as Muon or GaLore.
 
-    The first step shows whether it does. One that leaves zeros alone is then free of the hooks.
+    The first step that moves a tensor shows whether it does: one that leaves the zeros alone needs
+    no watching from then on. A step at a learning rate of 0, as a warm-up has, shows nothing.
     """
 
     def __init__(self, rows: Iterable[Row], optimizer: Optimizer) -> None:
-        self._rows = rows
-        self._found: list[tuple[Tensor, Tensor]] = []
+        self._rows = list(rows)
+        self._safe: set[int] = set()  # ids of the tensors whose zeros a step has left alone
+        self._found: list[tuple[Tensor, Tensor, Tensor]] = []  # with the sum before the step
         own: Any = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
         before = own.register_step_pre_hook(self._before)
         self._handles = [before, own.register_step_post_hook(self._after)]
@@ -146,17 +157,25 @@ class _Steps:
         while self._handles:
             self._handles.pop().remove()
 
-    def _before(self, *_: Any) -> None:
-        self._found = [(tensor, zeros) for tensor, zeros in _zeros(self._rows)]
+    @torch.no_grad()
+    def _before(self, optimizer: Optimizer, *_: Any) -> None:
+        moving = {id(p) for group in optimizer.param_groups for p in group["params"]} - self._safe
+        rows = [row for row in self._rows if any(id(tensor) in moving for tensor in row[:2])]
+        found = [(tensor, zeros) for tensor, zeros in _zeros(rows) if id(tensor) in moving]
+        self._found = [(tensor, zeros, _sum(tensor)) for tensor, zeros in found]
 
     @torch.no_grad()
     def _after(self, *_: Any) -> None:
-        lost = [(tensor, zeros) for tensor, zeros in self._found if (zeros & (tensor != 0)).any()]
-        for tensor, zeros in lost:
-            kernels.clear(tensor, zeros)
+        for tensor, zeros, before in self._found:
+            if (zeros & (tensor != 0)).any():
+                kernels.clear(tensor, zeros)
+            elif _sum(tensor) != before:
+                self._safe.add(id(tensor))
         self._found = []
-        if not lost:
-            self.remove()
+
+
+def _sum(tensor: Tensor) -> Tensor:
+    return tensor.sum(dtype=torch.float32)
 
 
 def _forget(optimizer: Optimizer | None, parameter: Tensor, zeros: Tensor) -> None:

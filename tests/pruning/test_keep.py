@@ -159,11 +159,43 @@ def test_zeros_stay_under_an_optimiser_that_mixes_entries(kind):
         now = dict(model.named_parameters())
         for name, mask in expected.items():
             assert torch.equal(now[name] == 0, mask), name
-        # One that leaves zeros alone does not pay for those that do not.
-        assert bool(optimizer._optimizer_step_post_hooks) is (kind is torch.optim.Muon)
     assert not optimizer._optimizer_step_pre_hooks
     train(model, optimizer)
     assert any(not torch.equal(now[name] == 0, mask) for name, mask in expected.items())
+
+
+@pytest.mark.parametrize("rates", [[0, 1, 1, 0, 1], [1, 0, 1]])
+def test_zeros_stay_where_the_learning_rate_is_zero_in_between(rates):
+    model = tiny_model("bert")
+    matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and "encoder" in n]
+    expected = pruned_weights(model, level="weight")
+    optimizer = torch.optim.Muon(matrices, lr=1e-2, weight_decay=0.0)
+    with keep_pruned(model, optimizer):
+        for rate in rates:
+            optimizer.param_groups[0]["lr"] = rate * 1e-2
+            train(model, optimizer, updates=1)
+    now = dict(model.named_parameters())
+    assert all(torch.equal(now[name] == 0, mask) for name, mask in expected.items())
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.Muon])
+def test_zeros_stay_in_layers_that_are_unfrozen_later(kind):
+    model: Any = tiny_model("bert")
+    expected = pruned_weights(model, level="weight")
+    names = {n: p for n, p in model.named_parameters() if p.dim() == 2 and "encoder" in n}
+    first = {n: p for n, p in names.items() if "layer.0" in n}
+    for parameter in first.values():
+        parameter.requires_grad_(False)
+    optimizer = kind([p for n, p in names.items() if n not in first], lr=1e-2)
+    with keep_pruned(model, optimizer):
+        assert not any(p.requires_grad for p in first.values())
+        train(model, optimizer, updates=2)
+        optimizer.add_param_group({"params": [p.requires_grad_(True) for p in first.values()]})
+        before = {name: p.detach().clone() for name, p in first.items()}
+        train(model, optimizer, updates=2)
+    now = dict(model.named_parameters())
+    assert all(torch.equal(now[name] == 0, mask) for name, mask in expected.items())
+    assert all(not torch.equal(p, before[name]) for name, p in first.items())
 
 
 def test_a_frozen_body_stays_pruned_and_its_biases_learn():
