@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sized
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 
 from hf_td.baselines.attaching import (
     AttachedBaseline,
@@ -88,9 +90,11 @@ class BaselineMixin(DistillationMixin, ReliableMixin):
         """Load the weights of the best checkpoint, and go back to its progress."""
         parent: Any = super()
         parent._load_best_model()
-        attached, best = find_baseline(self.model), self.state.best_global_step
+        attached, best = find_baseline(self.model), self.state.best_model_checkpoint
         if attached is not None and best:
-            attached.update = best - 1  # the last update before the checkpoint
+            # The best evaluation can be of a later update, which no checkpoint has.
+            saved = TrainerState.load_from_json(str(Path(best) / TRAINER_STATE_NAME))
+            attached.update = saved.global_step - 1  # the last update before the checkpoint
             attached.progress = min(1.0, attached.update / self.state.max_steps)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:

@@ -131,18 +131,27 @@ class AveragingMixin:
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as the parent does, and set the weights to their means."""
         parent: Any = super()
-        decay = getattr(self.args, "average", None)
-        if not decay:
-            return parent.train(*args, **kwargs)
-        self._averaging = averaging = AveragingCallback(decay)
-        parent.add_callback(averaging)
         try:
             done = parent.train(*args, **kwargs)
-            averaging.write_to(self.model)
+            if self._averaging is not None:
+                self._averaging.write_to(self.model)
         finally:
+            if self._averaging is not None:
+                parent.remove_callback(self._averaging)
             self._averaging = None  # what is evaluated later may have changed
-            parent.remove_callback(averaging)
         return done
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        """Set the arguments of a trial, and average as they say.
+
+        `train` calls this for every training.
+        """
+        parent: Any = super()
+        parent._hp_search_setup(trial)
+        decay = getattr(self.args, "average", None)
+        if decay:
+            self._averaging = AveragingCallback(decay)
+            parent.add_callback(self._averaging)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate as the parent does, with the means in place of the weights."""

@@ -28,6 +28,7 @@ class ReliableMixin(RepeatableOrderMixin, WholeCheckpointsMixin):
     """
 
     accelerator: Any
+    control: Any
     compute_loss_func: Any
     is_fsdp_enabled: bool
     label_smoother: Any
@@ -91,6 +92,17 @@ class ReliableMixin(RepeatableOrderMixin, WholeCheckpointsMixin):
         if yes or no:
             self._believed, self.model_accepts_loss_kwargs = True, yes >= no
             self._loss_is_measured = True
+
+    def _run_epoch(self, **kwargs: Any) -> None:
+        """Run an epoch as the parent does.
+
+        A run whose last update lies inside an epoch would make one more when it is resumed there.
+        """
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        parent: Any = super()
+        parent._run_epoch(**kwargs)
 
     def _hp_search_setup(self, trial: Any) -> None:
         """Set the arguments of a trial; a new model is measured anew."""

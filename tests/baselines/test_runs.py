@@ -434,24 +434,29 @@ def test_an_optimiser_that_does_not_know_the_parameters_is_refused(tmp_path):
         trainer.train()
 
 
-def test_the_best_checkpoint_is_finished_as_it_was_measured(tmp_path):
-    class EarliestFirst(BaselineTrainer):
+# Where fewer checkpoints are saved than evaluated, the best evaluation can be of none of them.
+@pytest.mark.parametrize(("peak", "save_steps", "loaded"), [(1, 1, 1), (3, 2, 2)])
+def test_the_best_checkpoint_is_finished_as_it_was_measured(peak, save_steps, loaded, tmp_path):
+    class Peaking(BaselineTrainer):
         def evaluate(self, *args: Any, **kwargs: Any) -> Any:
             found = super().evaluate(*args, **kwargs)
-            found["eval_score"] = -float(self.state.global_step)
+            found["eval_score"] = -abs(self.state.global_step - peak)
             losses.append(found["eval_loss"])
             return found
 
     losses: list[float] = []
-    every = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
-    best = {"load_best_model_at_end": True, "metric_for_best_model": "score"}
+    every = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps"}
+    best = {"save_steps": save_steps, "load_best_model_at_end": True, "metric_for_best_model": "score"}
     args = arguments(tmp_path, **every, **best, greater_is_better=True, level="weight")
     data = examples("bert", 16)
     model: Any = tiny_model("bert")
-    trainer = EarliestFirst(
+    trainer = Peaking(
         model, args, train_dataset=data, eval_dataset=data, baseline=Movement(sparsity=0.9)
     )
     trainer.train()
-    assert trainer.state.best_global_step == 1
-    assert not (model.bert.encoder.layer[0].output.dense.weight == 0).any()
-    assert trainer.evaluate()["eval_loss"] == pytest.approx(losses[0])
+    assert trainer.state.best_global_step == peak
+    removed = (model.bert.encoder.layer[0].output.dense.weight == 0).float().mean()
+    fraction = 0.9 * Movement().schedule((loaded - 1) / trainer.state.max_steps)
+    assert float(removed) == pytest.approx(fraction, abs=0.02)
+    # The mask is ranked once more, after the last update.
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(losses[loaded - 1], rel=1e-3)

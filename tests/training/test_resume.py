@@ -71,6 +71,19 @@ def test_a_run_that_groups_rows_by_length_resumes_inside_an_epoch(trainer, tmp_p
     assert_same_weights(resumed, whole)
 
 
+@pytest.mark.parametrize("trainer", [TargetedDropoutTrainer, ReliableTrainer])
+def test_a_finished_run_that_is_resumed_makes_no_update(trainer, tmp_path):
+    settings = {**saving_halfway("weight", 1), "save_steps": STEPS, "lr_scheduler_type": "constant"}
+    done = []
+    for resume in (None, str(tmp_path / f"checkpoint-{STEPS}")):
+        args = arguments(tmp_path, **settings)
+        made = trainer(tiny_model("bert"), args, train_dataset=examples("bert", 16))
+        made.train(resume_from_checkpoint=resume)  # 4 updates an epoch: it ends inside one
+        assert made.state.global_step == STEPS
+        done.append(made.model)
+    assert_same_weights(*done)
+
+
 @pytest.mark.parametrize("family", ["bert", "gpt2", "t5", "vit"])
 @every_level
 def test_what_training_saves_loads_by_the_stock_class(family, level, tmp_path):

@@ -18,7 +18,7 @@ from hf_td.baselines.trainer import BaselineTrainer
 from hf_td.patching.patch import find_patch
 from hf_td.recipes import RECIPES
 from tests.tiny import tiny_model
-from tests.training.models import arguments, examples
+from tests.training.models import arguments, assert_same_weights, examples
 
 
 class Seen(TrainerCallback):
@@ -190,3 +190,14 @@ def test_what_a_trial_gives_comes_before_its_recipe(tmp_path):
     trainer.args.untargeted_lr_scale = 3.0
     trainer.train()
     assert trainer.args.untargeted_lr_scale == 3
+
+
+def test_a_trial_has_the_mean_of_its_own_decay(tmp_path):
+    phase = {"level": "weight", "max_steps": 6, "fixed_sparsity": 0.5, "fixed_from": 0.5}
+    decays = [0.9, 0.5, 0.0]
+    trainer, _ = searching(tmp_path, id, settings=phase)
+    for decay in decays:
+        search(trainer, [{"average": decay}])
+        alone, _ = searching(tmp_path, id, settings={**phase, "average": decay})
+        alone.train()
+        assert_same_weights(trainer.model, alone.model)
