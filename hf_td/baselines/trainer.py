@@ -24,7 +24,7 @@ from hf_td.baselines.attaching import (
     find_baseline,
     finish_baseline,
 )
-from hf_td.baselines.base import Baseline, Learning
+from hf_td.baselines.base import Baseline, Learning, Penalised
 from hf_td.config import TargetedDropoutConfig
 from hf_td.ranking.learned import save_learned
 from hf_td.training import DistillationMixin, ReliableMixin
@@ -135,6 +135,11 @@ class BaselineMixin(DistillationMixin, ReliableMixin):
             scaled = penalty * share_of_update(self, num_items_in_batch)
             loss = loss + scaled.to(self.args.device)
         return (loss, outputs) if return_outputs else loss
+
+    @property
+    def _adds_to_loss(self) -> str:
+        parent: Any = super()
+        return "the penalty" if isinstance(self.baseline, Penalised) else parent._adds_to_loss
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """Create the optimiser of the parent; the method's parameters get their own learning rate.

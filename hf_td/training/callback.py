@@ -9,7 +9,9 @@ from typing import Any
 
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
+from transformers.utils import CONFIG_NAME
 
 from hf_td.modules.compact_layout import pass_as_saved, record_layout
 from hf_td.patching.patch import anneal, find_patch
@@ -191,7 +193,7 @@ class TargetedDropoutCallback(AnnealingCallback):
         model = self.model_of(kwargs)
         if find_patch(model) is not None and args.load_best_model_at_end:
             if state.best_model_checkpoint:
-                follow(model, state.best_model_checkpoint)
+                follow_best(model, state)
 
 
 def _warn_of_unused(args: TrainingArguments) -> None:
@@ -221,6 +223,28 @@ def follow(model: nn.Module, checkpoint: str | Path) -> bool:
         pass_as_saved(model, checkpoint)
         record_layout(model)
     return patch.resume(checkpoint)
+
+
+def follow_best(model: nn.Module, state: TrainerState) -> None:
+    """Follow the best checkpoint, whose weights were loaded at the end of training.
+
+    Warn if it has adapters alone, and the model below them was pruned after it.
+    """
+    patch = find_patch(model)
+    assert patch is not None
+    assert state.best_model_checkpoint is not None
+    checkpoint = Path(state.best_model_checkpoint)
+    saved = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    in_phase = patch.config.is_fixed((saved.global_step - 1) / saved.max_steps)
+    if patch.config.fixed_sparsity is not None and not (checkpoint / CONFIG_NAME).is_file():
+        if not in_phase:
+            logger.warning(
+                "the best checkpoint, %s, has adapters of an update before the fixed phase, and "
+                "the model below them was pruned in it: together they are not the network that was "
+                "evaluated. Evaluate again, or load the adapters of the last checkpoint",
+                checkpoint,
+            )
+    follow(model, checkpoint)
 
 
 def resume(model: nn.Module, checkpoint: Path) -> None:

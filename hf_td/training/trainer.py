@@ -24,7 +24,7 @@ from hf_td.training.averaging import AveragingMixin
 from hf_td.training.callback import (
     AnnealingCallback,
     TargetedDropoutCallback,
-    follow,
+    follow_best,
     resume,
 )
 from hf_td.training.distillation import DistillationMixin
@@ -127,7 +127,7 @@ class TargetedDropoutMixin(AveragingMixin, PrunedEvaluationMixin, DistillationMi
         parent: Any = super()
         parent._load_best_model()
         if find_patch(self.model) is not None:
-            follow(self.model, self.state.best_model_checkpoint)
+            follow_best(self.model, self.state)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Create the scheduler of the parent, which starts again as `fixed_lr_scale` says."""

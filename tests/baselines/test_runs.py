@@ -446,7 +446,8 @@ def test_the_best_checkpoint_is_finished_as_it_was_measured(peak, save_steps, lo
 
     losses: list[float] = []
     every = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps"}
-    best = {"save_steps": save_steps, "load_best_model_at_end": True, "metric_for_best_model": "score"}
+    every["save_steps"] = save_steps
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "score"}
     args = arguments(tmp_path, **every, **best, greater_is_better=True, level="weight")
     data = examples("bert", 16)
     model: Any = tiny_model("bert")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch.testing import assert_close
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 
@@ -289,3 +290,28 @@ def test_the_metric_that_chooses_has_the_name_of_the_evaluation(sparsity, name, 
     rounded = {**settings, "metric_for_best_model": f"accuracy_at_{sparsity:g}"}
     chosen = arguments(tmp_path, **rounded).metric_for_best_model
     assert chosen == trainer.args.metric_for_best_model
+
+
+@pytest.mark.parametrize(("peak", "warns"), [(2, True), (6, False)])
+@pytest.mark.parametrize("own", [True, False])
+def test_adapters_from_before_the_fixed_phase_are_not_of_the_pruned_model(
+    own, peak, warns, tmp_path, caplog
+):
+    def score(_: Any) -> dict[str, float]:
+        return {"score": -abs(trainer.state.global_step - peak)}
+
+    settings = {**BEST, "metric_for_best_model": "score", "greater_is_better": True}
+    args = arguments(tmp_path, level="unit", fixed_sparsity=0.5, **settings)
+    adapters = LoraConfig(r=2, target_modules=["query", "value"], task_type="SEQ_CLS")
+    model: Any = get_peft_model(tiny_model("bert"), adapters)
+    if not own:
+        patch_model(model, args.targeted_dropout())
+    kind = TargetedDropoutTrainer if own else Trainer
+    given: Any = {} if own else {"callbacks": [TargetedDropoutCallback()]}
+    data = examples("bert")
+    trainer: Any = kind(
+        model, args, train_dataset=data, eval_dataset=data, compute_metrics=score, **given
+    )
+    trainer.train()
+    assert trainer.state.best_model_checkpoint.endswith(f"checkpoint-{peak}")
+    assert ("has adapters of an update before the fixed phase" in caplog.text) is warns

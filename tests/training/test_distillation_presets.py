@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 from transformers import (
+    BartConfig,
+    BartForCausalLM,
     BertConfig,
     BertForSequenceClassification,
     CLIPVisionConfig,
@@ -17,14 +19,16 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     T5ForConditionalGeneration,
+    XLNetConfig,
+    XLNetLMHeadModel,
 )
 
 from hf_td import TargetedDropoutArguments, TargetedDropoutTrainer
 from hf_td.training import ReliableTrainer
 from hf_td.training.distillation import PRESETS, TERMS, Distillation
 from hf_td.training.distillation.head import head_parameters
+from hf_td.training.distillation.lesson import Lesson
 from hf_td.training.distillation.teacher import shifts_labels
-from hf_td.training.distillation.terms import Lesson
 from tests.tiny import SIZES, VOCABULARY, tiny_model
 from tests.training.models import (
     QUIET,
@@ -371,9 +375,18 @@ def test_a_decoder_that_reads_images_is_taught_the_next_token():
     text = {"vocab_size": VOCABULARY, **SIZES}
     vision = {"image_size": 28, "patch_size": 14, **SIZES}
     both = {"vision_config": CLIPVisionConfig(**vision), "text_config": LlamaConfig(**text)}
-    assert shifts_labels(LlavaForConditionalGeneration(LlavaConfig(**both)))
+    batch = {"input_ids": torch.arange(3, 11)[None]}
+    assert shifts_labels(LlavaForConditionalGeneration(LlavaConfig(**both)), batch)
     for family, shifts in {"gpt2": True, "llama": True, "t5": False, "bert": False}.items():
-        assert shifts_labels(tiny_model(family)) is shifts
+        assert shifts_labels(tiny_model(family), batch) is shifts
+
+
+def test_a_decoder_whose_loss_shifts_no_labels_is_taught_the_same_token():
+    sizes: dict[str, Any] = {"d_model": 32, "decoder_layers": 1, "decoder_attention_heads": 4}
+    bart = BartForCausalLM(BartConfig(vocab_size=VOCABULARY, decoder_ffn_dim=64, **sizes))
+    xlnet = XLNetConfig(vocab_size=VOCABULARY, d_model=32, n_layer=1, n_head=4, d_inner=64)
+    for model in (bart, XLNetLMHeadModel(xlnet)):
+        assert not shifts_labels(model.eval(), {"input_ids": torch.arange(3, 11)[None]})
 
 
 def test_a_student_with_maps_is_trained_again(tmp_path):

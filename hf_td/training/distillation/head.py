@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hf_td.anatomy.inputs import probe_inputs
 from hf_td.anatomy.trace import evaluating
+from hf_td.training.distillation.student import configs_of
 
 
 def head_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -28,7 +29,13 @@ def head_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     known = {name: p for name, p in model.named_parameters() if p.requires_grad}
     with evaluating(model), torch.enable_grad():
         outputs = model(**probe_inputs(model), output_hidden_states=True)
-        last = next(outputs[kind] for kind in _STATES if kind in outputs)[-1]
+        states = next((outputs[kind] for kind in _STATES if kind in outputs), None)
+        if not states:
+            raise ValueError(
+                f"{type(model).__name__} returns no hidden states that tell its head from its "
+                "body. Give another preset, or set distill_freeze_head to False"
+            )
+        last = states[-1]
         ends = [v for name, v in outputs.items() if name.endswith("logits") and v.requires_grad]
         below = _reached(last, list(known.values()))
         above = [_reached(end, list(known.values())) for end in ends]
@@ -95,11 +102,13 @@ def eager_attention(*models: Any) -> Iterator[None]:
     Raises:
         ValueError: a model has no eager attention.
     """
-    before = [(model, model.config._attn_implementation) for model in models]
+    # Parts of a model can have implementations of their own, and some only one.
+    known = {id(config): config for model in models for config in configs_of(model)}
+    before = [(config, config._attn_implementation_internal) for config in known.values()]
     try:
-        for model, _ in before:
+        for model in models:
             model.set_attn_implementation("eager")
         yield
     finally:
-        for model, implementation in before:
-            model.set_attn_implementation(implementation)
+        for config, implementation in before:
+            config._attn_implementation_internal = implementation

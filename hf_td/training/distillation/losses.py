@@ -16,12 +16,17 @@ IGNORED = -100  # the label of a token or a row that is left out of the loss
 
 
 def logits_loss(
-    student: Tensor, teacher: Tensor, temperature: float, counts: Tensor | None = None
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float,
+    counts: Tensor | None = None,
+    *,
+    regression: bool = False,
 ) -> Tensor:
     """Return the divergence of the student's distribution from the teacher's, a mean over rows.
 
-    With one output, a regression, it is the mean squared error. The divergence is multiplied by the
-    square of the temperature, which keeps the scale of its gradients.
+    Of a regression, as where there is one output, it is the mean squared error. The divergence is
+    multiplied by the square of the temperature, which keeps the scale of its gradients.
 
     Args:
         student: logits, `(..., classes)`.
@@ -29,10 +34,15 @@ def logits_loss(
         temperature: the divisor of both, positive.
         counts: boolean `(...)`, true for the rows to average over; None for all. The loss is 0 if
             it is all false.
+        regression: true if the logits are numbers, not those of classes.
+
+    Raises:
+        ValueError: the shapes differ.
     """
+    _check_shapes("logits", student, teacher)
     student, teacher = student.float(), teacher.float()
-    if student.shape[-1] == 1:
-        each = (student - teacher).square().squeeze(-1)
+    if regression or student.shape[-1] == 1:
+        each = (student - teacher).square().mean(-1)
     else:
         predicted = F.log_softmax(student / temperature, dim=-1)
         target = F.log_softmax(teacher / temperature, dim=-1)
@@ -173,7 +183,7 @@ def _check_shapes(what: str, ours: Tensor, theirs: Tensor) -> None:
         raise ValueError(
             f"{what} can be distilled only where their shapes are equal. The student's is "
             f"{tuple(ours.shape)}, the teacher's {tuple(theirs.shape)}. Give another teacher, or a "
-            "preset without them (--distill logits)"
+            "preset without them (--distill)"
         )
 
 

@@ -7,75 +7,14 @@ registries.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hf_td.training.distillation.losses import (
-    IGNORED,
-    attention_loss,
-    counted_tokens,
-    hidden_loss,
-    logits_loss,
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lesson:
-    """A batch, and the outputs of both models for it.
-
-    Attributes:
-        inputs: keyword arguments of the student's forward, with the labels if there are any.
-        student: outputs of the student.
-        teacher: outputs of the teacher.
-        temperature: divisor of the logits, positive.
-        shifted: true if the logits of a token predict the next token.
-        maps: linear maps of the hidden states by the index of the state; empty for equal widths.
-    """
-
-    inputs: Mapping[str, Any]
-    student: Any
-    teacher: Any
-    temperature: float = 2.0
-    shifted: bool = False
-    maps: Mapping[int, nn.Module] = field(default_factory=lambda: MappingProxyType({}))
-
-    def summed(self, kind: str, loss: Callable[[Sequence[Any], Sequence[Any], Any], Tensor]) -> Any:
-        """Sum a loss over the stacks of the models that return an output of a kind.
-
-        Args:
-            kind: `hidden_states` or `attentions`.
-            loss: called with what student and teacher return, and a mask of the tokens or None.
-        """
-        stacks = {"": self._mask, "encoder_": self._mask, "decoder_": self._decoder_mask}
-        losses = [
-            loss(self.student[f"{stack}{kind}"], self.teacher[f"{stack}{kind}"], mask)
-            for stack, mask in stacks.items()
-            if f"{stack}{kind}" in self.student
-        ]
-        return torch.stack(losses).sum()
-
-    @property
-    def _mask(self) -> Tensor | None:
-        mask = self.inputs.get("attention_mask")
-        return None if mask is None else mask.bool()
-
-    @property
-    def _decoder_mask(self) -> Tensor | None:
-        """The tokens of a decoder that count; without a mask those that have a label.
-
-        A decoder without inputs or labels of its own, as that of BART's classifiers, reads the text
-        once more.
-        """
-        mask, labels = self.inputs.get("decoder_attention_mask"), self.inputs.get("labels")
-        if mask is not None:
-            return mask.bool()
-        if labels is not None and labels.dim() > 1:
-            return labels != IGNORED
-        return None if "decoder_input_ids" in self.inputs else self._mask
+from hf_td.training.distillation.lesson import Lesson
+from hf_td.training.distillation.losses import attention_loss, hidden_loss, logits_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,14 +35,15 @@ class Term:
 
 
 def _logits(lesson: Lesson) -> Tensor:
-    ours, theirs, temperature = lesson.student, lesson.teacher, lesson.temperature
-    if "start_logits" in ours:  # of an answer: two distributions over the tokens
-        ends = ("start_logits", "end_logits")
-        losses = [logits_loss(ours[end], theirs[end], temperature) for end in ends]
-        return torch.stack(losses).mean()
-    labels, mask = (lesson.inputs.get(name) for name in ("labels", "attention_mask"))
-    counts = counted_tokens(ours["logits"], labels, mask, shifted=lesson.shifted)
-    return logits_loss(ours["logits"], theirs["logits"], temperature, counts)
+    temperature = lesson.temperature
+    if "start_logits" in lesson.student:  # of an answer: two distributions over the tokens
+        ends = (lesson.both(end) for end in ("start_logits", "end_logits"))
+        return torch.stack([logits_loss(*end, temperature) for end in ends]).mean()
+    ours, theirs = lesson.both("logits")
+    if ours.dim() == 4:  # the classes of pixels
+        ours, theirs = ours.movedim(1, -1), theirs.movedim(1, -1)
+    counts = lesson.counted(ours)
+    return logits_loss(ours, theirs, temperature, counts, regression=lesson.regression)
 
 
 def _hidden(lesson: Lesson) -> Tensor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from contextlib import ExitStack
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -13,12 +14,16 @@ from accelerate.utils import fsdp2_prepare_model
 from torch import Tensor, nn
 
 from hf_td.training.distillation.head import adopt_head, eager_attention
+from hf_td.training.distillation.lesson import Lesson
 from hf_td.training.distillation.losses import labelled_rows, labels_loss
 from hf_td.training.distillation.maps import FreshGradients, HiddenMaps, make_maps
 from hf_td.training.distillation.settings import Distillation
-from hf_td.training.distillation.teacher import load_teacher, shifts_labels
-from hf_td.training.distillation.terms import TERMS, Lesson
+from hf_td.training.distillation.student import check_runs_whole
+from hf_td.training.distillation.teacher import check_problem, load_teacher, shifts_labels
+from hf_td.training.distillation.terms import TERMS
 from hf_td.training.losses import share_of_update
+
+logger = logging.getLogger(__name__)
 
 
 class DistillationMixin:
@@ -40,12 +45,32 @@ class DistillationMixin:
     is_deepspeed_enabled: bool
 
     _frozen: list[nn.Parameter] | None = None
+    _asked = False  # our compute_loss was called in this training
+    _shifted: bool | None = None  # logits predict the next token; None before the first batch
+    _signature_columns: list[str] | None
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as the parent does. The head is trainable again afterwards."""
         parent: Any = super()
+        self._asked = False
         with self._until_trained:
             return parent.train(*args, **kwargs)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Compute the gradients of a micro-batch as the parent does.
+
+        Raises:
+            TypeError: a subclass computes a loss to which nothing of this class is added.
+        """
+        parent: Any = super()
+        loss = parent.training_step(*args, **kwargs)
+        if not self._asked and self._adds_to_loss:
+            raise TypeError(
+                f"compute_loss of {type(self).__name__} does not call that of its parent, which "
+                f"adds {self._adds_to_loss} to the loss. Call super().compute_loss in it, or give "
+                "the Trainer your loss as compute_loss_func"
+            )
+        return loss
 
     def compute_loss(
         self,
@@ -61,10 +86,11 @@ class DistillationMixin:
         """
         parent: Any = super()
         settings = self._distillation
+        self._asked = True
         if not model.training or settings is None:
             return parent.compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        inputs = {**inputs, **settings.asks}
-        complete = dict(inputs)  # the parent may remove the labels
+        complete = {**inputs, **settings.asks}
+        inputs = {n: value for n, value in complete.items() if n not in self._teachers_columns}
         if settings.labels:
             task_loss, outputs = parent.compute_loss(model, inputs, True, num_items_in_batch)
         else:
@@ -110,6 +136,8 @@ class DistillationMixin:
         return self._frozen
 
     def _prepare(self, settings: Distillation) -> list[nn.Parameter]:
+        if settings.asks:
+            check_runs_whole(self.model)
         if "attention" in settings.weights:
             self._until_trained.enter_context(eager_attention(self.model, self._teacher))
         if self._maps is not None:
@@ -138,7 +166,8 @@ class DistillationMixin:
         """
         parent: Any = super()
         parent._hp_search_setup(trial)
-        for name in ("_teacher",) if self.model_init is None else ("_teacher", "_maps"):
+        known = ("_teacher", "_shifted")
+        for name in known if self.model_init is None else (*known, "_maps"):
             self.__dict__.pop(name, None)
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -153,6 +182,48 @@ class DistillationMixin:
         parent._load_from_checkpoint(resume_from_checkpoint, model)
         if self._maps is not None:
             self._maps.resume(resume_from_checkpoint)
+
+    def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
+        parent: Any = super()
+        with self._columns_of_both(description):
+            return parent._remove_unused_columns(dataset, description)
+
+    def _get_collator_with_removed_columns(
+        self, data_collator: Any, description: str | None = None
+    ) -> Any:
+        parent: Any = super()
+        with self._columns_of_both(description):
+            return parent._get_collator_with_removed_columns(data_collator, description)
+
+    @contextmanager
+    def _columns_of_both(self, description: str | None) -> Iterator[None]:
+        """Keep the columns of training that the teacher reads and the student does not.
+
+        A BERT reads which text of a pair a token is of, and a DistilBERT does not.
+        """
+        if (description or "").lower() != "training" or self._distillation is None:
+            yield
+            return
+        added = self._teachers_columns
+        ours = self._signature_columns or []
+        self._signature_columns = [*ours, *added]
+        try:
+            yield
+        finally:
+            self._signature_columns = ours
+
+    @property
+    def _teachers_columns(self) -> set[str]:
+        """The inputs that the teacher reads and the student does not."""
+        parent: Any = super()
+        parent._set_signature_columns_if_needed()
+        theirs = {*inspect.signature(self._teacher.forward).parameters}
+        return theirs - {*(self._signature_columns or []), "kwargs", "args"}
+
+    @property
+    def _adds_to_loss(self) -> str:
+        """What `compute_loss` adds, in words; empty for nothing."""
+        return "" if self._distillation is None else "what the teacher says"
 
     @property
     def _distillation(self) -> Distillation | None:
@@ -190,13 +261,24 @@ class DistillationMixin:
             )
         return maps
 
-    def _counts_all_rows(self, labels: Tensor | None) -> bool:
+    def _warn_of_missing(self, inputs: Mapping[str, Any]) -> None:
+        """Warn if the teacher cannot tell the texts of a pair, for the student does not read it."""
+        name, kinds = "token_type_ids", getattr(self._teacher.config, "type_vocab_size", 1) or 1
+        if kinds > 1 and name in self._teachers_columns and name not in inputs:
+            logger.warning(
+                "the teacher reads %s, which the student does not, and the batches have none: the "
+                "teacher takes all tokens for those of a first text. Where rows are pairs of texts "
+                "make them with tokenizer(..., return_token_type_ids=True)",
+                name,
+            )
+
+    def _counts_all_rows(self, labels: Any) -> bool:
         """Return True if the loss of the labels is a mean over all rows of the batch.
 
         The smoother of the Trainer divides by the labelled rows of the whole update. So with label
         smoothing batches without a gap count all rows too, as others of the update have to.
         """
-        if labels is None or labels.dim() != 1:
+        if not isinstance(labels, Tensor) or labels.dim() != 1:
             return False
         smoothed = self.label_smoother is not None and self.compute_loss_func is None
         return smoothed or labelled_rows(labels) is not None
@@ -220,16 +302,22 @@ class DistillationMixin:
     def _taught(self, settings: Distillation, inputs: Mapping[str, Any], outputs: Any) -> Tensor:
         """Return the sum of the weighted terms."""
         teacher = self._teacher
+        check_problem(self.model.config, teacher.config)  # some models find it in a first batch
         accepted = {*inspect.signature(teacher.forward).parameters, *settings.asks}
-        given = self._without_labels(inputs)
+        given = {n: v for n, v in self._without_labels(inputs).items() if n in accepted}
         with torch.no_grad(), self.accelerator.autocast():
-            target = teacher(**{name: value for name, value in given.items() if name in accepted})
+            target = teacher(**given)
+            if self._shifted is None:
+                self._shifted = shifts_labels(teacher, given)
+                self._warn_of_missing(inputs)
         lesson = Lesson(
             inputs=inputs,
             student=outputs,
             teacher=target,
             temperature=settings.temperature,
-            shifted=shifts_labels(self.model),
+            model=self.model,
+            shifted=self._shifted,
+            regression=self.model.config.problem_type == "regression",
             maps={} if self._maps is None else self._maps.by_state,
         )
         losses = [weight * TERMS[name].loss(lesson) for name, weight in settings.weights.items()]
