@@ -29,10 +29,18 @@ class Columns(NamedTuple):
     Attributes:
         text: those with the texts, two for pairs; empty for `text`, else the only one with text.
         label: that with the labels; None for `label` or `labels`.
+        optional: those among them that a table may lack.
     """
 
     text: tuple[str, ...] = ()
     label: str | None = None
+    optional: frozenset[str] = frozenset()
+
+    def of(self, table: datasets.Dataset) -> Columns:
+        """Return the columns without the optional ones that a table lacks; of a pair both go."""
+        lacking = self.optional.difference(table.column_names)
+        text = () if lacking.intersection(self.text) else self.text
+        return Columns(text, None if self.label in lacking else self.label)
 
 
 BY_NAME = Columns()
@@ -82,6 +90,7 @@ def calibration_batches(
             which column is meant.
     """
     table = _read(source)
+    columns = columns.of(table)
     exact = labelled and not _guesses_text(model)
     label = _label_of(table, source, model, columns.label) if exact else None
     names = _text_columns(table, source, columns.text, label)

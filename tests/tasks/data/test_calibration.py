@@ -225,6 +225,23 @@ def test_columns_that_are_not_clear_are_refused(tmp_path, tokenizer, columns, me
         calibration_batches(file, model, tokenizer, labelled=True, columns=columns)
 
 
+@pytest.mark.parametrize("optional", [{"review"}, {"review", "kind"}])
+def test_optional_columns_that_a_table_lacks_are_not_read(tmp_path, tokenizer, optional):
+    model = bert(BertForSequenceClassification, tokenizer)
+    columns = Columns(("review",), "kind", frozenset(optional))
+    file = written(tmp_path, "txt")
+    assert calibration_batches(file, model, tokenizer, columns=columns)
+    rows = table(tmp_path, {"text": "a b", "label": 1})
+    if "kind" not in optional:
+        with pytest.raises(ValueError, match="has no column kind"):
+            calibration_batches(rows, model, tokenizer, labelled=True, columns=columns)
+        return
+    (batch,) = calibration_batches(rows, model, tokenizer, labelled=True, columns=columns)
+    assert batch["labels"].tolist() == [1]
+    with pytest.raises(ValueError, match="has no column of text review"):
+        calibration_batches(file, model, tokenizer, columns=Columns(("review",)))
+
+
 @pytest.mark.parametrize(
     ("label", "bits"),
     [
