@@ -28,8 +28,10 @@ def columns_of(model: str, text: Sequence[str] | None, label: str | None) -> Col
     labels = trained.get("label_column", [])
     labels = [labels] if isinstance(labels, str) else labels
     labels = labels if len(labels) == 1 else []
-    optional = frozenset([*([] if text else known), *([] if label else labels)])
-    return Columns(tuple(text or known), label or (labels[0] if labels else None), optional)
+    optional: list[str] = [*([] if text else known), *([] if label else labels)]
+    return Columns(
+        tuple(text or known), label or (labels[0] if labels else None), frozenset(optional)
+    )
 
 
 def _training_of(model: Path) -> Mapping[str, Any]:
