@@ -238,9 +238,32 @@ def test_a_classifier_is_evaluated_on_the_columns_of_its_training(
 def test_the_columns_of_a_training_are_those_that_it_names(tmp_path, arguments, columns):
     configuration = {} if arguments is None else {"arguments": arguments}
     (tmp_path / "results.json").write_text(json.dumps({"configuration": configuration}))
-    assert columns_of(str(tmp_path / "seed-1"), None, None) == columns
-    given = columns_of(str(tmp_path / "seed-1"), ["own"], "kind")
-    assert given == Columns(("own",), "kind")
+    folder = tmp_path / "seed-1"
+    folder.mkdir()
+    recorded = {*columns.text, *([columns.label] if columns.label else [])}
+    assert columns_of(str(folder), None, None) == columns._replace(optional=frozenset(recorded))
+    assert columns_of(str(folder), ["own"], "kind") == Columns(("own",), "kind")
+
+
+@pytest.mark.parametrize(
+    ("inside", "model", "found"),
+    [
+        ("out/seed-1", ".", True),
+        ("out", "seed-1/", True),
+        ("", "out/seed-1/checkpoint-3", True),
+        ("", "out/seed-1/dense", True),
+        ("", "out/seed-1/dense/far", False),
+        ("out", "somebody/model", False),  # on the Hub
+    ],
+)
+def test_the_results_of_a_run_are_near(monkeypatch, tmp_path, inside, model, found):
+    for name in ("checkpoint-3", "dense/far"):
+        (tmp_path / "out/seed-1" / name).mkdir(parents=True)
+    results = {"configuration": {"arguments": {"text_column": "review"}}}
+    (tmp_path / "out/results.json").write_text(json.dumps(results))
+    monkeypatch.chdir(tmp_path / inside)
+    expected = Columns(("review",), None, frozenset({"review"})) if found else Columns()
+    assert columns_of(model, None, None) == expected
 
 
 def metric_in(capsys: Any) -> float:

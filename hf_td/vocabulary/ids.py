@@ -10,6 +10,17 @@ from transformers import PreTrainedModel
 # Settings with one id, or a list of ids any of which can be meant: `eos_token_id`,
 # `image_token_index`.
 _ENDINGS = ("_token_id", "_token_index", "_token_ids")
+# Tokens of the text under other names. Others that end in `_id` count languages, layers or codes of
+# sound: `lang_id`, `insert_layer_id`, `codec_bos_id`.
+_NAMES = frozenset(
+    [
+        *("bos_index", "eos_index", "pad_index", "unk_index", "mask_index"),  # XLM, FlauBERT
+        "image_patch_id",  # Molmo 2
+        *("image_start_id", "image_end_id", "slice_start_id", "slice_end_id", "newline_id"),
+        *("im_start_id", "im_end_id", "im_newline_id"),  # HunYuan-VL; above, MiniCPM-V
+        *("text_bos_token", "text_eos_token", "text_pad_token"),  # copies in Qwen2.5-Omni
+    ]
+)
 # Names to ids, as multilingual models have.
 _TABLES = ("lang_to_id", "task_to_id")
 # Lists of ids that generation avoids.
@@ -35,7 +46,7 @@ def renumber(model: PreTrainedModel, new_ids: Mapping[int, int]) -> None:
             vars(module)[name] = new_ids.get(value, value)
     for config in _configs(model):
         for name, value in list(vars(config).items()):
-            if name.endswith(_ENDINGS) or name in _TABLES:
+            if _names_tokens(name) or name in _TABLES:
                 setattr(config, name, _mapped(value, lambda i: new_ids.get(i, i)))
             elif name in _AVOIDED and value:
                 setattr(config, name, [new_ids[i] for i in value if i in new_ids])
@@ -50,6 +61,10 @@ def renumber(model: PreTrainedModel, new_ids: Mapping[int, int]) -> None:
                 setattr(config, name, _biased(value, new_ids) or None)
 
 
+def _names_tokens(name: str) -> bool:
+    return name.endswith(_ENDINGS) or name in _NAMES
+
+
 def _biased(biases: Any, new_ids: Mapping[int, int]) -> Any:
     """Return biases of sequences of ids, a list or a mapping, without those that cannot come."""
     pairs = biases.items() if isinstance(biases, Mapping) else biases
@@ -61,7 +76,7 @@ def _biased(biases: Any, new_ids: Mapping[int, int]) -> Any:
 
 def _own_ids(module: Any) -> dict[str, int]:
     """Return the ids that a module has copied from its config, by name."""
-    own = {name: value for name, value in vars(module).items() if name.endswith(_ENDINGS)}
+    own = {name: value for name, value in vars(module).items() if _names_tokens(name)}
     return {name: i for name, i in own.items() if type(i) is int}
 
 
@@ -79,7 +94,7 @@ def _configs(model: PreTrainedModel) -> Iterator[Any]:
 
 def _ids(config: Any) -> Iterator[int]:
     for name, value in vars(config).items():
-        if name.endswith(_ENDINGS) or name in _TABLES:
+        if _names_tokens(name) or name in _TABLES:
             yield from _numbers(value)
         elif name == "forced_decoder_ids":
             yield from (i for _, i in value or [] if i is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from hf_td.training.augmentation import (
     nearest_words,
     read_words,
 )
+from hf_td.training.augmentation.dataset import no_label
 from tests.tiny import tiny_model
 from tests.training.models import QUIET, assert_same_weights
 
@@ -223,3 +225,11 @@ def test_a_variant_has_no_label_in_any_column_that_collators_take(name):
     renamed = [{"input_ids": row["input_ids"], name: 1} for row in rows(2)]
     data = VariantDataset(renamed, 1, tokenizer(), table())
     assert [data[i][name] for i in range(4)] == [1, 1, -100, -100]
+
+
+@pytest.mark.parametrize("kind", [float, np.float32, np.array, torch.tensor, torch.Tensor.bfloat16])
+def test_a_variant_has_no_score_in_any_format(kind):
+    label = kind(torch.tensor(3.5)) if kind is torch.Tensor.bfloat16 else kind(3.5)
+    data = VariantDataset([{**rows(1)[0], "labels": label}], 1, tokenizer(), table())
+    assert math.isnan(data[1]["labels"])
+    assert no_label(torch.tensor(3)) == no_label(np.int64(3)) == no_label(3) == -100

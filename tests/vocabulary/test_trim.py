@@ -310,6 +310,49 @@ def test_ids_that_modules_have_copied_follow(kind):
     assert model.config.eos_token_id == smaller.eos_token_id
 
 
+@pytest.mark.parametrize("kind", ["XLM", "Flaubert"])
+def test_ids_under_other_names_follow(kind):
+    """Without a mask XLM counts the tokens that are not its `pad_index`."""
+    tokenizer = words_of(40, "$A")
+    torch.manual_seed(0)
+    names = {"pad_token_id": tokenizer.pad_token_id, "unk_index": 20, "mask_index": 21}
+    sizes = {"vocab_size": len(tokenizer), "emb_dim": 32, "n_layers": 1, "n_heads": 4}
+    config = getattr(hf, f"{kind}Config")(**sizes, **names)
+    model = getattr(hf, f"{kind}Model")(config).eval()
+
+    def output(own: Any) -> torch.Tensor:
+        batch = own(["w3 w4 w5", "w7 w8"], return_tensors="pt", padding=True)
+        with torch.no_grad():
+            return model(input_ids=batch["input_ids"])[0][1, :2]  # a row with padding
+
+    expected = output(tokenizer)
+    smaller, report = trim_vocabulary(model, tokenizer, ["w3 w4 w5", "w7 w8"])
+    torch.testing.assert_close(output(smaller), expected)
+    assert model.pad_index == smaller.pad_token_id
+    assert model.config.unk_index == report.kept.index(20)
+    assert model.config.mask_index == report.kept.index(21)
+
+
+@pytest.mark.parametrize(
+    ("name", "follows"),
+    [
+        *((f"image_{part}_id", True) for part in ("patch", "start", "end")),
+        *((f"im_{part}_id", True) for part in ("start", "end", "newline")),
+        *((f"{part}_id", True) for part in ("slice_start", "slice_end", "newline")),
+        ("lang_id", False),
+        ("insert_layer_id", False),
+        ("codec_bos_id", False),
+    ],
+)
+def test_names_of_tokens_in_a_config_are_told_from_others(name, follows):
+    tokenizer = words_of(40, "$A")
+    model = llama(tokenizer)
+    setattr(model.config, name, 20)
+    _, report = trim_vocabulary(model, tokenizer, ["w3 w4 w5"])
+    assert (20 in report.kept) == follows
+    assert getattr(model.config, name) == (report.kept.index(20) if follows else 20)
+
+
 def test_a_high_padding_id_that_no_position_is_counted_from_keeps_nothing():
     tokenizer = words_of(40, "$A </s>")
     torch.manual_seed(0)

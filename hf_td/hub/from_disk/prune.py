@@ -55,8 +55,11 @@ from hf_td.ranking.source import forget_source
 
 CHOICES = [AUTO, *(name for name, row in FORMS.items() if row.automatic)]
 # What is not carried along: weights in any format, and what is written anew or true no longer.
+# Optimisers, random numbers and training arguments are among the suffixes of weights.
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx", ".data")
-_OWN = ("config.json", README, LOADER, ACTIVATIONS, SCORES, METRICS, PICTURE)
+_RESULTS = [f"{part}_results.json" for part in ("all", "train", "eval", "test", "predict")]
+_TRAINED = (METRICS, PICTURE, "trainer_state.json", "whole.json", *_RESULTS)  # of a checkpoint too
+_OWN = ("config.json", README, LOADER, ACTIVATIONS, SCORES, *_TRAINED)
 
 
 @dataclass(frozen=True)

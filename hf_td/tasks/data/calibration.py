@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from transformers.models.auto import modeling_auto
 
 from hf_td.tasks.data.files import READERS, kind_of
 from hf_td.tasks.data.splits import is_text, load_rows
+from hf_td.tasks.labels.values import is_list, named
 
 _TEXT = "text"
 _LABELS = ("label", "labels")
@@ -27,10 +29,18 @@ class Columns(NamedTuple):
     Attributes:
         text: those with the texts, two for pairs; empty for `text`, else the only one with text.
         label: that with the labels; None for `label` or `labels`.
+        optional: those among them that a table may lack.
     """
 
     text: tuple[str, ...] = ()
     label: str | None = None
+    optional: frozenset[str] = frozenset()
+
+    def of(self, table: datasets.Dataset) -> Columns:
+        """Return the columns without the optional ones that a table lacks; of a pair both go."""
+        lacking = self.optional.difference(table.column_names)
+        text = () if lacking.intersection(self.text) else self.text
+        return Columns(text, None if self.label in lacking else self.label)
 
 
 BY_NAME = Columns()
@@ -80,12 +90,14 @@ def calibration_batches(
             which column is meant.
     """
     table = _read(source)
+    columns = columns.of(table)
     exact = labelled and not _guesses_text(model)
     label = _label_of(table, source, model, columns.label) if exact else None
     names = _text_columns(table, source, columns.text, label)
     length = min(length, getattr(model.config, "max_position_embeddings", length))
     encoded = _pieces if is_a(model, "CAUSAL_LM") else _texts_in_rows
-    found = list(islice(encoded(_texts(table, names, label), tokenizer, length), skip, skip + rows))
+    texts = _texts(table, names, label, model)
+    found = list(islice(encoded(texts, tokenizer, length), skip, skip + rows))
     if not found:
         raise ValueError(f"{source} has no text" + (" left" if skip else ""))
     batches = [found[start : start + size] for start in range(0, len(found), size)]
@@ -138,14 +150,42 @@ def _text_columns(
 
 
 def _texts(
-    table: datasets.Dataset, columns: Sequence[Sequence[str]], label: str | None
+    table: datasets.Dataset, columns: Sequence[Sequence[str]], label: str | None, model: Any
 ) -> Iterator[tuple[list[str], Any]]:
     """Yield the texts of each row that has any, with its label."""
+    read = None if label is None else _reader(table.features[label], model)
     for row in table:
         assert isinstance(row, dict)
         texts = [" ".join(row[name] for name in joined if row[name]) for joined in columns]
         if "".join(texts).strip():
-            yield texts, None if label is None else row[label]
+            yield texts, None if read is None else read(row[label])
+
+
+def _reader(feature: Any, model: Any) -> Callable[[Any], Any]:
+    """Return the function from a stored label to the label that `_number` knows."""
+    classes = feature.feature if is_list(feature) else feature
+    if not isinstance(classes, datasets.ClassLabel):
+        return lambda label: label
+    names = _known_names(classes.names, model, listed=classes is not feature)
+    return lambda label: named(label, feature, names)
+
+
+def _known_names(names: Sequence[str], model: Any, *, listed: bool) -> Sequence[Any]:
+    """Return a label for each id of `ClassLabel`: where the model knows all names, the name.
+
+    A model with equally many other names has the same ids. A regression reads names as numbers, as
+    in training. A list of classes that the model does not know can be 0 or 1 for each of its own.
+    """
+    own = [name for _, name in sorted(model.config.id2label.items())]
+    if len(own) == 1:
+        with suppress(ValueError):
+            return [float(name) for name in names]
+        return range(len(names))
+    if set(names) <= set(own):
+        return names
+    if len(names) == len(own):
+        return own
+    return range(len(names)) if listed else names
 
 
 def _pieces(texts: Iterable[tuple[list[str], Any]], tokenizer: Any, length: int) -> Iterator[_Row]:
@@ -192,6 +232,8 @@ def _number(label: Any, model: Any) -> Any:
     A number is a name where all names are numbers, such as the stars of reviews. Of a model with
     several labels in a row, return 0.0 or 1.0 for each class.
     """
+    if label is None:
+        raise ValueError("a row has no label. Give each row one, or leave out those without")
     known = {name: number for number, name in model.config.id2label.items()}
     if has_several_labels(model):
         return _bits(label, known, model)

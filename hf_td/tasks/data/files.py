@@ -8,7 +8,6 @@ import lzma
 import re
 import zlib
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,7 @@ def read_file(path: Path) -> datasets.Dataset:
     reader, options = reader_of(path)
     try:
         rows = datasets.load_dataset(reader, data_files=str(path), split="train", **options)
-        check_fields(rows.column_names)
+        check_fields(rows)
         return rows
     except (DatasetsError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {reason(error)}") from error
@@ -68,13 +67,16 @@ def check_encoding(path: Path) -> None:
         raise ValueError(f"{path} cannot be read: {reason(error)}") from error
 
 
-def check_fields(columns: Sequence[str]) -> None:
-    """Raise ValueError for columns that pandas made of fields for which the header has no name.
+def check_fields(rows: datasets.Dataset) -> None:
+    """Raise ValueError for columns that pandas made of fields for which a csv header has no name.
 
     Where the first row is longer than the header, its first field would name the row, and all
-    others would be one column to the left.
+    others would be one column to the left. A parquet file that pandas wrote can have such a column
+    too: the numbers of the rows before they were shuffled.
     """
-    extra = sum(name.startswith("__index_level_") for name in columns)
+    if rows.info.builder_name != "csv":
+        return
+    extra = sum(name.startswith("__index_level_") for name in rows.column_names)
     if extra:
         raise ValueError(
             f"the first row has {extra} more field{'s' * (extra > 1)} than the header. Put a text "

@@ -194,7 +194,7 @@ def _load(arguments: DatasetArguments, builtin: str, split: dict[str, str] | Non
     try:
         found = _load_from(name, arguments.dataset_config_name, builtin, split)
         for rows in found.values():
-            check_fields(rows.column_names)
+            check_fields(rows)
         return found
     except (DatasetsError, ValueError) as error:
         if isinstance(error, OSError):

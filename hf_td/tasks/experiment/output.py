@@ -43,7 +43,7 @@ def finished_runs(arguments: Arguments, data: Mapping[str, str]) -> list[dict[st
 
     Args:
         arguments: arguments of the experiment.
-        data: fingerprints of its local data.
+        data: fingerprints of its local data and models.
 
     Raises:
         UsageError: the folder has another experiment, or other files.
@@ -107,7 +107,7 @@ def _continue(arguments: Arguments, data: Mapping[str, str], path: Path) -> list
     changed = [name for name in data if data[name] != before[name]]
     if changed and (runs or begun):
         raise UsageError(
-            f"the data of --{changed[0]} have changed since {path} was written. Give another "
+            f"the files of --{changed[0]} have changed since {path} was written. Give another "
             "--output_dir, or --overwrite_output to replace it."
         )
     return runs

@@ -38,7 +38,7 @@ def assemble(
         arguments: arguments of the experiment.
         task: the task.
         runs: the finished runs.
-        data: fingerprints of the local data.
+        data: fingerprints of the local data and models.
     """
     ordered = sorted(runs, key=lambda run: run["seed"])
     return {

@@ -7,6 +7,7 @@ import math
 import datasets
 
 from hf_td.extras import extra
+from hf_td.tasks.data.files import check_fields
 from hf_td.tasks.glue.benchmark import GlueTask
 
 with extra("tasks"):
@@ -24,7 +25,14 @@ def check_splits(found: datasets.DatasetDict, task: GlueTask, source: str) -> No
 
 
 def check_columns(split: datasets.Dataset, task: GlueTask, where: str) -> None:
-    """Raise ValueError if `split` has no rows, or lacks a text column or the label column."""
+    """Raise ValueError if `split` has no rows, or lacks a text column or the label column.
+
+    Columns that are one to the left, as of a csv with a comma too many, have the right names.
+    """
+    try:
+        check_fields(split)
+    except ValueError as error:
+        raise ValueError(f"{where} cannot be read: {error}.") from error
     missing = [name for name in (*task.sentences, "label") if name not in split.column_names]
     if missing:
         raise ValueError(

@@ -27,7 +27,7 @@ def label_values(
     Raises:
         ValueError: a row has no label, or rows have labels of different kinds.
     """
-    values = [_named(value, rows.features[column]) for value in rows[column][:]]
+    values = [named(value, rows.features[column]) for value in rows[column][:]]
     _check_missing([v for v in values if not (may_be_empty and v == "")], column, split)
     _check_kinds(values, column, split)
     return values
@@ -36,6 +36,21 @@ def label_values(
 def is_list(feature: Any) -> bool:
     """Return True for a column of lists."""
     return isinstance(feature, _LISTS)
+
+
+def named(value: Any, feature: Any, names: Sequence[Any] | None = None) -> Any:
+    """Return a label of a column with classes of `ClassLabel` by name, and None for a hidden one.
+
+    Args:
+        value: as it is stored; a list for a column of lists.
+        feature: of the column.
+        names: for the ids of the classes, in their order; those of the column by default.
+    """
+    if is_list(feature) and value is not None:
+        return [named(item, feature.feature, names) for item in value]
+    if isinstance(feature, datasets.ClassLabel) and value is not None:
+        return (names or feature.names)[value] if value >= 0 else None
+    return value
 
 
 def is_number(value: Any) -> bool:
@@ -73,14 +88,6 @@ def shown(values: Iterable[Any], most: int = 8) -> str:
     """Return the first values, for a message."""
     listed = sorted({repr(value) for value in values})
     return ", ".join(listed[:most]) + (", ..." if len(listed) > most else "")
-
-
-def _named(value: Any, feature: Any) -> Any:
-    if is_list(feature) and value is not None:
-        return [_named(item, feature.feature) for item in value]
-    if isinstance(feature, datasets.ClassLabel) and value is not None:
-        return feature.int2str(value) if value >= 0 else None
-    return value
 
 
 def _check_missing(values: Sequence[Any], column: str, split: str) -> None:

@@ -91,7 +91,9 @@ class VariantDataset(Dataset):
 
 def no_label(label: Any) -> float | int:
     """Return what stands for the label of a row that has none: NaN for a number, else -100."""
-    return float("nan") if isinstance(label, float) else -100
+    if isinstance(label, torch.Tensor):
+        return float("nan") if label.is_floating_point() else -100
+    return float("nan") if np.issubdtype(np.asarray(label).dtype, np.floating) else -100
 
 
 class VariantEpochs(TrainerCallback):

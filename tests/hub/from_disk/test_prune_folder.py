@@ -118,12 +118,15 @@ def test_other_files_are_carried_along_and_weights_are_not(tmp_path):
     tiny_tokenizer().save_pretrained(tmp_path / "dense")
     (tmp_path / "dense" / "LICENSE").write_text("free")
     (tmp_path / "dense" / "README.md").write_text("the dense model")
-    for stale in ("pytorch_model.bin", "metrics.json", "curve.png"):  # of the dense model
-        (tmp_path / "dense" / stale).write_bytes(b"old")
+    stale = {"pytorch_model.bin", "metrics.json", "curve.png", "trainer_state.json", "whole.json"}
+    stale |= {"training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt"}
+    stale |= {f"{part}_results.json" for part in ("all", "train", "eval", "test", "predict")}
+    for name in stale:  # of the dense model and its training
+        (tmp_path / "dense" / name).write_bytes(b"old")
     prune_folder(tmp_path / "dense", tmp_path / "found", 0.5, **UNIT)
     names = {path.name for path in (tmp_path / "found").iterdir()}
     assert {"LICENSE", "tokenizer.json", "tokenizer_config.json"} <= names
-    assert not names & {"pytorch_model.bin", "metrics.json", "curve.png"}
+    assert not names & stale
     assert "the dense model" not in (tmp_path / "found" / "README.md").read_text()
     assert "50.0%" in (tmp_path / "found" / "README.md").read_text()
     assert GenerationConfig.from_pretrained(tmp_path / "found").top_k == 7

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
@@ -92,6 +93,60 @@ def test_labels_are_classes_by_name_or_by_number(tmp_path, tokenizer, names, lab
         assert batch["labels"].tolist() == numbers
 
 
+STARS = ("1", "2", "3", "4", "5")
+
+
+@pytest.mark.parametrize(
+    ("own", "names", "ids", "numbers"),
+    [
+        (STARS, STARS, (1, 2, 4), [1, 2, 4]),
+        (STARS[::-1], STARS, (1, 2, 4), [3, 2, 0]),
+        (STARS[:3], ("3", "1"), (0, 1), [2, 0]),
+        (("LABEL_0", "LABEL_1"), ("bad", "good"), (1, 0), [1, 0]),
+        (STARS, ("a", "b", "c", "d", "e"), (4, 0), [4, 0]),
+        (("score",), STARS, (1, 4), [2.0, 5.0]),  # as a regression reads names that are numbers
+        (("score",), ("bad", "good"), (1, 0), [1, 0]),
+        (("bad", "good", "long"), ("cat", "dog"), (0, 1), "label 'cat' is none of"),
+        (STARS, STARS, (1, -1), "a row has no label"),
+    ],
+)
+def test_classes_of_a_column_are_those_of_the_model(tmp_path, tokenizer, own, names, ids, numbers):
+    model = bert(BertForSequenceClassification, tokenizer)
+    model.config.id2label = dict(enumerate(own))
+    file = stored(tmp_path, ids, datasets.ClassLabel(names=list(names)))
+    if isinstance(numbers, str):
+        with pytest.raises(ValueError, match=numbers):
+            calibration_batches(file, model, tokenizer, labelled=True)
+    else:
+        (batch,) = calibration_batches(file, model, tokenizer, labelled=True)
+        assert batch["labels"].tolist() == numbers
+
+
+@pytest.mark.parametrize(
+    ("own", "names", "ids", "bits"),
+    [
+        (("1", "2", "3"), ("1", "2", "3"), [0, 2], [1.0, 0.0, 1.0]),
+        (("LABEL_0", "LABEL_1", "LABEL_2"), ("a", "b", "c"), [2], [0.0, 0.0, 1.0]),
+        (("a", "b", "c"), ("no", "yes"), [0, 1, 1], [0.0, 1.0, 1.0]),
+    ],
+)
+def test_so_are_those_of_a_column_of_lists(tmp_path, tokenizer, own, names, ids, bits):
+    model = bert(BertForSequenceClassification, tokenizer)
+    model.config.id2label = dict(enumerate(own))
+    model.config.problem_type = "multi_label_classification"
+    file = stored(tmp_path, [ids], datasets.List(datasets.ClassLabel(names=list(names))))
+    (batch,) = calibration_batches(file, model, tokenizer, labelled=True)
+    assert batch["labels"].tolist() == [bits]
+
+
+def stored(folder: Any, labels: Any, feature: Any) -> str:
+    """Write rows with these labels to a file, and return its name."""
+    columns = {"text": ["a b"] * len(labels), "label": list(labels)}
+    features = datasets.Features({"text": datasets.Value("string"), "label": feature})
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(folder / "rows.parquet")
+    return str(folder / "rows.parquet")
+
+
 @pytest.mark.parametrize("cls", [BertForMaskedLM, BertForSequenceClassification])
 def test_gradients_have_a_loss(tmp_path, tokenizer, cls):
     model = bert(cls, tokenizer)
@@ -168,6 +223,23 @@ def test_columns_that_are_not_clear_are_refused(tmp_path, tokenizer, columns, me
     file = table(tmp_path, {"one": "a b", "two": "b", "label": 0})
     with pytest.raises(ValueError, match=message):
         calibration_batches(file, model, tokenizer, labelled=True, columns=columns)
+
+
+@pytest.mark.parametrize("optional", [{"review"}, {"review", "kind"}])
+def test_optional_columns_that_a_table_lacks_are_not_read(tmp_path, tokenizer, optional):
+    model = bert(BertForSequenceClassification, tokenizer)
+    columns = Columns(("review",), "kind", frozenset(optional))
+    file = written(tmp_path, "txt")
+    assert calibration_batches(file, model, tokenizer, columns=columns)
+    rows = table(tmp_path, {"text": "a b", "label": 1})
+    if "kind" not in optional:
+        with pytest.raises(ValueError, match="has no column kind"):
+            calibration_batches(rows, model, tokenizer, labelled=True, columns=columns)
+        return
+    (batch,) = calibration_batches(rows, model, tokenizer, labelled=True, columns=columns)
+    assert batch["labels"].tolist() == [1]
+    with pytest.raises(ValueError, match="has no column of text review"):
+        calibration_batches(file, model, tokenizer, columns=Columns(("review",)))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import datasets
 import pytest
 
 from hf_td.tasks.data.files import read_file
@@ -27,6 +28,16 @@ def test_a_first_row_that_is_longer_than_the_header_is_refused(tmp_path, text, f
     read = partial(read_file, file) if how == "file" else partial(load_rows, source, builtin="")
     with pytest.raises(ValueError, match=f"cannot be read: the first row has {fields} the header"):
         read()
+
+
+@pytest.mark.parametrize("how", ["file", "rows", "folder"])
+def test_the_numbers_of_shuffled_rows_in_parquet_are_a_column(tmp_path, how):
+    file = tmp_path / "train.parquet"
+    columns = {"text": ["a", "b", "c"], "label": [0, 1, 0], "__index_level_0__": [2, 0, 1]}
+    datasets.Dataset.from_dict(columns).to_parquet(file)  # as pandas does
+    source = str(tmp_path if how == "folder" else file)
+    read = read_file(file) if how == "file" else load_rows(source, builtin="")
+    assert read.to_dict() == columns
 
 
 def test_a_later_row_that_is_too_long_is_named(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,33 @@ def test_runs_on_data_that_have_changed_are_refused(kind, tmp_path):
     data.touch()
     assert finished_runs(arguments, fingerprints(arguments)) == RUNS
     data.write_text("text,label\nb,0\n")
-    with pytest.raises(UsageError, match=f"the data of --{kind} have changed since"):
+    with pytest.raises(UsageError, match=f"the files of --{kind} have changed since"):
         finished_runs(arguments, fingerprints(arguments))
     arguments.curve.overwrite_output = True
     assert finished_runs(arguments, fingerprints(arguments)) == []
+
+
+@pytest.mark.parametrize("name", ["model_name_or_path", "teacher"])
+def test_runs_of_models_that_have_changed_are_refused(name, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"weights")
+    arguments = call(tmp_path, f"--{name}", str(model))
+    assert fingerprints(arguments).keys() == {name}
+    finished(arguments, data=fingerprints(arguments))
+    (model / "README.md").write_text("a card")
+    (model / "checkpoint-3").mkdir()
+    shutil.copytree(model, tmp_path / "copy")
+    shutil.rmtree(model)
+    (tmp_path / "copy").rename(model)  # of another time
+    assert finished_runs(arguments, fingerprints(arguments)) == RUNS
+    (model / "model.safetensors").write_bytes(b"retrained")
+    with pytest.raises(UsageError, match=f"the files of --{name} have changed since"):
+        finished_runs(arguments, fingerprints(arguments))
+    (Path(arguments.training.output_dir) / "results.json").unlink()
+    Path(arguments.training.output_dir).rmdir()
+    finished(arguments, data={})  # as older results
+    assert finished_runs(arguments, fingerprints(arguments)) == RUNS
 
 
 def test_the_files_of_a_folder_count(tmp_path):

@@ -200,6 +200,19 @@ def test_file_without_rows_or_sense(tmp_path, text):
         load_glue("cola", str(tmp_path))
 
 
+@pytest.mark.parametrize("card", [True, False])
+def test_a_first_row_that_is_longer_than_the_header(tmp_path, card):
+    write_task(tmp_path, get_glue_task("sst2"))
+    (tmp_path / "train.csv").write_text("sentence,label\na fine, good film,1\ndull, long,0\n")
+    if card:
+        files = "{split: train, path: train.csv}, {split: validation, path: validation.csv}"
+        configs = f"configs:\n- config_name: sst2\n  data_files: [{files}]\n"
+        (tmp_path / "README.md").write_text(f"---\n{configs}---\n")
+    message = "split train cannot be read: the first row has 1 more field than the header"
+    with pytest.raises(ValueError, match=message):
+        load_glue("sst2", str(tmp_path))
+
+
 def test_split_without_rows():
     task = get_glue_task("cola")
     empty = datasets.Dataset.from_dict({"sentence": [], "label": []})
