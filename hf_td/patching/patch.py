@@ -22,6 +22,7 @@ from hf_td.config import (
     TargetedDropoutConfig,
     configure,
 )
+from hf_td.modules.unsharing import unshare_config
 from hf_td.patching.cutoffs import first_cutoff, set_cutoffs
 from hf_td.patching.distributed import exclude_from_ddp, include_in_ddp, sum_over_processes
 from hf_td.patching.layers import (
@@ -183,10 +184,10 @@ def patch_model(
 ) -> ModelT:
     """Replace projections, routers, or layers of stacks by targeted ones, in place.
 
-    The parameters stay the same objects under the same names. In eval mode the outputs do not
-    change. Train the model with `TargetedDropoutTrainer`, or with any loop that calls `anneal`
-    before each update. Until `anneal` is called, each training forward counts as an update at the
-    final rates.
+    The parameters stay the same objects under the same names. The settings are recorded in a copy
+    of the model's config, which becomes its own. In eval mode the outputs do not change. Train the
+    model with `TargetedDropoutTrainer`, or with any loop that calls `anneal` before each update.
+    Until `anneal` is called, each training forward counts as an update at the final rates.
 
     Args:
         model: a `PreTrainedModel`, or any module together with `example_inputs`.
@@ -234,6 +235,7 @@ def patch_model(
     setattr(model, _STATE, patch)
     patch.hook = model.register_forward_pre_hook(_before_forward)
     if hasattr(model, "config"):
+        unshare_config(model)
         patch.recorded = getattr(model.config, CONFIG_KEY, None)
         setattr(model.config, CONFIG_KEY, config.to_dict())
     return model

@@ -12,6 +12,7 @@ from hf_td.anatomy import Anatomy, Block, read_stacks
 from hf_td.anatomy.given import anatomy_of
 from hf_td.config import TargetedDropoutConfig
 from hf_td.modules.compact_layout import record_layout
+from hf_td.modules.unsharing import unshare_config
 from hf_td.pruning.layers import NamedLayers, as_indices, named_layers
 from hf_td.pruning.report import PruningReport, count_sparsity
 from hf_td.ranking.sites import LayerSite, UnitSite, layer_site, plan_sites
@@ -81,6 +82,7 @@ def prune_units(
     for site, indices in gone:
         site.remove(torch.zeros(site.ranked_shape, dtype=torch.bool).index_fill(0, indices, True))
     if gone:
+        unshare_config(model)
         record_layout(model)
     if chosen or gone:
         forget_source(model)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hf_td.anatomy import Anatomy
 from hf_td.config import TargetedDropoutConfig
 from hf_td.modules.compact_layout import record_layout
+from hf_td.modules.unsharing import unshare_config
 from hf_td.pruning.budgets import Budget, Currency
 from hf_td.pruning.compensation import (
     Batches,
@@ -143,6 +144,7 @@ def prune_sites(
     """
     remove_wanted(model, anatomy, wanted, budget, compensation, batches)
     if any(site.kind in ("expert", "layer") for some, _ in wanted for site in some):
+        unshare_config(model)
         record_layout(model)
     if any(fraction > 0 for _, fraction in wanted):
         forget_source(model)
