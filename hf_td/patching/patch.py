@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from hf_td.anatomy import Anatomy, with_stacks
-from hf_td.anatomy.given import anatomy_of
+from hf_td.anatomy.given import anatomy_of, foreign_to
 from hf_td.anatomy.replaced import check_not_fully_sharded
 from hf_td.config import (
     CONFIG_KEY,
@@ -108,6 +108,10 @@ class Patch:
     def is_fixed(self) -> bool:
         """True in the fixed phase: every update is dense, and the zeros stay."""
         return self.fixed is not None and self.fixed.active
+
+    def anatomy_for(self, model: nn.Module) -> Anatomy | None:
+        """Return the reading; None where adapters or wrappers have renamed layers since."""
+        return None if foreign_to(model, self.anatomy) else self.anatomy
 
     def release(self) -> None:
         """End the fixed phase, if it has begun."""
