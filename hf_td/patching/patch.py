@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -20,6 +21,8 @@ from hf_td.config import (
     IN_TRAINING,
     Rates,
     TargetedDropoutConfig,
+    check_known,
+    check_type,
     configure,
 )
 from hf_td.modules.unsharing import unshare_config
@@ -211,6 +214,7 @@ def patch_model(
     """
     if find_patch(model) is not None:
         raise ValueError("the model is patched already; call unpatch_model(model) first")
+    check_known(overrides, patch_model)
     config = configure(config, overrides)
     if config.importance not in IN_TRAINING:
         raise ValueError(
@@ -316,9 +320,15 @@ def anneal(model: nn.Module, progress: float, update: int | None = None) -> Rate
         The rates of this update: targeting and drop rate.
 
     Raises:
-        ValueError: the model is not patched, progress is outside [0, 1], or the fixed phase has
-            come and `fix_pattern` was not called.
+        TypeError: progress is no number, or update no integer.
+        ValueError: the model is not patched, update is below 0, progress is outside [0, 1], or the
+            fixed phase has come and `fix_pattern` was not called.
     """
+    check_type("progress", progress, "completed over all updates, in [0, 1]", Real)
+    if update is not None:
+        check_type("update", update, "the number of the update, an integer, or None", Integral)
+        if update < 0:
+            raise ValueError(f"update is the number of the update, at least 0; got {update}")
     if not 0 <= progress <= 1:
         raise ValueError(f"progress is completed over all updates, in [0, 1]; got {progress}")
     patch = _require_patch(model)

@@ -60,6 +60,11 @@ def prune_units(
         ValueError: there is no such kind, block, unit, stack or layer, it cannot be removed, or a
             weight is not finite.
     """
+    if not isinstance(units, Mapping):
+        raise TypeError(
+            "units are a mapping from kinds to blocks and their units, such as "
+            f"{{'heads': {{0: [1, 3]}}}}; got {units!r}"
+        )
     anatomy = anatomy_of(model, anatomy, example_inputs)
     units = dict(units)
     layers = units.pop("layers", None)
