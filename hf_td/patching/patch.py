@@ -25,6 +25,7 @@ from hf_td.config import (
     check_type,
     configure,
 )
+from hf_td.modules.compact_layout import layout_of_model
 from hf_td.modules.unsharing import unshare_config
 from hf_td.patching.cutoffs import first_cutoff, set_cutoffs
 from hf_td.patching.distributed import exclude_from_ddp, include_in_ddp, sum_over_processes
@@ -262,8 +263,10 @@ def _measured_before(model: nn.Module, sites: Iterable[Site]) -> Activations:
     missing = [site.name for site in measured if site.name not in known]
     # Not parsed: it can be of a later version.
     earlier = getattr(getattr(model, "config", None), CONFIG_KEY, None) or {}
-    if missing and not known and earlier.get("importance") == "activation":
-        logger.warning(ACTIVATIONS.missing(model, missing, "The averages start anew. Leave it so"))
+    lost = earlier.get("importance") == "activation" and layout_of_model(model) is None
+    if missing and not known and lost:  # a compact model is saved without any
+        cure = "The averages start anew, as they do for every export. Leave it so"
+        logger.warning(ACTIVATIONS.missing(model, missing, cure))
     return Activations(known)
 
 
