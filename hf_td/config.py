@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from inspect import getfullargspec
 from typing import Any, Literal, NamedTuple, get_args
 
 from hf_td.files import parse_json
@@ -166,10 +168,10 @@ class TargetedDropoutConfig:
         _check_choice("importance", self.importance, get_args(Importance))
         _check_choice("draw", self.draw, get_args(Draw))
         _check_choice("rank_over", self.rank_over, get_args(RankOver))
-        _check_type("matrix_cap", self.matrix_cap, "a fraction in (0, 1]", int, float)
+        check_type("matrix_cap", self.matrix_cap, "a fraction in (0, 1]", int, float)
         if not 0 < self.matrix_cap <= 1:
             raise ValueError(f"matrix_cap is a fraction in (0, 1], got {self.matrix_cap}")
-        _check_type("seed", self.seed, "an integer", int)
+        check_type("seed", self.seed, "an integer", int)
         _check_rate("targeting", self.targeting, "a fraction in [0, 1)", below_one=True)
         _check_rate("drop_rate", self.drop_rate, "a probability in [0, 1]")
         if self.experts_level == "unit" and self.draw != "unit":
@@ -327,10 +329,7 @@ def configure(
             "arguments.targeted_dropout()), and single settings are keywords, as in level='unit'; "
             f"got {config!r}"
         )
-    known = {f.name for f in fields(TargetedDropoutConfig)}
-    unknown = sorted(set(overrides) - known)
-    if unknown:
-        raise TypeError(f"unknown settings {unknown}; known are {sorted(known)}")
+    check_known(overrides)
     if config is None:
         return TargetedDropoutConfig(**overrides)
     recipe = RECIPES[config.recipe].at(config.level)
@@ -338,6 +337,25 @@ def configure(
     if overrides.get("pattern", config.pattern) != config.pattern:
         unset.add("targeting")
     return replace(config, **{**dict.fromkeys(unset, FROM_RECIPE), **overrides})
+
+
+def check_known(
+    given: Iterable[str], function: Callable[..., Any] | None = None, more: Iterable[str] = ()
+) -> None:
+    """Raise TypeError for keywords that are neither settings nor arguments of a function.
+
+    Args:
+        given: the keywords that a function takes as settings.
+        function: its keyword-only arguments are known too.
+        more: further known keywords.
+    """
+    arguments = [] if function is None else getfullargspec(function).kwonlyargs
+    known = sorted({f.name for f in fields(TargetedDropoutConfig)} | {*arguments, *more})
+    unknown = sorted(set(given) - set(known))
+    near = [match for name in unknown for match in get_close_matches(name, known, n=2)]
+    if unknown:
+        hint = f". Did you mean {' or '.join(near)}?" if near else ""
+        raise TypeError(f"unknown settings {unknown}; known are {known}{hint}")
 
 
 def trained_with(model: Any) -> TargetedDropoutConfig | None:
@@ -359,18 +377,19 @@ def _as_tuple(name: str, value: Any, kind: str, of: type) -> tuple[Any, ...]:
 
 
 def _check_rate(name: str, value: Any, kind: str, *, below_one: bool = False) -> None:
-    _check_type(name, value, kind, int, float)
+    check_type(name, value, kind, int, float)
     if not 0 <= value <= 1 or (below_one and value == 1):
         raise ValueError(f"{name} is {kind}, got {value}")
 
 
 def _check_inside(name: str, value: Any, kind: str) -> None:
-    _check_type(name, value, kind, int, float)
+    check_type(name, value, kind, int, float)
     if not 0 < value < 1:
         raise ValueError(f"{name} is {kind}, got {value}")
 
 
-def _check_type(name: str, value: Any, kind: str, *types: type) -> None:
+def check_type(name: str, value: Any, kind: str, *types: type) -> None:
+    """Raise TypeError unless a value is of one of these types; a bool is no int."""
     if not _is_of(value, *types):
         raise TypeError(f"{name} is {kind}, got {value!r}")
 

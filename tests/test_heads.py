@@ -221,6 +221,15 @@ def test_an_input_that_does_not_run_is_an_error_of_the_input(take):
         take(model, example_inputs=wrong)
 
 
+@pytest.mark.parametrize("take", [read_anatomy, patch_model, prune_model, compact_model])
+@pytest.mark.parametrize("wrong", [torch.ones(1, 3), [1, 2]], ids=["tensor", "list"])
+def test_an_input_that_is_no_mapping_is_refused(take, wrong):
+    model = tiny_model("bert")
+    more = (0.5,) if take is prune_model else ()
+    with pytest.raises(TypeError, match=rf"example_inputs are .* got a {type(wrong).__name__}"):
+        take(model, *more, example_inputs=wrong)
+
+
 def test_a_tower_that_an_input_does_not_run_is_read_all_the_same():
     vision = hf.CLIPVisionConfig(
         hidden_size=32,

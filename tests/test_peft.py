@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -128,12 +129,36 @@ def test_adapters_learn_on_a_compact_decoder():
     assert all("lora_B" in name for name in names)
 
 
-def test_adapters_learn_in_a_fixed_phase(tmp_path):
-    model: Any = get_peft_model(tiny_model("bert"), LoraConfig(target_modules=["query"]))
-    args = arguments(tmp_path, level="unit", targeting=0.5, fixed_sparsity=0.5)
+@pytest.mark.parametrize("first", ["adapters", "patch"])
+def test_adapters_learn_in_a_fixed_phase(first, tmp_path):
+    args = arguments(tmp_path, level="unit", targeting=0.5, fixed_sparsity=0.5, eval_sparsity=0.5)
+    stock = tiny_model("bert")
+    if first == "patch":
+        patch_model(stock, args.targeted_dropout())
+    model: Any = get_peft_model(stock, LoraConfig(target_modules=["query"]))
     trainer = TargetedDropoutTrainer(model, args, train_dataset=examples("bert", 16))
     trainer.train()
     dense = model.base_model.model.bert.encoder.layer[0].output.dense
     assert float((dense.weight == 0).float().mean()) == pytest.approx(0.5, abs=0.05)
     adapter = model.base_model.model.bert.encoder.layer[0].attention.self.query
     assert adapter.lora_B["default"].weight.all()
+    metrics = trainer.evaluate(examples("bert", 4))
+    assert metrics["eval_loss_at_0.5"] == metrics["eval_loss"]
+
+
+def zeros_of(model: Any, **settings: Any) -> list[list[int]]:
+    """Prune a model by half, and return the features that each consumer no longer reads."""
+    prune_model(model, 0.5, **settings)
+    weights = [p for n, p in model.named_parameters() if n.endswith("output.dense.weight")]
+    return [(weight == 0).all(0).nonzero().flatten().tolist() for weight in weights]
+
+
+def test_adapters_that_come_later_change_no_ranking_by_activation():
+    model: Any = patch_model(tiny_model("bert"), level="unit", importance="activation", **SETTINGS)
+    for update in range(2):
+        anneal(model.train(), 0.5, update)
+        model(**tiny_inputs(model))
+    expected = zeros_of(copy.deepcopy(model))
+    assert expected != zeros_of(copy.deepcopy(model), importance="magnitude")
+    adapted: Any = get_peft_model(model, LoraConfig(target_modules=["query"]))
+    assert zeros_of(adapted) == expected

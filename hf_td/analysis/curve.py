@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from hf_td.anatomy import Anatomy, evaluating
-from hf_td.config import TargetedDropoutConfig
+from hf_td.config import TargetedDropoutConfig, check_known
 from hf_td.pruning import (
     BlockSparsity,
     Budget,
@@ -88,6 +88,7 @@ def pruning_curve(
             `evaluate` returns no number.
         ValueError: as for `prune_model`; raised before the first evaluation.
     """
+    check_known(overrides, pruning_curve)
     sparsities = _as_numbers(sparsities)
     for sparsity in sparsities:
         check_sparsity(sparsity)

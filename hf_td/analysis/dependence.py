@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from hf_td.analysis.expansion import Terms, expand
 from hf_td.anatomy import Anatomy, Block, evaluating
 from hf_td.anatomy.trace import thawed
-from hf_td.config import TargetedDropoutConfig
+from hf_td.config import TargetedDropoutConfig, check_known
 from hf_td.pruning import (
     Budget,
     as_budget,
@@ -139,6 +139,7 @@ def measure_dependence(
     Raises:
         ValueError: there is no batch, or a forward returns no loss; or as for `prune_model`.
     """
+    check_known(overrides, measure_dependence)
     check_sparsity(sparsity)
     if not batches:
         raise ValueError("at least one batch of data is needed to measure a loss")

@@ -65,6 +65,15 @@ def first_that_runs(model: nn.Module, run: Callable[[dict[str, Any]], T]) -> T:
     )
 
 
+def check_given(example_inputs: Any) -> None:
+    """Raise TypeError for example inputs that are neither a mapping nor None."""
+    if not isinstance(example_inputs, Mapping | None):
+        raise TypeError(
+            "example_inputs are what model(**example_inputs) takes, a mapping such as "
+            f"{{'input_ids': ...}}; got a {type(example_inputs).__name__}"
+        )
+
+
 def trace_given(model: nn.Module, example_inputs: Mapping[str, Any]) -> Trace:
     """Trace one forward of `model` on the example inputs of a user.
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from hf_td.anatomy.blocks import Anatomy, Block, Projection, layer_index, pattern_of
 from hf_td.anatomy.experts import prove_experts
-from hf_td.anatomy.inputs import passed_to
+from hf_td.anatomy.inputs import check_given, passed_to
 from hf_td.anatomy.mixtures import read_mixtures
 from hf_td.anatomy.probe import SHARED_HEADS, prove_block
 from hf_td.anatomy.registry import described, described_blocks
@@ -52,8 +52,10 @@ def read_anatomy(model: nn.Module, example_inputs: Mapping[str, Any] | None = No
     Raises:
         ValueError: no example input runs, the weights have no values, or the model contradicts
             its registered description.
-        TypeError: layers are quantised, or a kernel computes without calling them.
+        TypeError: example_inputs are no mapping, layers are quantised, or a kernel computes without
+            calling them.
     """
+    check_given(example_inputs)
     check_not_fully_sharded(model)
     check_not_quantised(model)
     check_has_values(model)

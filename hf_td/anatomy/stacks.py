@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig
 
 from hf_td.anatomy.blocks import Anatomy, LayerStack
 from hf_td.anatomy.depth import Depth, Shrinking, fields_without
+from hf_td.anatomy.inputs import check_given
 from hf_td.anatomy.reading import fingerprint
 from hf_td.anatomy.stack_proofs import (
     Run,
@@ -69,6 +70,7 @@ def read_stacks(
     Raises:
         ValueError: no stock model can be built from the config, or as for `read_anatomy`.
     """
+    check_given(example_inputs)
     if not is_pretrained(model):
         return ()
     key = fingerprint(model, example_inputs)

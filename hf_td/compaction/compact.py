@@ -22,6 +22,7 @@ from hf_td.modules.compact_layout import record_layout
 from hf_td.modules.compact_shapes import count_of
 from hf_td.modules.passing import passed_layers
 from hf_td.modules.routing import mark_pruned, marked_routers
+from hf_td.modules.unsharing import unshare_config
 from hf_td.patching.patch import find_patch, unpatch_model
 from hf_td.ranking.source import forget_source, keep_unsaved
 
@@ -44,8 +45,8 @@ def compact_model(
     A unit is taken out if its consumer reads nothing of it (all its columns are zero), an expert if
     its router never chooses it. Every layer keeps at least one unit, even one that contributes
     nothing. If the forward of a family needs all heads, they stay, as zeros. The layout is recorded
-    in `model.config`: what `save_pretrained` writes loads again after `import hf_td`, or by its own
-    file, with `trust_remote_code=True`.
+    in `model.config`, which becomes a copy of its own: what `save_pretrained` writes loads again
+    after `import hf_td`, or by its own file, with `trust_remote_code=True`.
 
     Args:
         model: a model that was pruned at the unit level; patched models are unpatched.
@@ -69,6 +70,7 @@ def compact_model(
     check_not_fully_sharded(model)
     if find_patch(model) is not None:
         unpatch_model(model)
+    unshare_config(model)
     put_back = take_out_layers(model, check=check, example_inputs=example_inputs)
     try:
         # An anatomy names the layers as they were before any was taken out.

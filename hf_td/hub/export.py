@@ -112,7 +112,7 @@ def export_model(
     check_free(Path(folder).absolute(), overwrite=overwrite)
     check_multiple(multiple_of)
     written = None if metrics is None else _json_of(metrics)
-    check_form(form, keep_heads_stock=keep_heads_stock)
+    check_form(form, model, keep_heads_stock=keep_heads_stock)
     whole, model = model, encoder_of(model)
     cut = cut_to_form(
         model,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -13,15 +14,19 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from hf_td.anatomy import Anatomy, with_stacks
-from hf_td.anatomy.given import anatomy_of
+from hf_td.anatomy.given import anatomy_of, foreign_to
 from hf_td.anatomy.replaced import check_not_fully_sharded
 from hf_td.config import (
     CONFIG_KEY,
     IN_TRAINING,
     Rates,
     TargetedDropoutConfig,
+    check_known,
+    check_type,
     configure,
 )
+from hf_td.modules.compact_layout import layout_of_model
+from hf_td.modules.unsharing import unshare_config
 from hf_td.patching.cutoffs import first_cutoff, set_cutoffs
 from hf_td.patching.distributed import exclude_from_ddp, include_in_ddp, sum_over_processes
 from hf_td.patching.layers import (
@@ -108,6 +113,10 @@ class Patch:
         """True in the fixed phase: every update is dense, and the zeros stay."""
         return self.fixed is not None and self.fixed.active
 
+    def anatomy_for(self, model: nn.Module) -> Anatomy | None:
+        """Return the reading; None where adapters or wrappers have renamed layers since."""
+        return None if foreign_to(model, self.anatomy) else self.anatomy
+
     def release(self) -> None:
         """End the fixed phase, if it has begun."""
         if self.fixed is not None:
@@ -183,10 +192,10 @@ def patch_model(
 ) -> ModelT:
     """Replace projections, routers, or layers of stacks by targeted ones, in place.
 
-    The parameters stay the same objects under the same names. In eval mode the outputs do not
-    change. Train the model with `TargetedDropoutTrainer`, or with any loop that calls `anneal`
-    before each update. Until `anneal` is called, each training forward counts as an update at the
-    final rates.
+    The parameters stay the same objects under the same names. The settings are recorded in a copy
+    of the model's config, which becomes its own. In eval mode the outputs do not change. Train the
+    model with `TargetedDropoutTrainer`, or with any loop that calls `anneal` before each update.
+    Until `anneal` is called, each training forward counts as an update at the final rates.
 
     Args:
         model: a `PreTrainedModel`, or any module together with `example_inputs`.
@@ -206,6 +215,7 @@ def patch_model(
     """
     if find_patch(model) is not None:
         raise ValueError("the model is patched already; call unpatch_model(model) first")
+    check_known(overrides, patch_model)
     config = configure(config, overrides)
     if config.importance not in IN_TRAINING:
         raise ValueError(
@@ -234,6 +244,7 @@ def patch_model(
     setattr(model, _STATE, patch)
     patch.hook = model.register_forward_pre_hook(_before_forward)
     if hasattr(model, "config"):
+        unshare_config(model)
         patch.recorded = getattr(model.config, CONFIG_KEY, None)
         setattr(model.config, CONFIG_KEY, config.to_dict())
     return model
@@ -252,8 +263,10 @@ def _measured_before(model: nn.Module, sites: Iterable[Site]) -> Activations:
     missing = [site.name for site in measured if site.name not in known]
     # Not parsed: it can be of a later version.
     earlier = getattr(getattr(model, "config", None), CONFIG_KEY, None) or {}
-    if missing and not known and earlier.get("importance") == "activation":
-        logger.warning(ACTIVATIONS.missing(model, missing, "The averages start anew. Leave it so"))
+    lost = earlier.get("importance") == "activation" and layout_of_model(model) is None
+    if missing and not known and lost:  # a compact model is saved without any
+        cure = "The averages start anew, as they do for every export. Leave it so"
+        logger.warning(ACTIVATIONS.missing(model, missing, cure))
     return Activations(known)
 
 
@@ -310,9 +323,15 @@ def anneal(model: nn.Module, progress: float, update: int | None = None) -> Rate
         The rates of this update: targeting and drop rate.
 
     Raises:
-        ValueError: the model is not patched, progress is outside [0, 1], or the fixed phase has
-            come and `fix_pattern` was not called.
+        TypeError: progress is no number, or update no integer.
+        ValueError: the model is not patched, update is below 0, progress is outside [0, 1], or the
+            fixed phase has come and `fix_pattern` was not called.
     """
+    check_type("progress", progress, "completed over all updates, in [0, 1]", Real)
+    if update is not None:
+        check_type("update", update, "the number of the update, an integer, or None", Integral)
+        if update < 0:
+            raise ValueError(f"update is the number of the update, at least 0; got {update}")
     if not 0 <= progress <= 1:
         raise ValueError(f"progress is completed over all updates, in [0, 1]; got {progress}")
     patch = _require_patch(model)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from hf_td.anatomy import evaluating
 from hf_td.ranking import importance
+from hf_td.ranking.batches import check_batch, run_batch
 from hf_td.ranking.sites import Site, UnitSite, by_feature
 
 Compensation = Literal["least_squares", "mean"]
@@ -274,13 +275,14 @@ def _measure(
     calls = None
     with evaluating(model):
         for batch in batches:
+            check_batch(batch)
             mask = batch.get("attention_mask")
 
             def add(name: str, inputs: Tensor, mask: Any = mask) -> None:
                 found[name].add(inputs, mask if isinstance(mask, Tensor) else None)
 
             with _watching(model, sites, add, calls) as count:
-                model(**batch)
+                run_batch(model, batch)
             calls = count[0]
     silent = [name for name, seen in found.items() if not seen.fitted.rows + seen.held.rows]
     if silent:

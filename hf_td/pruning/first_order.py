@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_td.anatomy.trace import evaluating, thawed
+from hf_td.ranking.batches import run_batch
 from hf_td.ranking.sites import Site
 
 
@@ -75,7 +76,7 @@ def _terms(
     model: nn.Module, sites: Sequence[Site], weights: Mapping[int, Tensor], batch: Any
 ) -> dict[int, Tensor]:
     """Return the first-order terms of one batch by the index of the site."""
-    loss = getattr(model(**batch), "loss", None)
+    loss = getattr(run_batch(model, batch), "loss", None)
     if loss is None:
         raise ValueError(
             "importance to first order needs the loss. Pass batches with labels as calibration=..."

@@ -52,7 +52,7 @@ def fix_pattern(
             "Pass the sparsity that will be shipped, such as fix_pattern(model, 0.9, ...)"
         )
     patch.update_averages()
-    prune_model(model, sparsity, anatomy=patch.anatomy)
+    prune_model(model, sparsity, anatomy=patch.anatomy_for(model))
     patch.fixed = kept = keep_pruned(model, optimizer)
     return kept
 
@@ -67,7 +67,7 @@ def check_can_fix(model: nn.Module) -> None:
     sparsity = patch.config.fixed_sparsity
     if sparsity is not None:
         check_sparsity(sparsity)
-        check_reachable(sites_to_prune(model, anatomy=patch.anatomy), sparsity)
+        check_reachable(sites_to_prune(model, anatomy=patch.anatomy_for(model)), sparsity)
 
 
 def _require_patch(model: nn.Module) -> Patch:

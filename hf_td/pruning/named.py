@@ -12,6 +12,7 @@ from hf_td.anatomy import Anatomy, Block, read_stacks
 from hf_td.anatomy.given import anatomy_of
 from hf_td.config import TargetedDropoutConfig
 from hf_td.modules.compact_layout import record_layout
+from hf_td.modules.unsharing import unshare_config
 from hf_td.pruning.layers import NamedLayers, as_indices, named_layers
 from hf_td.pruning.report import PruningReport, count_sparsity
 from hf_td.ranking.sites import LayerSite, UnitSite, layer_site, plan_sites
@@ -59,6 +60,11 @@ def prune_units(
         ValueError: there is no such kind, block, unit, stack or layer, it cannot be removed, or a
             weight is not finite.
     """
+    if not isinstance(units, Mapping):
+        raise TypeError(
+            "units are a mapping from kinds to blocks and their units, such as "
+            f"{{'heads': {{0: [1, 3]}}}}; got {units!r}"
+        )
     anatomy = anatomy_of(model, anatomy, example_inputs)
     units = dict(units)
     layers = units.pop("layers", None)
@@ -81,6 +87,7 @@ def prune_units(
     for site, indices in gone:
         site.remove(torch.zeros(site.ranked_shape, dtype=torch.bool).index_fill(0, indices, True))
     if gone:
+        unshare_config(model)
         record_layout(model)
     if chosen or gone:
         forget_source(model)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from hf_td.anatomy import Anatomy
-from hf_td.config import TargetedDropoutConfig
+from hf_td.config import TargetedDropoutConfig, check_known
 from hf_td.modules.compact_layout import record_layout
+from hf_td.modules.unsharing import unshare_config
 from hf_td.pruning.budgets import Budget, Currency
 from hf_td.pruning.compensation import (
     Batches,
@@ -105,6 +106,7 @@ def prune_model(
             merged; what the importance needs is missing, or is given twice, or a calibration is
             given that nothing reads; or the anatomy is of another model.
     """
+    check_known(overrides, prune_model)
     check_sparsity(sparsity)
     if isinstance(sparsity, Mapping) and LAYERS in sparsity:
         overrides = {"layers_level": "unit", **overrides}
@@ -143,6 +145,7 @@ def prune_sites(
     """
     remove_wanted(model, anatomy, wanted, budget, compensation, batches)
     if any(site.kind in ("expert", "layer") for some, _ in wanted for site in some):
+        unshare_config(model)
         record_layout(model)
     if any(fraction > 0 for _, fraction in wanted):
         forget_source(model)

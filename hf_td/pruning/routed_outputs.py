@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hf_td.anatomy.trace import evaluating
 from hf_td.modules.routing import chosen_experts
+from hf_td.ranking.batches import run_batch
 from hf_td.ranking.sites.experts import ExpertSite
 
 
@@ -51,7 +52,7 @@ def reap_scores(
     try:
         with evaluating(model):
             for batch in batches:
-                model(**batch)
+                run_batch(model, batch)
     finally:
         for hook in hooks:
             hook.remove()

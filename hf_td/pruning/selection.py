@@ -184,7 +184,7 @@ def _by_activation(
     if evidence.calibration is not None:
         known = measure_activations(model, names, evidence.calibration)
     else:
-        known = evidence.activations or find_activations(model)
+        known = evidence.activations or _activations_of(model, sites)
     measured = set() if known is None else known.names()
     missing = [name for name in names if name not in measured]
     # In training a layer without activations is ranked by the weights alone, and so it is here.
@@ -205,6 +205,24 @@ def _by_activation(
         )
     ACTIVATIONS.check({name: known.mean_squares[name] for name in names if name in measured})
     return tuple(replace(site, activations=known) for site in sites)
+
+
+def _activations_of(model: nn.Module, sites: Sites) -> Activations | None:
+    """Return the activations of a model, by the names of its sites.
+
+    Adapters and wrappers that came after the patch have renamed layers, whose weights they kept.
+    """
+    known, patch = find_activations(model), find_patch(model)
+    if known is None or patch is None:
+        return known
+    measured = {_key(site): site.name for site in patch.sites if site.name in known.names()}
+    renamed = {site.name: measured.get(_key(site), site.name) for site in sites}
+    squares = known.mean_squares
+    return Activations({new: squares[old] for new, old in renamed.items() if old in known.names()})
+
+
+def _key(site: Site) -> tuple[str, int]:
+    return site.kind, id(site.layer.weight)
 
 
 def _by_learned(

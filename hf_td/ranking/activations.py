@@ -21,6 +21,7 @@ from hf_td.anatomy import evaluating
 from hf_td.config import trained_with
 from hf_td.modules.passing import hidden_in, hidden_out
 from hf_td.modules.routing import routed_squares
+from hf_td.ranking.batches import run_batch
 from hf_td.ranking.saved import Saved
 
 # Mean squares of inputs. Larger ones would overflow in what is computed from them.
@@ -217,7 +218,9 @@ def measure_activations(
         batches: keyword arguments for `model`: training data, never data of a reported metric.
 
     Raises:
-        ValueError: there is no batch, or a forward calls none of the layers.
+        TypeError: a batch is no mapping.
+        ValueError: there is no batch, the model does not run on one, or its forward calls none of
+            the layers.
     """
     sums: dict[str, Tensor] = {}
     rows: dict[str, int] = {}
@@ -247,7 +250,7 @@ def measure_activations(
     try:
         with evaluating(model):
             for batch in batches:
-                model(**batch)
+                run_batch(model, batch)
     finally:
         for hook in hooks:
             hook.remove()

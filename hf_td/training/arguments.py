@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
-from hf_td.config import Level, TargetedDropoutConfig
+from hf_td.config import Level, TargetedDropoutConfig, check_type
 from hf_td.recipes import RECIPES, recipe_choices, recipes_help
 from hf_td.schedules import SHAPES, Schedule
 from hf_td.training.distillation import DistillationFields
@@ -18,6 +18,13 @@ from hf_td.training.pruned_evaluation import AT, name_at, sparsity_in
 from hf_td.training.restart import check_has_phase
 
 _RATES = ("targeting", "drop_rate")
+# Arguments that are no settings of the configuration, to what they are.
+_NUMBERS = {
+    "eval_sparsity": "the fraction to remove, in [0, 1]",
+    "untargeted_lr_scale": "a positive number",
+    "fixed_lr_scale": "a number of at least 0",
+    "average": "a decay in [0, 1]",
+}
 
 
 def _setting(help: str, default: Any = None, **metadata: Any) -> Any:
@@ -137,6 +144,7 @@ class TargetedDropoutFields:
 
     def __post_init__(self) -> None:
         parent: Any = super()
+        self._check_numbers()
         self._decide_direction()
         parent.__post_init__()
         self._measure_what_chooses()
@@ -167,6 +175,13 @@ class TargetedDropoutFields:
                     f"{name} is of the fixed phase, and there is none. Set fixed_sparsity to the "
                     f"sparsity that will be shipped, or leave {name} out"
                 )
+
+    def _check_numbers(self) -> None:
+        """Raise TypeError for numbers of another type; `targeted_dropout` checks the others."""
+        for name, kind in _NUMBERS.items():
+            value = getattr(self, name)
+            if value is not None:
+                check_type(name, value, kind, int, float)
 
     def take_recipe(self) -> None:
         """Set the arguments of the Trainer that were not given to the values of the recipe."""

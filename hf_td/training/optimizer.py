@@ -24,7 +24,16 @@ def scale_untargeted(optimizer: Optimizer, model: Any, scale: float) -> None:
             so is a logit layer inside that shares nothing with the embeddings. Of a model with
             adapters of peft it is the head of the model inside.
         scale: the factor of the learning rate, positive.
+
+    Raises:
+        ValueError: the optimiser has no learning rate.
     """
+    if any(group.get("lr") is None for group in optimizer.param_groups):
+        raise ValueError(
+            f"scale_untargeted multiplies the learning rate, and {type(optimizer).__name__} has "
+            "none: lr is None. Give it one, as in Adafactor(..., lr=1e-3, relative_step=False), or "
+            "leave untargeted_lr_scale out"
+        )
     _split_off(optimizer, _untargeted(model), lambda group: {"lr": group["lr"] * scale})
 
 

@@ -56,7 +56,8 @@ class PrunedEvaluationMixin:
         if sparsity is None or patch is None or not metric_key_prefix.startswith("eval"):
             return output
         # A data loader draws a seed: without the fork, training would depend on this evaluation.
-        with pruned(self.model, sparsity, anatomy=patch.anatomy), torch.random.fork_rng([]):
+        anatomy = patch.anatomy_for(self.model)
+        with pruned(self.model, sparsity, anatomy=anatomy), torch.random.fork_rng([]):
             metrics = parent.evaluation_loop(*given).metrics
         output.metrics.update(
             {name_at(k, sparsity): v for k, v in metrics.items() if not k.endswith(_TIMES)}

@@ -107,7 +107,11 @@ class Measures:
         """Return the metric of the model in eval mode."""
         assert self.evaluate is not None
         with evaluating(self.model):
-            return float(self.evaluate(self.model))
+            value: Any = self.evaluate(self.model)
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            raise TypeError(f"evaluate returned {value!r}. It returns a number") from None
 
     def _cut(self) -> Any:
         writing = self.writing

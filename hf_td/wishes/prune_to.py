@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from hf_td.anatomy import Anatomy
-from hf_td.config import TargetedDropoutConfig
+from hf_td.config import TargetedDropoutConfig, check_known, check_type
 from hf_td.hub.forms import AUTO, check_form, load_form
 from hf_td.pruning import Budget, as_budget, kept_weights, select_sites
 from hf_td.pruning.budgets import Currency
@@ -87,11 +87,13 @@ def prune_to(
         The sparsity that was found, each wish with what was got, and what is removed.
 
     Raises:
+        TypeError: a wish is no number, a keyword is unknown, or `evaluate` returns no number.
         ValueError: a wish is out of range, or cannot be met: the message says the nearest that can
             be, and the model is as before. Or as for `prune_model` and `export_model`.
     """
+    check_known(overrides, prune_to, ("activations", "scores"))
     _check(speedup, max_bytes, max_loss, evaluate)
-    check_form(form, keep_heads_stock=keep_heads_stock)
+    check_form(form, model, keep_heads_stock=keep_heads_stock)
     if config is None and (speedup or (max_bytes and not _compresses(form))):
         overrides = {"level": "unit", **overrides}
     kind = as_compensation(compensate)
@@ -156,7 +158,15 @@ def _check(
     max_loss: float | None,
     evaluate: Callable[[Any], float] | None,
 ) -> None:
-    """Raise ValueError for wishes that are none."""
+    """Raise TypeError or ValueError for wishes that are none."""
+    wishes = {
+        "speedup": (speedup, "how many times as fast, a number above 1"),
+        "max_bytes": (max_bytes, "a positive number of bytes, such as 25_000_000"),
+        "max_loss": (max_loss, "the fraction of the metric to lose, in [0, 1)"),
+    }
+    for name, (wish, kind) in wishes.items():
+        if wish is not None:
+            check_type(name, wish, kind, int, float)
     if speedup is None and max_bytes is None and max_loss is None:
         raise ValueError("there is no wish. Pass speedup=2, max_bytes=25_000_000 or max_loss=0.01")
     if speedup is not None and speedup <= 1:

@@ -26,7 +26,7 @@ from tests.compaction.models import (
     uneven_model,
     units_of,
 )
-from tests.tiny import tiny_inputs, tiny_model
+from tests.tiny import FAMILIES, tiny_inputs, tiny_model
 
 
 @every_family
@@ -282,6 +282,31 @@ def test_the_layout_lies_in_the_config():
     assert layout is not None
     assert getattr(model.config, LAYOUT_KEY) == layout.to_dict()
     assert layout_of_model(tiny_model("bert")) is None
+
+
+@pytest.mark.parametrize("sparsity", [0.5, {"layers": 0.5}], ids=["units", "layers"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_models_of_the_config_stay_stock(family, sparsity, tmp_path):
+    model: Any = tiny_model(family)
+    before = model.config.to_dict()
+    other = type(model)(model.config).eval()
+    compact_model(prune(model, sparsity))
+    assert other.config.to_dict() == before
+    assert layout_of_model(model) is not None or model.config.to_dict() != before
+    for one in (model, other):
+        assert_same(reloaded(one, tmp_path / str(one is model)), computed(one))
+
+
+def prune(model: Any, sparsity: Any) -> Any:
+    prune_model(model, sparsity, level="unit")
+    return model
+
+
+def test_a_part_shares_its_layout_with_the_model_around_it(tmp_path):
+    model: Any = tiny_model("bert")
+    compact_model(prune(model.bert, 0.5))
+    assert model.bert.config is model.config
+    assert_same(reloaded(model, tmp_path), computed(model))
 
 
 def test_infinities_have_to_be_where_they_were():

@@ -214,6 +214,12 @@ def test_a_tokenizer_that_llama_cpp_does_not_know_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_model_of_another_architecture_is_told_so_without_the_packages(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(Refusal, match=r"it is ViT.*, and LlamaForCausalLM and MistralForCausalLM"):
+        export_model(tiny_model("vit"), tmp_path / "x", form="gguf")
+
+
 @pytest.mark.parametrize(
     ("name", "cure"),
     [

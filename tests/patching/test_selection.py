@@ -184,6 +184,22 @@ def test_progress_outside_0_to_1_is_refused(progress):
     assert patch_of(model).updates == 0
 
 
+@pytest.mark.parametrize(
+    ("progress", "update", "kind", "message"),
+    [
+        (None, 1, TypeError, "progress is completed over all updates, .* got None"),
+        ("0.5", 1, TypeError, "progress is completed over all updates, .* got '0.5'"),
+        (0.5, 1.5, TypeError, "update is the number of the update, an integer, .* got 1.5"),
+        (0.5, -1, ValueError, "update is the number of the update, at least 0; got -1"),
+    ],
+)
+def test_what_is_no_progress_or_update_is_refused(progress, update, kind, message):
+    model = patched("bert")
+    with pytest.raises(kind, match=message):
+        anneal(model, progress, update)
+    assert patch_of(model).updates == 0
+
+
 def test_an_unpatched_model_cannot_be_annealed_or_unpatched():
     model = tiny_model("bert")
     with pytest.raises(ValueError, match="BertForSequenceClassification is not patched"):

@@ -19,7 +19,7 @@ from hf_td import (
     prune_model,
     unpatch_model,
 )
-from hf_td.config import CONFIG_KEY
+from hf_td.config import CONFIG_KEY, trained_with
 from hf_td.patching.patch import find_patch
 from tests.patching.models import (
     HALF,
@@ -153,6 +153,21 @@ def test_the_config_of_the_model_records_the_settings_of_the_patch():
     unpatch_model(model)
     assert not hasattr(model.config, CONFIG_KEY)
     assert CONFIG_KEY not in model.config.to_dict()
+
+
+@every_family
+def test_other_models_of_the_config_get_no_record(family):
+    model: Any = tiny_model(family)
+    parts = [module for module in model.modules() if hasattr(module, "config")]
+    shared, other = model.config, type(model)(model.config)
+    was = [[a.config is b.config for a in parts] for b in parts]
+    anneal(patch_model(model, level="unit"), 1.0, 0)
+    assert trained_with(model) is not None
+    assert other.config is shared
+    assert CONFIG_KEY not in shared.to_dict()
+    assert prune_model(other, 0.5, level="unit").sparsity > 0.4
+    assert [[a.config is b.config for a in parts] for b in parts] == was
+    assert all(part.config is not shared for part in parts)
 
 
 def test_unpatching_keeps_the_record_of_a_training_in_the_config():

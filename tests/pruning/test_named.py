@@ -152,3 +152,8 @@ def test_units_that_do_not_exist_are_refused(units, message):
     with pytest.raises(ValueError, match=message):
         prune_units(model, units)
     assert all(map(torch.equal, model.state_dict().values(), other.state_dict().values()))
+
+
+def test_units_that_are_no_mapping_are_refused():
+    with pytest.raises(TypeError, match=r"units are a mapping .*'heads': .* got \[1, 2\]"):
+        prune_units(tiny_model("bert"), [1, 2])  # pyright: ignore

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from typing import Any
 
 import pytest
@@ -281,6 +282,33 @@ def test_batches_may_be_anything_that_can_be_run_through():
     assert prune_model(model, 0.5, level="unit", calibration=Stream()).sparsity > 0.4
     with pytest.raises(ValueError, match="there was none"):
         prune_model(tiny_model("bert"), 0.5, level="unit", calibration=[])
+
+
+IDS = torch.ones(2, 3, dtype=torch.long)
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"importance": "taylor"}, {"importance": "magnitude", "compensate": True}], ids=str
+)
+@pytest.mark.parametrize(
+    ("calibration", "kind", "message"),
+    [
+        (["a text"], TypeError, "got 'a text', a str"),
+        ("texts.txt", TypeError, "got 't', a str"),
+        ({"input_ids": IDS}, TypeError, "got 'input_ids', a str"),
+        ([IDS], TypeError, "a Tensor"),
+        ([({"input_ids": IDS}, IDS)], TypeError, "a tuple"),
+        ([{"input_ids": IDS[0], "labels": IDS[0, 0]}], ValueError, r"'input_ids': \(3,\)"),
+        ([{"text": ["a text"]}], ValueError, "'text': 'list'"),
+    ],
+    ids=["texts", "file", "one", "tensors", "tuples", "rows", "columns"],
+)
+def test_what_is_no_batch_is_refused(calibration, kind, message, how):
+    model = tiny_model("bert")
+    with pytest.raises(kind, match=r"atches are what.*model\(\*\*batch\) takes") as raised:
+        prune_model(model, 0.5, level="unit", calibration=calibration, **how)
+    assert re.search(message, str(raised.value))
+    assert "Embedding(" not in str(raised.value)
 
 
 class Classifier(nn.Module):

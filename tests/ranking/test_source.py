@@ -96,6 +96,14 @@ def test_neither_an_export_nor_a_compact_model_has_activations_of_larger_layers(
     assert not (tmp_path / "y" / FILE).exists()
 
 
+def test_a_compact_model_that_is_trained_on_misses_no_activations(tmp_path, caplog):
+    model = trained()
+    prune_model(model, 0.5)
+    compact_model(model).save_pretrained(tmp_path)
+    patch_model(type(model).from_pretrained(tmp_path), level="unit")
+    assert "are missing" not in caplog.text
+
+
 def test_activations_that_are_not_found_are_told_with_the_place(tmp_path, monkeypatch, caplog):
     trained().save_pretrained(tmp_path / "run")
     monkeypatch.chdir(tmp_path)

@@ -126,6 +126,20 @@ def test_bad_settings_are_refused_when_they_are_parsed(parse, bad, message, tmp_
         parse(HfArgumentParser(ARGUMENTS), values, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("eval_sparsity", r"the fraction to remove, in \[0, 1\]"),
+        ("untargeted_lr_scale", "a positive number"),
+        ("fixed_lr_scale", "a number of at least 0"),
+        ("average", r"a decay in \[0, 1\]"),
+    ],
+)
+def test_numbers_of_another_type_are_refused_by_name(name, kind, tmp_path):
+    with pytest.raises(TypeError, match=f"{name} is {kind}, got '0.5'"):
+        TargetedDropoutArguments(str(tmp_path), **{name: "0.5"})
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("level", ["weight", "unit"])
 def test_a_recipe_brings_its_values(recipe, level, tmp_path):

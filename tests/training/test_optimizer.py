@@ -7,7 +7,11 @@ from typing import Any
 import peft
 import pytest
 import torch
-from transformers import SwitchTransformersConfig, SwitchTransformersForConditionalGeneration
+from transformers import (
+    Adafactor,
+    SwitchTransformersConfig,
+    SwitchTransformersForConditionalGeneration,
+)
 
 from hf_td.training.optimizer import scale_untargeted
 from tests.tiny import tiny_model
@@ -19,6 +23,13 @@ def scaled_names(model: Any) -> set[str]:
     assert {group["lr"] for group in optimizer.param_groups} == {1.0, 3.0}
     scaled = {id(p) for g in optimizer.param_groups if g["lr"] == 3.0 for p in g["params"]}
     return {name for name, p in model.named_parameters() if id(p) in scaled}
+
+
+def test_an_optimizer_without_a_learning_rate_is_refused():
+    model = tiny_model("bert")
+    optimizer = Adafactor(model.parameters())
+    with pytest.raises(ValueError, match="Adafactor has none: lr is None"):
+        scale_untargeted(optimizer, model, 3.0)
 
 
 def small(model: Any) -> set[str]:

@@ -134,6 +134,21 @@ def test_what_is_no_wish_is_refused(options, message):
         prune_to(tiny_model("bert"), **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_bytes": "25MB"}, "max_bytes is a positive number of bytes, .* got '25MB'"),
+        ({"speedup": "2"}, "speedup is how many times as fast, a number above 1, got '2'"),
+        ({"max_loss": 0.1, "evaluate": lambda model: None}, "evaluate returned None"),
+        ({"speed": 2}, r"unknown settings \['speed'\]; .*'speedup'.*Did you mean .*speedup\?"),
+        ({"max_bytes": 9000, "lenght": 3}, r"\['lenght'\]; .*'batch'.*Did you mean length"),
+    ],
+)
+def test_what_has_another_type_or_name_is_refused(options, message):
+    with pytest.raises(TypeError, match=message):
+        prune_to(tiny_model("bert"), **options)
+
+
 def test_single_weights_make_a_compressed_archive_smaller(tmp_path):
     model: Any = tiny_model("bert")
     dense = export_model(model, tmp_path / "dense", form="archive", check=False).bytes

@@ -8,7 +8,7 @@ reads this registry: `export_model`, the command line, the arguments of the scri
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from hf_td.hub.forms.form import Form
@@ -80,16 +80,18 @@ def load_form(name: str) -> Form:
     return importlib.import_module(FORMS[name].module).FORM
 
 
-def check_form(name: str, *, keep_heads_stock: bool = False) -> None:
-    """Raise unless a form is known and the packages that it needs are installed.
+def check_form(name: str, model: Any = None, *, keep_heads_stock: bool = False) -> None:
+    """Raise unless a form is known, holds the model, and its packages are installed.
 
     Args:
         name: of the form.
+        model: that will be exported; None where it is not loaded yet.
         keep_heads_stock: True if all heads are to stay where a stock config cannot say fewer.
 
     Raises:
         ImportError: a package is missing; the message names the extra.
-        ValueError: there is no such form, or it does not keep heads on request.
+        ValueError: there is no such form, it holds no such model, or it does not keep heads on
+            request.
     """
     if name not in form_choices():
         raise ValueError(f"form must be one of {form_choices()}, got {name!r}")
@@ -99,4 +101,7 @@ def check_form(name: str, *, keep_heads_stock: bool = False) -> None:
             f"for the forms {' and '.join(KEEPING)}. Leave one of them out"
         )
     if name != AUTO:
-        load_form(name).check_installed()
+        form = load_form(name)
+        if model is not None:
+            form.check_model(model)  # first: no package helps against a refusal
+        form.check_installed()

@@ -95,6 +95,9 @@ class Form(ABC):
     def check_installed(self) -> None:  # noqa: B027 - most forms need no extra
         """Raise ImportError unless the packages that the form needs are installed."""
 
+    def check_model(self, model: Any) -> None:  # noqa: B027 - most forms hold every model
+        """Raise Refusal if the form holds no model of this architecture, whatever is pruned."""
+
     @abstractmethod
     def plan(self, source: Source) -> Plan:
         """Decide what to keep of a model.

