@@ -136,8 +136,9 @@ def test_bad_settings_are_refused_when_they_are_parsed(parse, bad, message, tmp_
     ],
 )
 def test_numbers_of_another_type_are_refused_by_name(name, kind, tmp_path):
+    wrong: dict[str, Any] = {name: "0.5"}
     with pytest.raises(TypeError, match=f"{name} is {kind}, got '0.5'"):
-        TargetedDropoutArguments(str(tmp_path), **{name: "0.5"})
+        TargetedDropoutArguments(str(tmp_path), **wrong)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
