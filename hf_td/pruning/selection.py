@@ -18,6 +18,7 @@ from hf_td.pruning.first_order import movement_scores, taylor_scores
 from hf_td.pruning.routed_outputs import reap_scores
 from hf_td.ranking.activations import (
     ACTIVATIONS,
+    INTERVAL,
     Activations,
     find_activations,
     measure_activations,
@@ -188,20 +189,25 @@ def _by_activation(
     measured = set() if known is None else known.names()
     missing = [name for name in names if name not in measured]
     # In training a layer without activations is ranked by the weights alone, and so it is here.
-    in_training = find_patch(model) is not None and evidence.calibration is None
-    in_training = in_training and evidence.activations is None
-    if known is None or (measured and missing and not in_training):
+    own = evidence.calibration is None and evidence.activations is None
+    patch = find_patch(model)
+    as_trained = own and (patch is not None or config == trained_with(model))
+    if known is None or (measured and missing and not as_trained):
         cure = (
             "Pass a few batches of training data as calibration=... (--calibration TEXTS), prune "
             "by importance='magnitude' (--importance magnitude)"
         )
         raise ValueError(ACTIVATIONS.missing(model, missing, cure))
-    if measured and missing:
+    # Before the first updates, and until their sums are averaged, nothing is amiss.
+    settled = own and patch is not None and patch.updates > 0 and not patch.measuring
+    if missing and (measured or settled):
         logger.warning(
-            "%s, and %d layers in all, never ran in training, so magnitude alone ranks them. If "
-            "they should stay whole, leave them out by exclude=[...] when you patch",
+            "%s, and %d layers in all, ran in no update that measured activations, one in %d. So "
+            "magnitude alone ranks them. If they should stay whole, leave them out by "
+            "exclude=[...] when you patch",
             missing[0],
             len(missing),
+            INTERVAL,
         )
     ACTIVATIONS.check({name: known.mean_squares[name] for name in names if name in measured})
     return tuple(replace(site, activations=known) for site in sites)

@@ -116,8 +116,8 @@ class TargetedDropoutFields:
         metadata={"help": "the most of one matrix that a ranking over the model removes"},
     )
     eval_sparsity: float | None = _setting(
-        "evaluate the model pruned to this sparsity too, in [0, 1]; its metrics, such as "
-        "eval_accuracy_at_0.75, can be the metric_for_best_model"
+        "evaluate the model pruned to this sparsity too, in [0, 1], where metric_key_prefix begins "
+        "with eval; its metrics, such as eval_accuracy_at_0.75, can be the metric_for_best_model"
     )
     recipe: str = field(
         default="fine_tuning", metadata={"help": recipes_help(), "choices": recipe_choices()}

@@ -31,7 +31,8 @@ class PrunedEvaluationMixin:
     """A mixin for Trainers that evaluates the model pruned to `args.eval_sparsity` too.
 
     Its metrics are those of the full weights under the names of `name_at`. The weights are restored
-    bit for bit.
+    bit for bit. `predict` runs the same loop, has one output, and is told by its prefix: only one
+    that begins with `eval` is of an evaluation.
     """
 
     args: Any

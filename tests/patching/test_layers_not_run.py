@@ -181,8 +181,40 @@ def test_layers_that_never_ran_are_ranked_as_in_training_and_named(level, caplog
     for update in range(2):
         update_once(model, optimizer, update, _sometimes_an_image(1))
     fix_pattern(model, 0.5, optimizer=optimizer)
-    assert "never ran in training" in caplog.text
+    assert "ran in no update that measured activations" in caplog.text
     assert "vision_tower" in caplog.text
     patch: Any = find_patch(model)
     zeros = [float((site.layer.weight == 0).float().mean()) for site in patch.sites]
     assert min(zeros) > 0.4
+
+
+@every_level
+def test_a_saved_model_ranks_layers_that_never_ran_as_in_training(level, tmp_path, caplog):
+    set_seed(0)
+    model: Any = patch_model(llava(), level=level, targeting=0.5, importance="activation")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for update in range(2):
+        update_once(model, optimizer, update, _sometimes_an_image(1))
+    model.save_pretrained(tmp_path)
+    saved = type(model).from_pretrained(tmp_path)
+    for one in (model, saved):
+        caplog.clear()
+        prune_model(one, 0.5)
+        assert "ran in no update that measured activations, one in 8" in caplog.text
+    expected = dict(model.named_parameters())
+    assert all(torch.equal(p, expected[name]) for name, p in saved.named_parameters())
+    with pytest.raises(ValueError, match="are missing"):
+        prune_model(saved, 0.5, include=["*vision_tower*"])
+
+
+def test_a_training_that_measured_no_layer_says_so(caplog):
+    model = patch_model(wav2vec2(), level="unit", targeting=0.5, importance="activation")
+    model.config.layerdrop = 1.0
+    prune_model(model, 0.0)
+    assert not caplog.text, "nothing was trained yet"
+    for update in range(2):
+        anneal(model.train(), 1.0, update)
+        model(**_sound(update))
+    find_patch(model).update_averages()  # pyright: ignore
+    prune_model(model, 0.5)
+    assert "ran in no update that measured activations" in caplog.text

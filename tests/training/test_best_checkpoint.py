@@ -74,6 +74,9 @@ def test_every_part_of_an_evaluation_has_them(tmp_path):
     found = trainer.evaluate()
     assert {"eval_one_loss_at_0.5", "eval_two_loss_at_0.5"} <= set(found)
     assert not [name for name in trainer.predict(parts["one"]).metrics if "_at_" in name]
+    for prefix, measured in (("eval_test", True), ("test", False)):
+        found = trainer.evaluate(parts["one"], metric_key_prefix=prefix)
+        assert (f"{prefix}_loss_at_0.5" in found) == measured
 
 
 def test_training_does_not_depend_on_it(tmp_path):
