@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from hf_td.modules.unsharing import unshare_config
 from hf_td.vocabulary.ids import renumber
 
 # Below this id a padding token keeps its id, in case that positions are counted from it.
@@ -61,6 +62,7 @@ def keep_rows(model: PreTrainedModel, kept: Sequence[int], new_ids: Mapping[int,
     """
     old_size = embedding_rows(model)
     _check_shapes(model, new_ids)
+    unshare_config(model)
     paddings = {module: p for module in model.modules() if (p := _padding(module)) is not None}
     tables = {m: m.padding_idx for m in model.modules() if _is_table(m, old_size)}
     before: dict[str, Tensor] = model.state_dict()

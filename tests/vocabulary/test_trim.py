@@ -222,6 +222,16 @@ def test_ids_in_configs_follow():
     assert model.generation_config.suppress_tokens == expected
 
 
+def test_other_models_of_the_config_keep_their_vocabulary():
+    tokenizer = FAMILIES["byte_level"]()
+    model = llama(tokenizer)
+    shared, size = model.config, model.config.vocab_size
+    other = type(model)(shared)
+    trim_vocabulary(model, tokenizer, TEXTS)
+    assert model.config.vocab_size < size == shared.vocab_size
+    assert other.get_input_embeddings().num_embeddings == size
+
+
 def test_rare_tokens_can_go_too():
     tokenizer = FAMILIES["byte_level"]()
     _, all_tokens = trim_vocabulary(llama(tokenizer), tokenizer, CORPUS)
