@@ -90,7 +90,8 @@ class DistillationMixin:
         if not model.training or settings is None:
             return parent.compute_loss(model, inputs, return_outputs, num_items_in_batch)
         complete = {**inputs, **settings.asks}
-        inputs = {n: value for n, value in complete.items() if n not in self._teachers_columns}
+        apart = self._teachers_columns
+        inputs = {n: value for n, value in inputs.items() if n not in apart} | settings.asks
         if settings.labels:
             task_loss, outputs = parent.compute_loss(model, inputs, True, num_items_in_batch)
         else:
