@@ -192,10 +192,11 @@ def patch_model(
 ) -> ModelT:
     """Replace projections, routers, or layers of stacks by targeted ones, in place.
 
-    The parameters stay the same objects under the same names. The settings are recorded in a copy
-    of the model's config, which becomes its own. In eval mode the outputs do not change. Train the
-    model with `TargetedDropoutTrainer`, or with any loop that calls `anneal` before each update.
-    Until `anneal` is called, each training forward counts as an update at the final rates.
+    The parameters stay the same objects under the same names. The settings are recorded in the
+    model's config; a model with a head gets a copy of its own. In eval mode the outputs do not
+    change. Train the model with `TargetedDropoutTrainer`, or with any loop that calls `anneal`
+    before each update. Until `anneal` is called, each training forward counts as an update at the
+    final rates.
 
     Args:
         model: a `PreTrainedModel`, or any module together with `example_inputs`.

@@ -14,7 +14,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 from transformers.utils import CONFIG_NAME
 
 from hf_td.modules.compact_layout import pass_as_saved, record_layout
-from hf_td.patching.patch import anneal, find_patch
+from hf_td.patching.patch import Patch, anneal, find_patch
 from hf_td.pruning.fixed import check_can_fix, fix_pattern
 from hf_td.ranking.activations import FILE, save_activations
 from hf_td.training.pruned_evaluation import warn_if_above_targeting, warn_if_chosen_unpruned
@@ -234,17 +234,21 @@ def follow_best(model: nn.Module, state: TrainerState) -> None:
     assert patch is not None
     assert state.best_model_checkpoint is not None
     checkpoint = Path(state.best_model_checkpoint)
-    saved = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-    in_phase = patch.config.is_fixed((saved.global_step - 1) / saved.max_steps)
-    if patch.config.fixed_sparsity is not None and not (checkpoint / CONFIG_NAME).is_file():
-        if not in_phase:
-            logger.warning(
-                "the best checkpoint, %s, has adapters of an update before the fixed phase, and "
-                "the model below them was pruned in it: together they are not the network that was "
-                "evaluated. Evaluate again, or load the adapters of the last checkpoint",
-                checkpoint,
-            )
+    whole = (checkpoint / CONFIG_NAME).is_file()  # adapters are saved without the model's config
+    if patch.config.fixed_sparsity is not None and not whole and not _in_phase(patch, checkpoint):
+        logger.warning(
+            "the best checkpoint, %s, has adapters of an update before the fixed phase, and the "
+            "model below them was pruned in it: together they are not the network that was "
+            "evaluated. Evaluate again, or load the adapters of the last checkpoint",
+            checkpoint,
+        )
     follow(model, checkpoint)
+
+
+def _in_phase(patch: Patch, checkpoint: Path) -> bool:
+    """Return True if the last update before a checkpoint was in the fixed phase."""
+    saved = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    return patch.config.is_fixed((saved.global_step - 1) / saved.max_steps)
 
 
 def resume(model: nn.Module, checkpoint: Path) -> None:
