@@ -45,8 +45,8 @@ def compact_model(
     A unit is taken out if its consumer reads nothing of it (all its columns are zero), an expert if
     its router never chooses it. Every layer keeps at least one unit, even one that contributes
     nothing. If the forward of a family needs all heads, they stay, as zeros. The layout is recorded
-    in `model.config`, of a model with a head in a copy of its own: what `save_pretrained` writes loads again
-    after `import hf_td`, or by its own file, with `trust_remote_code=True`.
+    in `model.config`, of a model with a head in a copy of its own: what `save_pretrained` writes
+    loads again after `import hf_td`, or by its own file, with `trust_remote_code=True`.
 
     Args:
         model: a model that was pruned at the unit level; patched models are unpatched.
